@@ -1,0 +1,1 @@
+"""What every layer shares: errors, records, the search-space file, the frontier, the store, the ledger."""

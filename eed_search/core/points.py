@@ -1,0 +1,99 @@
+"""From a run's view to what a person asks for: its points, its frontier, its hypervolume."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from eed_search.core.errors import RunError
+from eed_search.core.frontier import hypervolume, knee, non_dominated, normalise
+from eed_search.core.ledger import RunView
+from eed_search.core.records import Measurement, Point
+
+
+
+def points(view: RunView) -> list[Point]:
+    """List every point that may enter the frontier, final latencies filled in where they were taken."""
+    found = []
+    for number, trial in sorted(view.trials.items()):
+        if trial.outcome != "done" or trial.measurement is None or trial.measurement.latency.noisy:
+            continue
+        id_ = f"{number}.0"
+        latency = view.latencies.get(id_, trial.measurement.latency)
+        found.append(Point(id_, number, trial.params, replace(trial.measurement, latency=latency)))
+    return found
+
+
+def frontier(view: RunView) -> list[Point]:
+    """Keep the points that no other point dominates in robust accuracy and latency, fastest first."""
+    all_points = points(view)
+    keep = non_dominated(objectives([p.measurement for p in all_points]))
+    kept = [point for point, on in zip(all_points, keep, strict=True) if on]
+    return sorted(kept, key=lambda p: (p.measurement.latency.latency_ms.value, -p.measurement.robust_accuracy.value))
+
+
+def objectives(measurements: list[Measurement]) -> np.ndarray:
+    """Both objectives, minimised: 1 - robust accuracy, and milliseconds."""
+    rows = [[1 - m.robust_accuracy.value, m.latency.latency_ms.value] for m in measurements]
+    return np.array(rows, dtype=float).reshape(-1, 2)
+
+
+def normalised(view: RunView, measurements: list[Measurement]) -> np.ndarray:
+    """Both objectives on the scale of the hypervolume: (1, 1) is chance at the dense base's latency."""
+    if view.base is None:
+        raise RunError(f"run {view.name}: has no dense base yet; wait for it or look at its log")
+    values = objectives(measurements)
+    dense = view.latencies.get(view.base.name, view.base.measurement.latency)
+    return normalise(
+        1 - values[:, 0],
+        values[:, 1],
+        num_classes=int(view.facts["num_classes"]),
+        dense_latency_ms=dense.latency_ms.value,
+    )
+
+
+def run_hypervolume(view: RunView) -> float:
+    """Share of the (robust accuracy, latency) square that the run's points dominate."""
+    if view.base is None:
+        return 0.0
+    return hypervolume(normalised(view, [p.measurement for p in points(view)]))
+
+
+def select(view: RunView, wish: str, *, max_latency_ms: float | None = None, min_robust_accuracy: float | None = None) -> Point:
+    """Choose one point: `knee`, `fastest`, `most-robust` among the frontier, or any point by its id.
+
+    Args:
+        view: The run.
+        wish: What to select.
+        max_latency_ms: Leave out slower points first.
+        min_robust_accuracy: Leave out points of lower robust accuracy first (fraction).
+
+    Raises:
+        RunError: If nothing fits; says what there is.
+    """
+    by_id = {p.id: p for p in points(view)}
+    if wish not in ("knee", "fastest", "most-robust"):
+        if wish in by_id:
+            return by_id[wish]
+        raise RunError(f"--select {wish}: no such point; allowed: knee, fastest, most-robust, or one of {', '.join(by_id) or 'none (no finished trial)'}")
+    front = frontier(view)
+    if not front:
+        raise RunError(f"run {view.name}: has no finished trial, so there is nothing to select")
+    fitting = [
+        p
+        for p in front
+        if (max_latency_ms is None or p.measurement.latency.latency_ms.value <= max_latency_ms)
+        and (min_robust_accuracy is None or p.measurement.robust_accuracy.value >= min_robust_accuracy)
+    ]
+    if not fitting:
+        best = max(p.measurement.robust_accuracy.value for p in front)
+        fastest = front[0].measurement.latency.latency_ms.value
+        raise RunError(
+            f"run {view.name}: no frontier point keeps both limits; the most robust has {100 * best:.1f} %, the fastest takes {fastest:.4g} ms. Loosen --max-latency-ms or --min-robust-accuracy"
+        )
+    if wish == "fastest":
+        return fitting[0]
+    if wish == "most-robust":
+        return max(fitting, key=lambda p: p.measurement.robust_accuracy.value)
+    return fitting[knee(normalised(view, [p.measurement for p in fitting]))]

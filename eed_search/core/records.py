@@ -1,0 +1,258 @@
+"""What the search writes down: measurements, trials, points. Plain frozen data, to JSON and back.
+
+Accuracies are fractions, latencies milliseconds, sizes bytes, ε is in pixel units on [0, 1].
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from jaxtyping import Bool
+
+from eed_search.core.errors import FailureReason
+from eed_search.core.params import ParamValue
+from eed_search.core.statistics import clopper_pearson
+
+Badge = Literal["proxy", "checked", "claim", "invalid"]
+Outcome = Literal["done", "pruned", "infeasible", "failed"]
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A share of right answers with its exact 95 % interval (Clopper and Pearson)."""
+
+    value: float
+    low: float
+    high: float
+    num_samples: int
+
+    @classmethod
+    def of(cls, right: Bool[np.ndarray, " samples"]) -> Accuracy:
+        """Count the right answers of one evaluation."""
+        low, high = clopper_pearson(int(right.sum()), right.size)
+        return cls(float(right.mean()), low, high, right.size)
+
+
+@dataclass(frozen=True)
+class RobustAccuracy:
+    """An accuracy under attack: never without what attacked it, how far, and how much it may claim.
+
+    Attributes:
+        attack: The attacks whose per-sample union was counted.
+        eps: L∞ budget in pixel units on [0, 1].
+        badge: `proxy` ranks trials in a search; only later tiers may claim more.
+    """
+
+    value: float
+    low: float
+    high: float
+    num_samples: int
+    attack: str
+    eps: float
+    badge: Badge
+
+    @classmethod
+    def of(
+        cls, right: Bool[np.ndarray, " samples"], *, attack: str, eps: float, badge: Badge
+    ) -> RobustAccuracy:
+        """Count the samples that no attack broke."""
+        low, high = clopper_pearson(int(right.sum()), right.size)
+        return cls(float(right.mean()), low, high, right.size, attack, eps, badge)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """The latency of one classifier at batch 1, against the dense base in the same process.
+
+    Attributes:
+        latency_ms: Mean over the validation images, the gate's own cost included, with its interval.
+        p50_ms: Median over images (`additive`: over the distribution of exits).
+        p95_ms: 95th percentile over images, likewise.
+        worst_case_ms: When every member runs.
+        speedup: Dense base's latency over this one's, with its interval.
+        worst_case_speedup: The same when every member runs.
+        method: `additive` sums member latencies over exit shares (in the search);
+            `cascade` timed the deployed cascade itself, image by image (frontier and controls).
+        noisy: The interval stayed wider than the protocol allows; do not rank by it.
+    """
+
+    latency_ms: Interval
+    p50_ms: float
+    p95_ms: float
+    worst_case_ms: float
+    speedup: Interval
+    worst_case_speedup: float
+    method: Literal["additive", "cascade"]
+    noisy: bool = False
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Everything measured on one classifier: the dense base, a control, or one point of a trial.
+
+    Attributes:
+        clean_accuracy: On the unperturbed validation images, through the gate.
+        robust_accuracy: On the same images under attack, through the gate.
+        difference_to_base: Robust accuracy minus the dense base's on the same images (paired).
+        latency: At batch 1 in the deployment runtime.
+        mean_members_run: Members that the gate runs for an average clean image.
+        num_members: Members in the team.
+        exit_shares: Share of clean images that stop at each member; sums to 1.
+        macs: Multiply-accumulates for an average clean image.
+        worst_case_macs: Multiply-accumulates when every member runs.
+        size_bytes: What ships: float32 weights; masked members as kept weights plus a bitmap.
+        robust_hex: Which validation images stayed right under attack, packed bits in hexadecimal.
+        artifact: Stage and key under which the store holds the weights, as `stage/key`.
+    """
+
+    clean_accuracy: Accuracy
+    robust_accuracy: RobustAccuracy
+    difference_to_base: Interval | None
+    latency: Latency
+    mean_members_run: float
+    num_members: int
+    exit_shares: tuple[float, ...]
+    macs: int
+    worst_case_macs: int
+    size_bytes: int
+    robust_hex: str
+    artifact: str
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A classifier beside the frontier: the dense base or a control.
+
+    Attributes:
+        name: `dense base`, or such as `scratch 50 % (distill)`.
+        measurement: What it measured.
+        seconds: Time its training took.
+        size: Fraction of channels or weights it keeps.
+        recipe: How it was trained.
+    """
+
+    name: str
+    measurement: Measurement
+    seconds: float
+    size: float = 1.0
+    recipe: str = "labels"
+
+
+@dataclass(frozen=True)
+class StageUse:
+    """One stage that a trial needed: computed, or found in the store."""
+
+    stage: str
+    key: str
+    hit: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One finished trial, whatever its end.
+
+    Attributes:
+        number: Counts from 0 in the order of proposal.
+        params: What was chosen, flat.
+        outcome: `done` enters the frontier, nothing else does.
+        reason: Why it did not: a failure reason, a constraint's name, or empty.
+        message: One line for a person.
+        measurement: Present when `done`, and when a constraint was broken after measuring.
+        constraints: For each constraint, by how much it is broken; at most 0 is kept.
+        robust_diversity: RD of the team before joint fine-tuning; none for one member.
+        notes: What a reader of the result should know.
+        stages: Every stage used, in order.
+        seconds: Wall-clock time of the trial.
+    """
+
+    number: int
+    params: dict[str, ParamValue]
+    outcome: Outcome
+    reason: str = ""
+    message: str = ""
+    measurement: Measurement | None = None
+    constraints: dict[str, float] = field(default_factory=dict)
+    robust_diversity: float | None = None
+    notes: tuple[str, ...] = ()
+    stages: tuple[StageUse, ...] = ()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """One deployable configuration: a trial at one gate threshold.
+
+    Attributes:
+        id: `TRIAL.POINT`, for example `7.0`.
+    """
+
+    id: str
+    trial: int
+    params: dict[str, ParamValue]
+    measurement: Measurement
+
+
+def pack_bits(bits: Bool[np.ndarray, " samples"]) -> str:
+    """Write a row of flags as hexadecimal text (first sample first)."""
+    return bytes(np.packbits(bits)).hex()
+
+
+def unpack_bits(text: str, num_samples: int) -> Bool[np.ndarray, " samples"]:
+    """Read what `pack_bits` wrote."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), count=num_samples).astype(bool)
+
+
+@lru_cache
+def _adapter(kind: type) -> Any:  # noqa: ANN401 - pydantic's adapter is generic over a runtime type
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def to_json(record: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Turn a record into JSON-ready tables."""
+    return dict(_adapter(type(record)).dump_python(record, mode="json"))
+
+
+def from_json(kind: type[Record], data: dict[str, Any]) -> Record:
+    """Read a record back; every field is checked.
+
+    Raises:
+        ValueError: If a field is missing or of another type.
+    """
+    record: Record = _adapter(kind).validate_python(data)
+    return record
+
+
+def metric_problem(name: str, value: object) -> str:
+    """Say what is wrong with a reported metric, or nothing: the one validator that all metrics meet.
+
+    Args:
+        name: The metric.
+        value: What a trial reported for it.
+
+    Returns:
+        An empty text for a finite number, else one line.
+    """
+    if value is None:
+        return f"{name} is missing"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return f"{name} is {type(value).__name__} {value!r}, not a number"
+    if not math.isfinite(value):
+        return f"{name} is {value}, not a finite number"
+    return ""

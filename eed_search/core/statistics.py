@@ -1,0 +1,73 @@
+"""Intervals for accuracies: one share, and the difference of two shares on the same samples."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from jaxtyping import Bool
+
+_Z95 = 1.959963984540054
+
+
+def clopper_pearson(
+    num_right: int, num_samples: int, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Exact interval of a share of right answers.
+
+    Args:
+        num_right: Right answers, 0..num_samples.
+        num_samples: Samples, at least 1.
+        confidence: Coverage, in (0, 1).
+
+    Returns:
+        Lower and upper end, fractions in [0, 1].
+
+    Raises:
+        ValueError: If the counts do not fit each other.
+
+    Source:
+        Clopper and Pearson 1934, Biometrika 26(4), https://doi.org/10.1093/biomet/26.4.404.
+    """
+    if not 0 <= num_right <= num_samples or num_samples < 1:
+        raise ValueError(f"{num_right} right of {num_samples}: need 0 <= right <= samples, samples >= 1")
+    from scipy.special import betaincinv  # here: importing scipy takes longer than all the rest
+
+    tail = (1 - confidence) / 2
+    low = 0.0 if num_right == 0 else betaincinv(num_right, num_samples - num_right + 1, tail)
+    high = 1.0 if num_right == num_samples else betaincinv(num_right + 1, num_samples - num_right, 1 - tail)
+    return float(low), float(high)
+
+
+def paired_difference(
+    first: Bool[np.ndarray, " samples"], second: Bool[np.ndarray, " samples"]
+) -> tuple[float, float, float]:
+    """Difference of two shares measured on the SAME samples, with its 95 % interval.
+
+    Only samples on which the two disagree carry information, so the interval is far narrower than
+    that of two separate shares.
+
+    Args:
+        first: For each sample, whether the first answered right.
+        second: The same for the second, in the same order.
+
+    Returns:
+        `mean(first) - mean(second)` and the ends of its interval, as fractions in [-1, 1].
+
+    Raises:
+        ValueError: If the lengths differ or are zero.
+
+    Source:
+        Agresti and Min 2005 (adjusted Wald interval: half a count is added to each of the four
+        cells), Statistics in Medicine 24(5), https://doi.org/10.1002/sim.1781.
+    """
+    if first.shape != second.shape or first.size == 0:
+        raise ValueError(f"need two equal, non-empty lengths, got {first.shape} and {second.shape}")
+    num = first.size
+    only_first = int((first & ~second).sum())
+    only_second = int((second & ~first).sum())
+    difference = (only_first - only_second) / num
+    gained, lost, total = only_first + 0.5, only_second + 0.5, num + 2
+    centre = (gained - lost) / total
+    half = _Z95 * math.sqrt(gained + lost - (gained - lost) ** 2 / total) / total
+    return difference, max(-1.0, centre - half), min(1.0, centre + half)

@@ -1,0 +1,216 @@
+"""The store: finished stages by content, and atomic files for everything else.
+
+A stage is a pure function of its settings, its upstream artifacts and a seed derived from both.
+Its key is the hash of those, so a trial that needs what an earlier one made, in this search or
+another in the same home, reads it. Two processes that need the same stage at once: one computes,
+the other waits (a file lock, which the system releases when its holder dies).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eed_search.core.errors import StoreError
+from eed_search.core.records import StageUse
+from eed_search.core.seeds import canonical_json, digest, seed_of
+
+_TENSORS, _META, _MANIFEST = "tensors.safetensors", "meta.json", "manifest.json"
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees all of it or the previous one, even after a crash.
+
+    Raises:
+        StoreError: If the folder cannot be written to or the disk is full.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written ({error.strerror}); free the disk or choose another --home") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a stage makes: arrays by name, and a small table of facts (JSON)."""
+
+    tensors: dict[str, np.ndarray] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An artifact with the key it lies under and the seconds its computation took (once)."""
+
+    key: str
+    artifact: Artifact
+    seconds: float
+
+
+class Store:
+    """Finished stages under one folder, shared by all searches of a home.
+
+    Args:
+        root: The folder; made if absent.
+        on_stage: Called with the stage's name when a stage starts to compute.
+
+    Attributes:
+        uses: Every stage asked for through this object, in order: the hit counts come from here.
+    """
+
+    def __init__(self, root: Path, on_stage: Callable[[str], None] | None = None) -> None:
+        self.root = root
+        self.uses: list[StageUse] = []
+        self._on_stage = on_stage or (lambda stage: None)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{root}: cannot be made ({error.strerror}); choose another --home") from error
+
+    def get(
+        self, stage: str, settings: Mapping[str, Any], compute: Callable[[int], Artifact]
+    ) -> Stored:
+        """Read the stage's artifact, or compute and keep it.
+
+        Args:
+            stage: Its name with a version, such as `member.1`; raise the version when the code's
+                result changes.
+            settings: Everything the result depends on, upstream keys and the search's seed
+                included; JSON-ready.
+            compute: Makes the artifact from the stage's own seed.
+
+        Returns:
+            The artifact under its key.
+
+        Raises:
+            StoreError: If the folder cannot be written.
+        """
+        from filelock import FileLock
+
+        key = digest({"stage": stage, "settings": json.loads(canonical_json(dict(settings)))})
+        start = time.perf_counter()
+        folder = self._folder(stage, key)
+        if (found := self._read(folder, key)) is None:
+            try:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                lock = FileLock(f"{folder}.lock")
+                lock.acquire()
+            except OSError as error:
+                raise StoreError(f"{folder}: cannot be written ({error.strerror}); choose another --home") from error
+            try:
+                if (found := self._read(folder, key)) is None:
+                    self._on_stage(stage)
+                    begin = time.perf_counter()
+                    artifact = compute(seed_of(key))
+                    stored = Stored(key, artifact, time.perf_counter() - begin)
+                    self._write(folder, stage, stored, settings)
+                    self.uses.append(StageUse(stage, key, False, stored.seconds))
+                    return stored
+            finally:
+                lock.release()
+        self.uses.append(StageUse(stage, key, True, time.perf_counter() - start))
+        return found
+
+    def load(self, reference: str) -> Stored:
+        """Read an artifact by its `stage/key`, as records name it.
+
+        Raises:
+            StoreError: If it is not there, or its files were altered.
+        """
+        stage, _, key = reference.partition("/")
+        found = self._read(self._folder(stage, key), key)
+        if found is None:
+            raise StoreError(
+                f"{self.root}: no sound artifact {reference}; it was deleted or altered. Launch the search's file again: finished stages are reused"
+            )
+        return found
+
+    def _folder(self, stage: str, key: str) -> Path:
+        return self.root / stage / key
+
+    def _read(self, folder: Path, key: str) -> Stored | None:
+        if not folder.is_dir():
+            return None
+        from safetensors.numpy import load_file
+
+        try:
+            manifest = json.loads((folder / _MANIFEST).read_text())
+            sound = manifest["key"] == key and all(
+                sha256_of(folder / name) == digest_ for name, digest_ in manifest["sha256"].items()
+            )
+            if sound:
+                meta = json.loads((folder / _META).read_text())
+                return Stored(key, Artifact(load_file(folder / _TENSORS), meta), float(manifest["seconds"]))
+        except (OSError, ValueError, KeyError):
+            pass
+        self._quarantine(folder)
+        return None
+
+    def _quarantine(self, folder: Path) -> None:
+        """Set an altered artifact aside; it is computed again and never deleted."""
+        for number in range(1, 1000):
+            aside = folder.with_name(f"{folder.name}.altered-{number}")
+            if not aside.exists():
+                try:
+                    folder.rename(aside)
+                except FileNotFoundError:
+                    return  # another process was first
+                self._on_stage(f"altered artifact set aside: {aside}")
+                return
+
+    def _write(self, folder: Path, stage: str, stored: Stored, settings: Mapping[str, Any]) -> None:
+        from safetensors.numpy import save
+
+        try:
+            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
+                made = Path(name) / "artifact"
+                contiguous = {k: np.ascontiguousarray(v) for k, v in stored.artifact.tensors.items()}
+                write_atomic(made / _TENSORS, save(contiguous))
+                write_atomic(made / _META, json.dumps(stored.artifact.meta, indent=1, sort_keys=True).encode())
+                manifest = {
+                    "stage": stage,
+                    "key": stored.key,
+                    "seconds": round(stored.seconds, 3),
+                    "settings": dict(settings),
+                    "sha256": {file: sha256_of(made / file) for file in (_TENSORS, _META)},
+                }
+                write_atomic(made / _MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
+                shutil.move(str(made), folder)
+        except OSError as error:
+            raise StoreError(f"{folder}: cannot be written ({error.strerror}); free the disk or choose another --home") from error
