@@ -1,0 +1,1 @@
+"""Members become a team: subsets, robust diversity, joint loss, gate."""
