@@ -113,6 +113,7 @@ class RunView:
         latencies: Final latencies by point id, reference name included: they replace the search's.
         notes: Lines for the reader.
         tracker: What the tracker wrote back, such as MLflow run ids.
+        started_at: When the first event was written, in seconds since 1970.
         seconds: From the first event to the last.
     """
 
@@ -127,6 +128,7 @@ class RunView:
     latencies: dict[str, Latency] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     tracker: dict[str, Any] = field(default_factory=dict)
+    started_at: float | None = None
     seconds: float = 0.0
 
     def num_trials(self) -> dict[str, int]:
@@ -145,33 +147,37 @@ class RunView:
         return {stage: (made, reused) for stage, (made, reused) in counts.items()}
 
 
+def fold(view: RunView, event: Event) -> None:
+    """Bring a view up to date with the next event."""
+    data = event.data
+    view.started_at = event.at if view.started_at is None else view.started_at
+    view.seconds = event.at - view.started_at
+    if event.kind == "run":
+        view.name, view.spec, view.facts = data["name"], data["spec"], data.get("facts", {})
+    elif event.kind == "base":
+        view.base = from_json(Reference, data)
+    elif event.kind == "control":
+        view.controls.append(from_json(Reference, data))
+    elif event.kind == "proposal" and event.trial is not None:
+        view.proposals[event.trial] = data["params"]
+    elif event.kind == "result":
+        record = from_json(TrialRecord, data)
+        view.trials[record.number] = record
+    elif event.kind == "latency":
+        view.latencies[data["id"]] = from_json(Latency, data["latency"])
+    elif event.kind == "note":
+        view.notes.append(data["text"])
+    elif event.kind == "tracker":
+        view.tracker.update(data)
+    elif event.kind == "end":
+        view.state = data["state"]
+
+
 def replay(events: Iterator[Event]) -> RunView:
     """Fold events, in sequence, into the view of a run."""
     view = RunView()
-    first: float | None = None
     for event in events:
-        data = event.data
-        first = event.at if first is None else first
-        view.seconds = event.at - first
-        if event.kind == "run":
-            view.name, view.spec, view.facts = data["name"], data["spec"], data.get("facts", {})
-        elif event.kind == "base":
-            view.base = from_json(Reference, data)
-        elif event.kind == "control":
-            view.controls.append(from_json(Reference, data))
-        elif event.kind == "proposal" and event.trial is not None:
-            view.proposals[event.trial] = data["params"]
-        elif event.kind == "result":
-            record = from_json(TrialRecord, data)
-            view.trials[record.number] = record
-        elif event.kind == "latency":
-            view.latencies[data["id"]] = from_json(Latency, data["latency"])
-        elif event.kind == "note":
-            view.notes.append(data["text"])
-        elif event.kind == "tracker":
-            view.tracker.update(data)
-        elif event.kind == "end":
-            view.state = data["state"]
+        fold(view, event)
     return view
 
 
