@@ -139,7 +139,7 @@ class Data(_Section):
     num_train: int | None = Field(None, ge=10, description="images to train on; all that are left by default")
     num_validation: int = Field(300, ge=10, description="images that rank trials, cut from the training data")
     num_fresh: int = Field(200, ge=10, description="images for the re-check, cut from the training data")
-    num_test: int | None = Field(None, ge=10, description="images for claims; all by default")
+    num_test: int | None = Field(None, ge=10, description="images for claims; the whole test set by default (digits: as many as fresh)")
     augment: Literal["none", "crop_flip"] = "none"
 
 

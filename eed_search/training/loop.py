@@ -1,0 +1,250 @@
+"""The adversarial training loop, one for the base, the members, the controls and the joint fine-tune.
+
+Whoever calls it says what a batch's loss is (`BatchLoss`); the loop owns the optimiser, the
+schedule, averaged weights, masks, precision and the check for divergence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from eed_search.core.errors import Diverged
+from eed_search.core.spec import Recipe
+from eed_search.data.splits import Split
+
+Masks = Mapping[str, Bool[Tensor, "..."]]
+
+
+class BatchLoss(Protocol):
+    """What one batch costs: attacks it and returns a loss whose gradient reaches the weights."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Float[Tensor, "batch channels height width"],
+        labels: Int[Tensor, " batch"],
+        generator: torch.Generator,
+    ) -> Float[Tensor, ""]:
+        """Mean loss of a batch. Leaves the model in training mode."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training run tells.
+
+    Attributes:
+        losses: Mean loss of each epoch begun.
+        num_steps: Optimiser steps.
+    """
+
+    losses: tuple[float, ...]
+    num_steps: int
+
+
+def train(
+    model: nn.Module,
+    split: Split,
+    recipe: Recipe,
+    batch_loss: BatchLoss,
+    *,
+    seed: int,
+    augment: bool = False,
+    masks: Masks | None = None,
+    device: torch.device | None = None,
+    report: Callable[[str], None] = lambda text: None,
+) -> TrainingResult:
+    """Train a network in place.
+
+    Args:
+        model: The network; afterwards in evaluation mode on `device`, holding the averaged weights
+            where `recipe.ema` is above 0.
+        split: Training images and labels.
+        recipe: Epochs, batch size, optimiser, schedule, averaging, precision.
+        batch_loss: Attacks a batch and gives its loss.
+        seed: Of the order, the augmentation and the attacks' random starts.
+        augment: Random crops (4 pixels of padding) and horizontal flips.
+        masks: For masked parameters, true where a weight is kept; applied again after every step,
+            because momentum and weight decay would move zeros.
+        device: Where to compute; the CPU by default.
+        report: Called with a line of progress after each epoch.
+
+    Returns:
+        Losses by epoch.
+
+    Raises:
+        Diverged: If the loss of a batch is NaN or infinite.
+    """
+    device = device or torch.device("cpu")
+    model.to(device=device, memory_format=torch.channels_last).train()
+    steps_per_epoch = math.ceil(len(split) / recipe.batch_size)
+    num_steps = math.ceil(recipe.epochs * steps_per_epoch)
+    if num_steps == 0:
+        model.eval()
+        return TrainingResult((), 0)
+    masks = {name: mask.to(device) for name, mask in (masks or {}).items()}
+    apply_masks(model, masks)
+    optimiser = torch.optim.SGD(
+        _groups(model, recipe.weight_decay), lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0
+    )
+    average = _Average(model, recipe.ema) if recipe.ema > 0 else None
+    generator = torch.Generator(device).manual_seed(seed)
+    batches = _batches(split, recipe.batch_size, num_steps, seed=seed, augment=augment, device=device)
+    losses: list[float] = []
+    total, count = torch.zeros((), device=device), 0
+    with precision_context(recipe.precision, device):
+        for step, (images, labels) in enumerate(batches):
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.lr * learning_rate_factor(recipe.schedule, step / num_steps)
+            optimiser.zero_grad(set_to_none=True)
+            loss = batch_loss(model, images, labels, generator)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if recipe.clip_norm is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+            optimiser.step()
+            apply_masks(model, masks)
+            if average is not None:
+                average.update(model, step)
+            total, count = total + loss.detach(), count + 1
+            if count == steps_per_epoch or step == num_steps - 1:
+                losses.append(_finite(float(total) / count, step))
+                report(f"epoch {len(losses)} of {math.ceil(recipe.epochs)}, loss {losses[-1]:.3f}")
+                total, count = torch.zeros((), device=device), 0
+    if average is not None:
+        average.copy_to(model)
+        apply_masks(model, masks)
+    model.eval()
+    return TrainingResult(tuple(losses), num_steps)
+
+
+def apply_masks(model: nn.Module, masks: Masks) -> None:
+    """Set every masked-out weight to zero."""
+    if masks:
+        parameters = dict(model.named_parameters())
+        with torch.no_grad():
+            for name, mask in masks.items():
+                parameters[name].mul_(mask)
+
+
+def learning_rate_factor(schedule: str, progress: float) -> float:
+    """Share of the highest learning rate.
+
+    Args:
+        schedule: `cosine`, `one_cycle` (linear warm-up over the first fifth, then linear to 0),
+            `multistep` (a tenth after one half, a hundredth after three quarters) or `constant`.
+        progress: Share of all steps done, in [0, 1).
+
+    Returns:
+        A factor in (0, 1].
+    """
+    match schedule:
+        case "cosine":
+            return 0.5 * (1 + math.cos(math.pi * progress))
+        case "one_cycle":
+            return (progress + 0.01) / 0.21 if progress < 0.2 else (1 - progress) / 0.8
+        case "multistep":
+            return 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01
+        case _:
+            return 1.0
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes bfloat16 convolutions in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu._is_avx512_bf16_supported())  # type: ignore[no-untyped-call]
+
+
+def precision_context(precision: str, device: torch.device) -> torch.autocast:
+    """Autocast to bfloat16 where the recipe wants it (`auto`: where the device has it)."""
+    enabled = precision == "bfloat16" or (precision == "auto" and has_bfloat16(device))
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled, cache_enabled=False)
+
+
+def _finite(loss: float, step: int) -> float:
+    if not math.isfinite(loss):
+        raise Diverged(f"the training loss is {loss} by step {step}; lower the learning rate or set clip_norm")
+    return loss
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Decay weights of convolutions and linear layers, not biases and batch norm."""
+    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    rest = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    return [
+        {"params": params, "weight_decay": decay} for params, decay in ((decayed, weight_decay), (rest, 0.0)) if params
+    ]
+
+
+def _batches(
+    split: Split, batch_size: int, num_steps: int, *, seed: int, augment: bool, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield shuffled batches, epoch after epoch; the last of an epoch may be smaller, but never single."""
+    generator = torch.Generator().manual_seed(seed)
+    done = 0
+    while done < num_steps:
+        order = torch.randperm(len(split), generator=generator)
+        for index in order.split(batch_size):
+            if done == num_steps:
+                return
+            if len(index) == 1:  # batch norm cannot train on one sample
+                index = torch.cat([index, order[:1]])
+            images = split.images[index]
+            if augment:
+                images = crop_flip(images, generator)
+            yield (
+                images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last),
+                split.labels[index].to(device, non_blocking=True),
+            )
+            done += 1
+
+
+def crop_flip(
+    images: Float[Tensor, "batch channels height width"], generator: torch.Generator
+) -> Float[Tensor, "batch channels height width"]:
+    """Shift each image by up to 4 pixels (zeros come in) and mirror half of them."""
+    batch, _, height, width = images.shape
+    padded = nn.functional.pad(images, (4, 4, 4, 4))
+    top = torch.randint(0, 9, (batch,), generator=generator)
+    left = torch.randint(0, 9, (batch,), generator=generator)
+    flip = torch.rand(batch, generator=generator) < 0.5
+    rows = top[:, None] + torch.arange(height)
+    columns = torch.arange(width).expand(batch, -1)
+    columns = left[:, None] + torch.where(flip[:, None], width - 1 - columns, columns)
+    sample = torch.arange(batch)[:, None, None]
+    # NHWC indexing copies whole pixels
+    return padded.permute(0, 2, 3, 1)[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+class _Average:
+    """Averaged weights and batch-norm statistics, the decay warming up from 0.
+
+    Source:
+        Izmailov et al. 2018 (arXiv 1803.05407) for the use, with an exponential window; a cure of
+        robust overfitting (Rebuffi et al. 2021, arXiv 2103.01946).
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.state = [tensor.detach().clone() for tensor in _floats(model)]
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.state, [tensor.detach() for tensor in _floats(model)], weight)
+
+    @torch.no_grad()
+    def copy_to(self, model: nn.Module) -> None:
+        for target, value in zip(_floats(model), self.state, strict=True):
+            target.copy_(value)
+
+
+def _floats(model: nn.Module) -> list[Tensor]:
+    return [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
