@@ -1,0 +1,460 @@
+"""The one door to MLflow: a search is a run, each trial, the dense base and each control a child of it.
+
+Order of calls: `start`, then `log_reference` and `log_result` in any order, `log_progress` now and
+then, `finish` at the end (again after a resume, if need be). The ledger stays the truth: what
+MLflow missed is written again by `finish` from the run's view.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from eed_search.core.errors import EedSearchError, SpecError, StoreError
+from eed_search.core.ledger import RunView
+from eed_search.core.points import frontier, run_hypervolume
+from eed_search.core.records import Interval, Latency, Measurement, Reference, TrialRecord
+from eed_search.core.spec import Spec
+from eed_search.tracking.text import flatten, team_title
+from eed_search.tracking.verdict import judge
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+ReferenceKind = Literal["base", "control"]
+State = Literal["finished", "stopped", "failed"]
+
+PARENT_TAG = "mlflow.parentRunId"
+SETTING = "setting."
+_MAX_TEXT = 5000  # servers older than ours refuse longer tags
+_MAX_BATCH = 100  # parameters or tags in one call
+_PAUSE_S = 60.0  # after a failure, so that a dead server does not slow the search
+_STATUS = {"done": "FINISHED", "infeasible": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
+_END = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+
+
+def database_uri(home: Path) -> str:
+    """Name the home's own MLflow database; absolute, because workers run in other folders."""
+    return f"sqlite:///{home.resolve() / 'mlflow.db'}"
+
+
+def artifact_folder(home: Path) -> Path:
+    """Name the folder of MLflow's artifacts."""
+    return home.resolve() / "mlartifacts"
+
+
+def quiet_mlflow() -> None:
+    """Turn MLflow's telemetry and its chatter off; call before MLflow is imported."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    # A server that died would otherwise hold the search for four minutes at each call.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def connect(uri: str) -> MlflowClient:
+    """Open a tracking store without touching MLflow's global state.
+
+    Raises:
+        Exception: Whatever MLflow raises for a wrong URI.
+    """
+    quiet_mlflow()
+    from mlflow import MlflowClient
+
+    # MLflow sets its loggers' levels when it is imported.
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+class MlflowTracker:
+    """Writes one search to MLflow.
+
+    Only `start` raises. Later, a failure of MLflow is counted, reported once through `on_note`, and
+    the search goes on; nothing is tried for a minute after it.
+
+    Args:
+        spec: The search's file.
+        home: Where the default database and the artifacts lie.
+        name: The search's name.
+        on_note: Called once, with one line, if MLflow fails after the start.
+
+    Attributes:
+        uri: The tracking URI.
+        parent_run_id: MLflow's id of the search; empty before `start`.
+        num_failures: Calls to MLflow that failed after the start.
+    """
+
+    def __init__(self, spec: Spec, home: Path, name: str, on_note: Callable[[str], None] | None = None) -> None:
+        self.uri = spec.tracking.uri or database_uri(home)
+        self.parent_run_id = ""
+        self.num_failures = 0
+        self._spec = spec
+        self._home = home
+        self._name = name
+        self._on_note = on_note or (lambda text: None)
+        self._experiment_id = ""
+        self._children: dict[str, str] = {}  # point id or reference's name → run id
+        self._complete: set[str] = set()
+        self._pause_until = 0.0
+        self._mlflow: MlflowClient | None = None
+
+    # ------------------------------------------------------------ start
+
+    def start(self, view: RunView) -> dict[str, str]:
+        """Create the database and the search's run, or find them again after a resume.
+
+        Args:
+            view: The run's view; its facts become tags, its tracker facts name an earlier MLflow run.
+
+        Returns:
+            Facts for the ledger: `uri`, `experiment_id`, `parent_run_id`.
+
+        Raises:
+            SpecError: If `tracking.uri` cannot be used.
+            StoreError: If the home's own database cannot be made.
+        """
+        try:
+            if self._spec.tracking.uri:
+                _reach(self.uri)
+            else:
+                artifact_folder(self._home).mkdir(parents=True, exist_ok=True)
+            self._mlflow = connect(self.uri)
+            self._experiment_id = self._experiment(self._spec.tracking.experiment)
+            self.parent_run_id = self._adopt(view) or self._create_parent(view)
+        except EedSearchError:
+            raise
+        except Exception as error:
+            raise self._start_error(error) from error
+        return {"uri": self.uri, "experiment_id": self._experiment_id, "parent_run_id": self.parent_run_id}
+
+    def _start_error(self, error: Exception) -> EedSearchError:
+        if self._spec.tracking.uri:
+            return SpecError(
+                [
+                    f"tracking.uri: {self.uri}: cannot be used ({_one_line(error)}); allowed: a server such as"
+                    " http://127.0.0.1:5000, or a database such as sqlite:////absolute/mlflow.db;"
+                    " leave it out for a database under the home"
+                ]
+            )
+        return StoreError(
+            f"{self._home / 'mlflow.db'}: MLflow's database cannot be used ({_one_line(error)});"
+            " choose another --home, or move the file away"
+        )
+
+    def _experiment(self, name: str) -> str:
+        found = self._client.get_experiment_by_name(name)
+        if found is not None:
+            if found.lifecycle_stage != "active":
+                raise SpecError(
+                    [f"tracking.experiment: {name!r} was deleted in MLflow; restore it there or take another name"]
+                )
+            return str(found.experiment_id)
+        remote = urlsplit(self.uri).scheme in ("http", "https", "databricks", "uc")
+        where = None if remote else artifact_folder(self._home).as_uri()
+        # The tag makes MLflow's pages open in their mode for training runs.
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        return str(self._client.create_experiment(name, artifact_location=where, tags=tags))
+
+    def _adopt(self, view: RunView) -> str:
+        """Find this search's earlier run and its children, so that a resume doubles nothing."""
+        run_id = str(view.tracker.get("parent_run_id", ""))
+        if not run_id or view.tracker.get("uri") != self.uri:
+            return ""
+        self._client.update_run(run_id, status="RUNNING")
+        for child in self._search(f"tags.`{PARENT_TAG}` = '{run_id}'"):
+            if point := child.data.tags.get("point"):
+                self._children[point] = child.info.run_id
+                if child.info.status != "RUNNING":
+                    self._complete.add(point)
+        return run_id
+
+    def _create_parent(self, view: RunView) -> str:
+        facts = {f"fact.{key}": value for key, value in flatten(view.facts).items()}
+        tags = {"kind": "search", "search": self._name, "state": "running", **facts}
+        run = self._client.create_run(self._experiment_id, tags=_texts(tags), run_name=self._name)
+        self._log(run.info.run_id, params=self._settings())
+        return str(run.info.run_id)
+
+    def _settings(self) -> dict[str, Any]:
+        return flatten(self._spec.to_plain())
+
+    # ------------------------------------------------------------ while the search runs
+
+    def log_reference(self, reference: Reference, kind: ReferenceKind) -> None:
+        """Write the dense base or a control as a finished child run."""
+        self._attempt(reference.name, lambda: self._reference(reference, kind))
+
+    def log_result(self, record: TrialRecord) -> None:
+        """Write a finished trial, whatever its outcome, as a finished child run.
+
+        Written once: a second call for the same trial does nothing.
+        """
+        self._attempt(f"trial {record.number}", lambda: self._trial(record))
+
+    def log_progress(self, *, hypervolume: float, num_done: int, frontier_size: int, step: int) -> None:
+        """Write how far the search is, as metrics of the search's run over time.
+
+        Args:
+            hypervolume: Share of the unit square that the frontier dominates.
+            num_done: Finished trials with outcome `done`.
+            frontier_size: Points on the frontier.
+            step: Finished trials of any outcome.
+        """
+        metrics = {"hypervolume": hypervolume, "num_done": num_done, "frontier_size": frontier_size}
+        self._attempt("progress", lambda: self._log(self.parent_run_id, metrics=metrics, step=step))
+
+    # ------------------------------------------------------------ end
+
+    def finish(self, view: RunView, report_folder: Path | None, state: State) -> None:
+        """Write what was missed, mark the frontier, attach the report and close every run.
+
+        Safe to call again: nothing is doubled.
+
+        Args:
+            view: The run as the ledger tells it, final latencies included.
+            report_folder: Where the report was written; none if there is none.
+            state: How the search ended.
+        """
+        steps: tuple[tuple[str, Callable[[], None]], ...] = (
+            ("what was missed", lambda: self._catch_up(view)),
+            ("the frontier's marks", lambda: self._mark(view)),
+            ("the summary", lambda: self._summary(view)),
+            ("the report", lambda: self._attach(report_folder)),
+            ("the end of the runs", lambda: self._close(state)),
+        )
+        for what, step in steps:  # each on its own, so that one failure leaves no run open
+            self._pause_until = 0.0
+            self._attempt(what, step)
+
+    def _catch_up(self, view: RunView) -> None:
+        if view.base is not None:
+            self._reference(view.base, "base")
+        for control in view.controls:
+            self._reference(control, "control")
+        for record in view.trials.values():
+            self._trial(record)
+
+    def _attach(self, folder: Path | None) -> None:
+        for path in sorted(folder.iterdir()) if folder and folder.is_dir() else ():
+            if path.suffix in (".html", ".csv", ".json"):
+                self._client.log_artifact(self.parent_run_id, str(path), "report")
+
+    def _mark(self, view: RunView) -> None:
+        on_front = {point.id for point in frontier(view)}
+        for number in view.trials:
+            point = f"{number}.0"
+            if run_id := self._children.get(point):
+                self._client.set_tag(run_id, "frontier", "yes" if point in on_front else "no")
+        for name, latency in view.latencies.items():
+            if run_id := self._children.get(name):
+                # Step 1, so that MLflow shows the final latency and keeps the search's own at step 0.
+                self._log(run_id, metrics=_latency_metrics(latency), tags={"latency_method": latency.method}, step=1)
+
+    def _summary(self, view: RunView) -> None:
+        counts = {f"num_{state}": count for state, count in view.num_trials().items()}
+        metrics: dict[str, float] = {**counts, "seconds": view.seconds}
+        if view.base is not None and "num_classes" in view.facts:
+            metrics |= {"hypervolume": run_hypervolume(view), "frontier_size": len(frontier(view))}
+        verdict = judge(view)
+        lines = [verdict.text, *(f"- {comparison.text}" for comparison in verdict.comparisons)]
+        lines += ["", *view.notes]
+        tags = {"mlflow.note.content": "\n".join(lines), "verdict": verdict.text}
+        self._log(self.parent_run_id, metrics=metrics, tags=tags, step=len(view.trials))
+
+    def _close(self, state: State) -> None:
+        for child in self._search(f"tags.`{PARENT_TAG}` = '{self.parent_run_id}' and attributes.status = 'RUNNING'"):
+            self._client.set_terminated(child.info.run_id, "KILLED")
+        self._client.set_tag(self.parent_run_id, "state", state)
+        self._client.set_terminated(self.parent_run_id, _END[state])
+
+    # ------------------------------------------------------------ child runs
+
+    def _reference(self, reference: Reference, kind: ReferenceKind) -> None:
+        tags = {"kind": kind, "recipe": reference.recipe, "frontier": "no", **_origin(reference.measurement)}
+        metrics = {**_metrics(reference.measurement), "seconds": reference.seconds}
+        params = {"size": reference.size, "recipe": reference.recipe}
+        self._child(reference.name, reference.name, params, metrics, tags, "FINISHED", reference.seconds)
+
+    def _trial(self, record: TrialRecord) -> None:
+        title = f"{record.number:03d} {team_title(record.params)}".strip()
+        tags = {
+            "kind": "trial",
+            "trial": record.number,
+            "team": team_title(record.params),
+            "outcome": record.outcome,
+            "reason": record.reason,
+            "message": record.message,
+            "notes": "\n".join(record.notes),
+            "frontier": "open" if record.outcome == "done" else "no",
+            **(_origin(record.measurement) if record.measurement else {}),
+        }
+        metrics: dict[str, float | None] = {"seconds": record.seconds, "robust_diversity": record.robust_diversity}
+        if record.measurement is not None:
+            metrics |= _metrics(record.measurement)
+        metrics |= {f"constraint.{name}": broken for name, broken in record.constraints.items()}
+        status = _STATUS[record.outcome]
+        self._child(f"{record.number}.0", title, record.params, metrics, tags, status, record.seconds)
+
+    def _child(
+        self,
+        point: str,
+        title: str,
+        params: Mapping[str, Any],
+        metrics: Mapping[str, float | None],
+        tags: Mapping[str, Any],
+        status: str,
+        seconds: float,
+    ) -> None:
+        """Create, fill and end a child run; one that an earlier failure left half written is completed."""
+        if point in self._complete:
+            return
+        if point not in self._children:
+            settings = {SETTING + key: value for key, value in self._settings().items()}
+            mine = {PARENT_TAG: self.parent_run_id, "search": self._name, "point": point, **tags, **settings}
+            start = int(1000 * (time.time() - (seconds if math.isfinite(seconds) else 0)))
+            run = self._client.create_run(self._experiment_id, start, _texts(mine), title)
+            self._children[point] = str(run.info.run_id)
+        run_id = self._children[point]
+        self._log(run_id, params=params, metrics=metrics)
+        self._client.set_terminated(run_id, status)
+        self._complete.add(point)
+
+    # ------------------------------------------------------------ MLflow itself
+
+    @property
+    def _client(self) -> MlflowClient:
+        assert self._mlflow is not None, "start comes first"
+        return self._mlflow
+
+    def _attempt(self, what: str, write: Callable[[], None]) -> None:
+        if time.monotonic() < self._pause_until:
+            return  # `finish` writes it
+        try:
+            write()
+        except Exception as error:  # the boundary: whatever MLflow does, the search goes on
+            self.num_failures += 1
+            self._pause_until = time.monotonic() + _PAUSE_S
+            if self.num_failures == 1:
+                self._on_note(
+                    f"MLflow ({self.uri}): {what} could not be written ({_one_line(error)}). The search goes on and"
+                    " its ledger keeps everything; the end of the search tries again"
+                )
+
+    def _search(self, query: str) -> list[Run]:
+        found: list[Run] = []
+        token = None
+        while True:
+            page = self._client.search_runs([self._experiment_id], query, max_results=1000, page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+    def _log(
+        self,
+        run_id: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, float | None] | None = None,
+        tags: Mapping[str, Any] | None = None,
+        step: int = 0,
+    ) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        now = int(1000 * time.time())
+        finite = {k: float(v) for k, v in (metrics or {}).items() if v is not None and math.isfinite(v)}
+        self._client.log_batch(
+            run_id,
+            metrics=[Metric(key, value, now, step) for key, value in finite.items()],
+            tags=[RunTag(key, value) for key, value in _texts(tags or {}).items()],
+        )
+        rows = [Param(key, value) for key, value in _texts(params or {}, empty=True).items()]
+        for i in range(0, len(rows), _MAX_BATCH):
+            self._client.log_batch(run_id, params=rows[i : i + _MAX_BATCH])
+
+
+# ---------------------------------------------------------------- what a record says to MLflow
+
+
+def _metrics(m: Measurement) -> dict[str, float | None]:
+    return {
+        "robust_accuracy": m.robust_accuracy.value,
+        "robust_accuracy_low": m.robust_accuracy.low,
+        "robust_accuracy_high": m.robust_accuracy.high,
+        "clean_accuracy": m.clean_accuracy.value,
+        "clean_accuracy_low": m.clean_accuracy.low,
+        "clean_accuracy_high": m.clean_accuracy.high,
+        "num_samples": m.robust_accuracy.num_samples,
+        **_latency_metrics(m.latency),
+        **(_with_ends("difference_to_base", m.difference_to_base) if m.difference_to_base else {}),
+        "mean_members_run": m.mean_members_run,
+        "num_members": m.num_members,
+        "macs": m.macs,
+        "worst_case_macs": m.worst_case_macs,
+        "size_bytes": m.size_bytes,
+    }
+
+
+def _latency_metrics(latency: Latency) -> dict[str, float | None]:
+    return {
+        **_with_ends("latency_ms", latency.latency_ms),
+        "latency_ms_p50": latency.p50_ms,
+        "latency_ms_p95": latency.p95_ms,
+        "latency_ms_worst_case": latency.worst_case_ms,
+        **_with_ends("speedup", latency.speedup),
+        "worst_case_speedup": latency.worst_case_speedup,
+    }
+
+
+def _with_ends(name: str, interval: Interval) -> dict[str, float | None]:
+    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def _origin(m: Measurement) -> dict[str, Any]:
+    """Say what the robust accuracy and the latency rest on: never a number without it."""
+    return {
+        "attack": m.robust_accuracy.attack,
+        "eps": m.robust_accuracy.eps,
+        "badge": m.robust_accuracy.badge,
+        "latency_method": m.latency.method,
+        "latency_noisy": "yes" if m.latency.noisy else "no",
+        "artifact": m.artifact,
+    }
+
+
+def _texts(table: Mapping[str, Any], *, empty: bool = False) -> dict[str, str]:
+    """Turn values into texts that every MLflow server takes; leave empty ones out unless asked."""
+    texts = {_name(key): str(value)[:_MAX_TEXT] for key, value in table.items()}
+    return texts if empty else {key: text for key, text in texts.items() if text}
+
+
+def _name(key: str) -> str:
+    """Keep to the characters that MLflow allows in names."""
+    return "".join(c if c.isalnum() or c in "_-. :/" else "_" for c in key)[:250]
+
+
+def _reach(uri: str) -> None:
+    """Fail within seconds if nobody answers at an http address; MLflow itself would try for minutes."""
+    if urlsplit(uri).scheme not in ("http", "https"):
+        return
+    try:
+        urllib.request.urlopen(uri, timeout=10).close()
+    except urllib.error.HTTPError as error:
+        error.close()  # somebody answers; what is wrong, if anything, the next call says
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].strip().rstrip(".")[:300]

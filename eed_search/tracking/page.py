@@ -1,0 +1,158 @@
+"""The page of a search: verdict, frontier, hypervolume, tables, in one file that needs no network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from eed_search.core.ledger import RunView
+from eed_search.core.points import frontier, run_hypervolume
+from eed_search.tracking.plots import frontier_figure, hypervolume_figure
+from eed_search.tracking.report import COLUMNS, table_rows
+from eed_search.tracking.verdict import judge
+
+_STYLE = """
+:root { --ink: #1b1f27; --soft: #5b6472; --line: #dfe4ea; --front: #1457a8; --control: #c2410c; }
+* { box-sizing: border-box; }
+body { margin: 0; background: #f5f7fa; color: var(--ink);
+  font: 15px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
+main { max-width: 1120px; margin: 0 auto; padding: 28px 20px 48px; }
+h1 { font-size: 24px; margin: 0 0 2px; } h2 { font-size: 16px; margin: 0 0 8px; }
+p { margin: 6px 0; } .soft { color: var(--soft); }
+section { background: white; border: 1px solid var(--line); border-radius: 8px; padding: 16px 18px; margin-top: 16px; }
+.facts { display: flex; flex-wrap: wrap; gap: 10px 28px; margin-top: 14px; }
+.facts div { line-height: 1.25; } .facts b { display: block; font-size: 19px; font-weight: 600; }
+.verdict { border-left: 4px solid var(--soft); } .verdict.yes { border-left-color: #15803d; }
+.verdict.no { border-left-color: var(--control); } .verdict ul { margin: 6px 0 0; padding-left: 20px; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: 6px 10px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+th { font-weight: 600; color: var(--soft); font-size: 13px; }
+th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; } tr:last-child td { border-bottom: 0; }
+tr.point td:first-child { color: var(--front); font-weight: 600; } tr.base td { background: #f1f3f6; }
+tr.control td:first-child { color: var(--control); }
+table.plain td, table.plain th { text-align: left; } table.plain td:last-child { white-space: normal; }
+"""
+
+
+def page(view: RunView) -> str:
+    """Write the page of a run.
+
+    Args:
+        view: The run, finished or not.
+
+    Returns:
+        A whole HTML document, plotting code included.
+    """
+    parts = [_head(view), _verdict(view)]
+    parts.append(_section("Robust accuracy against latency", _drawn(frontier_figure(view), "frontier"), _reading(view)))
+    if view.base is not None and view.trials:
+        note = (
+            "Share of the square between chance accuracy at the dense base's latency and perfect accuracy at no time."
+        )
+        parts.append(_section("Hypervolume over trials", _drawn(hypervolume_figure(view), "hypervolume"), note))
+    parts.append(_section("Frontier, dense base and controls", _table(view)))
+    parts += [_unfinished(view), _notes(view)]
+    return (
+        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<title>{escape(view.name)}: frontier</title><style>{_STYLE}</style>"
+        f"<script>{get_plotlyjs()}</script></head><body><main>{''.join(parts)}</main></body></html>\n"
+    )
+
+
+def _head(view: RunView) -> str:
+    counts = view.num_trials()
+    open_ = [f"{count} {state}" for state, count in counts.items() if state != "done" and count]
+    facts = [
+        ("points on the frontier", str(len(frontier(view)))),
+        ("hypervolume", f"{run_hypervolume(view):.3f}"),
+        ("trials done", f"{counts['done']}" + (f" <small class='soft'>+ {', '.join(open_)}</small>" if open_ else "")),
+        ("wall clock", _duration(view.seconds)),
+    ]
+    made, reused = view.stage_counts().get("member", (0, 0))
+    if made + reused:
+        facts.append(("members used / trained", f"{made + reused} / {made}"))
+    shown = "".join(f"<div><b>{value}</b><span class='soft'>{escape(name)}</span></div>" for name, value in facts)
+    return f"<h1>{escape(view.name)}</h1><p class='soft'>{escape(_about(view))}</p><div class='facts'>{shown}</div>"
+
+
+def _about(view: RunView) -> str:
+    spec = view.spec
+    words = [f"search {view.state}"]
+    if spec:
+        words.append(f"{spec['data']['source']} images, {spec['model']['name']} of width {spec['model']['width']}")
+        words.append(f"{spec['team']['mode']} teams, {spec['members']['granularity']} members, seed {spec['seed']}")
+    return " · ".join(words)
+
+
+def _verdict(view: RunView) -> str:
+    verdict = judge(view)
+    kind = {True: "yes", False: "no", None: ""}[verdict.beats_controls]
+    items = "".join(f"<li>{escape(comparison.text)}</li>" for comparison in verdict.comparisons)
+    return f"<section class='verdict {kind}'><h2>{escape(verdict.text)}</h2>{f'<ul>{items}</ul>' if items else ''}</section>"
+
+
+def _reading(view: RunView) -> str:
+    measured = [p.measurement for p in frontier(view)] + ([view.base.measurement] if view.base else [])
+    if not measured:
+        return ""
+    robust = measured[0].robust_accuracy
+    text = f"Bars are 95 % intervals; {robust.num_samples} validation images; badge {robust.badge}."
+    if robust.badge == "proxy":
+        text += " The same images ranked the trials, so the best of them read a little too high."
+    return text
+
+
+def _table(view: RunView) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in COLUMNS)
+    rows = "".join(
+        f"<tr class='{row.kind}'>{''.join(f'<td>{escape(cell)}</td>' for cell in row.cells)}</tr>"
+        for row in table_rows(view)
+    )
+    return f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+
+
+def _unfinished(view: RunView) -> str:
+    rows = [
+        (f"{t.number:03d}", t.outcome, t.reason, t.message)
+        for _, t in sorted(view.trials.items())
+        if t.outcome != "done"
+    ]
+    return (
+        _section("Trials that did not enter", _plain(("trial", "outcome", "reason", "message"), rows)) if rows else ""
+    )
+
+
+def _notes(view: RunView) -> str:
+    stages = [(name, str(made), str(reused)) for name, (made, reused) in sorted(view.stage_counts().items())]
+    parts = _section("Stages", _plain(("stage", "computed", "reused"), stages)) if stages else ""
+    if view.notes:
+        parts += _section("Notes", "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in view.notes) + "</ul>")
+    return parts
+
+
+def _plain(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<div class='wide'><table class='plain'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def _section(title: str, body: str, note: str = "") -> str:
+    after = f"<p class='soft'>{escape(note)}</p>" if note else ""
+    return f"<section><h2>{escape(title)}</h2>{body}{after}</section>"
+
+
+def _drawn(figure: go.Figure, name: str) -> str:
+    config = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
+    return str(figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config=config))
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,242 @@
+"""The two pictures of a search: robust accuracy against latency, and hypervolume over trials."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from eed_search.core.frontier import hypervolume
+from eed_search.core.ledger import RunView
+from eed_search.core.params import ParamValue
+from eed_search.core.points import frontier, normalised, points
+from eed_search.core.records import Measurement
+from eed_search.tracking.text import in_bytes, in_macs, per_cent, team_title, with_arm
+from eed_search.tracking.verdict import final
+
+FRONT, FAINT, BASE, CONTROL, BROKEN = "#1457a8", "#8a94a6", "#1b1f27", "#c2410c", "#b9770e"
+_FONT = {"family": "system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif", "size": 13, "color": "#1b1f27"}
+_LOG_FROM = 3.0  # a wider spread of latencies than this is drawn on a logarithmic axis
+
+
+def frontier_figure(view: RunView) -> go.Figure:
+    """Draw robust accuracy against mean latency: frontier, other trials, dense base, controls.
+
+    Error bars are 95 % intervals; hovering shows a trial's parameters.
+    """
+    front = frontier(view)
+    on_front = {point.id for point in front}
+    others = [point for point in points(view) if point.id not in on_front]
+    unranked = [
+        (f"{t.number}.0", t.params, t.measurement, _why_unranked(t.outcome, t.reason))
+        for t in view.trials.values()
+        if t.measurement is not None and (t.outcome != "done" or t.measurement.latency.noisy)
+    ]
+    references = [(c.name, final(view, c)) for c in view.controls]
+    base = [] if view.base is None else [(view.base.name, final(view, view.base))]
+    everything = [
+        *(p.measurement for p in (*front, *others)),
+        *(m for _, _, m, _ in unranked),
+        *(m for _, m in (*references, *base)),
+    ]
+    figure = go.Figure()
+    if others:
+        texts = [hover(p.id, p.measurement, p.params) for p in others]
+        figure.add_trace(_marks("dominated", [p.measurement for p in others], texts, color=FAINT, size=8, opacity=0.45))
+    if unranked:
+        texts = [hover(i, m, params, why) for i, params, m, why in unranked]
+        figure.add_trace(
+            _marks(
+                "not ranked", [m for _, _, m, _ in unranked], texts, color=BROKEN, size=8, opacity=0.6, symbol="x-thin"
+            )
+        )
+    if front:
+        figure.add_trace(_staircase([p.measurement for p in front], everything))
+    if references:
+        texts = [hover(name, m) for name, m in references]
+        figure.add_trace(
+            _marks(
+                "control, from scratch",
+                [m for _, m in references],
+                texts,
+                color=CONTROL,
+                size=11,
+                symbol="square",
+                bars=True,
+            )
+        )
+    if base:
+        texts = [hover(name, m) for name, m in base]
+        figure.add_trace(
+            _marks("dense base", [m for _, m in base], texts, color=BASE, size=13, symbol="diamond", bars=True)
+        )
+    if front:
+        texts = [hover(p.id, p.measurement, p.params) for p in front]
+        trace = _marks("frontier", [p.measurement for p in front], texts, color=FRONT, size=11, bars=True)
+        trace.update(
+            mode="markers+text", text=[p.id for p in front], textposition="top left", textfont={"color": FRONT}
+        )
+        figure.add_trace(trace)
+    _layout(figure, height=540)
+    figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"})
+    figure.update_xaxes(title="mean latency at batch 1 (ms)", **_latency_axis(everything))
+    figure.update_yaxes(title=_robust_title(everything))
+    return figure
+
+
+def hypervolume_figure(view: RunView) -> go.Figure:
+    """Draw the share of the (robust accuracy, latency) square that is dominated, over finished trials."""
+    values = hypervolume_over_trials(view)
+    steps = list(range(1, len(values) + 1))
+    names = [f"{t.number:03d} {escape(team_title(t.params))}<br>{t.outcome}" for t in view.trials.values()]
+    figure = go.Figure(
+        go.Scatter(
+            x=steps,
+            y=values,
+            mode="lines+markers",
+            line={"color": FRONT, "shape": "hv", "width": 2},
+            marker={"size": 5},
+            text=names,
+            hovertemplate="%{text}<br>hypervolume %{y:.4f}<extra></extra>",
+        )
+    )
+    _layout(figure, height=250)
+    figure.update_layout(showlegend=False)
+    figure.update_xaxes(title="finished trials", rangemode="tozero", **({"dtick": 1} if len(values) <= 12 else {}))
+    figure.update_yaxes(title="hypervolume (0 to 1)", rangemode="tozero")
+    return figure
+
+
+def hypervolume_over_trials(view: RunView) -> list[float]:
+    """Compute the hypervolume after each finished trial, in the order in which they finished."""
+    if view.base is None:
+        return []
+    found = points(view)
+    rows = dict(zip((p.trial for p in found), normalised(view, [p.measurement for p in found]), strict=True))
+    values: list[float] = []
+    seen: list[np.ndarray] = []
+    for number in view.trials:
+        if number in rows:
+            seen.append(rows[number])
+        values.append(hypervolume(np.stack(seen)) if seen else 0.0)
+    return values
+
+
+def hover(name: str, m: Measurement, params: Mapping[str, ParamValue] | None = None, why: str = "") -> str:
+    """Write what hovering over a mark shows: name, measurements with intervals, parameters."""
+    title = team_title(params or {})
+    lines = [f"<b>{escape(name)}</b>{f'  {escape(title)}' if title else ''}"]
+    if why:
+        lines.append(f"<i>{escape(why)}</i>")
+    lines += [
+        f"robust {per_cent(m.robust_accuracy)}, clean {per_cent(m.clean_accuracy)}",
+        f"latency {with_arm(m.latency.latency_ms)} ms ({m.latency.method}), worst case {m.latency.worst_case_ms:.3g} ms",
+        f"speed-up {with_arm(m.latency.speedup)} ×, worst case {m.latency.worst_case_speedup:.3g} ×",
+        f"members run {m.mean_members_run:.2f} of {m.num_members}; {in_bytes(m.size_bytes)}; {in_macs(m.macs)} MACs",
+    ]
+    shown = [f"{key} {_short(value)}" for key, value in (params or {}).items() if not key.startswith("member")]
+    lines += [escape(", ".join(shown[i : i + 4])) for i in range(0, len(shown), 4)]
+    return "<br>".join(lines)
+
+
+def _marks(
+    name: str,
+    measurements: list[Measurement],
+    texts: list[str],
+    *,
+    color: str,
+    size: int,
+    opacity: float = 1.0,
+    symbol: str = "circle",
+    bars: bool = False,
+) -> go.Scatter:
+    latency = [m.latency.latency_ms for m in measurements]
+    robust = [m.robust_accuracy for m in measurements]
+    line = {"width": 2, "color": color} if symbol == "x-thin" else {"width": 1, "color": "white"}
+    bar = {"type": "data", "symmetric": False, "thickness": 1.2, "width": 3, "color": color, "visible": bars}
+    return go.Scatter(
+        name=name,
+        x=[i.value for i in latency],
+        y=[100 * a.value for a in robust],
+        error_x={**bar, "array": [i.high - i.value for i in latency], "arrayminus": [i.value - i.low for i in latency]},
+        error_y={
+            **bar,
+            "array": [100 * (a.high - a.value) for a in robust],
+            "arrayminus": [100 * (a.value - a.low) for a in robust],
+        },
+        mode="markers",
+        marker={"color": color, "size": size, "symbol": symbol, "line": line},
+        opacity=opacity,
+        hovertext=texts,
+        hovertemplate="%{hovertext}<extra></extra>",
+    )
+
+
+def _staircase(front: list[Measurement], everything: list[Measurement]) -> go.Scatter:
+    """Join the frontier by steps: what is the best robust accuracy within each latency."""
+    x = [m.latency.latency_ms.value for m in front]
+    y = [100 * m.robust_accuracy.value for m in front]
+    right = 1.05 * max(m.latency.latency_ms.high for m in everything)
+    return go.Scatter(
+        x=[*x, right],
+        y=[*y, y[-1]],
+        mode="lines",
+        line={"color": FRONT, "width": 2, "shape": "hv"},
+        opacity=0.55,
+        hoverinfo="skip",
+        showlegend=False,
+    )
+
+
+def _latency_axis(everything: list[Measurement]) -> dict[str, Any]:
+    """Choose a linear axis from 0, or a logarithmic one with round ticks where latencies spread widely."""
+    if not everything:
+        return {}
+    low = min(m.latency.latency_ms.low for m in everything)
+    high = max(m.latency.latency_ms.high for m in everything)
+    if low <= 0 or high / low < _LOG_FROM:
+        return {"range": [0, 1.05 * high]}
+    steps = (1, 1.5, 2, 3, 4, 5, 7) if high / low < 30 else (1, 2, 5)
+    powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    ticks = [step * 10.0**power for power in powers for step in steps]
+    return {
+        "type": "log",
+        "range": [math.log10(0.85 * low), math.log10(1.05 * high)],
+        "tickvals": ticks,
+        "ticktext": [f"{tick:g}" for tick in ticks],
+    }
+
+
+def _robust_title(everything: list[Measurement]) -> str:
+    told = {(m.robust_accuracy.attack, m.robust_accuracy.eps) for m in everything}
+    if len(told) != 1:
+        return "robust accuracy (%)"
+    attack, eps = told.pop()
+    return f"robust accuracy (%) under {escape(attack)}, ε = {eps:.4g}"
+
+
+def _why_unranked(outcome: str, reason: str) -> str:
+    return f"{outcome}: {reason}" if outcome != "done" else "latency too noisy to rank"
+
+
+def _short(value: ParamValue) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _layout(figure: go.Figure, *, height: int) -> None:
+    figure.update_layout(
+        template="none",
+        height=height,
+        margin={"l": 64, "r": 20, "t": 20, "b": 56},
+        font=_FONT,
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        hoverlabel={"align": "left", "bgcolor": "white", "font": {"size": 12}},
+    )
+    axis = {"showline": True, "linecolor": "#b8c0cc", "gridcolor": "#edf0f4", "zeroline": False, "ticks": "outside"}
+    figure.update_xaxes(**axis, tickcolor="#b8c0cc")
+    figure.update_yaxes(**axis, tickcolor="#b8c0cc")

@@ -1,0 +1,195 @@
+"""The report of a search: as JSON, as table rows, and as files (a page, a table, the JSON)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from eed_search.core.ledger import RunView
+from eed_search.core.points import frontier, run_hypervolume
+from eed_search.core.records import Measurement, Point, Reference
+from eed_search.core.store import write_atomic
+from eed_search.tracking.text import flatten, in_bytes, in_macs, per_cent, team_title, with_arm
+from eed_search.tracking.verdict import final, judge
+
+SCHEMA_VERSION = 1
+HTML_NAME, CSV_NAME, JSON_NAME = "frontier.html", "frontier.csv", "frontier.json"
+
+RowKind = Literal["base", "control", "point"]
+COLUMNS = (
+    "point",
+    "team",
+    "robust accuracy",
+    "latency ms",
+    "speed-up",
+    "clean accuracy",
+    "members",
+    "members run",
+    "size",
+    "MACs",
+)
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One row of the frontier table, ready to print.
+
+    Attributes:
+        kind: `base`, `control` or `point`.
+        cells: One text for each of `COLUMNS`; accuracies in per cent with the half-width of their
+            95 % interval.
+    """
+
+    kind: RowKind
+    cells: tuple[str, ...]
+
+
+# ---------------------------------------------------------------- JSON
+
+
+def as_json(view: RunView) -> dict[str, Any]:
+    """Describe a run for other programs.
+
+    Args:
+        view: The run, finished or not.
+
+    Returns:
+        JSON-ready tables: `schema_version`, `run`, `state`, `num_trials` by state, `hypervolume`
+        (share of the unit square, see `core.frontier.normalise`), `base`, `controls`, `frontier`
+        (fastest first), `verdict`, `stages` (computed and reused by stage), `member_trainings`,
+        `members_used`, `notes`. Accuracies are fractions, latencies milliseconds. `latency_ms` is
+        the mean over the validation images; its interval stands under `latency`.
+    """
+    verdict = judge(view)
+    stages = view.stage_counts()
+    trained, reused = stages.get("member", (0, 0))
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run": view.name,
+        "state": view.state,
+        "seconds": round(view.seconds, 3),
+        "num_trials": view.num_trials(),
+        "hypervolume": run_hypervolume(view),
+        "base": None if view.base is None else _reference(view, view.base),
+        "controls": [_reference(view, control) for control in view.controls],
+        "frontier": [_point(point) for point in frontier(view)],
+        "verdict": asdict(verdict),
+        "stages": {name: {"computed": new, "reused": old} for name, (new, old) in sorted(stages.items())},
+        "member_trainings": trained,
+        "members_used": trained + reused,
+        "notes": list(view.notes),
+    }
+
+
+def _point(point: Point) -> dict[str, Any]:
+    return {"id": point.id, "trial": point.trial, "params": dict(point.params), **_measured(point.measurement)}
+
+
+def _reference(view: RunView, reference: Reference) -> dict[str, Any]:
+    return {
+        "name": reference.name,
+        "size": reference.size,
+        "recipe": reference.recipe,
+        "seconds": reference.seconds,
+        **_measured(final(view, reference)),
+    }
+
+
+def _measured(m: Measurement) -> dict[str, Any]:
+    latency = m.latency
+    return {
+        "robust_accuracy": asdict(m.robust_accuracy),
+        "clean_accuracy": asdict(m.clean_accuracy),
+        "latency_ms": latency.latency_ms.value,
+        "speedup": asdict(latency.speedup),
+        "worst_case_speedup": latency.worst_case_speedup,
+        "mean_members_run": m.mean_members_run,
+        "num_members": m.num_members,
+        "macs": m.macs,
+        "worst_case_macs": m.worst_case_macs,
+        "size_bytes": m.size_bytes,
+        "latency": {
+            "low_ms": latency.latency_ms.low,
+            "high_ms": latency.latency_ms.high,
+            "p50_ms": latency.p50_ms,
+            "p95_ms": latency.p95_ms,
+            "worst_case_ms": latency.worst_case_ms,
+            "method": latency.method,
+            "noisy": latency.noisy,
+        },
+        "difference_to_base": None if m.difference_to_base is None else asdict(m.difference_to_base),
+        "exit_shares": list(m.exit_shares),
+    }
+
+
+# ---------------------------------------------------------------- table
+
+
+def table_rows(view: RunView) -> list[TableRow]:
+    """List the frontier (fastest first), then the dense base and the controls, ready to print."""
+    rows = [
+        TableRow("point", (point.id, team_title(point.params), *_cells(point.measurement))) for point in frontier(view)
+    ]
+    if view.base is not None:
+        rows.append(TableRow("base", (view.base.name, "–", *_cells(final(view, view.base)))))
+    rows += [TableRow("control", (control.name, "–", *_cells(final(view, control)))) for control in view.controls]
+    return rows
+
+
+def _cells(m: Measurement) -> tuple[str, ...]:
+    return (
+        per_cent(m.robust_accuracy),
+        with_arm(m.latency.latency_ms) + (" (noisy)" if m.latency.noisy else ""),
+        with_arm(m.latency.speedup, unit=" ×"),
+        per_cent(m.clean_accuracy),
+        str(m.num_members),
+        f"{m.mean_members_run:.2f}",
+        in_bytes(m.size_bytes),
+        in_macs(m.macs),
+    )
+
+
+# ---------------------------------------------------------------- files
+
+
+def write_report(view: RunView, folder: Path) -> dict[str, Path]:
+    """Write the page, the table and the JSON; each file appears whole or not at all.
+
+    Args:
+        view: The run.
+        folder: Where to; made if absent. Files of an earlier report are replaced.
+
+    Returns:
+        The paths under `html`, `csv` and `json`.
+
+    Raises:
+        StoreError: If the folder cannot be written.
+    """
+    from eed_search.tracking.page import page  # here: plotly takes a while to import
+
+    facts = as_json(view)
+    paths = {"html": folder / HTML_NAME, "csv": folder / CSV_NAME, "json": folder / JSON_NAME}
+    write_atomic(paths["json"], (json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_atomic(paths["csv"], _csv(facts).encode())
+    write_atomic(paths["html"], page(view).encode())
+    return paths
+
+
+def _csv(facts: dict[str, Any]) -> str:
+    """Write frontier, base and controls as one flat table, nested names joined by dots."""
+    rows = [{"kind": "frontier", "name": point["id"], **flatten(point)} for point in facts["frontier"]]
+    if facts["base"] is not None:
+        rows.append({"kind": "base", **flatten(facts["base"])})
+    rows += [{"kind": "control", **flatten(control)} for control in facts["controls"]]
+    columns: dict[str, None] = dict.fromkeys(["kind", "name"])
+    for row in rows:
+        columns.update(dict.fromkeys(row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(columns), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

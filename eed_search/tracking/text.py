@@ -1,0 +1,65 @@
+"""How numbers, intervals and teams read in tables, on the page and in run names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from eed_search.core.params import ParamValue, TrialParams
+from eed_search.core.records import Accuracy, Interval, RobustAccuracy
+
+
+def team_title(params: Mapping[str, ParamValue]) -> str:
+    """Name a trial's team in a few words, such as `nis-50 bnsf-25`; empty if the parameters name none."""
+    try:
+        return TrialParams.from_flat(params).title()
+    except (KeyError, ValueError):
+        return ""
+
+
+def per_cent(accuracy: Accuracy | RobustAccuracy) -> str:
+    """Print an accuracy with the longer arm of its interval, such as `83.0 ±4.6 %`."""
+    return f"{100 * accuracy.value:.1f} ±{100 * arm(accuracy):.1f} %"
+
+
+def with_arm(interval: Interval, digits: int = 3, unit: str = "") -> str:
+    """Print a number to `digits` significant digits with the longer arm of its interval, such as `0.412 ±0.006`."""
+    value = f"{interval.value:#.{digits}g}".rstrip(".")
+    decimals = len(value.partition(".")[2])
+    return f"{value} ±{arm(interval):.{decimals}f}{unit}"
+
+
+def arm(interval: Interval | Accuracy | RobustAccuracy) -> float:
+    """Give the longer arm of an interval, so that value ± arm covers it."""
+    return max(interval.value - interval.low, interval.high - interval.value)
+
+
+def in_bytes(size: int) -> str:
+    """Print a size, such as `148 kB` (1 kB is 1000 bytes)."""
+    return _scaled(size, ("B", "kB", "MB", "GB"))
+
+
+def in_macs(macs: int) -> str:
+    """Print a count of multiply-accumulates, such as `3.21 M`."""
+    return _scaled(macs, ("", "k", "M", "G", "T"))
+
+
+def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Join the names of nested tables by dots; lists become JSON text, none an empty text."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        elif isinstance(value, list | tuple):
+            flat[prefix + key] = json.dumps(value)
+        else:
+            flat[prefix + key] = "" if value is None else value
+    return flat
+
+
+def _scaled(number: float, units: tuple[str, ...]) -> str:
+    power = 0
+    while number >= 999.5 and power < len(units) - 1:
+        number, power = number / 1000, power + 1
+    return f"{number:.3g} {units[power]}".strip()

@@ -1,0 +1,137 @@
+"""Does the frontier beat the controls? One comparison for each control, on the same images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from eed_search.core.ledger import RunView
+from eed_search.core.points import frontier
+from eed_search.core.records import Interval, Measurement, Point, Reference, unpack_bits
+from eed_search.core.statistics import paired_difference
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One control against the frontier.
+
+    Attributes:
+        control: The control's name.
+        beaten: Whether some frontier point is at least as fast and at least as robust, and
+            strictly better in one of the two.
+        point: The frontier point compared: of those that beat the control, the most robust; else,
+            of those at least as fast, the most robust; else the fastest. None without a frontier.
+        robust_difference: The point's robust accuracy minus the control's, with its 95 % interval
+            on the same images (fractions); none where the two were not measured on the same images.
+        times_faster: The control's latency over the point's; none without a point.
+        significant: The interval excludes 0.
+        text: The comparison in one line.
+    """
+
+    control: str
+    beaten: bool
+    point: str | None
+    robust_difference: Interval | None
+    times_faster: float | None
+    significant: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the frontier beats the controls.
+
+    Attributes:
+        beats_controls: All controls are beaten; none where there is no control or no frontier.
+        text: The verdict in one line.
+        comparisons: One for each control.
+    """
+
+    beats_controls: bool | None
+    text: str
+    comparisons: tuple[Comparison, ...]
+
+
+def final(view: RunView, reference: Reference) -> Measurement:
+    """Take a reference's measurement with its final latency filled in where one was taken."""
+    latency = view.latencies.get(reference.name, reference.measurement.latency)
+    return replace(reference.measurement, latency=latency)
+
+
+def judge(view: RunView) -> Verdict:
+    """Compare the frontier with every control.
+
+    Args:
+        view: The run.
+
+    Returns:
+        The verdict; a frontier that does not beat the controls says so.
+
+    Source:
+        Ours; the difference on the same images after Agresti and Min 2005 (`paired_difference`).
+    """
+    front = frontier(view)
+    if not view.controls:
+        return Verdict(None, "No control was trained, so the frontier stands beside the dense base alone.", ())
+    if not front:
+        return Verdict(None, "There is no frontier yet, so nothing can be compared with the controls.", ())
+    comparisons = tuple(_compare(control.name, final(view, control), front) for control in view.controls)
+    missed = [c.control for c in comparisons if not c.beaten]
+    significant = sum(c.significant for c in comparisons)
+    if not missed:
+        text = (
+            f"The frontier beats {'all' if len(comparisons) > 1 else 'the'} {_count(len(comparisons), 'control')}: "
+            f"at least as fast and as robust as each"
+            f" ({significant} of {len(comparisons)} robust-accuracy differences exclude 0)."
+        )
+    elif len(missed) < len(comparisons):
+        text = f"The frontier does NOT beat all controls: not {' nor '.join(missed)}."
+    else:
+        text = "The frontier does NOT beat the controls: no point is at least as fast and as robust as any of them."
+    return Verdict(not missed, text, comparisons)
+
+
+def _compare(name: str, control: Measurement, front: list[Point]) -> Comparison:
+    slow, weak = control.latency.latency_ms.value, control.robust_accuracy.value
+    as_fast = [p for p in front if p.measurement.latency.latency_ms.value <= slow]
+    beating = [
+        p
+        for p in as_fast
+        if p.measurement.robust_accuracy.value >= weak
+        and (p.measurement.robust_accuracy.value > weak or p.measurement.latency.latency_ms.value < slow)
+    ]
+    candidates = beating or as_fast
+    # The front is sorted fastest first, so of equally robust points the fastest is taken.
+    point = max(candidates, key=lambda p: p.measurement.robust_accuracy.value) if candidates else front[0]
+    difference = _difference(point.measurement, control)
+    faster = slow / point.measurement.latency.latency_ms.value
+    significant = difference is not None and (difference.low > 0 or difference.high < 0)
+    gain = point.measurement.robust_accuracy.value - weak
+    by = f"{100 * gain:+.1f} points of robust accuracy"
+    if difference is not None:
+        excludes = "excludes" if significant else "includes"
+        by += f" ({100 * difference.low:+.1f}..{100 * difference.high:+.1f} on the same images, {excludes} 0)"
+    else:
+        by += " (not on the same images, so without an interval)"
+    speed = f"{faster:.2f}× its speed"
+    if beating:
+        text = f"{name}: beaten by {point.id}, {by} at {speed}"
+    elif as_fast:
+        text = f"{name}: not beaten; the most robust point that is at least as fast, {point.id}: {by} at {speed}"
+    else:
+        text = f"{name}: not beaten; no point is as fast; the fastest, {point.id}: {by} at {speed}"
+    if control.latency.noisy:
+        text += "; its latency is noisy"
+    return Comparison(name, bool(beating), point.id, difference, faster, significant, text)
+
+
+def _difference(point: Measurement, control: Measurement) -> Interval | None:
+    num = point.robust_accuracy.num_samples
+    same = num == control.robust_accuracy.num_samples and point.robust_hex and control.robust_hex
+    if not same:
+        return None
+    first, second = unpack_bits(point.robust_hex, num), unpack_bits(control.robust_hex, num)
+    return Interval(*paired_difference(first, second))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
