@@ -1,0 +1,180 @@
+"""Channels physically removed: the only pruning here that makes a member faster.
+
+The dependency graph (torch-pruning) says which layers share a channel, residual sums included.
+Every group keeps the same fraction of its channels, in blocks, since runtimes compute in blocks.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from eed_search.compression.scores import Scores, weight_layers
+from eed_search.core.errors import ModelError
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that live or die together.
+
+    Attributes:
+        producers: Layers whose outputs are these channels, by name.
+        num_channels: Channels of the group.
+    """
+
+    producers: tuple[str, ...]
+    num_channels: int
+
+
+def kept_channels(num_channels: int, fraction: float, block: int) -> int:
+    """How many channels stay: the nearest multiple of the block, at least one block, at most all.
+
+    Args:
+        num_channels: Before.
+        fraction: In (0, 1].
+        block: Channels are kept in multiples of this.
+
+    Returns:
+        A count in 1..num_channels; a group narrower than one block stays whole.
+    """
+    blocks = max(1, round(fraction * num_channels / block))
+    return min(num_channels, blocks * block)
+
+
+def channel_scores(group: ChannelGroup, scores: Scores) -> Float[Tensor, " channels"]:
+    """Score a group's channels: mean over the filter's weights, summed over the layers that make it.
+
+    Each layer is first scaled to mean 1, so that no layer of a residual group drowns the others.
+
+    Source:
+        methods after EED (arXiv 2504.04747) and DepGraph (arXiv 2301.12900, section 3.3); the scaling is ours.
+    """
+    total = torch.zeros(group.num_channels)
+    for name in group.producers:
+        rows = scores[f"{name}.weight"].detach().cpu().double().flatten(1).mean(1)
+        total += (rows / rows.mean().clamp_min(1e-300)).float()
+    return total
+
+
+def channel_groups(model: nn.Module, image_shape: tuple[int, int, int]) -> list[ChannelGroup]:
+    """List the groups of channels that can be removed; the classifier's outputs cannot.
+
+    Raises:
+        ModelError: If nothing can be removed.
+    """
+    return [group for group, _ in _groups(copy.deepcopy(model).cpu(), image_shape)]
+
+
+def choose_channels(
+    model: nn.Module, image_shape: tuple[int, int, int], scores: Scores, fraction: float, block: int
+) -> list[tuple[ChannelGroup, Bool[Tensor, " channels"]]]:
+    """Decide for each group which channels stay: those of highest score, the earlier of equals.
+
+    Args:
+        model: The network.
+        image_shape: Channels, height, width.
+        scores: One tensor for each weight.
+        fraction: Of every group's channels, in (0, 1].
+        block: Channels are kept in multiples of this.
+
+    Returns:
+        Each group with true for the channels that stay.
+    """
+    chosen = []
+    for group in channel_groups(model, image_shape):
+        order = torch.sort(channel_scores(group, scores), descending=True, stable=True).indices
+        keep = torch.zeros(group.num_channels, dtype=torch.bool)
+        keep[order[: kept_channels(group.num_channels, fraction, block)]] = True
+        chosen.append((group, keep))
+    return chosen
+
+
+def remove_channels(
+    model: nn.Module,
+    image_shape: tuple[int, int, int],
+    chosen: list[tuple[ChannelGroup, Bool[Tensor, " channels"]]],
+) -> nn.Module:
+    """Build the smaller network that equals the one whose other channels are silenced.
+
+    Args:
+        model: The network; left untouched.
+        image_shape: Channels, height, width.
+        chosen: What `choose_channels` gave.
+
+    Returns:
+        A copy with fewer channels, its remaining weights unchanged, in evaluation mode.
+    """
+    smaller = copy.deepcopy(model).cpu().eval()
+    keep_by_producers = {group.producers: keep for group, keep in chosen}
+    for group, prunable in _groups(smaller, image_shape):
+        keep = keep_by_producers[group.producers]
+        drop = (~keep).nonzero().flatten().tolist()
+        if drop:
+            prunable(drop)
+    return smaller
+
+
+def silence_channels(
+    model: nn.Module, chosen: list[tuple[ChannelGroup, Bool[Tensor, " channels"]]], norms: Mapping[str, str]
+) -> nn.Module:
+    """Zero the dropped channels instead of removing them: filter, bias, and the batch norm's scale and shift.
+
+    The slow definition that `remove_channels` must equal. A zeroed filter alone is not enough: its
+    batch norm would still emit beta - gamma * mean / sigma.
+
+    Args:
+        model: The network; left untouched.
+        chosen: What `choose_channels` gave.
+        norms: For each layer with a batch norm behind it, that norm's name.
+    """
+    silenced = copy.deepcopy(model).eval()
+    modules = dict(silenced.named_modules())
+    with torch.no_grad():
+        for group, keep in chosen:
+            for name in group.producers:
+                for part in (modules[name], modules[norms[name]] if name in norms else None):
+                    for parameter in part.parameters(recurse=False) if part is not None else ():
+                        parameter[~keep] = 0
+    return silenced
+
+
+def _groups(
+    model: nn.Module, image_shape: tuple[int, int, int]
+) -> list[tuple[ChannelGroup, Callable[[list[int]], None]]]:
+    """Each group with a function that removes its channels from `model` in place."""
+    import torch_pruning
+
+    layers = weight_layers(model)
+    names = {layer: name for name, layer in layers.items()}
+    last = list(layers.values())[-1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch-pruning warns of parameters it leaves alone
+        graph = torch_pruning.DependencyGraph().build_dependency(model.eval(), torch.zeros(1, *image_shape))
+        roots = list(graph.get_all_groups(ignored_layers=[last], root_module_types=[nn.Conv2d, nn.Linear]))
+    found: list[tuple[ChannelGroup, Callable[[list[int]], None]]] = []
+    for root in roots:
+        first, handler = root[0].dep.target.module, root[0].dep.handler
+        producers = {
+            names[dependency.target.module]
+            for dependency, _ in root
+            if dependency.target.module in names and graph.is_out_channel_pruning_fn(dependency.handler)
+        }
+
+        def remove(drop: list[int], first: nn.Module = first, handler: object = handler) -> None:
+            # asked for again at each removal: earlier removals have changed the indices
+            graph.get_pruning_group(first, handler, drop).prune()
+
+        found.append((ChannelGroup(tuple(sorted(producers)), _outputs(layers[min(producers)])), remove))
+    if not found:
+        raise ModelError(f"{type(model).__name__}: no channel can be removed; take granularity unstructured")
+    return found
+
+
+def _outputs(layer: nn.Conv2d | nn.Linear) -> int:
+    return layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
