@@ -1,0 +1,45 @@
+"""`eed-search check`: every mistake of a file at once; starts nothing and loads neither torch nor Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from eed_search.cli.console import say
+from eed_search.cli.space_file import Changes, find, read
+from eed_search.core.errors import SpecError
+from eed_search.core.spec import Choice, Spec
+
+
+def check(file: Path, changes: Changes) -> None:
+    """Check a file and say what it would do.
+
+    Raises:
+        SpecError: With every mistake, one line each.
+    """
+    from eed_search.data.sources import readable
+
+    spec = read(file, changes)
+    if problems := readable(spec.data):
+        raise SpecError([f"{find(file).name}: {problem}" for problem in problems])
+    say(f"{find(file)}: no mistakes")
+    for line in summary(spec):
+        say(f"  {line}")
+
+
+def summary(spec: Spec) -> list[str]:
+    """Describe a search in a few lines."""
+    source = spec.data.source if spec.data.path is None else f"{spec.data.source} in {spec.data.path}"
+    space = spec.search.space
+    free = [
+        name
+        for name in type(space).model_fields
+        if not (isinstance(dimension := getattr(space, name), Choice) and len(dimension.values) == 1)
+    ]
+    control = f"{len(spec.controls.sizes) * len(spec.controls.recoveries)}" if spec.controls.sizes else "no"
+    return [
+        f"data      {source}, eps {spec.threat.eps:.4g}",
+        f"base      {spec.model.name} of width {spec.model.width}, {spec.base.epochs:g} epochs",
+        f"teams     {spec.team.mode}, members cut by {spec.members.granularity}",
+        f"search    {spec.search.trials} trials ({spec.search.sampler}), {control} controls",
+        f"varies    {', '.join(free) or 'nothing'}",
+    ]

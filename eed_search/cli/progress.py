@@ -1,0 +1,221 @@
+"""What a person sees while a search runs: a live page on a terminal, else one line for each event."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from eed_search.cli.console import console, is_terminal, say
+from eed_search.cli.result import duration
+from eed_search.core.points import frontier, run_hypervolume
+from eed_search.search.listener import Listener, Status
+from eed_search.tracking.text import per_cent, team_title, with_arm
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.live import Live
+
+    from eed_search.core.ledger import RunView
+    from eed_search.core.records import Measurement, Reference, TrialRecord
+
+_HEARTBEAT_S = 60.0
+_BAR = 30
+_MOST_POINTS = 8
+_MOST_RUNNING = 8
+
+
+@contextmanager
+def progress() -> Iterator[Listener]:
+    """Give the listener that suits the output, and clear the live page at the end."""
+    if not is_terminal():
+        yield PlainProgress(say)
+        return
+    from rich.live import Live
+
+    with Live(console=console(), auto_refresh=False, transient=True) as live:
+        yield LiveProgress(live)
+
+
+class PlainProgress:
+    """One line for each event, and a sign of life each minute: for logs and pipes.
+
+    Args:
+        line: Prints one line.
+        clock: Gives seconds; the first call is the start.
+    """
+
+    def __init__(self, line: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._line = line
+        self._clock = clock
+        self._start = self._spoke = clock()
+        self._status = Status(0.0)
+
+    def on_stage(self, text: str) -> None:
+        """Print the phase."""
+        self._say(text)
+
+    def on_base(self, base: Reference) -> None:
+        """Print what the dense base measured."""
+        self._say(reference_line(base))
+
+    def on_control(self, control: Reference) -> None:
+        """Print what a control measured."""
+        self._say(reference_line(control))
+
+    def on_result(self, record: TrialRecord, view: RunView) -> None:
+        """Print the trial's end and how far the search is."""
+        self._say(trial_line(record))
+        total = max(self._status.num_trials, len(view.trials))
+        parts = [f"{len(view.trials)} of {total} trials", f"{len(frontier(view))} points on the frontier"]
+        parts.append(f"hypervolume {run_hypervolume(view):.3f}")
+        if self._status.eta_s is not None and len(view.trials) < total:
+            parts.append(f"about {duration(self._status.eta_s)} left")
+        self._say(f"  {', '.join(parts)}")
+
+    def on_tick(self, status: Status) -> None:
+        """Print what is running if nothing was printed for a minute."""
+        self._status = status
+        if self._clock() - self._spoke >= _HEARTBEAT_S:
+            running = "; ".join(f"{who}: {stage}" for who, stage in sorted(status.stages.items()))
+            self._say(f"  still running{': ' if running else ''}{running}")
+
+    def _say(self, text: str) -> None:
+        self._spoke = self._clock()
+        self._line(f"[{clock_time(self._spoke - self._start)}] {text}")
+
+
+class LiveProgress:
+    """A page that is drawn again each second; base, controls and failures stay above it.
+
+    Args:
+        live: The region of the terminal.
+    """
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+        self._start = time.monotonic()
+        self._phase = "starting"
+        self._status = Status(0.0)
+        self._view: RunView | None = None
+
+    def on_stage(self, text: str) -> None:
+        """Show the phase."""
+        self._phase = text
+        self._draw()
+
+    def on_base(self, base: Reference) -> None:
+        """Keep what the dense base measured in sight."""
+        self._keep(reference_line(base))
+
+    def on_control(self, control: Reference) -> None:
+        """Keep what a control measured in sight."""
+        self._keep(reference_line(control))
+
+    def on_result(self, record: TrialRecord, view: RunView) -> None:
+        """Update the best points; a trial that gave none is kept in sight."""
+        self._view = view
+        if record.outcome != "done":
+            self._keep(trial_line(record))
+        self._draw()
+
+    def on_tick(self, status: Status) -> None:
+        """Draw again."""
+        self._status = status
+        self._draw()
+
+    def _keep(self, text: str) -> None:
+        from rich.text import Text
+
+        passed = clock_time(time.monotonic() - self._start)
+        self._live.console.print(Text(f"[{passed}] {text}"))
+
+    def _draw(self) -> None:
+        passed = time.monotonic() - self._start
+        self._live.update(page(self._phase, passed, self._status, self._view), refresh=True)
+
+
+def page(phase: str, passed_s: float, status: Status, view: RunView | None) -> Group:
+    """Lay the live page out: phase, bar, what runs, best points.
+
+    Args:
+        phase: What the search is doing.
+        passed_s: Seconds since the start.
+        status: The latest status.
+        view: The search so far; none before the first trial has ended.
+    """
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    parts: list[Text | Table] = [
+        Text(f"[{clock_time(passed_s)}] {phase}", style="bold", overflow="ellipsis", no_wrap=True)
+    ]
+    if status.num_trials:
+        parts.append(Text(_bar(status), overflow="ellipsis", no_wrap=True))
+    if status.stages:
+        running = Table.grid(padding=(0, 2))
+        running.add_column(no_wrap=True)
+        running.add_column(no_wrap=True, overflow="ellipsis")
+        for who, stage in sorted(status.stages.items(), key=_by_number)[:_MOST_RUNNING]:
+            running.add_row(Text(f"  {who}", style="cyan"), Text(stage))
+        parts.append(running)
+    if view is not None and (front := frontier(view)):
+        parts.append(Text(f"best points so far, hypervolume {run_hypervolume(view):.3f}", style="bold"))
+        best = Table.grid(padding=(0, 2))
+        for point in front[:_MOST_POINTS]:
+            best.add_row(
+                *(Text(cell) for cell in (f"  {point.id}", *_figures(point.measurement), team_title(point.params)))
+            )
+        parts.append(best)
+        if len(front) > _MOST_POINTS:
+            parts.append(Text(f"  … and {len(front) - _MOST_POINTS} more"))
+    return Group(*parts)
+
+
+def reference_line(reference: Reference) -> str:
+    """Write what the base or a control measured in one line."""
+    robust, speed, clean = _figures(reference.measurement)
+    return f"{reference.name}: {robust}, {clean}, {speed} ({duration(reference.seconds)})"
+
+
+def trial_line(record: TrialRecord) -> str:
+    """Write a trial's end in one line."""
+    line = f"trial {record.number} {record.outcome}"
+    if record.reason:
+        line += f" ({record.reason})"
+    title = team_title(record.params)
+    if record.outcome == "done" and record.measurement is not None:
+        line += f": {', '.join(_figures(record.measurement))}"
+    elif record.message:
+        line += f": {record.message}"
+    return f"{line}; {title}" if title else line
+
+
+def clock_time(seconds: float) -> str:
+    """Print a time as `3:05` or `1:02:05`."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute:2d}:{second:02d}"
+
+
+def _figures(m: Measurement) -> tuple[str, str, str]:
+    return (
+        f"robust {per_cent(m.robust_accuracy)}",
+        f"{with_arm(m.latency.speedup)} × as fast",
+        f"clean {100 * m.clean_accuracy.value:.1f} %",
+    )
+
+
+def _by_number(item: tuple[str, str]) -> tuple[str, int]:
+    words, _, number = item[0].rpartition(" ")
+    return (words, int(number)) if number.isdigit() else (item[0], 0)
+
+
+def _bar(status: Status) -> str:
+    ended = sum(number for state, number in status.counts.items() if state != "running")
+    filled = round(_BAR * min(1.0, ended / status.num_trials))
+    odd = [f"{status.counts[s]} {s}" for s in ("infeasible", "pruned", "failed") if status.counts.get(s)]
+    left = f", about {duration(status.eta_s)} left" if status.eta_s is not None and ended < status.num_trials else ""
+    return f"{'━' * filled}{'╌' * (_BAR - filled)} {ended} of {status.num_trials} trials{''.join(f', {o}' for o in odd)}{left}"

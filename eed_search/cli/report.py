@@ -1,0 +1,26 @@
+"""`eed-search report`: a search's result again, for people or as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from eed_search.cli.console import say
+from eed_search.cli.homes import open_run
+
+
+def report(run: str | None, *, home: Path, as_json: bool) -> None:
+    """Print a search's result.
+
+    Raises:
+        RunError: If there is no such search.
+    """
+    folder, view = open_run(home, run)
+    if as_json:
+        from eed_search.tracking.report import as_json as facts
+
+        say(json.dumps(facts(view), indent=1, ensure_ascii=False, allow_nan=False))
+        return
+    from eed_search.cli.result import show
+
+    show(view, folder, home)

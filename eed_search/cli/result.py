@@ -1,0 +1,204 @@
+"""What a person sees of a search: the frontier table, the verdict, what was reused, what to do next."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eed_search.cli.console import console, say
+from eed_search.core.ledger import RunView
+from eed_search.core.points import frontier, run_hypervolume
+from eed_search.tracking.report import COLUMNS, HTML_NAME, TableRow, table_rows
+from eed_search.tracking.verdict import judge
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+DEFAULT_HOME = "runs"
+_WIDTH = 80
+_WIDE = 118  # from this width on, every column has its own place
+_SHORT = {
+    "robust accuracy": "robust\n%",
+    "latency ms": "latency\nms",
+    "speed-up": "speed-up\n×",
+    "clean accuracy": "clean\n%",
+    "members": "of",
+    "members run": "run",
+    "size": "size",
+    "MACs": "MACs",
+}
+
+
+def show(view: RunView, folder: Path, home: Path) -> None:
+    """Print a search's result, complete or as far as it is.
+
+    Args:
+        view: The search.
+        folder: Its folder.
+        home: The home, so that the printed commands find the search again.
+    """
+    for line in headline(view):
+        say(line)
+    rows = table_rows(view)
+    if rows:
+        say()
+        console().print(frontier_table(rows, console().width))
+        for line in legend(view):
+            say(line)
+    say()
+    for line in verdict_lines(view) + reuse_lines(view) + failure_lines(view) + note_lines(view):
+        say(line)
+    say()
+    for line in next_steps(view, folder, home):
+        say(line)
+
+
+def headline(view: RunView) -> list[str]:
+    """Say what the search is, how far it came and how long it took."""
+    counts = view.num_trials()
+    states = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
+    line = f"{view.name}: {view.state} after {duration(view.seconds)}; trials: {states or 'none yet'}"
+    if view.base is not None and counts["done"]:
+        line += f"; hypervolume {run_hypervolume(view):.3f}"
+    return textwrap.wrap(line, _WIDTH)
+
+
+def frontier_table(rows: list[TableRow], width: int) -> Table:
+    """Lay the frontier, the base and the controls out as a table.
+
+    Args:
+        rows: As `tracking.report.table_rows` gives them.
+        width: Columns of the screen; below 118 the team stands under its point and MACs are left out.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    wide = width >= _WIDE
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1 if wide else 0), collapse_padding=True, pad_edge=False)
+    table.add_column("point", min_width=14)
+    shown = [name for name in COLUMNS[2:] if wide or name != "MACs"]
+    for name in shown:
+        table.add_column(_SHORT[name], justify="right", no_wrap=True)
+    previous = None
+    for row in rows:
+        if previous not in (None, row.kind):
+            table.add_section()
+        previous = row.kind
+        cells = dict(zip(COLUMNS, row.cells, strict=True))
+        team = cells["team"] if row.kind == "point" else ""
+        title = f"{cells['point']}{'  ' if wide else chr(10)}{team}" if team else cells["point"]
+        # Units stand in the heading, so that the columns fit 80 characters.
+        values = [cells[name].removesuffix(" %").removesuffix(" ×").replace(" (noisy)", "?") for name in shown]
+        table.add_row(*(Text(text) for text in (title, *values)), style="bold" if row.kind == "point" else "")
+    return table
+
+
+def legend(view: RunView) -> list[str]:
+    """Say what the numbers of the table are, and what they must not be taken for."""
+    if view.base is None:
+        return []
+    robust = view.base.measurement.robust_accuracy
+    lines = [
+        f"robust: {robust.num_samples} validation images under {robust.attack}, L-inf eps {robust.eps:.4g};"
+        f" badge `{robust.badge}`: it ranks trials, it is not a claim.",
+        "latency, speed-up: batch 1 in onnxruntime, against the dense base in the same process."
+        " run: members asked for an average image, of all. ±: 95 % interval.",
+    ]
+    measured = [p.measurement.latency for p in frontier(view)]
+    if any(latency.method == "additive" for latency in measured):
+        lines.append("Some latencies are sums of member latencies: the deployed cascade itself was not timed yet.")
+    if any("(noisy)" in cell for row in table_rows(view) for cell in row.cells):
+        lines.append("?: the machine was too noisy for the interval that the protocol asks for.")
+    return [wrapped for line in lines for wrapped in textwrap.wrap(line, _WIDTH)]
+
+
+def verdict_lines(view: RunView) -> list[str]:
+    """Say whether the frontier beats the controls, and how each point stands to the dense base."""
+    lines = []
+    verdict = judge(view)
+    lines += textwrap.wrap(verdict.text, _WIDTH)
+    for comparison in verdict.comparisons:
+        lines += textwrap.wrap(comparison.text, _WIDTH, initial_indent="  ", subsequent_indent="    ")
+    against = [(p.id, d) for p in frontier(view) if (d := p.measurement.difference_to_base) is not None]
+    if against:
+        lines.append("Robust accuracy minus the dense base's, same images (points, 95 %):")
+        texts = [f"{id_}: {100 * d.value:+.1f} ({100 * d.low:+.1f}..{100 * d.high:+.1f})" for id_, d in against]
+        lines += textwrap.wrap("; ".join(texts), _WIDTH, initial_indent="  ", subsequent_indent="  ")
+    return lines
+
+
+def reuse_lines(view: RunView) -> list[str]:
+    """Say how much the stage store saved: computed and reused, by stage."""
+    counts = view.stage_counts()
+    if not counts:
+        return []
+    texts = [f"{stage} {made}+{reused}" for stage, (made, reused) in sorted(counts.items())]
+    return textwrap.wrap(f"Stages of all trials, computed+reused: {', '.join(texts)}", _WIDTH, subsequent_indent="  ")
+
+
+def failure_lines(view: RunView) -> list[str]:
+    """List the trials that gave no point, with their reasons."""
+    lines: list[str] = []
+    for number, trial in sorted(view.trials.items()):
+        if trial.outcome in ("failed", "infeasible", "pruned"):
+            reason = f" ({trial.reason})" if trial.reason else ""
+            text = f"trial {number} {trial.outcome}{reason}: {trial.message or 'no message'}"
+            lines += textwrap.wrap(text, _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    if len(lines) > 12:
+        lines = [*lines[:11], f"… and more: {command('report')} --json lists every state"]
+    return lines
+
+
+def note_lines(view: RunView) -> list[str]:
+    """Repeat what the search wrote down for the reader."""
+    return [
+        line
+        for note in view.notes
+        for line in textwrap.wrap(
+            f"note: {note}", _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
+    ]
+
+
+def next_steps(view: RunView, folder: Path, home: Path) -> list[str]:
+    """Give the plot's path and the exact commands that come next."""
+    lines = []
+    plot = folder / "report" / HTML_NAME
+    if plot.is_file():
+        lines.append(f"plot    {plot}")
+    there = where(home)
+    name = shlex.quote(folder.name)
+    lines.append(f"MLflow  {command('ui')} {name}{there}")
+    lines.append(f"again   {command('report')} {name}{there}")
+    if frontier(view):
+        out = shlex.quote(f"{folder.name}-knee")
+        lines.append(f"export  {command('export')} {name} --select knee --out {out}{there}")
+    return lines
+
+
+def command(name: str) -> str:
+    """Write one of our commands so that it can be pasted: by its path where `eed-search` is not on PATH."""
+    script = Path(sys.argv[0])
+    if script.name != "eed-search" or shutil.which("eed-search"):
+        return f"eed-search {name}"
+    return f"{shlex.quote(str(script))} {name}"
+
+
+def where(home: Path) -> str:
+    """Write the option that finds a home again; nothing for the default one."""
+    return "" if home == Path(DEFAULT_HOME) else f" --home {shlex.quote(str(home))}"
+
+
+def duration(seconds: float) -> str:
+    """Print a time, such as `48 s`, `3 min 05 s` or `1 h 02 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

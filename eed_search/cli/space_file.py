@@ -1,0 +1,88 @@
+"""From what stands on the command line to a checked search-space file: its path, options, `--set`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import eed_search
+from eed_search.core.errors import SpecError
+from eed_search.core.spec import Override, Spec, load
+
+DEFAULT_NAME = "digits"
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What the command line changes in a file; the named options win over `--set`.
+
+    Attributes:
+        sets: Each `--set` as typed.
+        data: Folder of the images.
+        trials: Number of trials.
+        seed: The search's seed.
+    """
+
+    sets: Sequence[str] = ()
+    data: Path | None = None
+    trials: int | None = None
+    seed: int | None = None
+
+
+def packaged_files() -> dict[str, Path]:
+    """Find the search-space files that come with eed-search, by name without `.yaml`."""
+    package = Path(eed_search.__file__).parent
+    # Installed, the files lie inside the package; in a checkout beside it.
+    folder = next((f for f in (package / "search_spaces", package.parent / "search_spaces") if f.is_dir()), None)
+    return {} if folder is None else {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def find(file: Path | None) -> Path:
+    """Find a file: as a path, else as the name of a packaged one (`digits`, `search_spaces/digits.yaml`).
+
+    Raises:
+        SpecError: If there is none; says which are packaged.
+    """
+    wanted = Path(DEFAULT_NAME) if file is None else file
+    if file is not None and file.exists():
+        return file
+    packaged = packaged_files()
+    plain = str(wanted.parent) in (".", "search_spaces") and wanted.suffix in ("", ".yaml")
+    if plain and (found := packaged.get(wanted.stem)):
+        return found
+    raise SpecError([f"{wanted}: no such file; give a search-space file, or a packaged one: {', '.join(packaged)}"])
+
+
+def read(file: Path | None, changes: Changes) -> Spec:
+    """Read and check a file with the command line's changes.
+
+    Returns:
+        The file with every default filled in; `data.path` is absolute, since workers run in other folders.
+
+    Raises:
+        SpecError: With every mistake, one line each.
+    """
+    overrides: list[Override] = []
+    problems: list[str] = []
+    for text in changes.sets:
+        try:
+            overrides.append(Override.parse(text))
+        except SpecError as error:
+            problems += error.problems
+    if changes.data is not None:
+        overrides.append(Override(("data", "path"), str(changes.data)))
+    if changes.trials is not None:
+        overrides.append(Override(("search", "trials"), changes.trials))
+    if changes.seed is not None:
+        overrides.append(Override(("seed",), changes.seed))
+    try:
+        spec = load(find(file), overrides)
+    except SpecError as error:
+        raise SpecError(problems + error.problems) from error
+    if problems:
+        raise SpecError(problems)
+    if spec.data.path is None:
+        return spec
+    absolute = str(Path(spec.data.path).expanduser().resolve())
+    return spec.model_copy(update={"data": spec.data.model_copy(update={"path": absolute})})
