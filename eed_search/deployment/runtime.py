@@ -1,0 +1,445 @@
+"""Run a deployed, gated team with numpy and onnxruntime alone; this one file is all that a bundle needs.
+
+    python runtime.py BUNDLE IMAGES.npy [--threads N]
+
+or, from Python, `GatedClassifier("BUNDLE").predict(images)`. Members are asked in their order until
+the gate is sure enough; in a batch only the undecided images go on to the next member. Nothing here
+imports another module of eed-search, so the file can be copied anywhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+FORMAT = "eed-search bundle"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+INPUT, OUTPUT = "images", "probabilities"
+RULES = ("threshold", "map")
+
+_MIN_PROBABILITY = 1e-12  # inside logarithms, so that a class of probability 0 gives a large but finite KL
+_MAX_BATCH = 256  # images in one call of a member: larger batches gain nothing and their activations fill the memory
+
+
+class RuntimeFault(Exception):
+    """The root of what this file raises on purpose; `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class BundleFault(RuntimeFault):
+    """The bundle is missing, altered, or of a version that this runtime cannot read."""
+
+    exit_code = 8
+
+
+class InputFault(RuntimeFault, ValueError):
+    """The images are of the wrong type, shape or range."""
+
+    exit_code = 4
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """When the gate stops asking further members.
+
+    With ŷ_t the mean of the first t members' probabilities and C classes, the stop probability is
+    q_1 = conf(ŷ_1)^sharpness and q_t = conf(ŷ_t)^sharpness · exp(−KL(ŷ_t ‖ ŷ_{t−1})/tau), where
+    conf(p) = (max p − 1/C)/(1 − 1/C). The last member has q = 1.
+
+    Attributes:
+        rule: `threshold` stops at the first t with q_t ≥ threshold and answers with ŷ_t. `map`
+            answers with the t that maximises q_t·Π_{i<t}(1−q_i) and stops as soon as no later
+            member can beat the best so far.
+        threshold: Stop probability that is enough; above 1 runs every member. `map` ignores it.
+        sharpness: Exponent of the confidence, above 0.
+        tau: Scale of the KL divergence, above 0.
+    """
+
+    rule: str
+    threshold: float
+    sharpness: float
+    tau: float
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise BundleFault(f"gate.rule: {self.rule!r} is not one of {', '.join(RULES)}")
+        for name in ("threshold", "sharpness", "tau"):
+            value = getattr(self, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if not number or value < 0 or (value == 0 and name != "threshold"):
+                least = "at least 0" if name == "threshold" else "above 0"
+                raise BundleFault(f"gate.{name}: {value!r} is not a finite number {least}")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the team answers.
+
+    Attributes:
+        labels: int64 [images], the class with the highest probability.
+        num_members_run: int64 [images], how many members were asked (rule `map` may answer with
+            the mean of fewer).
+        probabilities: float64 [images, classes], the mean that decided.
+    """
+
+    labels: np.ndarray
+    num_members_run: np.ndarray
+    probabilities: np.ndarray
+
+
+class GateWalk:
+    """The gate's way through one image's members: the scalar twin of the batch code, for batch 1.
+
+    Args:
+        gate: The settings.
+        num_members: Members in the team; the last one always stops.
+
+    Attributes:
+        answer: After a `step` that gave True: float64 [classes], the mean that decides.
+    """
+
+    __slots__ = ("_best", "_gate", "_left", "_log", "_mean", "_num_members", "_run", "_total", "answer")
+
+    def __init__(self, gate: GateSettings, num_members: int) -> None:
+        self._gate = gate
+        self._num_members = num_members
+        self._run = 0
+        self._best, self._left = -1.0, 1.0
+        self._log: np.ndarray | None = None
+        self._mean: np.ndarray | None = None
+
+    def step(self, probabilities: np.ndarray) -> bool:
+        """Take the next member's answer.
+
+        Args:
+            probabilities: float [classes], sums to 1.
+
+        Returns:
+            True if no further member is to be asked.
+        """
+        # About 3 µs for the first member and 10 µs for a later one with 10 classes: scalars are
+        # Python floats, and no logarithm is taken before a second member runs.
+        self._run += 1
+        previous = self._mean
+        if previous is None:
+            mean = self._total = probabilities.astype(np.float64)
+        else:
+            self._total = self._total + probabilities
+            mean = self._total / self._run
+        if self._run == self._num_members:
+            # q = 1: `threshold` answers here; for `map` every earlier value lies below what is left.
+            self.answer = mean
+            return True
+        gate = self._gate
+        chance = 1.0 / mean.size
+        confidence = (mean.item(mean.argmax()) - chance) / (1.0 - chance)
+        # rounding may leave [0, 1] by a hair, and a negative number has no real power
+        stop = min(max(confidence, 0.0), 1.0) ** gate.sharpness
+        if previous is not None:
+            before = np.log(np.maximum(previous, _MIN_PROBABILITY)) if self._log is None else self._log
+            self._log = np.log(np.maximum(mean, _MIN_PROBABILITY))
+            stop *= math.exp(-max(mean.dot(self._log - before).item(), 0.0) / gate.tau)
+        self._mean = mean
+        if gate.rule == "threshold":
+            if stop >= gate.threshold:
+                self.answer = mean
+                return True
+            return False
+        value = stop * self._left
+        if value > self._best:
+            self._best, self.answer = value, mean
+        self._left *= 1.0 - stop
+        return self._best >= self._left
+
+
+def new_session(model: bytes | str, threads: int = 1) -> ort.InferenceSession:
+    """Load one ONNX member on the CPU.
+
+    Args:
+        model: The file's bytes, or its path.
+        threads: Threads inside one operator, at least 1.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+class GatedClassifier:
+    """A deployed team: ONNX members in gate order, and the gate.
+
+    Args:
+        bundle: The bundle's folder. Its manifest's version and the SHA-256 of every file are checked
+            before anything is run.
+        threads: Threads of onnxruntime, at least 1. One is best for small networks at batch 1.
+
+    Attributes:
+        gate: When it stops.
+        num_members: Members in the team.
+        image_shape: (channels, height, width).
+        num_classes: Classes.
+        class_names: A name for each class.
+
+    Raises:
+        BundleFault: If the bundle is missing, altered or of another version.
+    """
+
+    def __init__(self, bundle: str | Path, threads: int = 1) -> None:
+        manifest, files = read_bundle(Path(bundle))
+        gate = GateSettings(**manifest["gate"])
+        self._set_up([_session(name, files[name], threads) for name in manifest["members"]], gate)
+        self.class_names = tuple(manifest["class_names"])
+        declared = (*manifest["image_shape"], manifest["num_classes"], len(self.class_names))
+        if declared != (*self.image_shape, self.num_classes, self.num_classes):
+            raise BundleFault(
+                f"{bundle}: {MANIFEST} says image_shape {manifest['image_shape']}, {manifest['num_classes']} classes,"
+                f" {len(self.class_names)} class names; the members take {list(self.image_shape)} and give"
+                f" {self.num_classes}; export the bundle again"
+            )
+
+    @classmethod
+    def from_onnx(cls, members: Sequence[bytes], gate: GateSettings, threads: int = 1) -> GatedClassifier:
+        """Build a team from its members' ONNX bytes, in gate order."""
+        return cls.from_sessions(
+            [_session(f"member {i}", model, threads) for i, model in enumerate(members, start=1)], gate
+        )
+
+    @classmethod
+    def from_sessions(cls, sessions: Sequence[Any], gate: GateSettings) -> GatedClassifier:
+        """Build a team from loaded sessions, in gate order; one session may serve several teams."""
+        team = cls.__new__(cls)
+        team._set_up(list(sessions), gate)
+        return team
+
+    def _set_up(self, sessions: list[Any], gate: GateSettings) -> None:
+        if not sessions:
+            raise BundleFault("the team has no member; at least one is needed")
+        forms = []
+        for i, session in enumerate(sessions, start=1):
+            inputs = {entry.name: entry.shape for entry in session.get_inputs()}
+            outputs = {entry.name: entry.shape for entry in session.get_outputs()}
+            sizes = [*inputs.get(INPUT, [])[1:], *outputs.get(OUTPUT, [])[1:]]
+            if len(inputs) != 1 or len(sizes) != 4 or not all(isinstance(size, int) for size in sizes) or sizes[3] < 2:
+                raise BundleFault(
+                    f"member {i}: takes {inputs} and gives {outputs}; need {INPUT} [batch, channels, height, width]"
+                    f" and {OUTPUT} [batch, classes] with at least 2 classes"
+                )
+            forms.append(sizes)
+            if sizes != forms[0]:
+                raise BundleFault(f"member {i}: its shapes {sizes} differ from member 1's {forms[0]}")
+        self.gate = gate
+        self.image_shape: tuple[int, int, int] = (forms[0][0], forms[0][1], forms[0][2])
+        self.num_classes = int(forms[0][3])
+        self.num_members = len(sessions)
+        self.class_names = tuple(str(i) for i in range(self.num_classes))
+        self._sessions = sessions
+        self._outputs = [OUTPUT]
+
+    def predict(self, images: np.ndarray) -> Prediction:
+        """Classify images; each is asked no more members than the gate needs.
+
+        Args:
+            images: float32 [images, channels, height, width] or one image [channels, height,
+                width], values in [0, 1]; normalisation is inside the members. Any number of images.
+
+        Returns:
+            One answer for each image, also for a single one.
+
+        Raises:
+            InputFault: If type, shape or range are wrong.
+        """
+        if not isinstance(images, np.ndarray) or images.dtype != np.float32:
+            given = images.dtype if isinstance(images, np.ndarray) else type(images).__name__
+            raise InputFault(f"images: {given} was given; need a float32 array in [0, 1] (divide 8-bit values by 255)")
+        if images.ndim == 3:
+            images = images[None]
+        if images.ndim != 4 or images.shape[1:] != self.image_shape:
+            raise InputFault(
+                f"images: shape {images.shape} was given; need [images, {', '.join(map(str, self.image_shape))}]"
+                f" or one image {list(self.image_shape)}"
+            )
+        # minimum and maximum are NaN if any value is, so this finds NaN as well
+        if len(images) and not (images.min() >= 0.0 and images.max() <= 1.0):
+            raise InputFault(
+                f"images: values from {images.min():g} to {images.max():g} were given; need [0, 1] without NaN"
+            )
+        if len(images) == 1:
+            return self._predict_one(images)
+        parts = [self._predict_batch(images[i : i + _MAX_BATCH]) for i in range(0, len(images), _MAX_BATCH)]
+        if not parts:
+            return Prediction(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, self.num_classes)))
+        return Prediction(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def _predict_one(self, image: np.ndarray) -> Prediction:
+        feed = {INPUT: image}
+        walk = GateWalk(self.gate, self.num_members)
+        run = 0
+        for session in self._sessions:
+            run += 1
+            if walk.step(session.run(self._outputs, feed)[0][0]):
+                break
+        label = walk.answer.argmax()
+        _refuse_nan(run, walk.answer[label])
+        return Prediction(np.array([label]), np.array([run]), walk.answer[None])
+
+    def _predict_batch(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        gate, num = self.gate, len(images)
+        answer = np.zeros((num, self.num_classes))
+        members_run = np.zeros(num, np.int64)
+        # The rows below belong to the undecided images only and shrink with them.
+        undecided = np.arange(num)
+        total, log_before = np.zeros((num, self.num_classes)), np.zeros((num, self.num_classes))
+        best, left = np.full(num, -1.0), np.ones(num)
+        chance = 1.0 / self.num_classes
+        for t, session in enumerate(self._sessions, start=1):
+            total = total + session.run(self._outputs, {INPUT: images[undecided]})[0]
+            mean = total / t
+            _refuse_nan(t, mean.sum())
+            if t == self.num_members:
+                answer[undecided], members_run[undecided] = mean, t
+                break
+            stop = np.clip((mean.max(axis=1) - chance) / (1.0 - chance), 0.0, 1.0) ** gate.sharpness
+            log = np.log(np.maximum(mean, _MIN_PROBABILITY))
+            if t > 1:
+                divergence = np.maximum((mean * (log - log_before)).sum(axis=1), 0.0)
+                stop = stop * np.exp(-divergence / gate.tau)
+            if gate.rule == "threshold":
+                done = stop >= gate.threshold
+                answer[undecided[done]] = mean[done]
+            else:
+                value = stop * left
+                better = value > best
+                best = np.where(better, value, best)
+                answer[undecided[better]] = mean[better]
+                left = left * (1.0 - stop)
+                done = best >= left
+            members_run[undecided[done]] = t
+            on = ~done
+            undecided, total, log_before, best, left = undecided[on], total[on], log[on], best[on], left[on]
+            if undecided.size == 0:
+                break
+        return answer.argmax(axis=1), members_run, answer
+
+
+def _refuse_nan(member: int, value: float) -> None:
+    if value != value:  # only NaN differs from itself; a NaN here would pass every comparison unnoticed
+        raise RuntimeFault(f"member {member}: gave NaN probabilities; its weights are broken, export the bundle again")
+
+
+def _session(name: str, model: bytes, threads: int) -> ort.InferenceSession:
+    try:
+        return new_session(model, threads)
+    except Exception as error:  # onnxruntime's own exceptions have no common public root
+        raise BundleFault(f"{name}: onnxruntime {ort.__version__} cannot load it ({error})") from error
+
+
+def read_bundle(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Read a bundle's files and check each against the manifest.
+
+    Args:
+        folder: The bundle.
+
+    Returns:
+        The manifest, and every file that it lists, by name.
+
+    Raises:
+        BundleFault: If a file is missing or altered, or the manifest cannot be read.
+    """
+    manifest = read_manifest(folder)
+    files = {}
+    for name, digest in manifest["sha256"].items():
+        try:
+            files[name] = (folder / name).read_bytes()
+        except OSError as error:
+            raise BundleFault(
+                f"{folder / name}: is missing or cannot be read ({error.strerror}); copy or export the bundle again"
+            ) from error
+        found = hashlib.sha256(files[name]).hexdigest()
+        if found != digest:
+            raise BundleFault(
+                f"{folder / name}: was altered (SHA-256 {found[:12]}…, the manifest says {str(digest)[:12]}…);"
+                " copy or export the bundle again"
+            )
+    return manifest, files
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read `manifest.json` and check that it is complete, without reading the other files.
+
+    Raises:
+        BundleFault: If it is missing, not JSON, of another version, or lacks an entry.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+    except OSError as error:
+        raise BundleFault(f"{folder}: is no bundle ({MANIFEST}: {error.strerror}); name an exported folder") from error
+    except ValueError as error:
+        raise BundleFault(f"{path}: is not JSON ({error}); copy or export the bundle again") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise BundleFault(f'{path}: is not the manifest of an {FORMAT} (no "format": "{FORMAT}")')
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise BundleFault(
+            f"{path}: has format_version {manifest.get('format_version')!r}; this runtime reads {FORMAT_VERSION};"
+            " use the runtime.py inside the bundle"
+        )
+    kinds = {
+        "members": list,
+        "gate": dict,
+        "image_shape": list,
+        "num_classes": int,
+        "class_names": list,
+        "sha256": dict,
+    }
+    for key, kind in kinds.items():
+        if not isinstance(manifest.get(key), kind):
+            raise BundleFault(f"{path}: {key} is missing or no {kind.__name__}; copy or export the bundle again")
+    for name in (*manifest["members"], *manifest["sha256"]):
+        # a name with a folder in it could point outside the bundle
+        if not isinstance(name, str) or Path(name).name != name or name not in manifest["sha256"]:
+            raise BundleFault(f"{path}: {name!r} is not a plain file name with a SHA-256; export the bundle again")
+    if set(manifest["gate"]) != {"rule", "threshold", "sharpness", "tau"}:
+        raise BundleFault(f"{path}: gate holds {sorted(manifest['gate'])}; need rule, sharpness, tau, threshold")
+    return manifest
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Classify the images of a .npy file and print one line for each: number, label, members run, probability."""
+    parser = argparse.ArgumentParser(prog="runtime.py", description="Classify images with a deployed, gated team.")
+    parser.add_argument("bundle", help="the bundle's folder", metavar="BUNDLE")
+    parser.add_argument("images", help="float32 [n, C, H, W] or [C, H, W] in [0, 1]", metavar="IMAGES.npy")
+    parser.add_argument("--threads", type=int, default=1, help="threads of onnxruntime (1)")
+    options = parser.parse_args(arguments)
+    try:
+        if options.threads < 1:
+            raise InputFault(f"--threads: {options.threads} is below 1")
+        try:
+            images = np.load(options.images, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputFault(f"{options.images}: cannot be read as a .npy array ({error})") from error
+        team = GatedClassifier(options.bundle, threads=options.threads)
+        answer = team.predict(images)
+    except RuntimeFault as fault:
+        print(fault, file=sys.stderr)
+        return fault.exit_code
+    print("image\tlabel\tmembers_run\tprobability")
+    for i, (label, run) in enumerate(zip(answer.labels, answer.num_members_run, strict=True)):
+        print(f"{i}\t{team.class_names[label]}\t{run}\t{answer.probabilities[i, label]:.4f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What a classifier is worth: accuracy clean and under attack, and latency."""
