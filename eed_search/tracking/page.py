@@ -19,7 +19,7 @@ _STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: #f5f7fa; color: var(--ink);
   font: 15px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-main { max-width: 1120px; margin: 0 auto; padding: 28px 20px 48px; }
+main { max-width: 1240px; margin: 0 auto; padding: 28px 20px 48px; }
 h1 { font-size: 24px; margin: 0 0 2px; } h2 { font-size: 16px; margin: 0 0 8px; }
 p { margin: 6px 0; } .soft { color: var(--soft); }
 section { background: white; border: 1px solid var(--line); border-radius: 8px; padding: 16px 18px; margin-top: 16px; }
@@ -28,8 +28,9 @@ section { background: white; border: 1px solid var(--line); border-radius: 8px; 
 .verdict { border-left: 4px solid var(--soft); } .verdict.yes { border-left-color: #15803d; }
 .verdict.no { border-left-color: var(--control); } .verdict ul { margin: 6px 0 0; padding-left: 20px; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: 6px 10px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th { font-weight: 600; color: var(--soft); font-size: 13px; }
+table { font-size: 13.5px; }
+th, td { padding: 6px 7px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+th { font-weight: 600; color: var(--soft); font-size: 12.5px; }
 th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; } tr:last-child td { border-bottom: 0; }
 tr.point td:first-child { color: var(--front); font-weight: 600; } tr.base td { background: #f1f3f6; }
 tr.control td:first-child { color: var(--control); }
@@ -146,7 +147,12 @@ def _section(title: str, body: str, note: str = "") -> str:
 
 
 def _drawn(figure: go.Figure, name: str) -> str:
-    config = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
+    config = {
+        "displaylogo": False,
+        "responsive": True,
+        "modeBarButtons": [["toImage"], ["zoom2d", "pan2d"], ["resetScale2d"]],  # not the one that uploads the data
+        "plotlyServerURL": "",
+    }
     return str(figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config=config))
 
 

@@ -58,17 +58,17 @@ def frontier_figure(view: RunView) -> go.Figure:
         figure.add_trace(_staircase([p.measurement for p in front], everything))
     if references:
         texts = [hover(name, m) for name, m in references]
-        figure.add_trace(
-            _marks(
-                "control, from scratch",
-                [m for _, m in references],
-                texts,
-                color=CONTROL,
-                size=11,
-                symbol="square",
-                bars=True,
-            )
+        names = [name for name, _ in references]
+        trace = _marks(
+            "control, from scratch",
+            [m for _, m in references],
+            texts,
+            color=CONTROL,
+            size=11,
+            symbol="square",
+            bars=True,
         )
+        figure.add_trace(_labelled(trace, names, "bottom right", CONTROL))
     if base:
         texts = [hover(name, m) for name, m in base]
         figure.add_trace(
@@ -77,14 +77,15 @@ def frontier_figure(view: RunView) -> go.Figure:
     if front:
         texts = [hover(p.id, p.measurement, p.params) for p in front]
         trace = _marks("frontier", [p.measurement for p in front], texts, color=FRONT, size=11, bars=True)
-        trace.update(
-            mode="markers+text", text=[p.id for p in front], textposition="top left", textfont={"color": FRONT}
-        )
-        figure.add_trace(trace)
-    _layout(figure, height=540)
-    figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"})
-    figure.update_xaxes(title="mean latency at batch 1 (ms)", **_latency_axis(everything))
-    figure.update_yaxes(title=_robust_title(everything))
+        figure.add_trace(_labelled(trace, [p.id for p in front], "top left", FRONT))
+    _layout(figure, height=560)
+    figure.update_layout(
+        legend={"orientation": "h", "y": -0.17, "yanchor": "top", "x": 0, "xanchor": "left"}, margin={"t": 60, "b": 100}
+    )
+    figure.update_xaxes(title=_title("mean latency at batch 1 (ms)"), **_latency_axis(everything))
+    if base:
+        _speedup_axis(figure, base[0][1].latency.latency_ms.value)
+    figure.update_yaxes(title=_title(_robust_title(everything)))
     return figure
 
 
@@ -106,8 +107,10 @@ def hypervolume_figure(view: RunView) -> go.Figure:
     )
     _layout(figure, height=250)
     figure.update_layout(showlegend=False)
-    figure.update_xaxes(title="finished trials", rangemode="tozero", **({"dtick": 1} if len(values) <= 12 else {}))
-    figure.update_yaxes(title="hypervolume (0 to 1)", rangemode="tozero")
+    figure.update_xaxes(
+        title=_title("finished trials"), rangemode="tozero", **({"dtick": 1} if len(values) <= 12 else {})
+    )
+    figure.update_yaxes(title=_title("hypervolume (0 to 1)"), rangemode="tozero")
     return figure
 
 
@@ -135,7 +138,7 @@ def hover(name: str, m: Measurement, params: Mapping[str, ParamValue] | None = N
     lines += [
         f"robust {per_cent(m.robust_accuracy)}, clean {per_cent(m.clean_accuracy)}",
         f"latency {with_arm(m.latency.latency_ms)} ms ({m.latency.method}), worst case {m.latency.worst_case_ms:.3g} ms",
-        f"speed-up {with_arm(m.latency.speedup)} ×, worst case {m.latency.worst_case_speedup:.3g} ×",
+        f"speed-up {with_arm(m.latency.speedup, '×')}, worst case {m.latency.worst_case_speedup:.3g}×",
         f"members run {m.mean_members_run:.2f} of {m.num_members}; {in_bytes(m.size_bytes)}; {in_macs(m.macs)} MACs",
     ]
     shown = [f"{key} {_short(value)}" for key, value in (params or {}).items() if not key.startswith("member")]
@@ -173,6 +176,32 @@ def _marks(
         opacity=opacity,
         hovertext=texts,
         hovertemplate="%{hovertext}<extra></extra>",
+    )
+
+
+def _labelled(trace: go.Scatter, names: list[str], where: str, color: str) -> go.Scatter:
+    font = {"color": color, "size": 12}
+    return trace.update(mode="markers+text", text=[escape(n) for n in names], textposition=where, textfont=font)
+
+
+def _speedup_axis(figure: go.Figure, dense_ms: float) -> None:
+    """Add the same axis above the plot, read as speed-up over the dense base."""
+    speedups = (0.5, 0.75, 1, 1.5, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 100)
+    figure.add_trace(go.Scatter(x=[dense_ms], y=[None], xaxis="x2", showlegend=False, hoverinfo="skip"))
+    figure.update_layout(
+        xaxis2={
+            **{
+                key: figure.layout.xaxis[key]
+                for key in ("type", "range", "linecolor", "tickcolor", "ticks", "showline")
+            },
+            "overlaying": "x",
+            "matches": "x",
+            "side": "top",
+            "showgrid": False,
+            "title": _title("speed-up over the dense base"),
+            "tickvals": [dense_ms / speedup for speedup in speedups],
+            "ticktext": [f"{speedup:g}×" for speedup in speedups],
+        }
     )
 
 
@@ -221,6 +250,10 @@ def _robust_title(everything: list[Measurement]) -> str:
 
 def _why_unranked(outcome: str, reason: str) -> str:
     return f"{outcome}: {reason}" if outcome != "done" else "latency too noisy to rank"
+
+
+def _title(text: str) -> dict[str, Any]:
+    return {"text": text, "standoff": 8, "font": {"size": 13}}
 
 
 def _short(value: ParamValue) -> str:

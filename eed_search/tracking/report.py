@@ -144,7 +144,7 @@ def _cells(m: Measurement) -> tuple[str, ...]:
     return (
         per_cent(m.robust_accuracy),
         with_arm(m.latency.latency_ms) + (" (noisy)" if m.latency.noisy else ""),
-        with_arm(m.latency.speedup, unit=" ×"),
+        with_arm(m.latency.speedup, "×"),
         per_cent(m.clean_accuracy),
         str(m.num_members),
         f"{m.mean_members_run:.2f}",

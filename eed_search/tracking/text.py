@@ -23,11 +23,11 @@ def per_cent(accuracy: Accuracy | RobustAccuracy) -> str:
     return f"{100 * accuracy.value:.1f} ±{100 * arm(accuracy):.1f} %"
 
 
-def with_arm(interval: Interval, digits: int = 3, unit: str = "") -> str:
-    """Print a number to `digits` significant digits with the longer arm of its interval, such as `0.412 ±0.006`."""
+def with_arm(interval: Interval, unit: str = "", digits: int = 3) -> str:
+    """Print a number to `digits` significant digits with the longer arm of its interval, such as `3.08× ±0.06`."""
     value = f"{interval.value:#.{digits}g}".rstrip(".")
     decimals = len(value.partition(".")[2])
-    return f"{value} ±{arm(interval):.{decimals}f}{unit}"
+    return f"{value}{unit} ±{arm(interval):.{decimals}f}"
 
 
 def arm(interval: Interval | Accuracy | RobustAccuracy) -> float:
@@ -56,6 +56,11 @@ def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = "" if value is None else value
     return flat
+
+
+def signed(points: float) -> str:
+    """Print a difference in percentage points with its sign, such as `−2.0`."""
+    return f"{points:+.1f}".replace("-", "−")
 
 
 def _scaled(number: float, units: tuple[str, ...]) -> str:

@@ -8,6 +8,7 @@ from eed_search.core.ledger import RunView
 from eed_search.core.points import frontier
 from eed_search.core.records import Interval, Measurement, Point, Reference, unpack_bits
 from eed_search.core.statistics import paired_difference
+from eed_search.tracking.text import signed
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,10 @@ def _compare(name: str, control: Measurement, front: list[Point]) -> Comparison:
     faster = slow / point.measurement.latency.latency_ms.value
     significant = difference is not None and (difference.low > 0 or difference.high < 0)
     gain = point.measurement.robust_accuracy.value - weak
-    by = f"{100 * gain:+.1f} points of robust accuracy"
+    by = f"{signed(100 * gain)} points of robust accuracy"
     if difference is not None:
         excludes = "excludes" if significant else "includes"
-        by += f" ({100 * difference.low:+.1f}..{100 * difference.high:+.1f} on the same images, {excludes} 0)"
+        by += f" ({signed(100 * difference.low)}..{signed(100 * difference.high)} on the same images, {excludes} 0)"
     else:
         by += " (not on the same images, so without an interval)"
     speed = f"{faster:.2f}× its speed"

@@ -1,0 +1,248 @@
+"""Opens MLflow's pages for a home: starts its server on loopback, gives the links, ends it again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+from urllib.parse import quote, urlsplit
+
+from eed_search.core.errors import RunError
+from eed_search.core.ledger import FILE_NAME, read_run
+from eed_search.tracking.mlflow_log import PARENT_TAG, artifact_folder, connect, database_uri
+
+HOST = "127.0.0.1"
+MAX_COMPARED = 200  # runs in one link: its length stays below what browsers and servers take
+_START_S = 120.0
+
+
+@dataclass(frozen=True)
+class Links:
+    """Where to look in MLflow.
+
+    Attributes:
+        search: The search's name.
+        run: The page of the search itself: its settings, hypervolume over time, the report's files.
+        frontier: Compares the frontier's runs, dense base and controls; empty before the search's end.
+        trials: Compares all measured trials with the dense base and the controls (the newest
+            `MAX_COMPARED` of them).
+    """
+
+    search: str
+    run: str
+    frontier: str
+    trials: str
+
+
+@dataclass(frozen=True)
+class Ui:
+    """A running MLflow server, or one that runs elsewhere.
+
+    Attributes:
+        url: Its address.
+        links: The pages of the search asked for; none if the home holds no search yet.
+    """
+
+    url: str
+    links: Links | None
+    _server: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    def wait(self) -> None:
+        """Block until the server ends; Ctrl-C raises KeyboardInterrupt as usual.
+
+        Raises:
+            RunError: If the server ends by itself.
+        """
+        if self._server is not None:
+            code = self._server.wait()
+            raise RunError(f"{self.url}: MLflow's server ended by itself (exit code {code}); start it again")
+
+
+@contextmanager
+def serve(home: Path, name: str | None, port: int = 5000) -> Iterator[Ui]:
+    """Serve a home's MLflow database while the block runs.
+
+    One worker, no job execution: 0.4 GB of memory instead of 2.2. Where the search wrote to a
+    server of its own (`tracking.uri`), nothing is started and the links lead there.
+
+    Args:
+        home: The folder that holds `mlflow.db`.
+        name: The search to link to; none for the newest.
+        port: Where to listen on loopback; 0 takes a free one.
+
+    Yields:
+        The address and the links.
+
+    Raises:
+        RunError: If there is no database or no such search, the port is taken, or the server does
+            not start.
+    """
+    uri = _store(home, name)
+    if urlsplit(uri).scheme in ("http", "https"):
+        address = uri.rstrip("/")
+        yield Ui(address, find_links(uri, address, name))
+        return
+    port = _free_port(port)
+    url = f"http://{HOST}:{port}"
+    links = find_links(uri, url, name)  # before the server starts: what is missing is said at once
+    with tempfile.TemporaryFile() as log, _ends_on_sigterm():
+        server = _start(uri, home, port, log)
+        try:
+            _wait_until_ready(server, url, log)
+            yield Ui(url, links, server)
+        finally:
+            _stop(server)
+
+
+def find_links(uri: str, url: str, name: str | None) -> Links | None:
+    """Make the direct links of a search.
+
+    Args:
+        uri: The tracking store that is read.
+        url: The server that the links lead to.
+        name: The search; none for the newest.
+
+    Returns:
+        The links; none if no name was given and the store holds no search.
+
+    Raises:
+        RunError: If the store holds no search of that name.
+    """
+    client = connect(uri)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    query = "tags.kind = 'search'" + (f" and tags.search = '{name}'" if name else "")
+    searches = client.search_runs(experiments, query, max_results=1, order_by=["attributes.start_time DESC"])
+    if not searches:
+        if name is None:
+            return None
+        raise RunError(f"{name}: MLflow ({uri}) holds no search of that name; launch it, or name another RUN or --home")
+    parent = searches[0]
+    children = client.search_runs(
+        [parent.info.experiment_id],
+        f"tags.`{PARENT_TAG}` = '{parent.info.run_id}'",
+        max_results=5000,
+        order_by=["attributes.start_time DESC"],
+    )
+    measured = [child for child in children if "latency_ms" in child.data.metrics]
+    references = [child.info.run_id for child in measured if child.data.tags.get("kind") != "trial"]
+    trials = [child for child in measured if child.data.tags.get("kind") == "trial"]
+    front = [child.info.run_id for child in trials if child.data.tags.get("frontier") == "yes"]
+    newest = [child.info.run_id for child in trials][: MAX_COMPARED - len(references)]
+    experiment = str(parent.info.experiment_id)
+    return Links(
+        search=parent.data.tags["search"],
+        run=f"{url}/#/experiments/{experiment}/runs/{parent.info.run_id}",
+        frontier=compare_link(url, experiment, [*front, *references]) if front else "",
+        trials=compare_link(url, experiment, [*newest, *references]) if newest else "",
+    )
+
+
+def compare_link(url: str, experiment_id: str, run_ids: list[str]) -> str:
+    """Make the link of MLflow's page that compares runs."""
+    runs, experiments = (quote(json.dumps(ids, separators=(",", ":")), safe="") for ids in (run_ids, [experiment_id]))
+    return f"{url}/#/compare-runs?runs={runs}&experiments={experiments}"
+
+
+def _store(home: Path, name: str | None) -> str:
+    if name is not None and (home / name / FILE_NAME).is_file():
+        uri = read_run(home / name).spec.get("tracking", {}).get("uri")
+        if uri:
+            return str(uri)
+    if not (home / "mlflow.db").is_file():
+        raise RunError(f"{home}: holds no MLflow database (mlflow.db); launch a search first, or name another --home")
+    return database_uri(home)
+
+
+def _free_port(port: int) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port just left is free
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise RunError(
+                f"--port {port}: cannot listen on {HOST} ({error.strerror}); is eed-search ui running already?"
+                " Allowed: a free port from 1024 to 65535, or 0 for any; give another --port"
+            ) from error
+        except OverflowError as error:
+            raise RunError(f"--port {port}: is outside 0..65535; give another --port") from error
+        return int(probe.getsockname()[1])
+
+
+def _start(uri: str, home: Path, port: int, log: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401 - an open file
+    environment = {
+        **os.environ,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", uri, "--artifacts-destination", str(artifact_folder(home))]
+    # A session of its own: Ctrl-C reaches us alone, and ending its process group ends its workers.
+    return subprocess.Popen(
+        command, cwd=home, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+    )
+
+
+def _wait_until_ready(server: subprocess.Popen[bytes], url: str, log: Any) -> None:  # noqa: ANN401
+    deadline = time.monotonic() + _START_S
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):
+            pass
+        time.sleep(0.2)
+    ended = server.poll()
+    _stop(server)
+    log.seek(0)
+    last = log.read().decode(errors="replace").strip().splitlines()[-5:]
+    what = f"ended with exit code {ended}" if ended is not None else f"did not answer within {_START_S:g} s"
+    raise RunError(f"{url}: MLflow's server {what}; its last lines: {' | '.join(last) or 'none'}")
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    """End the server and its workers: only the process group that was started here."""
+    for sign, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
+        try:
+            os.killpg(server.pid, sign)
+        except ProcessLookupError:
+            break
+        try:
+            server.wait(patience)
+        except subprocess.TimeoutExpired:
+            continue
+        break
+    server.wait(1)
+
+
+@contextmanager
+def _ends_on_sigterm() -> Iterator[None]:
+    """Leave the block in order when the terminal or a service manager asks the process to end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    signals = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, leave) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
