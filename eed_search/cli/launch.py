@@ -46,11 +46,13 @@ def launch(file: Path | None, changes: Changes, *, home: Path, name: str | None)
     try:
         with progress() as listener:
             view = run(spec, home=home, name=name, pipeline=trial, listener=listener)
-    except KeyboardInterrupt:
-        print(f"Stopped by Ctrl-C. What was finished is kept: {command('report')}{where(home)}", file=sys.stderr)
+    except KeyboardInterrupt:  # the second one: the first lets the search end and return
+        print(f"Stopped at once. What was finished is kept: {command('report')}{where(home)}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     say()
     show(view, home / view.name, home)
+    if view.state == "stopped":
+        raise typer.Exit(INTERRUPTED)
     if not points(view):
         raise RunError(
             f"run {view.name}: no trial gave a point; the lines above say why. Correct the file and launch it again"

@@ -58,7 +58,7 @@ def read(file: Path | None, changes: Changes) -> Spec:
     """Read and check a file with the command line's changes.
 
     Returns:
-        The file with every default filled in; `data.path` is absolute, since workers run in other folders.
+        The file with every default filled in.
 
     Raises:
         SpecError: With every mistake, one line each.
@@ -82,7 +82,4 @@ def read(file: Path | None, changes: Changes) -> Spec:
         raise SpecError(problems + error.problems) from error
     if problems:
         raise SpecError(problems)
-    if spec.data.path is None:
-        return spec
-    absolute = str(Path(spec.data.path).expanduser().resolve())
-    return spec.model_copy(update={"data": spec.data.model_copy(update={"path": absolute})})
+    return spec
