@@ -1,0 +1,119 @@
+"""What a trial's end means: the one place that turns what came back into a record.
+
+Everything that a trial reports passes here before the ledger, Optuna or the listener sees it: a
+number that is missing, NaN, infinite or out of range makes the trial failed (diverged), a broken
+limit makes it infeasible, a trial without a report was stopped, and an error of Ray's is a failure
+of the infrastructure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+from eed_search.core.errors import FailureReason, TrialFailure
+from eed_search.core.params import ParamValue
+from eed_search.core.records import Measurement, TrialRecord, metric_problem
+
+REPORT_KEY = "record"
+
+
+def judge(number: int, params: Mapping[str, ParamValue], result: Mapping[str, Any] | None) -> TrialRecord:
+    """Turn what a trial reported into the record that everyone gets.
+
+    Args:
+        number: The trial's number, as proposed.
+        params: Its flat parameters, as proposed; they replace what the trial says they were.
+        result: What came from Ray; the trial's record is under `record`. Without one, the trial
+            was stopped before its end.
+
+    Returns:
+        A record whose numbers are all finite and in range, so that it can be written as JSON.
+    """
+    record = (result or {}).get(REPORT_KEY)
+    if record is None:
+        return TrialRecord(number, dict(params), "pruned", "stopped", "stopped before its end")
+    if not isinstance(record, TrialRecord):
+        return failure(number, params, "error", f"reported {type(record).__name__}, not a TrialRecord")
+    record = replace(record, number=number, params=dict(params))
+    problem = _problem(record)
+    if problem:
+        kept = replace(record, measurement=None, constraints={}, robust_diversity=None, seconds=0.0, stages=())
+        return replace(kept, outcome="failed", reason="diverged", message=problem)
+    broken = [name for name, excess in record.constraints.items() if excess > 0]
+    if record.outcome == "done" and broken:
+        return replace(record, outcome="infeasible", reason=broken[0])
+    return record
+
+
+def failure(
+    number: int, params: Mapping[str, ParamValue], reason: FailureReason, message: str, seconds: float = 0.0
+) -> TrialRecord:
+    """Write down a trial that went wrong."""
+    return TrialRecord(number, dict(params), "failed", reason, message, seconds=seconds)
+
+
+def failure_of(error: BaseException) -> tuple[FailureReason, str]:
+    """Say what kind of failure an exception is, and what happened in one line.
+
+    Memory that ran out on the processor or on a device is `oom`; what Ray reports about its own
+    processes (a worker died, an object was lost) is `infrastructure`; all else is `error`.
+    """
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    message = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if isinstance(error, TrialFailure):
+        return error.reason, text
+    if kinds & {"MemoryError", "OutOfMemoryError"}:
+        return "oom", message
+    if kinds & {"RayTaskError"}:
+        return "error", message
+    if kinds & {"RayError", "TuneError", "_TuneNoNextExecutorEventError", "WorkerCrashedError"}:
+        return "infrastructure", message
+    return "error", message
+
+
+def reference_problem(measurement: Measurement) -> str:
+    """Say what is wrong with a measurement, or nothing."""
+    return _measurement_problem(measurement) or next(number_problems("measurement", measurement), "")
+
+
+def _problem(record: TrialRecord) -> str:
+    if record.outcome == "done" and record.measurement is None:
+        return "robust_accuracy is missing; latency_ms is missing"
+    if record.measurement is not None and (problem := _measurement_problem(record.measurement)):
+        return problem
+    return next(number_problems("", record), "")
+
+
+def _measurement_problem(measurement: Measurement) -> str:
+    latency = measurement.latency
+    ranges = (
+        ("robust_accuracy", measurement.robust_accuracy.value, 0.0, 1.0),
+        ("clean_accuracy", measurement.clean_accuracy.value, 0.0, 1.0),
+        ("latency_ms", latency.latency_ms.value, 1e-9, float("inf")),
+        ("speedup", latency.speedup.value, 1e-9, float("inf")),
+    )
+    for name, value, low, high in ranges:
+        if problem := metric_problem(name, value):
+            return problem
+        if not low <= value <= high:
+            return f"{name} is {value:g}, outside {'0..1' if high == 1 else 'above 0'}"
+    return ""
+
+
+def number_problems(path: str, value: object) -> Iterator[str]:
+    """Walk through a record and describe each number that is not finite: JSON cannot hold it."""
+    if isinstance(value, float):
+        if problem := metric_problem(path, value):
+            yield problem
+    elif is_dataclass(value):
+        for one in fields(value):
+            yield from number_problems(f"{path}.{one.name}".lstrip("."), getattr(value, one.name))
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from number_problems(f"{path}.{key}".lstrip("."), inner)
+    elif isinstance(value, tuple | list):
+        for i, inner in enumerate(value):
+            yield from number_problems(f"{path}[{i}]", inner)

@@ -1,0 +1,87 @@
+"""What Ray Tune's loop calls in the driver: trial ends, lost trials, each step, and when to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune import Callback, Stopper
+from ray.tune.experiment import Trial
+
+
+class DriverCallback(Callback):
+    """Hands each trial's end to the driver.
+
+    Tune swallows what a callback raises and blames the trial. Here the first such error is kept in
+    `fatal`, and `StopWhen` ends the search, so that a full disk is not mistaken for a bad trial.
+
+    Args:
+        on_end: Called with number, parameters and last result of a trial that ended or was stopped.
+        on_error: Called with number, parameters and error of a trial that Ray lost.
+        on_step: Called on each round of Tune's loop, some ten times a second.
+    """
+
+    def __init__(
+        self,
+        on_end: Callable[[int, dict[str, Any], dict[str, Any]], None],
+        on_error: Callable[[int, dict[str, Any], BaseException | None], None],
+        on_step: Callable[[], None],
+    ) -> None:
+        self._on_end, self._on_error, self._on_step = on_end, on_error, on_step
+        self.fatal: BaseException | None = None
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ANN401
+        """Pass on a trial that ended."""
+        self._guard(lambda: self._on_end(*_identity(trial), dict(trial.last_result or {})))
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ANN401
+        """Pass on a trial that Ray lost."""
+        self._guard(lambda: self._on_error(*_identity(trial), trial.get_pickled_error() or trial.get_error()))
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:  # noqa: ANN401
+        """Pass on a round of the loop."""
+        self._guard(self._on_step)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray pickles its callbacks; the driver's objects stay out."""
+        return {}
+
+    def _guard(self, call: Callable[[], None]) -> None:
+        if self.fatal is not None:
+            return
+        try:
+            call()
+        except Exception as error:
+            self.fatal = error
+
+
+class StopWhen(Stopper):
+    """Ends all trials when asked to.
+
+    Args:
+        condition: Asked on each round of Tune's loop.
+    """
+
+    def __init__(self, condition: Callable[[], bool]) -> None:
+        self._condition: Callable[[], bool] | None = condition
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Stop no single trial."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Ask."""
+        return self._condition is not None and self._condition()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray pickles its stoppers; the driver's objects stay out."""
+        return {"_condition": None}
+
+
+def trial_folder(trial: Trial) -> str:
+    """Name a trial's folder by its number: Tune's own names hold every parameter."""
+    return f"trial-{trial.config['number']:05d}"
+
+
+def _identity(trial: Trial) -> tuple[int, dict[str, Any]]:
+    return int(trial.config["number"]), dict(trial.config["params"])

@@ -1,0 +1,141 @@
+"""A pipeline without torch: every value follows from the parameters; faults on demand.
+
+`EED_STUB_FAULTS` maps trial numbers to a fault, as JSON: `raise`, `nan`, `missing`, `exit`, `wrong`,
+`sleep`, `limit`. `EED_STUB_PIDS` names a folder where each call leaves its process id.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from eed_search.core.errors import TrialFailure
+from eed_search.core.records import (
+    Accuracy,
+    Interval,
+    Latency,
+    Measurement,
+    Reference,
+    RobustAccuracy,
+    StageUse,
+    TrialRecord,
+    pack_bits,
+)
+
+NUM_SAMPLES = 100
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all stub trials share."""
+
+    base: Reference
+    num_classes: int = 10
+    image_shape: tuple[int, int, int] = (1, 8, 8)
+
+
+class Probe:
+    """Says that a network of n bytes takes n thousandths of the dense base's time."""
+
+    def measure(self, onnx: bytes) -> float:
+        _leave_pid("probe")
+        return len(onnx) / 1000
+
+
+def measurement(robust: float, latency_ms: float, artifact: str = "team.1/x", num_members: int = 1) -> Measurement:
+    """A whole measurement around two values."""
+    right = np.arange(NUM_SAMPLES) < round(100 * robust) if robust == robust else np.zeros(NUM_SAMPLES, bool)
+    accuracy = Accuracy.of(right)
+    return Measurement(
+        clean_accuracy=Accuracy.of(np.arange(NUM_SAMPLES) < 95),
+        robust_accuracy=replace(RobustAccuracy.of(right, attack="PGD-20", eps=0.15, badge="proxy"), value=robust),
+        difference_to_base=None,
+        latency=latency(latency_ms),
+        mean_members_run=1.0,
+        num_members=num_members,
+        exit_shares=(1.0,),
+        macs=1000,
+        worst_case_macs=1000,
+        size_bytes=4000,
+        robust_hex=pack_bits(right) if accuracy else "",
+        artifact=artifact,
+    )
+
+
+def latency(milliseconds: float, method: str = "additive") -> Latency:
+    """A latency around one value; the dense base takes 1 ms."""
+    return Latency(
+        latency_ms=Interval(milliseconds, milliseconds, milliseconds),
+        p50_ms=milliseconds,
+        p95_ms=milliseconds,
+        worst_case_ms=milliseconds,
+        speedup=Interval(1 / milliseconds, 1 / milliseconds, 1 / milliseconds),
+        worst_case_speedup=1 / milliseconds,
+        method=method,  # type: ignore[arg-type]
+    )
+
+
+def prepare(spec, store_root, report):
+    report("training")
+    _leave_pid("prepare")
+    if fault := os.environ.get("EED_STUB_PREPARE"):
+        if fault == "sleep":
+            time.sleep(600)
+        raise TrialFailure("diverged", f"the base went wrong: {fault}")
+    return Setting(Reference("dense base", measurement(0.84, 1.0, "base.1/b"), 0.1))
+
+
+def make_probe(setting):
+    return Probe()
+
+
+def run(number, params, setting, probe, report):
+    report("members")
+    _leave_pid("run")
+    fault = json.loads(os.environ.get("EED_STUB_FAULTS", "{}")).get(str(number), "")
+    if fault == "raise":
+        raise RuntimeError("the stub was told to raise\nsecond line")
+    if fault == "exit":
+        os._exit(1)
+    if fault == "wrong":
+        return {"robust_accuracy": 1.0}
+    if fault == "sleep":
+        time.sleep(600)
+    ratio = probe.measure(b"x" * round(1000 * sum(m.size for m in params.members) / 2))
+    robust = 0.5 + 0.3 * max(m.size for m in params.members)
+    made = measurement(float("nan") if fault == "nan" else robust, ratio, f"team.1/{number}", len(params.members))
+    record = TrialRecord(
+        number,
+        params.to_flat(),
+        "done",
+        measurement=None if fault == "missing" else made,
+        constraints={"max_latency_ms": 0.5 if fault == "limit" else -0.5},
+        stages=(StageUse("member.1", "k", False, 0.1),),
+        seconds=0.2,
+    )
+    report("evaluation")
+    return record
+
+
+def control(size, setting, probe, report):
+    report("from scratch")
+    if size == 0.25:
+        raise RuntimeError("this control was told to fail")
+    return Reference(f"scratch {round(100 * size)} % (labels)", measurement(0.6, size, "scratch.1/c"), 0.1, size)
+
+
+def final_latency(artifact, setting, params):
+    _leave_pid("final")
+    if params is None:
+        return latency(1.0 if artifact.startswith("base") else 0.5, "cascade")
+    return latency(1.05 * sum(m.size for m in params.members) / 2, "cascade")
+
+
+def _leave_pid(what):
+    if folder := os.environ.get("EED_STUB_PIDS"):
+        (Path(folder) / f"{what}-{os.getpid()}-{time.monotonic_ns()}").touch()
