@@ -9,8 +9,8 @@ import numpy as np
 from eed_search.core.errors import RunError
 from eed_search.core.frontier import hypervolume, knee, non_dominated, normalise
 from eed_search.core.ledger import RunView
-from eed_search.core.records import Measurement, Point
-
+from eed_search.core.records import Measurement, Point, Reference
+from eed_search.core.spec import Constraints
 
 
 def points(view: RunView) -> list[Point]:
@@ -60,7 +60,27 @@ def run_hypervolume(view: RunView) -> float:
     return hypervolume(normalised(view, [p.measurement for p in points(view)]))
 
 
-def select(view: RunView, wish: str, *, max_latency_ms: float | None = None, min_robust_accuracy: float | None = None) -> Point:
+def constraint_excess(limits: Constraints, measured: Measurement, base: Reference) -> dict[str, float]:
+    """By how much a measurement breaks each limit of the file, in the limit's unit; at most 0 is kept."""
+    latency = measured.latency
+    slowdown = latency.worst_case_ms / base.measurement.latency.latency_ms.value
+    at_least = {
+        "min_clean_accuracy": (limits.min_clean_accuracy, measured.clean_accuracy.value),
+        "min_robust_accuracy": (limits.min_robust_accuracy, measured.robust_accuracy.value),
+    }
+    at_most = {
+        "max_size_bytes": (limits.max_size_bytes, float(measured.size_bytes)),
+        "max_latency_ms": (limits.max_latency_ms, latency.latency_ms.value),
+        "max_worst_case_latency_ms": (limits.max_worst_case_latency_ms, latency.worst_case_ms),
+        "max_worst_case_slowdown": (limits.max_worst_case_slowdown, slowdown),
+    }
+    excess = {name: limit - value for name, (limit, value) in at_least.items() if limit is not None}
+    return excess | {name: value - limit for name, (limit, value) in at_most.items() if limit is not None}
+
+
+def select(
+    view: RunView, wish: str, *, max_latency_ms: float | None = None, min_robust_accuracy: float | None = None
+) -> Point:
     """Choose one point: `knee`, `fastest`, `most-robust` among the frontier, or any point by its id.
 
     Args:
@@ -76,7 +96,9 @@ def select(view: RunView, wish: str, *, max_latency_ms: float | None = None, min
     if wish not in ("knee", "fastest", "most-robust"):
         if wish in by_id:
             return by_id[wish]
-        raise RunError(f"--select {wish}: no such point; allowed: knee, fastest, most-robust, or one of {', '.join(by_id) or 'none (no finished trial)'}")
+        raise RunError(
+            f"--select {wish}: no such point; allowed: knee, fastest, most-robust, or one of {', '.join(by_id) or 'none (no finished trial)'}"
+        )
     front = frontier(view)
     if not front:
         raise RunError(f"run {view.name}: has no finished trial, so there is nothing to select")

@@ -46,8 +46,9 @@ def log_determinant_diversity(logits: MemberLogits, labels: Labels) -> Float[Ten
     probabilities = logits.softmax(-1)
     wrong = torch.ones_like(probabilities).scatter(-1, labels.expand(len(logits), -1)[..., None], 0)
     rest = functional.normalize(probabilities * wrong, dim=-1, eps=1e-12).transpose(0, 1)
-    gram = rest @ rest.transpose(1, 2)
-    return torch.logdet(gram + 1e-6 * torch.eye(len(logits), device=logits.device, dtype=logits.dtype))
+    with torch.autocast(logits.device.type, enabled=False):  # bfloat16 would swallow the 1e-6
+        gram = rest @ rest.transpose(1, 2)
+        return torch.logdet(gram + 1e-6 * torch.eye(len(logits), device=logits.device, dtype=logits.dtype))
 
 
 def ensemble_loss(logits: MemberLogits, labels: Labels, *, alpha: float, beta: float) -> Float[Tensor, ""]:

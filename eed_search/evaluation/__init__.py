@@ -1,1 +1,1 @@
-"""What a classifier is worth: accuracy clean and under attack, and latency."""
+"""What a team is worth: accuracy through the gate under attack, and measured latency."""

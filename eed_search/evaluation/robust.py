@@ -1,0 +1,138 @@
+"""Clean and robust accuracy of a gated team, judged on what would be deployed.
+
+The attack knows members, order, gate and threshold. PGD follows several surrogates in turn, and
+EVERY iterate of each is judged on the gated forward pass; a sample counts as robust only if no
+iterate of any surrogate broke it. The executed path alone is several points too kind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from eed_search.core.seeds import seed_of
+from eed_search.core.spec import Evaluation
+from eed_search.data.splits import Split
+from eed_search.ensemble.gate import GatedEnsemble, log_prefix_mean
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What an evaluation saw, sample by sample.
+
+    Attributes:
+        clean_right: Right answers on the clean images.
+        robust_right: Right on the clean image and on every iterate of every surrogate.
+        executed_right: The same for the executed path alone: the usual, too kind figure.
+        members_run: Members the gate ran on each clean image.
+        attack: What attacked, for people.
+    """
+
+    clean_right: Bool[np.ndarray, " samples"]
+    robust_right: Bool[np.ndarray, " samples"]
+    executed_right: Bool[np.ndarray, " samples"]
+    members_run: Int[np.ndarray, " samples"]
+    attack: str
+
+
+def judge(
+    team: GatedEnsemble,
+    split: Split,
+    *,
+    eps: float,
+    settings: Evaluation,
+    seed: int,
+    device: torch.device,
+) -> Judgement:
+    """Evaluate a team on a split, clean and under attack.
+
+    The surrogates, in order: the executed path (the prefix that the gate answers with), then the
+    mean of each prefix k = 1..N, the last being the mean of all members. Samples already broken are
+    not attacked again. The random start of a sample depends on its position in the split and the
+    surrogate only, so every team meets the same ones.
+
+    Args:
+        team: Members and gate, in evaluation mode.
+        split: Images and labels.
+        eps: Budget in pixel units.
+        settings: Steps, step size, batch size.
+        seed: Of the random starts.
+        device: Where to compute.
+
+    Returns:
+        Flags for each sample.
+
+    Source:
+        PGD: Madry et al. 2018, arXiv 1706.06083. The union over prefixes, each iterate judged on the
+        gated forward, is ours.
+    """
+    team = team.to(device=device, memory_format=torch.channels_last).eval()
+    for parameter in team.parameters():
+        parameter.requires_grad_(False)
+    num = len(split)
+    surrogates = [0, *range(1, len(team.members) + 1)] if len(team.members) > 1 else [1]
+    clean = np.zeros(num, bool)
+    executed = np.zeros(num, bool)
+    robust = np.zeros(num, bool)
+    run = np.zeros(num, np.int64)
+    for start in range(0, num, settings.batch_size):
+        where = slice(start, min(start + settings.batch_size, num))
+        images = split.images[where].to(device).contiguous(memory_format=torch.channels_last)
+        labels = split.labels[where].to(device)
+        with torch.no_grad():
+            decision = team.decide(images)
+        right = decision.labels == labels
+        clean[where], run[where] = right.cpu().numpy(), decision.members_run.cpu().numpy()
+        for place, surrogate in enumerate(surrogates):
+            alive = right.nonzero().flatten()
+            if len(alive):
+                noise = _starts(num, images.shape[1:], where, seed, surrogate).to(device)[alive]
+                right[alive] = ~_broken(team, images[alive], labels[alive], noise, surrogate, eps, settings)
+            if place == 0:
+                executed[where] = right.cpu().numpy()
+        robust[where] = right.cpu().numpy()
+    prefixes = "" if len(team.members) == 1 else " through the executed path, each prefix mean and the member mean, union"
+    return Judgement(clean, robust, executed, run, f"PGD-{settings.steps}{prefixes}")
+
+
+def _starts(num: int, shape: torch.Size, where: slice, seed: int, surrogate: int) -> Tensor:
+    """Uniform noise in [-1, 1] that depends on the sample's position, not on the batch size."""
+    generator = torch.Generator().manual_seed(seed_of(str(seed), f"start/{surrogate}"))
+    return torch.rand((num, *shape), generator=generator)[where].mul(2).sub(1)
+
+
+def _broken(
+    team: GatedEnsemble,
+    images: Float[Tensor, "batch channels height width"],
+    labels: Int[Tensor, " batch"],
+    noise: Float[Tensor, "batch channels height width"],
+    surrogate: int,
+    eps: float,
+    settings: Evaluation,
+) -> Bool[Tensor, " batch"]:
+    """Attack one surrogate (0: executed path, k: mean of the first k) and judge every iterate on the gate."""
+    low, high = (images - eps).clamp_(min=0), (images + eps).clamp_(max=1)
+    step = settings.step_size or eps / 4
+    moved = torch.clamp(images + eps * noise, low, high)
+    broken = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
+    active = torch.arange(len(labels), device=labels.device)
+    for iterate in range(settings.steps + 1):
+        point = moved[active].detach().requires_grad_(iterate < settings.steps)
+        with torch.set_grad_enabled(iterate < settings.steps):
+            logs = team.member_log_probabilities(point)
+            decision = team.gate.decide(logs.detach().exp())
+            wrong = decision.labels != labels[active]
+            broken[active[wrong]] = True
+            if iterate == settings.steps or bool(wrong.all()):
+                break
+            answer = decision.answer if surrogate == 0 else torch.full_like(decision.answer, surrogate)
+            loss = functional.nll_loss(log_prefix_mean(logs, answer), labels[active], reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, point)
+        moved[active] = torch.clamp(point.detach() + step * gradient.sign(), low[active], high[active])
+        active = active[~wrong]
+    return broken

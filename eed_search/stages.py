@@ -1,0 +1,419 @@
+"""The stages of a trial: each a pure function of its settings, what it is made from, and a seed.
+
+    base → scores → member → (own attack) → team → judgement;  architecture → latency
+
+Each asks the store first, so trials share whatever they have in common. The number behind a
+stage's name is its code's version: raise it when the result for equal settings changes.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from eed_search.compression.member import Member, cut, fresh, from_arrays, recover, recovery_loss, to_arrays
+from eed_search.compression.scores import SCORES, ScoreBatch
+from eed_search.core.params import MemberChoice, Recovery, Score, Subsets, TrialParams
+from eed_search.core.records import Interval
+from eed_search.core.seeds import seed_of
+from eed_search.core.spec import Data, Recipe, Spec
+from eed_search.core.store import Artifact, Store, Stored
+from eed_search.data.splits import Split, Splits, load_splits
+from eed_search.deployment.onnx_export import to_onnx
+from eed_search.ensemble.gate import Gate, GatedEnsemble
+from eed_search.ensemble.loss import JointLoss
+from eed_search.ensemble.loss import Members as MemberStack
+from eed_search.ensemble.subsets import NUM_PARTS, subset_indices
+from eed_search.evaluation.latency import Probe, RatioEstimate
+from eed_search.evaluation.robust import Judgement, judge
+from eed_search.models import build, signature
+from eed_search.training import train
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class MemberPlan:
+    """One member of a team, down to what makes it itself.
+
+    Attributes:
+        choice: Score and size.
+        subsets: Which images it is fine-tuned on.
+        part: With `shared`, which third beside the shared quarter.
+        copy: Counts members that would otherwise be equal; each gets other random numbers.
+        recovery: How it is fine-tuned.
+    """
+
+    choice: MemberChoice
+    subsets: Subsets
+    part: int
+    copy: int
+    recovery: Recovery
+
+
+@dataclass(frozen=True)
+class TrainedMember:
+    """A member with the key it lies under in the store."""
+
+    member: Member = field(repr=False)
+    key: str
+    plan: MemberPlan
+
+
+def plan_members(choices: Sequence[MemberChoice], subsets: Subsets, recovery: Recovery) -> list[MemberPlan]:
+    """Give each named member its images and its copy number.
+
+    The order in which a trial names its members does not matter: they are sorted first. Members of
+    one score get different parts of the images in turn.
+    """
+    plans: list[MemberPlan] = []
+    for choice in sorted(choices, key=lambda c: (c.score, c.size)):
+        same_score = sum(plan.choice.score == choice.score for plan in plans)
+        part = same_score % NUM_PARTS if subsets == "shared" else 0
+        copy = sum(plan.choice == choice and plan.part == part for plan in plans)
+        plans.append(MemberPlan(choice, subsets, part, copy, recovery))
+    return plans
+
+
+class Workshop:
+    """One search's data, device and store: everything a stage needs besides its own settings.
+
+    Args:
+        spec: The search-space file.
+        store: Where finished stages lie.
+        report: Told which stage is being computed, and how far it is.
+    """
+
+    def __init__(self, spec: Spec, store: Store, report: Report) -> None:
+        self.spec, self.store, self.report = spec, store, report
+        on_gpu = spec.resources.gpu > 0 and torch.cuda.is_available()
+        self.device = torch.device("cuda" if on_gpu else "cpu")
+        self.data: Splits = _splits(spec.data, spec.seed)
+
+    # ------------------------------------------------------------ the dense base
+
+    def base(self) -> tuple[nn.Module, str]:
+        """Train the dense base adversarially, or read it; gives it with its key."""
+        spec = self.spec
+        settings = self._training(spec.base) | {"model": spec.model.model_dump()}
+
+        def compute(seed: int) -> Artifact:
+            model = self._untrained(seed)
+            self._train(model, self.data.train, spec.base, seed=seed, recovery="labels", teacher=None, name="base")
+            return _to_artifact(to_arrays(Member(model.cpu())))
+
+        stored = self.store.get("base.1", settings, compute)
+        return self.read_members(stored)[0].model, stored.key
+
+    def read_members(self, stored: Stored) -> list[Member]:
+        """Read the networks of any artifact that holds some: a base, a control, a member, a team."""
+        tensors = {name: torch.from_numpy(array) for name, array in stored.artifact.tensors.items()}
+        count = int(stored.artifact.meta.get("num_members", 0))
+        graph = self._untrained(0)
+        if not count:
+            return [from_arrays(graph, tensors)]
+        return [from_arrays(graph, tensors, f"member{i}/") for i in range(1, count + 1)]
+
+    def architecture(self, size: float) -> nn.Module:
+        """A channel member's network at a size, untrained: enough for latency, size and MACs."""
+        spec = self.spec
+        if spec.members.granularity == "unstructured":
+            return self._untrained(0)
+        return fresh(self._untrained(0), self.data.image_shape, size, spec.members.block, 0)
+
+    def control(self, size: float, recovery: Recovery, base: nn.Module, base_key: str) -> Stored:
+        """Train a network of a member's architecture from scratch, for as many epochs as a deployed member saw."""
+        spec = self.spec
+        epochs = spec.base.epochs + spec.members.finetune.epochs + spec.joint.epochs
+        recipe = spec.base.model_copy(update={"epochs": epochs})
+        settings = self._training(recipe) | {
+            "model": spec.model.model_dump(),
+            "size": size,
+            "block": spec.members.block,
+            "recovery": recovery,
+            "teacher": base_key if recovery == "distill" else None,
+        }
+
+        def compute(seed: int) -> Artifact:
+            model = fresh(base, self.data.image_shape, size, spec.members.block, seed)
+            self._train(
+                model, self.data.train, recipe, seed=seed, recovery=recovery, teacher=base, name=f"control {recovery}"
+            )
+            return _to_artifact(to_arrays(Member(model.cpu())))
+
+        return self.store.get("control.1", settings, compute)
+
+    # ------------------------------------------------------------ members
+
+    def scores(self, score: Score, base: nn.Module, base_key: str) -> Stored:
+        """Score every weight of the base."""
+        spec = self.spec
+        settings = {
+            "base": base_key,
+            "score": score,
+            "num_samples": spec.members.score_samples,
+            "eps": spec.threat.eps,
+            "attack": spec.members.finetune.attack.model_dump(),
+        }
+
+        def compute(seed: int) -> Artifact:
+            self.report(f"scores {score}")
+            some = self.data.train.subset(torch.arange(min(spec.members.score_samples, len(self.data.train))))
+            batch = ScoreBatch(
+                some.images.to(self.device),
+                some.labels.to(self.device),
+                spec.threat.eps,
+                spec.members.finetune.attack,
+                seed,
+            )
+            return _to_artifact(SCORES[score](base.to(self.device), batch))
+
+        return self.store.get("scores.1", settings, compute)
+
+    def member(self, plan: MemberPlan, base: nn.Module, base_key: str) -> TrainedMember:
+        """Cut a member from the base and fine-tune it on its images, or read it."""
+        spec, data = self.spec, self.data
+        scored = self.scores(plan.choice.score, base, base_key)
+        cutting = spec.members.model_dump(include={"granularity", "block"})
+        settings = self._training(spec.members.finetune) | asdict(plan) | {"scores": scored.key, "base": base_key} | cutting
+
+        def compute(seed: int) -> Artifact:
+            weights = {name: torch.from_numpy(array) for name, array in scored.artifact.tensors.items()}
+            member = cut(base, data.image_shape, weights, plan.choice.size, spec.members)
+            split = data.train
+            if plan.subsets == "shared":
+                shuffle = seed_of(data.key, f"subset/{spec.seed}/{plan.choice.score}")
+                split = split.subset(subset_indices(len(split), plan.part, shuffle))
+            title = f"member {plan.choice.score}-{round(100 * plan.choice.size)}"
+            member = recover(
+                member,
+                base,
+                split,
+                spec.members.finetune,
+                recovery=plan.recovery,
+                eps=spec.threat.eps,
+                seed=seed,
+                augment=self._augment,
+                device=self.device,
+                report=lambda text: self.report(f"{title}: {text}"),
+            )
+            return _to_artifact(to_arrays(member))
+
+        stored = self.store.get("member.1", settings, compute)
+        return TrainedMember(self.read_members(stored)[0], stored.key, plan)
+
+    # ------------------------------------------------------------ the team
+
+    def team(self, members: Sequence[TrainedMember], params: TrialParams) -> Stored:
+        """Fine-tune a team jointly with L_EED, or read it. Members keep their order."""
+        spec, joint = self.spec, self.spec.joint
+        weights = {"beta": params.beta, "omega": params.omega, "gamma": params.gamma}
+        if len(members) == 1:
+            weights["beta"] = 0.0  # the diversity of one member is a constant
+        settings = self._training(joint) | weights | {"members": [m.key for m in members]}
+
+        def compute(seed: int) -> Artifact:
+            stack = MemberStack([m.member.model for m in members])
+            masks = {
+                f"models.{i}.{name}": mask for i, m in enumerate(members) for name, mask in m.member.masks.items()
+            }
+            train(
+                stack,
+                self.data.train,
+                joint,
+                JointLoss(spec.threat.eps, joint, **weights),
+                seed=seed,
+                augment=self._augment,
+                masks=masks,
+                device=self.device,
+                report=lambda text: self.report(f"joint fine-tune: {text}"),
+            )
+            stack.cpu()
+            tensors: dict[str, Tensor] = {}
+            for i, (model, trained) in enumerate(zip(stack.models, members, strict=True), start=1):
+                arrays = to_arrays(Member(model, trained.member.masks))
+                tensors |= {f"member{i}/{name}": tensor for name, tensor in arrays.items()}
+            return _to_artifact(tensors, {"num_members": len(members)})
+
+        return self.store.get("team.1", settings, compute)
+
+    # ------------------------------------------------------------ what it is worth
+
+    def judgement(self, members: Sequence[nn.Module], key: str, gate: Gate, *, name: str) -> Judgement:
+        """Evaluate members behind a gate on the validation split, clean and under attack, or read it.
+
+        Args:
+            members: In gate order.
+            key: Under which they lie in the store.
+            gate: The rule.
+            name: What is evaluated, for the progress line.
+        """
+        spec = self.spec
+        settings = {
+            "networks": key,
+            "data": self.data.key,
+            "split": "validation",
+            "eps": spec.threat.eps,
+            "gate": asdict(gate) if len(members) > 1 else None,
+            "attack": spec.evaluation.model_dump(exclude={"batch_size"}),
+        }
+
+        def compute(seed: int) -> Artifact:
+            self.report(f"attack on {name}")
+            found = judge(
+                GatedEnsemble(members, gate),
+                self.data.validation,
+                eps=spec.threat.eps,
+                settings=spec.evaluation,
+                seed=spec.seed,  # not the stage's own: every classifier meets the same random starts
+                device=self.device,
+            )
+            arrays = {k: v for k, v in asdict(found).items() if isinstance(v, np.ndarray)}
+            return Artifact(arrays, {"attack": found.attack})
+
+        artifact = self.store.get("judgement.1", settings, compute).artifact
+        return Judgement(**{name: array for name, array in artifact.tensors.items()}, attack=artifact.meta["attack"])
+
+    def transfer_failures(
+        self, base: nn.Module, base_key: str, member: TrainedMember
+    ) -> Bool[np.ndarray, " samples"]:
+        """Which validation images, attacked on the dense BASE, a member gets wrong."""
+        spec = self.spec
+        settings = {"data": self.data.key, "eps": spec.threat.eps, "base": base_key, "seed": spec.seed}
+
+        def craft(seed: int) -> Artifact:
+            from eed_search.training import perturb
+            from eed_search.training.recovery import label_loss
+
+            split, model = self.data.validation, base.to(self.device).eval()
+            attack = spec.base.attack.model_copy(update={"method": "pgd", "steps": spec.evaluation.steps, "step_size": spec.evaluation.step_size})
+            generator = torch.Generator(self.device).manual_seed(seed)
+            parts = []
+            for images, labels in zip(split.images.split(256), split.labels.split(256), strict=True):
+                images, labels = images.to(self.device), labels.to(self.device)
+                parts.append(perturb(lambda x, y=labels: label_loss(model(x), y), images, eps=spec.threat.eps, attack=attack, generator=generator).cpu())  # type: ignore[misc]
+            return Artifact({"images": torch.cat(parts).numpy()})
+
+        crafted = self.store.get("crafted.1", settings, craft)
+
+        def compare(seed: int) -> Artifact:
+            images = torch.from_numpy(crafted.artifact.tensors["images"])
+            model = member.member.model.to(self.device).eval()
+            with torch.no_grad():
+                labels = torch.cat([model(part.to(self.device)).argmax(-1).cpu() for part in images.split(256)])
+            model.cpu()
+            return Artifact({"failed": (labels != self.data.validation.labels).numpy()})
+
+        stored = self.store.get("transfer.1", {"member": member.key, "crafted": crafted.key}, compare)
+        return stored.artifact.tensors["failed"]
+
+    def latency(self, model: nn.Module, probe: Probe, reference_signature: str) -> RatioEstimate:
+        """Measure a network's latency against the dense base, once for each architecture on each machine."""
+        spec = self.spec
+        settings = {
+            "architecture": signature(model, self.data.image_shape),
+            "reference": reference_signature,
+            "runtime": _runtime_version(),
+            "protocol": spec.latency.model_dump(exclude={"final_rounds", "final_calls"}),
+            "machine": machine_name(),
+        }
+
+        def compute(seed: int) -> Artifact:
+            self.report("latency")
+            estimate = probe.measure(to_onnx(model, self.data.image_shape))
+            return Artifact(meta={"estimate": asdict(estimate)})
+
+        meta = self.store.get("latency.1", settings, compute).artifact.meta["estimate"]
+        return RatioEstimate(**(meta | {name: Interval(**value) for name, value in meta.items() if isinstance(value, dict)}))
+
+    # ------------------------------------------------------------ shared by the stages
+
+    @property
+    def _augment(self) -> bool:
+        return self.spec.data.augment == "crop_flip"
+
+    def _training(self, recipe: Recipe) -> dict[str, Any]:
+        """What every training stage's key holds."""
+        return {
+            "data": self.data.key,
+            "augment": self.spec.data.augment,
+            "eps": self.spec.threat.eps,
+            "recipe": recipe.model_dump(),
+            "seed": self.spec.seed,
+        }
+
+    def _untrained(self, seed: int) -> nn.Module:
+        data, model = self.data, self.spec.model
+        return build(
+            model.name,
+            width=model.width,
+            num_classes=data.num_classes,
+            in_channels=data.image_shape[0],
+            mean=data.mean,
+            std=data.std,
+            seed=seed,
+        )
+
+    def _train(
+        self,
+        model: nn.Module,
+        split: Split,
+        recipe: Recipe,
+        *,
+        seed: int,
+        recovery: Recovery,
+        teacher: nn.Module | None,
+        name: str,
+    ) -> None:
+        loss = recovery_loss(recovery, teacher if teacher is not None else model, recipe, self.spec.threat.eps, self.device)
+        train(
+            model,
+            split,
+            recipe,
+            loss,
+            seed=seed,
+            augment=self._augment,
+            device=self.device,
+            report=lambda text: self.report(f"{name}: {text}"),
+        )
+
+
+def open_workshop(spec: Spec, store_root: Path | str, report: Report) -> Workshop:
+    """Open a search's store and data."""
+    return Workshop(spec, Store(Path(store_root), on_stage=lambda stage: report(stage.partition(".")[0])), report)
+
+
+@lru_cache(maxsize=2)
+def _splits(data: Data, seed: int) -> Splits:
+    """Read the data once a process: workers run many trials."""
+    return load_splits(data, seed)
+
+
+@lru_cache(maxsize=1)
+def machine_name() -> str:
+    """Name the kind of machine that latencies belong to: processor model and host."""
+    processor = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        processor = models[0] if models else processor
+    return f"{processor} at {platform.node()}"
+
+
+def _runtime_version() -> str:
+    import onnxruntime
+
+    return f"onnxruntime {onnxruntime.__version__}"
+
+
+def _to_artifact(tensors: dict[str, Tensor], meta: dict[str, Any] | None = None) -> Artifact:
+    return Artifact({name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}, meta or {})
