@@ -189,6 +189,8 @@ def read_run(folder: Path) -> RunView:
     """
     path = folder / FILE_NAME
     if not path.is_file():
-        raise RunError(f"{folder}: holds no search (no {FILE_NAME}); list the home's folders or name another RUN or --home")
+        raise RunError(
+            f"{folder}: holds no search (no {FILE_NAME}); list the home's folders or name another RUN or --home"
+        )
     with Ledger(path) as ledger:
         return replay(ledger.events())

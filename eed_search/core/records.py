@@ -6,14 +6,14 @@ Accuracies are fractions, latencies milliseconds, sizes bytes, ε is in pixel un
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Bool
 
-from eed_search.core.errors import FailureReason
 from eed_search.core.params import ParamValue
 from eed_search.core.statistics import clopper_pearson
 
@@ -66,9 +66,7 @@ class RobustAccuracy:
     badge: Badge
 
     @classmethod
-    def of(
-        cls, right: Bool[np.ndarray, " samples"], *, attack: str, eps: float, badge: Badge
-    ) -> RobustAccuracy:
+    def of(cls, right: Bool[np.ndarray, " samples"], *, attack: str, eps: float, badge: Badge) -> RobustAccuracy:
         """Count the samples that no attack broke."""
         low, high = clopper_pearson(int(right.sum()), right.size)
         return cls(float(right.mean()), low, high, right.size, attack, eps, badge)
@@ -217,14 +215,16 @@ def unpack_bits(text: str, num_samples: int) -> Bool[np.ndarray, " samples"]:
     return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), count=num_samples).astype(bool)
 
 
-@lru_cache
-def _adapter(kind: type) -> Any:  # noqa: ANN401 - pydantic's adapter is generic over a runtime type
+def _new_adapter(kind: Any) -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)
 
 
-def to_json(record: Any) -> dict[str, Any]:  # noqa: ANN401
+_adapter: Callable[[Any], Any] = cache(_new_adapter)
+
+
+def to_json(record: Any) -> dict[str, Any]:
     """Turn a record into JSON-ready tables."""
     return dict(_adapter(type(record)).dump_python(record, mode="json"))
 

@@ -7,13 +7,25 @@ that lists all mistakes. Nothing here loads torch or Ray.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from eed_search.core.errors import SpecError
 from eed_search.core.params import SCORES, Order, ParamValue, Recovery, Subsets
@@ -22,7 +34,17 @@ MAX_FILE_BYTES = 1 << 20
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse text and truth values for numbers; pydantic would convert them."""
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        kinds = set(get_args(annotation) or (annotation,)) - {type(None)}
+        if kinds <= {int, float} and isinstance(value, bool | str):
+            raise PydanticCustomError("not_a_number", "is not a number")
+        return value
 
 
 # ---------------------------------------------------------------- what may vary
@@ -46,6 +68,12 @@ class Range(_Section):
 Dimension = Choice | Range
 
 
+def _is_scalar(value: object) -> bool:
+    return (isinstance(value, str | int) and not isinstance(value, bool)) or (
+        isinstance(value, float) and math.isfinite(value)
+    )
+
+
 def _read_dimension(value: object) -> object:
     if isinstance(value, Choice | Range):
         return value
@@ -57,29 +85,29 @@ def _read_dimension(value: object) -> object:
     if not values:
         raise ValueError("an empty list; give at least one value")
     for one in values:
-        if isinstance(one, bool) or not isinstance(one, str | int | float):
-            raise ValueError(f"{one!r} is neither text nor a number")
+        if not _is_scalar(one):
+            raise ValueError(f"{_shown(one)} is neither text nor a finite number")
     if len(set(values)) < len(values):
         raise ValueError(f"{values} names a value twice")
     return Choice(values=tuple(values))
 
 
-def _numbers(low: float, high: float, unit: str, *, open_low: bool = False, integer: bool = False) -> Any:  # noqa: ANN401 - annotation metadata
+def _numbers(low: float, high: float, unit: str, *, open_low: bool = False, integer: bool = False) -> Any:
     def check(dimension: Dimension) -> Dimension:
-        ends = (
-            {".low": dimension.low, ".high": dimension.high}
-            if isinstance(dimension, Range)
-            else {"": value for value in dimension.values}
-            if len(dimension.values) == 1
-            else {f"[{i}]": value for i, value in enumerate(dimension.values)}
-        )
-        allowed = f"{'above ' if open_low else ''}{low:g}..{high:g} ({unit})"
+        ends: dict[str, ParamValue]
+        if isinstance(dimension, Range):
+            ends = {".low": dimension.low, ".high": dimension.high}
+        elif len(dimension.values) == 1:
+            ends = {"": dimension.values[0]}
+        else:
+            ends = {f"[{i}]": value for i, value in enumerate(dimension.values)}
+        allowed = f"{low:g}..{high:g}{f' without {low:g}' if open_low else ''} ({unit})"
         for where, value in ends.items():
             prefix = f"{where}: " if where else ""
             if isinstance(value, str):
                 raise ValueError(f"{prefix}{value!r} is not a number; allowed: {allowed}")
             if not (low < value if open_low else low <= value) or value > high:
-                raise ValueError(f"{prefix}{value:g} is outside {allowed}")
+                raise ValueError(f"{prefix}{value:g} is outside the allowed {allowed}")
             if integer and value != int(value):
                 raise ValueError(f"{prefix}{value:g} is not a whole number; allowed: {allowed}")
         if isinstance(dimension, Range):
@@ -89,12 +117,14 @@ def _numbers(low: float, high: float, unit: str, *, open_low: bool = False, inte
                 raise ValueError("low must be above 0 where log is true")
             if dimension.step is not None and (dimension.step <= 0 or dimension.log):
                 raise ValueError("step must be above 0, and without log")
+            if integer and dimension.step is not None and dimension.step != int(dimension.step):
+                raise ValueError(f".step: {dimension.step:g} is not a whole number; allowed: whole steps ({unit})")
         return dimension
 
     return check
 
 
-def _names(*allowed: str) -> Any:  # noqa: ANN401 - annotation metadata
+def _names(*allowed: str) -> Any:
     def check(dimension: Dimension) -> Dimension:
         if isinstance(dimension, Range):
             raise ValueError(f"a range of numbers; allowed: one or a list of {', '.join(allowed)}")
@@ -139,7 +169,9 @@ class Data(_Section):
     num_train: int | None = Field(None, ge=10, description="images to train on; all that are left by default")
     num_validation: int = Field(300, ge=10, description="images that rank trials, cut from the training data")
     num_fresh: int = Field(200, ge=10, description="images for the re-check, cut from the training data")
-    num_test: int | None = Field(None, ge=10, description="images for claims; the whole test set by default (digits: as many as fresh)")
+    num_test: int | None = Field(
+        None, ge=10, description="images for claims; the whole test set by default (digits: as many as fresh)"
+    )
     augment: Literal["none", "crop_flip"] = "none"
 
 
@@ -162,7 +194,9 @@ class TrainingAttack(_Section):
 
     method: Literal["pgd", "fgsm_rs", "n_fgsm", "none"] = "pgd"
     steps: int = Field(7, ge=1, le=100, description="steps of pgd; the others take one")
-    step_size: float | None = Field(None, gt=0, le=1, description="pixel units; eps/4 by default, 1.25 eps for fgsm_rs, eps for n_fgsm")
+    step_size: float | None = Field(
+        None, gt=0, le=1, description="pixel units; eps/4 by default, 1.25 eps for fgsm_rs, eps for n_fgsm"
+    )
 
 
 class Recipe(_Section):
@@ -174,9 +208,13 @@ class Recipe(_Section):
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0, le=1)
     schedule: Literal["cosine", "one_cycle", "multistep", "constant"] = "one_cycle"
-    ema: float = Field(0.998, ge=0, lt=1, description="decay of the averaged weights, warming up; 0 takes the last weights")
+    ema: float = Field(
+        0.998, ge=0, lt=1, description="decay of the averaged weights, warming up; 0 takes the last weights"
+    )
     clip_norm: float | None = Field(None, gt=0, description="largest gradient norm")
-    precision: Literal["auto", "float32", "bfloat16"] = Field("float32", description="auto takes bfloat16 where the device has it")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "float32", description="auto takes bfloat16 where the device has it"
+    )
     attack: TrainingAttack = TrainingAttack()
 
 
@@ -208,7 +246,9 @@ class Pool(_Section):
     num_subsets: int = Field(3, ge=1, le=3, description="disjoint parts, one member each, for each score")
     diversity_threshold: float = Field(0.7, ge=0, le=1, description="robust diversity that a team must reach")
     max_members: int = Field(4, ge=2, le=12, description="largest team")
-    accuracy_slack: float = Field(0.1, ge=0, le=1, description="members this much below the most robust one are left out")
+    accuracy_slack: float = Field(
+        0.1, ge=0, le=1, description="members this much below the most robust one are left out"
+    )
 
 
 class Team(_Section):
@@ -262,6 +302,26 @@ class Controls(_Section):
     recoveries: tuple[Recovery, ...] = Field(("labels", "distill"), min_length=1)
 
 
+def _read_proposals(value: object) -> object:
+    """Check the form of `search.first`; which names and values fit is checked against the space."""
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{_shown(value)} is not a list of proposals")
+    for i, proposal in enumerate(value):
+        if not isinstance(proposal, Mapping):
+            raise ValueError(f"[{i}]: {_shown(proposal)} is not a table of parameters such as num_members: 2")
+        for key, one in proposal.items():
+            if not _is_scalar(one):
+                raise ValueError(f"[{i}].{key}: {_shown(one)} is neither text nor a finite number")
+    return value
+
+
+def _shown(value: object) -> str:
+    """Write a value as the file would."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return repr(value)
+
+
 class Search(_Section):
     """How long and by what the space is searched."""
 
@@ -270,7 +330,9 @@ class Search(_Section):
     sampler: Literal["tpe", "nsga2", "qmc", "random"] = "tpe"
     startup_trials: int = Field(8, ge=1, description="random trials before a model is trusted")
     space: Space = Space()
-    first: tuple[dict[str, ParamValue], ...] = Field((), description="proposals tried first, flat; what is left out is drawn")
+    first: Annotated[tuple[dict[str, ParamValue], ...], BeforeValidator(_read_proposals)] = Field(
+        (), description="proposals tried first, flat; what is left out is drawn"
+    )
     constraints: Constraints = Constraints()
 
 
@@ -344,7 +406,7 @@ class Override:
         if not sign or not all(path.split(".")):
             raise SpecError([f"--set {text!r}: must be key.path=value, such as search.trials=8"])
         try:
-            return cls(tuple(path.split(".")), yaml.safe_load(value))
+            return cls(tuple(path.split(".")), _read_yaml(value))
         except yaml.YAMLError as error:
             raise SpecError([f"--set {path}: {value!r} is not a YAML value ({_first_line(error)})"]) from error
 
@@ -368,15 +430,18 @@ def load(path: Path, overrides: Sequence[Override] = ()) -> Spec:
             raise SpecError([f"{path}: larger than 1 MiB; a search-space file is a page of YAML"])
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise SpecError([f"{path}: no such file; name a search-space file, or give none for the embedded digits"]) from error
+        raise SpecError(
+            [f"{path}: no such file; name a search-space file, or give none for the embedded digits"]
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError([f"{path}: cannot be read ({error})"]) from error
     try:
-        plain = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+        plain = _read_yaml(text)
     except yaml.YAMLError as error:
         raise SpecError([f"{path}: is not YAML: {_first_line(error)}"]) from error
     if not isinstance(plain, dict):
-        raise SpecError([f"{path}: holds {type(plain).__name__}, not a table of sections"])
+        held = "nothing" if plain is None else type(plain).__name__
+        raise SpecError([f"{path}: holds {held}, not a table of sections"])
     problems = []
     for override in overrides:
         if problem := _apply(plain, override):
@@ -399,28 +464,74 @@ def parse(plain: dict[str, Any], source: str) -> Spec:
     try:
         spec = Spec.model_validate(plain)
     except ValidationError as error:
-        raise SpecError([f"{source}: {_explain(detail)}" for detail in error.errors()]) from error
+        problems = [_explain(detail) for detail in error.errors()]
+        problems += _cross_check_around(plain, [detail["loc"] for detail in error.errors()])
+        raise SpecError([f"{source}: {problem}" for problem in problems]) from error
     if problems := _cross_check(spec):
         raise SpecError([f"{source}: {problem}" for problem in problems])
     return spec
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML's safe loader that refuses a key given twice, and anchors that multiply."""
+def _cross_check_around(plain: dict[str, Any], wrong: Sequence[tuple[int | str, ...]]) -> list[str]:
+    """Cross-check what is left when the wrong keys take their defaults, so that no mistake waits for the next run."""
+    left = _without(plain, {tuple(key for key in where if key not in ("Choice", "Range")) for where in wrong})
+    left["name"] = left.get("name", "x")
+    if not isinstance(left.get("threat"), dict) or "eps" not in left["threat"]:
+        left["threat"] = {"eps": 0.1}
+    try:
+        problems = _cross_check(Spec.model_validate(left))
+    except ValidationError:
+        return []
+    paths = {".".join(str(key) for key in where if isinstance(key, str)) for where in wrong}
+    # A default that stands in for a wrong value may clash with the rest: not the file's mistake.
+    return [problem for problem in problems if not any(path in problem for path in paths)]
 
-    def compose_node(self, parent: Any, index: Any) -> Any:  # noqa: ANN401 - yaml's own types
+
+def _without(table: dict[str, Any], wrong: set[tuple[int | str, ...]]) -> dict[str, Any]:
+    """Copy a table without the keys at the places given; a wrong list entry takes its list with it."""
+    kept: dict[str, Any] = {}
+    for key, value in table.items():
+        below = {where[1:] for where in wrong if where and where[0] == key}
+        if not below:
+            kept[key] = value
+        elif isinstance(value, dict) and all(where and isinstance(where[0], str) for where in below):
+            kept[key] = _without(value, below)
+    return kept
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader that refuses a key given twice and aliases that multiply, and reads 1e-3 as a number."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("anchors and aliases are not used in search-space files")
         return super().compose_node(parent, index)
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: ANN401
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen: set[Any] = set()
         for key, _ in node.value:
-            name = self.construct_object(key, deep=True)  # type: ignore[no-untyped-call]
+            name = self.construct_object(key, deep=True)
+            if not isinstance(name, Hashable):
+                raise yaml.YAMLError(f"a list or table stands as a key, line {key.start_mark.line + 1}")
             if name in seen:
                 raise yaml.YAMLError(f"the key {name!r} stands twice, line {key.start_mark.line + 1}")
             seen.add(name)
         return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 reads 1e-3 as text, for want of a point; people mean the number.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _read_yaml(text: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except RecursionError as error:
+        raise yaml.YAMLError("lists or tables are nested too deeply") from error
+    except ValueError as error:  # such as the date 2020-13-01
+        raise yaml.YAMLError(str(error)) from error
 
 
 def _first_line(error: yaml.YAMLError) -> str:
@@ -440,31 +551,43 @@ def _apply(plain: dict[str, Any], override: Override) -> str:
     return ""
 
 
-def _explain(detail: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
-    location = [str(part) for part in detail["loc"] if part not in ("Choice", "Range")]
-    where, kind, given = ".".join(location), detail["type"], detail["input"]
-    section = _section_at(location[:-1])
+def _explain(detail: Any) -> str:
+    location = [part for part in detail["loc"] if part not in ("Choice", "Range")]
+    keys = [part for part in location if isinstance(part, str)]
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
+    kind, given = detail["type"], _shown(detail["input"])
+    section = _section_at(keys[:-1])
+    key = keys[-1] if keys else ""
+    about = _about(section, key)
     if kind == "missing":
-        about = _about(section, location[-1])
         return f"{where}: is missing; give a value{about}"
-    if kind == "extra_forbidden":
+    if kind in ("extra_forbidden", "invalid_key"):
         known = list(section.model_fields) if section else []
-        close = difflib.get_close_matches(location[-1], known, n=1)
+        close = difflib.get_close_matches(key, known, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         return f"{where}: is not a key here; {hint}known: {', '.join(known)}"
     if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
-        return f"{where}: {given!r} is outside {_bounds(section, location[-1])}{_about(section, location[-1])}"
+        return f"{where}: {given} is outside the allowed {_bounds(section, key)}{about}"
+    if kind in ("not_a_number", "float_type", "int_type", "finite_number"):
+        return f"{where}: {given} is not a number; allowed: {_bounds(section, key)}{about}"
+    if kind in ("int_from_float", "int_parsing_size"):
+        return f"{where}: {given} is not a whole number; allowed: {_bounds(section, key)}{about}"
     if kind == "literal_error":
         expected = detail["ctx"]["expected"].replace(" or ", ", ").replace("'", "")
-        return f"{where}: {given!r} is not one of {expected}"
+        return f"{where}: {given} is not one of {expected}"
     if kind == "string_pattern_mismatch":
-        return f"{where}: {given!r} is not allowed{_about(section, location[-1])}"
+        return f"{where}: {given} is not allowed{about}"
+    if kind in ("string_type", "bool_type", "bool_parsing"):
+        return f"{where}: {given} is not {'text' if kind == 'string_type' else 'true or false'}{about}"
+    if kind in ("tuple_type", "too_short", "string_too_short"):
+        return f"{where}: {given}: {'must be a list' if kind == 'tuple_type' else 'is empty; give at least one value'}{about}"
     if kind == "value_error":
         message = str(detail["ctx"]["error"])
-        return f"{where}{message}" if message.startswith((".", "[")) else f"{where}: {message}"
+        goes_on = re.match(r"(\.\w+|\[\d+\][.\w]*): ", message)  # the message names a place below this one
+        return f"{where}{message}" if goes_on else f"{where}: {message}"
     if kind in ("model_type", "model_attributes_type"):
-        return f"{where}: {given!r} is not a section of keys"
-    return f"{where}: {given!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}{_about(section, location[-1])}"
+        return f"{where}: {given} is not a section of keys"
+    return f"{where}: {given}: {detail['msg'][0].lower()}{detail['msg'][1:]}{about}"
 
 
 def _section_at(location: list[str]) -> type[BaseModel] | None:
@@ -485,11 +608,21 @@ def _about(section: type[BaseModel] | None, key: str) -> str:
 
 def _bounds(section: type[BaseModel] | None, key: str) -> str:
     info = section.model_fields.get(key) if section else None
-    low, high = "", ""
+    low = high = without = ""
     for rule in info.metadata if info else ():
-        low = f"{rule.ge:g}" if hasattr(rule, "ge") else f"above {rule.gt:g}" if hasattr(rule, "gt") else low
-        high = f"{rule.le:g}" if hasattr(rule, "le") else f"below {rule.lt:g}" if hasattr(rule, "lt") else high
-    return f"{low}..{high}" if high else f"{low} and more"
+        if (bound := getattr(rule, "ge", getattr(rule, "gt", None))) is not None:
+            low = _number(bound)
+        if (bound := getattr(rule, "le", getattr(rule, "lt", None))) is not None:
+            high = _number(bound)
+        if (bound := getattr(rule, "gt", getattr(rule, "lt", None))) is not None:
+            without = _number(bound)
+    if low and high:
+        return f"{low}..{high}{f' without {without}' if without else ''}"
+    return f"{'above ' if without else ''}{low}{'' if without else ' and more'}" if low else "a finite number"
+
+
+def _number(value: float) -> str:
+    return f"{value:g}" if isinstance(value, float) or value < 10**6 else str(value)
 
 
 def _cross_check(spec: Spec) -> list[str]:
@@ -512,19 +645,19 @@ def _cross_check(spec: Spec) -> list[str]:
         problems.append("model.name: resnet18 shrinks images eightfold, digits are 8×8; take small_cnn")
     if spec.members.granularity == "channel":
         sizes = space.size.values if isinstance(space.size, Choice) else (space.size.low,)
-        for size in (*sizes, *spec.controls.sizes):
+        named = [("search.space.size", size) for size in sizes]
+        named += [(f"controls.sizes[{i}]", size) for i, size in enumerate(spec.controls.sizes) if 0 < size <= 1]
+        for key, size in named:
             if isinstance(size, int | float) and round(size * spec.model.width / spec.members.block) < 1:
                 problems.append(
-                    f"search.space.size: {size:g} of {spec.model.width} channels is less than half a block of"
+                    f"{key}: {size:g} of {spec.model.width} channels is less than half a block of"
                     f" {spec.members.block}; take a larger size, a smaller members.block or a wider model"
                 )
     problems += [
-        f"controls.sizes[{i}]: {size:g} is outside above 0..1 (fraction of channels kept)"
+        f"controls.sizes[{i}]: {size:g} is outside the allowed 0..1 without 0 (fraction of channels kept)"
         for i, size in enumerate(spec.controls.sizes)
         if not 0 < size <= 1
     ]
-    if spec.members.granularity == "unstructured" and spec.controls.sizes and spec.team.mode == "direct":
-        pass  # a dense network from scratch at each size is still the control: fewer channels, same weights
     for i, proposal in enumerate(spec.search.first):
         problems += [f"search.first[{i}].{problem}" for problem in _proposal_problems(spec, proposal)]
     return problems
@@ -534,14 +667,18 @@ def _proposal_problems(spec: Spec, proposal: dict[str, ParamValue]) -> list[str]
     problems = []
     for key, value in proposal.items():
         head, _, tail = key.partition(".")
-        name = tail if head.startswith("member") and tail in ("score", "size") else key
+        name = tail if re.fullmatch("member[1-8]", head) and tail in ("score", "size") else key
         dimension = getattr(spec.search.space, name, None)
         if dimension is None or (name in ("score", "size")) != (name != key):
             known = [*(n for n in Space.model_fields if n not in ("score", "size")), "member1.score", "member1.size"]
             close = difflib.get_close_matches(key, known, n=1)
-            problems.append(f"{key}: is not a parameter;{f' did you mean {close[0]}?' if close else ''} known: {', '.join(known)}, …")
+            problems.append(
+                f"{key}: is not a parameter;{f' did you mean {close[0]}?' if close else ''} known: {', '.join(known)}, …"
+            )
         elif isinstance(dimension, Choice) and value not in dimension.values:
-            problems.append(f"{key}: {value!r} is not one of {', '.join(map(str, dimension.values))}")
+            problems.append(f"{key}: {value!r} is not one of search.space's {', '.join(map(str, dimension.values))}")
         elif isinstance(dimension, Range) and (isinstance(value, str) or not dimension.low <= value <= dimension.high):
-            problems.append(f"{key}: {value!r} is outside {dimension.low:g}..{dimension.high:g}")
+            problems.append(f"{key}: {value!r} is outside search.space's {dimension.low:g}..{dimension.high:g}")
+        elif name == "num_members" and value != int(value):
+            problems.append(f"{key}: {value!r} is not a whole number")
     return problems

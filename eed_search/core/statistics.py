@@ -10,9 +10,7 @@ from jaxtyping import Bool
 _Z95 = 1.959963984540054
 
 
-def clopper_pearson(
-    num_right: int, num_samples: int, confidence: float = 0.95
-) -> tuple[float, float]:
+def clopper_pearson(num_right: int, num_samples: int, confidence: float = 0.95) -> tuple[float, float]:
     """Exact interval of a share of right answers.
 
     Args:

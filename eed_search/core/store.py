@@ -49,7 +49,9 @@ def write_atomic(path: Path, data: bytes) -> None:
             raise
         _sync_folder(path.parent)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error.strerror}); free the disk or choose another --home") from error
+        raise StoreError(
+            f"{path}: cannot be written ({error.strerror}); free the disk or choose another --home"
+        ) from error
 
 
 def _sync_folder(folder: Path) -> None:
@@ -103,9 +105,7 @@ class Store:
         except OSError as error:
             raise StoreError(f"{root}: cannot be made ({error.strerror}); choose another --home") from error
 
-    def get(
-        self, stage: str, settings: Mapping[str, Any], compute: Callable[[int], Artifact]
-    ) -> Stored:
+    def get(self, stage: str, settings: Mapping[str, Any], compute: Callable[[int], Artifact]) -> Stored:
         """Read the stage's artifact, or compute and keep it.
 
         Args:
@@ -213,4 +213,6 @@ class Store:
                 write_atomic(made / _MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
                 shutil.move(str(made), folder)
         except OSError as error:
-            raise StoreError(f"{folder}: cannot be written ({error.strerror}); free the disk or choose another --home") from error
+            raise StoreError(
+                f"{folder}: cannot be written ({error.strerror}); free the disk or choose another --home"
+            ) from error
