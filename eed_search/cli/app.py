@@ -24,7 +24,7 @@ app = typer.Typer(
 
 Run = Annotated[
     str | None,
-    typer.Argument(metavar="[RUN]", help="Name of a search, or its folder; the latest by default.", show_default=False),
+    typer.Argument(metavar="RUN", help="Name of a search, or its folder; the latest by default.", show_default=False),
 ]
 Home = Annotated[Path, typer.Option("--home", envvar="EED_SEARCH_HOME", help="Folder that holds every search.")]
 DataPath = Annotated[
@@ -67,7 +67,7 @@ def launch(
     file: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[FILE]",
+            metavar="FILE",
             help="Search-space file, or the name of a packaged one; digits by default.",
             show_default=False,
         ),

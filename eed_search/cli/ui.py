@@ -1,0 +1,38 @@
+"""`eed-search ui`: MLflow's pages of a search, on this machine only, until Ctrl-C."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from eed_search.cli.console import say
+from eed_search.cli.homes import find_run
+
+
+def ui(run: str | None, *, port: int, home: Path) -> None:
+    """Serve a home's MLflow pages and print the links worth opening.
+
+    Args:
+        run: The search; none takes the latest.
+        port: Port on this machine; 0 takes a free one.
+        home: The folder that holds every search.
+
+    Raises:
+        RunError: If there is no such search, the port is taken, or MLflow's server does not start.
+    """
+    folder = find_run(home, run)
+    say("Starting MLflow, which takes some seconds …")
+
+    from eed_search.tracking.ui import serve
+
+    with serve(folder.parent, folder.name, port) as served:
+        say(f"MLflow    {served.url}")
+        if served.links is not None:
+            say(f"search    {served.links.run}")
+            if served.links.frontier:
+                say(f"frontier  {served.links.frontier}")
+            say(f"trials    {served.links.trials}")
+        say("Reachable from this machine only. Ctrl-C ends it.")
+        try:
+            served.wait()
+        except KeyboardInterrupt:
+            say("MLflow has ended.")
