@@ -1,6 +1,4 @@
-"""Images: where they come from and which of them may be used for what."""
+"""Images: where they come from (`sources`) and which of them may be used for what (`splits`).
 
-from eed_search.data.sources import Images, load_images
-from eed_search.data.splits import Splits, load_splits
-
-__all__ = ["Images", "Splits", "load_images", "load_splits"]
+Imports nothing: `eed-search check` reads a source without loading torch.
+"""
