@@ -93,7 +93,9 @@ def frontier_table(rows: list[TableRow], width: int) -> Table:
         team = cells["team"] if row.kind == "point" else ""
         title = f"{cells['point']}{'  ' if wide else chr(10)}{team}" if team else cells["point"]
         # Units stand in the heading, so that the columns fit 80 characters.
-        values = [cells[name].removesuffix(" %").removesuffix(" ×").replace(" (noisy)", "?") for name in shown]
+        values = [
+            cells[name].replace(" %", "").replace(" ×", "").replace("×", "").replace(" (noisy)", "?") for name in shown
+        ]
         table.add_row(*(Text(text) for text in (title, *values)), style="bold" if row.kind == "point" else "")
     return table
 
