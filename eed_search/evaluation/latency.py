@@ -11,15 +11,12 @@ from __future__ import annotations
 import gc
 import hashlib
 import math
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import onnxruntime as ort
 from jaxtyping import Float, Int
 
 from eed_search.core.records import Interval, Latency
@@ -230,39 +227,6 @@ def architecture_signature(onnx_bytes: bytes) -> str:
             tensor.ClearField("raw_data")
             tensor.ClearField("float_data")
     return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()[:32]
-
-
-def cache_key(onnx_bytes: bytes, reference_onnx: bytes, threads: int) -> dict[str, str | int]:
-    """Say under what a ratio may be kept: equal keys, equal latency.
-
-    Args:
-        onnx_bytes: The network.
-        reference_onnx: The dense base.
-        threads: Threads of the runtime.
-
-    Returns:
-        JSON-ready: both signatures, runtime with version, precision, batch, threads, device.
-    """
-    return {
-        "signature": architecture_signature(onnx_bytes),
-        "reference": architecture_signature(reference_onnx),
-        "runtime": f"onnxruntime {ort.__version__}",
-        "precision": "float32",
-        "batch": 1,
-        "threads": threads,
-        "device": device_name(),
-    }
-
-
-def device_name() -> str:
-    """Name the processor that latencies are measured on."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 # ---------------------------------------------------------------- timing
