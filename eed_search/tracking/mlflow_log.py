@@ -20,9 +20,10 @@ from urllib.parse import urlsplit
 
 from eed_search.core.errors import EedSearchError, SpecError, StoreError
 from eed_search.core.ledger import RunView
+from eed_search.core.params import ParamValue
 from eed_search.core.points import frontier, run_hypervolume
 from eed_search.core.records import Interval, Latency, Measurement, Reference, TrialRecord
-from eed_search.core.spec import Spec
+from eed_search.core.spec import Range, Spec
 from eed_search.tracking.text import flatten, team_title
 from eed_search.tracking.verdict import judge
 
@@ -143,13 +144,13 @@ class MlflowTracker:
         if self._spec.tracking.uri:
             return SpecError(
                 [
-                    f"tracking.uri: {self.uri}: cannot be used ({_one_line(error)}); allowed: a server such as"
+                    f"tracking.uri: {self.uri}: cannot be used ({one_line(error)}); allowed: a server such as"
                     " http://127.0.0.1:5000, or a database such as sqlite:////absolute/mlflow.db;"
                     " leave it out for a database under the home"
                 ]
             )
         return StoreError(
-            f"{self._home / 'mlflow.db'}: MLflow's database cannot be used ({_one_line(error)});"
+            f"{self._home / 'mlflow.db'}: MLflow's database cannot be used ({one_line(error)});"
             " choose another --home, or move the file away"
         )
 
@@ -263,14 +264,17 @@ class MlflowTracker:
                 self._log(run_id, metrics=_latency_metrics(latency), tags={"latency_method": latency.method}, step=1)
 
     def _summary(self, view: RunView) -> None:
-        counts = {f"num_{state}": count for state, count in view.num_trials().items()}
-        metrics: dict[str, float] = {**counts, "seconds": view.seconds}
+        counts = view.num_trials()
+        metrics: dict[str, float] = {"num_done": counts["done"]}
         if view.base is not None and "num_classes" in view.facts:
             metrics |= {"hypervolume": run_hypervolume(view), "frontier_size": len(frontier(view))}
         verdict = judge(view)
-        lines = [verdict.text, *(f"- {comparison.text}" for comparison in verdict.comparisons)]
-        lines += ["", *view.notes]
-        tags = {"mlflow.note.content": "\n".join(lines), "verdict": verdict.text}
+        lines = [verdict.text, *(f"- {comparison.text}" for comparison in verdict.comparisons), "", *view.notes]
+        tags = {
+            "mlflow.note.content": "\n".join(lines),
+            "verdict": verdict.text,
+            **{f"num_{outcome}": count for outcome, count in counts.items()},
+        }
         self._log(self.parent_run_id, metrics=metrics, tags=tags, step=len(view.trials))
 
     def _close(self, state: State) -> None:
@@ -300,12 +304,23 @@ class MlflowTracker:
             "frontier": "open" if record.outcome == "done" else "no",
             **(_origin(record.measurement) if record.measurement else {}),
         }
-        metrics: dict[str, float | None] = {"seconds": record.seconds, "robust_diversity": record.robust_diversity}
-        if record.measurement is not None:
-            metrics |= _metrics(record.measurement)
+        # The order counts: MLflow's parallel coordinates open with the first metric.
+        metrics: dict[str, float | None] = {} if record.measurement is None else _metrics(record.measurement)
+        metrics |= {"robust_diversity": record.robust_diversity, "seconds": record.seconds}
         metrics |= {f"constraint.{name}": broken for name, broken in record.constraints.items()}
+        params = {**record.params, **self._absent_members(record)}
         status = _STATUS[record.outcome]
-        self._child(f"{record.number}.0", title, record.params, metrics, tags, status, record.seconds)
+        self._child(f"{record.number}.0", title, params, metrics, tags, status, record.seconds)
+
+    def _absent_members(self, record: TrialRecord) -> dict[str, ParamValue]:
+        """Say `none` and size 0 for members that a smaller team lacks.
+
+        Where a parameter is missing, MLflow's parallel coordinates draw the run at the axis' top.
+        """
+        dimension = self._spec.search.space.num_members
+        largest = dimension.high if isinstance(dimension, Range) else max(float(v) for v in dimension.values)
+        missing = range(int(record.params.get("num_members", largest)) + 1, int(largest) + 1)
+        return {f"member{i}.{key}": value for i in missing for key, value in (("score", "none"), ("size", 0.0))}
 
     def _child(
         self,
@@ -348,7 +363,7 @@ class MlflowTracker:
             self._pause_until = time.monotonic() + _PAUSE_S
             if self.num_failures == 1:
                 self._on_note(
-                    f"MLflow ({self.uri}): {what} could not be written ({_one_line(error)}). The search goes on and"
+                    f"MLflow ({self.uri}): {what} could not be written ({one_line(error)}). The search goes on and"
                     " its ledger keeps everything; the end of the search tries again"
                 )
 
@@ -455,6 +470,7 @@ def _reach(uri: str) -> None:
         error.close()  # somebody answers; what is wrong, if anything, the next call says
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """Put an error's first line into a message of ours."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].strip().rstrip(".")[:300]

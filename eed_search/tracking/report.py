@@ -77,7 +77,7 @@ def as_json(view: RunView) -> dict[str, Any]:
         "base": None if view.base is None else _reference(view, view.base),
         "controls": [_reference(view, control) for control in view.controls],
         "frontier": [_point(point) for point in frontier(view)],
-        "verdict": asdict(verdict),
+        "verdict": {**asdict(verdict), "comparisons": [asdict(comparison) for comparison in verdict.comparisons]},
         "stages": {name: {"computed": new, "reused": old} for name, (new, old) in sorted(stages.items())},
         "member_trainings": trained,
         "members_used": trained + reused,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,9 +26,9 @@ def per_cent(accuracy: Accuracy | RobustAccuracy) -> str:
 
 def with_arm(interval: Interval, unit: str = "", digits: int = 3) -> str:
     """Print a number to `digits` significant digits with the longer arm of its interval, such as `3.08× ±0.06`."""
-    value = f"{interval.value:#.{digits}g}".rstrip(".")
-    decimals = len(value.partition(".")[2])
-    return f"{value}{unit} ±{arm(interval):.{decimals}f}"
+    power = math.floor(math.log10(abs(interval.value))) if interval.value else 0
+    decimals = max(0, digits - 1 - power)
+    return f"{interval.value:.{decimals}f}{unit} ±{arm(interval):.{decimals}f}"
 
 
 def arm(interval: Interval | Accuracy | RobustAccuracy) -> float:

@@ -18,16 +18,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote, urlsplit
 
 from eed_search.core.errors import RunError
 from eed_search.core.ledger import FILE_NAME, read_run
-from eed_search.tracking.mlflow_log import PARENT_TAG, artifact_folder, connect, database_uri
+from eed_search.tracking.mlflow_log import PARENT_TAG, artifact_folder, connect, database_uri, one_line
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 HOST = "127.0.0.1"
 MAX_COMPARED = 200  # runs in one link: its length stays below what browsers and servers take
 _START_S = 120.0
+_MODE = "workflowType=machine_learning"  # else the pages open in MLflow's mode for language models
 
 
 @dataclass(frozen=True)
@@ -37,14 +41,16 @@ class Links:
     Attributes:
         search: The search's name.
         run: The page of the search itself: its settings, hypervolume over time, the report's files.
-        frontier: Compares the frontier's runs, dense base and controls; empty before the search's end.
-        trials: Compares all measured trials with the dense base and the controls (the newest
-            `MAX_COMPARED` of them).
+        frontier: Compares the frontier's runs; empty while there is none (it is marked at the end).
+        beside_controls: Compares them with the dense base and the controls, which have no
+            parameters of a search: for the scatter plot, not for parallel coordinates.
+        trials: Compares all measured trials (the newest `MAX_COMPARED`); empty while there is none.
     """
 
     search: str
     run: str
     frontier: str
+    beside_controls: str
     trials: str
 
 
@@ -98,10 +104,10 @@ def serve(home: Path, name: str | None, port: int = 5000) -> Iterator[Ui]:
         return
     port = _free_port(port)
     url = f"http://{HOST}:{port}"
-    links = find_links(uri, url, name)  # before the server starts: what is missing is said at once
     with tempfile.TemporaryFile() as log, _ends_on_sigterm():
         server = _start(uri, home, port, log)
         try:
+            links = find_links(uri, url, name)  # while the server starts: both take seconds
             _wait_until_ready(server, url, log)
             yield Ui(url, links, server)
         finally:
@@ -122,39 +128,55 @@ def find_links(uri: str, url: str, name: str | None) -> Links | None:
     Raises:
         RunError: If the store holds no search of that name.
     """
-    client = connect(uri)
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    query = "tags.kind = 'search'" + (f" and tags.search = '{name}'" if name else "")
-    searches = client.search_runs(experiments, query, max_results=1, order_by=["attributes.start_time DESC"])
-    if not searches:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = _search_runs(uri, name)
+    except (MlflowException, OSError) as error:
+        raise RunError(f"MLflow ({uri}) cannot be read: {one_line(error)}") from error
+    if found is None:
         if name is None:
             return None
         raise RunError(f"{name}: MLflow ({uri}) holds no search of that name; launch it, or name another RUN or --home")
-    parent = searches[0]
-    children = client.search_runs(
-        [parent.info.experiment_id],
-        f"tags.`{PARENT_TAG}` = '{parent.info.run_id}'",
-        max_results=5000,
-        order_by=["attributes.start_time DESC"],
-    )
-    measured = [child for child in children if "latency_ms" in child.data.metrics]
-    references = [child.info.run_id for child in measured if child.data.tags.get("kind") != "trial"]
-    trials = [child for child in measured if child.data.tags.get("kind") == "trial"]
-    front = [child.info.run_id for child in trials if child.data.tags.get("frontier") == "yes"]
-    newest = [child.info.run_id for child in trials][: MAX_COMPARED - len(references)]
+    parent, children = found
     experiment = str(parent.info.experiment_id)
+
+    def compare(runs: list[Run]) -> str:
+        return compare_link(url, experiment, [run.info.run_id for run in runs[:MAX_COMPARED]])
+
+    measured = [run for run in children if "latency_ms" in run.data.metrics]
+    trials = [run for run in measured if run.data.tags.get("kind") == "trial"]
+    front = [run for run in trials if run.data.tags.get("frontier") == "yes"]
+    references = [run for run in measured if run not in trials]
     return Links(
         search=parent.data.tags["search"],
-        run=f"{url}/#/experiments/{experiment}/runs/{parent.info.run_id}",
-        frontier=compare_link(url, experiment, [*front, *references]) if front else "",
-        trials=compare_link(url, experiment, [*newest, *references]) if newest else "",
+        run=f"{url}/#/experiments/{experiment}/runs/{parent.info.run_id}?{_MODE}",
+        frontier=compare(front) if front else "",
+        beside_controls=compare([*front, *references]) if front and references else "",
+        trials=compare(trials) if trials else "",
     )
+
+
+def _search_runs(uri: str, name: str | None) -> tuple[Run, list[Run]] | None:
+    """Read a search's run and its children, newest first."""
+    if name is not None and "'" in name:  # would end the text in the query; no search has such a name
+        return None
+    client = connect(uri)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    query = "tags.kind = 'search'" + (f" and tags.search = '{name}'" if name else "")
+    newest = ["attributes.start_time DESC"]
+    searches = client.search_runs(experiments, query, max_results=1, order_by=newest)
+    if not searches:
+        return None
+    parent = searches[0]
+    children = f"tags.`{PARENT_TAG}` = '{parent.info.run_id}'"
+    return parent, list(client.search_runs([parent.info.experiment_id], children, max_results=5000, order_by=newest))
 
 
 def compare_link(url: str, experiment_id: str, run_ids: list[str]) -> str:
     """Make the link of MLflow's page that compares runs."""
     runs, experiments = (quote(json.dumps(ids, separators=(",", ":")), safe="") for ids in (run_ids, [experiment_id]))
-    return f"{url}/#/compare-runs?runs={runs}&experiments={experiments}"
+    return f"{url}/#/compare-runs?runs={runs}&experiments={experiments}&{_MODE}"
 
 
 def _store(home: Path, name: str | None) -> str:
@@ -182,7 +204,7 @@ def _free_port(port: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def _start(uri: str, home: Path, port: int, log: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401 - an open file
+def _start(uri: str, home: Path, port: int, log: Any) -> subprocess.Popen[bytes]:
     environment = {
         **os.environ,
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -196,7 +218,7 @@ def _start(uri: str, home: Path, port: int, log: Any) -> subprocess.Popen[bytes]
     )
 
 
-def _wait_until_ready(server: subprocess.Popen[bytes], url: str, log: Any) -> None:  # noqa: ANN401
+def _wait_until_ready(server: subprocess.Popen[bytes], url: str, log: Any) -> None:
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline and server.poll() is None:
         try:
