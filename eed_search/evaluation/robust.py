@@ -72,8 +72,6 @@ def judge(
         gated forward, is ours.
     """
     team = team.to(device=device, memory_format=torch.channels_last).eval()
-    for parameter in team.parameters():
-        parameter.requires_grad_(False)
     num = len(split)
     surrogates = [0, *range(1, len(team.members) + 1)] if len(team.members) > 1 else [1]
     clean = np.zeros(num, bool)
