@@ -16,7 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from eed_search.core.errors import RunError
+from eed_search import __version__
+from eed_search.core.errors import RunError, StoreError
 from eed_search.core.params import ParamValue
 from eed_search.core.records import Latency, Reference, TrialRecord, from_json
 
@@ -73,16 +74,32 @@ class Ledger:
 
         Returns:
             Its sequence number.
+
+        Raises:
+            StoreError: If the disk is full or the ledger was opened for reading.
         """
         row = (kind, trial, json.dumps(data, allow_nan=False), time.time())
-        cursor = self._db.execute("INSERT INTO event (kind, trial, data, at) VALUES (?, ?, ?, ?)", row)
+        try:
+            cursor = self._db.execute("INSERT INTO event (kind, trial, data, at) VALUES (?, ?, ?, ?)", row)
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"{self.path}: cannot be written ({error}); free the disk or choose another --home"
+            ) from error
         return int(cursor.lastrowid or 0)
 
     def events(self, after: int = 0) -> Iterator[Event]:
-        """Read the events after a sequence number, in order."""
+        """Read the events after a sequence number, in order.
+
+        Raises:
+            RunError: If the file is damaged.
+        """
         query = "SELECT seq, kind, trial, data, at FROM event WHERE seq > ? ORDER BY seq"
-        for seq, kind, trial, data, at in self._db.execute(query, (after,)):
-            yield Event(seq, kind, trial, json.loads(data), at)
+        seq = after
+        try:
+            for seq, kind, trial, data, at in self._db.execute(query, (after,)):
+                yield Event(seq, kind, trial, json.loads(data), at)
+        except (sqlite3.Error, ValueError) as error:
+            raise RunError(f"{self.path}: is damaged at event {seq} ({error}); restore it from a copy") from error
 
     def close(self) -> None:
         """Close the file."""
@@ -185,12 +202,21 @@ def read_run(folder: Path) -> RunView:
     """Read a run's folder.
 
     Raises:
-        RunError: If there is no ledger in it.
+        RunError: If there is no ledger in it, or it is damaged.
     """
     path = folder / FILE_NAME
     if not path.is_file():
         raise RunError(
             f"{folder}: holds no search (no {FILE_NAME}); list the home's folders or name another RUN or --home"
         )
+    view = RunView()
     with Ledger(path) as ledger:
-        return replay(ledger.events())
+        for event in ledger.events():
+            try:
+                fold(view, event)
+            except (ValueError, KeyError, TypeError) as error:
+                raise RunError(
+                    f"{path}: event {event.seq} ({event.kind}) is not of the form that eed-search {__version__} reads;"
+                    " read it with the version that wrote it, or restore it from a copy"
+                ) from error
+    return view

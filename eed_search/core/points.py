@@ -94,20 +94,20 @@ def select(
     """
     by_id = {p.id: p for p in points(view)}
     if wish not in ("knee", "fastest", "most-robust"):
-        if wish in by_id:
+        if wish in by_id and _keeps(by_id[wish], max_latency_ms, min_robust_accuracy):
             return by_id[wish]
+        if wish in by_id:
+            m = by_id[wish].measurement
+            raise RunError(
+                f"--select {wish}: takes {m.latency.latency_ms.value:.4g} ms and has {100 * m.robust_accuracy.value:.1f} % robust accuracy, which breaks a limit; loosen --max-latency-ms or --min-robust-accuracy"
+            )
         raise RunError(
             f"--select {wish}: no such point; allowed: knee, fastest, most-robust, or one of {', '.join(by_id) or 'none (no finished trial)'}"
         )
     front = frontier(view)
     if not front:
         raise RunError(f"run {view.name}: has no finished trial, so there is nothing to select")
-    fitting = [
-        p
-        for p in front
-        if (max_latency_ms is None or p.measurement.latency.latency_ms.value <= max_latency_ms)
-        and (min_robust_accuracy is None or p.measurement.robust_accuracy.value >= min_robust_accuracy)
-    ]
+    fitting = [p for p in front if _keeps(p, max_latency_ms, min_robust_accuracy)]
     if not fitting:
         best = max(p.measurement.robust_accuracy.value for p in front)
         fastest = front[0].measurement.latency.latency_ms.value
@@ -119,3 +119,10 @@ def select(
     if wish == "most-robust":
         return max(fitting, key=lambda p: p.measurement.robust_accuracy.value)
     return fitting[knee(normalised(view, [p.measurement for p in fitting]))]
+
+
+def _keeps(point: Point, max_latency_ms: float | None, min_robust_accuracy: float | None) -> bool:
+    m = point.measurement
+    return (max_latency_ms is None or m.latency.latency_ms.value <= max_latency_ms) and (
+        min_robust_accuracy is None or m.robust_accuracy.value >= min_robust_accuracy
+    )

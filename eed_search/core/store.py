@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -211,7 +210,8 @@ class Store:
                     "sha256": {file: sha256_of(made / file) for file in (_TENSORS, _META)},
                 }
                 write_atomic(made / _MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
-                shutil.move(str(made), folder)
+                made.rename(folder)
+                _sync_folder(folder.parent)
         except OSError as error:
             raise StoreError(
                 f"{folder}: cannot be written ({error.strerror}); free the disk or choose another --home"

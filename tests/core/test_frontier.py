@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -28,8 +30,8 @@ def _slow_hypervolume(values: np.ndarray) -> float:
     ys = sorted({y for _, y in inside} | {1.0})
     return sum(
         (right - left) * (top - bottom)
-        for left, right in zip(xs, xs[1:], strict=False)
-        for bottom, top in zip(ys, ys[1:], strict=False)
+        for left, right in itertools.pairwise(xs)
+        for bottom, top in itertools.pairwise(ys)
         if any(x <= left and y <= bottom for x, y in inside)
     )
 
@@ -125,5 +127,5 @@ def test_knee_of_one_point_and_of_equal_points_is_the_first() -> None:
 
 def test_knee_needs_a_point() -> None:
     """An empty frontier has no knee."""
-    with pytest.raises(ValueError, match="^a frontier without points has no knee$"):
+    with pytest.raises(ValueError, match=r"^a frontier without points has no knee$"):
         knee(np.empty((0, 2)))

@@ -28,7 +28,7 @@ def test_clopper_pearson_agrees_with_scipy(count: tuple[int, int], confidence: f
 
 
 def test_clopper_pearson_of_all_right() -> None:
-    """n of n right: the lower end is the n-th root of half the tail, the upper end is 1."""
+    """All right: the lower end is the n-th root of half the tail, the upper end is 1."""
     assert clopper_pearson(300, 300) == pytest.approx((0.025 ** (1 / 300), 1.0))
 
 

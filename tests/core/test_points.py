@@ -1,0 +1,129 @@
+"""From a run's view to its points: what enters the frontier, and how a person chooses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from eed_search.core.errors import RunError
+from eed_search.core.ledger import RunView
+from eed_search.core.points import constraint_excess, frontier, normalised, points, run_hypervolume, select
+from eed_search.core.spec import Constraints
+from tests.tracking.factories import BASE_MS, make_latency, make_measurement, make_trial, make_view
+
+
+def _view(*measured: tuple[float, float]) -> RunView:
+    """Build a run whose trials have the robust accuracies and milliseconds given."""
+    trials = {i: make_trial(i, measurement=make_measurement(robust, ms)) for i, (robust, ms) in enumerate(measured)}
+    return make_view(0, trials=trials)
+
+
+THREE = _view((0.80, 0.40), (0.70, 0.10), (0.78, 0.15), (0.60, 0.20))
+
+
+def test_only_done_trials_are_points() -> None:
+    """Infeasible, pruned and failed trials give no point."""
+    view = make_view(10)
+    assert [p.id for p in points(view)] == [f"{i}.0" for i in (0, 1, 2, 4, 7, 8, 9)]
+
+
+def test_a_noisy_latency_is_no_point() -> None:
+    """What could not be timed is not ranked."""
+    noisy = make_measurement(0.9, 0.1, latency=make_latency(0.1, noisy=True))
+    assert points(make_view(0, trials={0: make_trial(0, measurement=noisy)})) == []
+
+
+def test_final_latencies_replace_the_searchs() -> None:
+    """The cascade's own time counts where it was taken."""
+    final = make_latency(0.3, method="cascade")
+    view = replace(THREE, latencies={"1.0": final})
+    assert next(p for p in points(view) if p.id == "1.0").measurement.latency == final
+    assert [p.id for p in frontier(view)] == ["2.0", "0.0"]
+
+
+def test_the_frontier_is_fastest_first() -> None:
+    """The dominated trial is left out, the others stand by latency."""
+    assert [p.id for p in frontier(THREE)] == ["1.0", "2.0", "0.0"]
+
+
+def test_hypervolume_of_one_point_by_hand() -> None:
+    """82 % robust at a quarter of the base's latency: (1 - 0.2) x 0.75 of the square."""
+    view = _view((0.82, BASE_MS / 4))
+    assert run_hypervolume(view) == pytest.approx((1 - 0.18 / 0.9) * 0.75)
+
+
+def test_a_run_without_base_has_no_hypervolume() -> None:
+    """Before the base is measured there is nothing to compare with."""
+    view = make_view(0, base=None)
+    assert run_hypervolume(view) == 0.0
+    with pytest.raises(RunError, match=r"^run digits: has no dense base yet; wait for it or look at its log$"):
+        normalised(view, [])
+
+
+@pytest.mark.parametrize(
+    ("wish", "chosen"), [("fastest", "1.0"), ("most-robust", "0.0"), ("knee", "2.0"), ("3.0", "3.0")]
+)
+def test_select_by_wish(wish: str, chosen: str) -> None:
+    """The ends, the balance, or any finished trial by its id."""
+    assert select(THREE, wish).id == chosen
+
+
+@pytest.mark.parametrize(
+    ("wish", "limits", "chosen"),
+    [
+        ("most-robust", {"max_latency_ms": 0.2}, "2.0"),
+        ("most-robust", {"max_latency_ms": 0.15}, "2.0"),  # the limit itself is kept
+        ("fastest", {"min_robust_accuracy": 0.75}, "2.0"),
+        ("knee", {"min_robust_accuracy": 0.79}, "0.0"),
+    ],
+)
+def test_select_within_limits(wish: str, limits: dict[str, float], chosen: str) -> None:
+    """Points outside the limits are left out first."""
+    assert select(THREE, wish, **limits).id == chosen
+
+
+def test_select_names_what_there_is() -> None:
+    """An unknown id lists the known ones."""
+    with pytest.raises(RunError) as caught:
+        select(THREE, "9.0")
+    assert str(caught.value) == (
+        "--select 9.0: no such point; allowed: knee, fastest, most-robust, or one of 0.0, 1.0, 2.0, 3.0"
+    )
+
+
+def test_select_by_id_keeps_the_limits_too() -> None:
+    """A point that breaks a limit is not given although it was named."""
+    with pytest.raises(RunError) as caught:
+        select(THREE, "0.0", max_latency_ms=0.2)
+    assert str(caught.value) == (
+        "--select 0.0: takes 0.4 ms and has 80.0 % robust accuracy, which breaks a limit; loosen --max-latency-ms or --min-robust-accuracy"
+    )
+
+
+def test_select_says_what_can_be_reached() -> None:
+    """Limits that nothing keeps: the best of each is named."""
+    with pytest.raises(RunError) as caught:
+        select(THREE, "knee", max_latency_ms=0.01, min_robust_accuracy=0.9)
+    assert str(caught.value) == (
+        "run digits: no frontier point keeps both limits; the most robust has 80.0 %, the fastest takes 0.1 ms. Loosen --max-latency-ms or --min-robust-accuracy"
+    )
+
+
+def test_select_in_an_empty_run() -> None:
+    """Nothing finished: nothing to select."""
+    with pytest.raises(RunError, match=r"^run digits: has no finished trial, so there is nothing to select$"):
+        select(make_view(0), "knee")
+    with pytest.raises(RunError, match=r"or one of none \(no finished trial\)$"):
+        select(make_view(0), "1.0")
+
+
+def test_constraints_measure_by_how_much_they_are_broken() -> None:
+    """Above 0 is broken, at most 0 is kept, in the limit's own unit; limits not given are left out."""
+    base = make_view(0).base
+    assert base is not None
+    measured = make_measurement(0.8, 0.4, latency=make_latency(0.4, 1.2))
+    limits = Constraints(min_robust_accuracy=0.9, max_latency_ms=0.5, max_worst_case_slowdown=1.0)
+    assert constraint_excess(limits, measured, base) == pytest.approx(
+        {"min_robust_accuracy": 0.1, "max_latency_ms": -0.1, "max_worst_case_slowdown": 0.5}
+    )
