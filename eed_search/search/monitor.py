@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eed_search.trial import Report
+    from eed_search.stages import Report
 
 
 class Monitor:
@@ -26,7 +26,7 @@ class Monitor:
         return dict(self._stages)
 
 
-def reporter(monitor: Any, who: str) -> Report:  # noqa: ANN401 - a Ray actor handle
+def reporter(monitor: Any, who: str) -> Report:
     """Make the function by which one worker says what it is doing.
 
     It sends and does not wait: a monitor that is gone costs a trial nothing.

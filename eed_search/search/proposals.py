@@ -123,15 +123,27 @@ def _draw(trial: optuna.Trial, name: str, dimension: Dimension) -> ParamValue:
     if dimension.low == dimension.high:
         return _typed(kind, dimension.low)
     drawn = _number(trial, name, kind, dimension.low, dimension.high, step=dimension.step, log=dimension.log)
-    return _typed(kind, float(f"{drawn:.12g}") if dimension.step else drawn)
+    return _typed(kind, _tidy(drawn) if dimension.step else drawn)
 
 
 def _number(
     trial: optuna.Trial, name: str, kind: str, low: float, high: float, *, step: float | None, log: bool = False
 ) -> float:
+    if step is not None or kind in _WHOLE:
+        step = step or 1.0
+        high = _tidy(low + _most_steps(low, high, step) * step)
     if kind in _WHOLE:
-        return trial.suggest_int(name, int(low), int(high), step=int(step or 1), log=log)
+        return trial.suggest_int(name, int(low), int(high), step=1 if log else int(step or 1), log=log)
     return trial.suggest_float(name, low, high, step=step, log=log)
+
+
+def _most_steps(low: float, high: float, step: float) -> int:
+    return int((high - low) / step + 1e-9)
+
+
+def _tidy(value: float) -> float:
+    """Round off what adding up steps left behind: 0.30000000000000004 is 0.3."""
+    return float(f"{value:.12g}")
 
 
 def _typed(kind: str, value: ParamValue) -> ParamValue:
@@ -147,13 +159,13 @@ def _even_step(values: list[ParamValue]) -> float | None:
     numbers = sorted(cast("list[float]", values))
     step = (numbers[-1] - numbers[0]) / (len(numbers) - 1)
     even = all(abs(number - numbers[0] - i * step) < 1e-9 * step for i, number in enumerate(numbers))
-    return float(f"{step:.12g}") if even else None
+    return _tidy(step) if even else None
 
 
 def _snap(kind: str, dimension: Dimension, value: ParamValue) -> ParamValue:
     if isinstance(dimension, Range) and not isinstance(value, str):
         step = 1.0 if kind in _WHOLE and dimension.step is None else dimension.step
         if step:
-            most = int((dimension.high - dimension.low) / step + 1e-9)
-            value = dimension.low + min(most, round((value - dimension.low) / step)) * step
+            most = _most_steps(dimension.low, dimension.high, step)
+            value = _tidy(dimension.low + min(most, round((value - dimension.low) / step)) * step)
     return _typed(kind, value)

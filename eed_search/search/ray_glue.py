@@ -57,7 +57,9 @@ class Machine:
                     f" take at most {there:g}, or another machine"
                 )
             elif name == "gpu" and asked > 1 and asked != int(asked):
-                problems.append(f"resources.gpu: {asked:g} is neither a whole number nor a share of one GPU; take 1 or 2")
+                problems.append(
+                    f"resources.gpu: {asked:g} is neither a whole number nor a share of one GPU; take 1 or 2"
+                )
             elif asked > 0:
                 slots.append(int(there / asked + 1e-9))
         if problems:
@@ -78,20 +80,20 @@ def local_ray() -> Iterator[Machine]:
 
     folder = _temp_folder()
     # Loopback where the system has a second address on it: Ray turns 127.0.0.1 into the outer one.
-    address = {"_node_ip_address": "127.0.0.2"} if sys.platform == "linux" else {}
+    address: dict[str, Any] = {"_node_ip_address": "127.0.0.2"} if sys.platform == "linux" else {}
     try:
         with _logs_not_on_terminal():
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                log_to_driver=False,
-                configure_logging=False,
-                resources={PROBE_RESOURCE: 1},
-                _temp_dir=str(folder),
-                **address,
-            )
             try:
-                total = ray.cluster_resources()
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    configure_logging=False,
+                    resources={PROBE_RESOURCE: 1},
+                    _temp_dir=str(folder),
+                    **address,
+                )
+                total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
                 yield Machine(total.get("CPU", 0.0), total.get("GPU", 0.0))
             finally:
                 ray.shutdown()
@@ -108,6 +110,7 @@ def _quiet_environment() -> None:
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is the record
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `run` handles it
         "RAY_AIR_NEW_OUTPUT": "0",
+        "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what the raylet would print about dead workers
         "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "3600",  # trials wait for controls
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
@@ -155,7 +158,7 @@ def ray_log(path: Path) -> Iterator[None]:
 class ProbeActor:
     """Measures latencies, one at a time, for all trials: the only holder of `latency_probe`."""
 
-    def __init__(self, pipeline: Any, setting: Setting) -> None:  # noqa: ANN401 - a module
+    def __init__(self, pipeline: Any, setting: Setting) -> None:
         self._probe: Probe = pipeline.make_probe(setting)
 
     def measure(self, onnx: bytes) -> RatioEstimate:
@@ -166,7 +169,7 @@ class ProbeActor:
 class RemoteProbe:
     """The probe as a trial sees it: the call waits for its turn at the one probe actor."""
 
-    def __init__(self, actor: Any) -> None:  # noqa: ANN401 - a Ray actor handle
+    def __init__(self, actor: Any) -> None:
         self._actor = actor
 
     def measure(self, onnx: bytes) -> RatioEstimate:
@@ -184,7 +187,7 @@ class RemoteProbe:
         return estimate
 
 
-def trainable(config: dict[str, Any], *, pipeline: Any, setting: Setting, probe: RemoteProbe, monitor: Any) -> None:  # noqa: ANN401
+def trainable(config: dict[str, Any], *, pipeline: Any, setting: Setting, probe: RemoteProbe, monitor: Any) -> None:
     """Run one trial on a worker and report its record once, at the end.
 
     An exception becomes a failed record, so that the worker lives on for the next trial.
@@ -205,7 +208,7 @@ def trainable(config: dict[str, Any], *, pipeline: Any, setting: Setting, probe:
 
 
 def attempt(
-    pipeline: Any,  # noqa: ANN401 - a module
+    pipeline: Any,
     number: int,
     params: Mapping[str, ParamValue],
     setting: Setting,
@@ -214,14 +217,16 @@ def attempt(
 ) -> tuple[TrialRecord, str]:
     """Run one trial; an exception becomes a failed record and its traceback."""
     try:
-        record: TrialRecord = pipeline.run(number, TrialParams.from_flat(params), setting, probe, report)
+        record = pipeline.run(number, TrialParams.from_flat(params), setting, probe, report)
     except Exception as error:
         reason, message = failure_of(error)
         return failure(number, params, reason, message), traceback.format_exc()
+    if not isinstance(record, TrialRecord):
+        return failure(number, params, "error", f"gave {type(record).__name__}, not a TrialRecord"), ""
     return record, ""
 
 
-def prepare_task(pipeline: Any, spec: Spec, store_root: Path, monitor: Any) -> Setting:  # noqa: ANN401
+def prepare_task(pipeline: Any, spec: Spec, store_root: Path, monitor: Any) -> Setting:
     """Prepare what all trials share."""
     try:
         setting: Setting = pipeline.prepare(spec, store_root, reporter(monitor, "dense base"))
@@ -230,7 +235,7 @@ def prepare_task(pipeline: Any, spec: Spec, store_root: Path, monitor: Any) -> S
     return setting
 
 
-def control_task(pipeline: Any, size: float, setting: Setting, probe: RemoteProbe, monitor: Any) -> Reference:  # noqa: ANN401
+def control_task(pipeline: Any, size: float, setting: Setting, probe: RemoteProbe, monitor: Any) -> Reference:
     """Train and measure one control."""
     label = control_label(size)
     try:
@@ -240,7 +245,7 @@ def control_task(pipeline: Any, size: float, setting: Setting, probe: RemoteProb
     return control
 
 
-def latency_task(pipeline: Any, artifact: str, setting: Setting, params: TrialParams | None) -> Latency:  # noqa: ANN401
+def latency_task(pipeline: Any, artifact: str, setting: Setting, params: TrialParams | None) -> Latency:
     """Take one final latency."""
     latency: Latency = pipeline.final_latency(artifact, setting, params)
     return latency

@@ -40,8 +40,9 @@ from eed_search.search.outcome import failure, failure_of, judge, number_problem
 
 if TYPE_CHECKING:
     from eed_search.evaluation.latency import Probe
+    from eed_search.stages import Report
     from eed_search.tracking.mlflow_log import State
-    from eed_search.trial import Report, Setting
+    from eed_search.trial import Setting
 
 SPACE_FILE, RAY_LOG, ERRORS_FOLDER, REPORT_FOLDER = "search_space.yaml", "ray.log", "errors", "report"
 _RESERVED = frozenset({"store", "mlartifacts", "mlflow.db"})
@@ -98,8 +99,8 @@ def run(spec: Spec, *, home: Path, name: str | None, pipeline: Pipeline, listene
     spec = _with_absolute_data(spec)
     _check_name(home, name)
     with ExitStack() as stack:
-        stop = stack.enter_context(_interrupts())
         machine = stack.enter_context(ray_glue.local_ray())
+        stop = stack.enter_context(_interrupts())  # after Ray, whose import takes SIGTERM for itself
         slots = machine.slots(spec.resources)
         folder = _claim(home, spec, name)
         stack.enter_context(ray_glue.ray_log(folder / RAY_LOG))
@@ -258,6 +259,7 @@ class _Search:
         self._open_tracker()
         import eed_search.search.searcher
         import eed_search.search.tune_callback  # noqa: F401
+
         setting: Setting = self._wait(prepared)
         if problem := reference_problem(setting.base.measurement):
             raise TrialFailure("diverged", f"dense base: {problem}; take a lower base.lr or base.clip_norm")
@@ -391,7 +393,7 @@ class _Search:
             self._control_ended(size, ref)
         self._tick()
 
-    def _control_ended(self, size: float, ref: Any) -> None:  # noqa: ANN401 - a Ray object reference
+    def _control_ended(self, size: float, ref: Any) -> None:
         import ray
 
         label = ray_glue.control_label(size)
@@ -409,7 +411,7 @@ class _Search:
 
     # ------------------------------------------------------------ waiting, progress
 
-    def _wait(self, ref: Any) -> Any:  # noqa: ANN401 - whatever the task gives
+    def _wait(self, ref: Any) -> Any:
         """Wait for a task, ticking; an interrupt ends the wait and the task."""
         import ray
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback, Stopper
@@ -30,15 +32,15 @@ class DriverCallback(Callback):
         self._on_end, self._on_error, self._on_step = on_end, on_error, on_step
         self.fatal: BaseException | None = None
 
-    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ANN401
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Pass on a trial that ended."""
         self._guard(lambda: self._on_end(*_identity(trial), dict(trial.last_result or {})))
 
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ANN401
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Pass on a trial that Ray lost."""
-        self._guard(lambda: self._on_error(*_identity(trial), trial.get_pickled_error() or trial.get_error()))
+        self._guard(lambda: self._on_error(*_identity(trial), _error_of(trial)))
 
-    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:  # noqa: ANN401
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Pass on a round of the loop."""
         self._guard(self._on_step)
 
@@ -81,6 +83,16 @@ class StopWhen(Stopper):
 def trial_folder(trial: Trial) -> str:
     """Name a trial's folder by its number: Tune's own names hold every parameter."""
     return f"trial-{trial.config['number']:05d}"
+
+
+def _error_of(trial: Trial) -> BaseException | None:
+    """Read why Ray lost a trial; from where Tune has just written it, since its copy in the run's folder comes later."""
+    import ray.cloudpickle
+
+    with suppress(OSError, TypeError):
+        error = ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+        return error if isinstance(error, BaseException) else None
+    return None
 
 
 def _identity(trial: Trial) -> tuple[int, dict[str, Any]]:

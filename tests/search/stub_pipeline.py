@@ -49,8 +49,7 @@ class Probe:
 
 def measurement(robust: float, latency_ms: float, artifact: str = "team.1/x", num_members: int = 1) -> Measurement:
     """A whole measurement around two values."""
-    right = np.arange(NUM_SAMPLES) < round(100 * robust) if robust == robust else np.zeros(NUM_SAMPLES, bool)
-    accuracy = Accuracy.of(right)
+    right = np.arange(NUM_SAMPLES) < 100 * robust
     return Measurement(
         clean_accuracy=Accuracy.of(np.arange(NUM_SAMPLES) < 95),
         robust_accuracy=replace(RobustAccuracy.of(right, attack="PGD-20", eps=0.15, badge="proxy"), value=robust),
@@ -62,7 +61,7 @@ def measurement(robust: float, latency_ms: float, artifact: str = "team.1/x", nu
         macs=1000,
         worst_case_macs=1000,
         size_bytes=4000,
-        robust_hex=pack_bits(right) if accuracy else "",
+        robust_hex=pack_bits(right),
         artifact=artifact,
     )
 
@@ -81,6 +80,7 @@ def latency(milliseconds: float, method: str = "additive") -> Latency:
 
 
 def prepare(spec, store_root, report):
+    """Take no time, or fail, or hang."""
     report("training")
     _leave_pid("prepare")
     if fault := os.environ.get("EED_STUB_PREPARE"):
@@ -91,10 +91,12 @@ def prepare(spec, store_root, report):
 
 
 def make_probe(setting):
+    """Make the probe."""
     return Probe()
 
 
 def run(number, params, setting, probe, report):
+    """Give what follows from the parameters, or the fault that was asked for."""
     report("members")
     _leave_pid("run")
     fault = json.loads(os.environ.get("EED_STUB_FAULTS", "{}")).get(str(number), "")
@@ -123,6 +125,7 @@ def run(number, params, setting, probe, report):
 
 
 def control(size, setting, probe, report):
+    """Give a control; the one of size 0.25 fails."""
     report("from scratch")
     if size == 0.25:
         raise RuntimeError("this control was told to fail")
@@ -130,6 +133,7 @@ def control(size, setting, probe, report):
 
 
 def final_latency(artifact, setting, params):
+    """Give a final latency 5 % above the search's."""
     _leave_pid("final")
     if params is None:
         return latency(1.0 if artifact.startswith("base") else 0.5, "cascade")

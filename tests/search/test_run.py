@@ -1,0 +1,364 @@
+"""Whole searches under a real Ray, with a pipeline that needs no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import ray
+from optuna.trial import TrialState
+
+from eed_search.core.errors import RunError, SpecError, TrialFailure
+from eed_search.core.ledger import Event, Ledger, RunView, read_run
+from eed_search.core.points import frontier
+from eed_search.core.records import Reference, TrialRecord
+from eed_search.core.spec import Controls, Resources, Search, Spec, Threat
+from eed_search.search import Silent, Status, run
+from eed_search.search.ray_glue import Machine
+from eed_search.search.searcher import STUDY_FILE, close_study
+from tests.search import stub_pipeline
+
+# Ray, MLflow and what they bring leave sockets and files to the garbage collector.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+FAULTS = {2: "raise", 4: "nan", 5: "exit", 6: "limit", 7: "missing", 9: "wrong"}
+NUM_TRIALS = 12
+ENDS = {"done": TrialState.COMPLETE, "infeasible": TrialState.PRUNED, "failed": TrialState.FAIL}
+
+
+def spec_of(trials: int = NUM_TRIALS, **sections: Any) -> Spec:
+    """Make a small search-space file."""
+    first = ({"num_members": 1, "member1.size": 0.25}, {"num_members": 2, "member1.size": 0.5, "member2.size": 0.5})
+    return Spec(name="stub", threat=Threat(eps=0.15), search=Search(trials=trials, first=first), **sections)
+
+
+class Watcher(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+        self.base: list[Reference] = []
+        self.controls: list[Reference] = []
+        self.results: list[TrialRecord] = []
+        self.ticks: list[Status] = []
+
+    def on_stage(self, text: str) -> None:
+        self.stages.append(text)
+
+    def on_base(self, base: Reference) -> None:
+        self.base.append(base)
+
+    def on_control(self, control: Reference) -> None:
+        self.controls.append(control)
+
+    def on_result(self, record: TrialRecord, view: RunView) -> None:
+        assert view.trials[record.number] == record
+        self.results.append(record)
+
+    def on_tick(self, status: Status) -> None:
+        self.ticks.append(status)
+
+
+@dataclass
+class Done:
+    """A search that has ended, and all that it left."""
+
+    view: RunView
+    home: Path
+    watcher: Watcher
+    printed: str
+    pids: dict[str, list[int]]
+    events: list[Event] = field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        return self.home / self.view.name
+
+    def states(self) -> dict[int, TrialState]:
+        study = optuna.load_study(study_name=self.view.name, storage=f"sqlite:///{self.folder / STUDY_FILE}")
+        try:
+            return {trial.number: trial.state for trial in study.trials}
+        finally:
+            close_study(study)
+
+
+@contextmanager
+def printed_to(file: Any) -> Iterator[None]:
+    """Send both streams to a file, those of child processes included."""
+    before = [os.dup(number) for number in (1, 2)]
+    sys.stdout.flush(), sys.stderr.flush()
+    for number in (1, 2):
+        os.dup2(file.fileno(), number)
+    try:
+        yield
+    finally:
+        for number, old in zip((1, 2), before, strict=True):
+            os.dup2(old, number)
+            os.close(old)
+
+
+def children() -> list[str]:
+    """Name the processes of Ray's that this one started."""
+    names = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            name, _, rest = path.read_text().partition("(")[2].rpartition(")")
+            if int(rest.split()[1]) == os.getpid() and re.search("ray|gcs", name):
+                names.append(name)
+    return names
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
+    """One search of twelve trials in which six go wrong, each in its own way."""
+    home, pids = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("pids")
+    watcher = Watcher()
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryFile("w+") as file:
+        patch.setenv("EED_STUB_FAULTS", json.dumps(FAULTS))
+        patch.setenv("EED_STUB_PIDS", str(pids))
+        with printed_to(file):
+            view = run(spec_of(), home=home, name=None, pipeline=stub_pipeline, listener=watcher)
+        file.seek(0)
+        printed = file.read()
+    left: dict[str, list[int]] = {}
+    for path in sorted(pids.iterdir(), key=lambda path: int(path.name.split("-")[2])):
+        what, pid, _ = path.name.split("-")
+        left.setdefault(what, []).append(int(pid))
+    with Ledger(home / view.name / "ledger.sqlite") as ledger:
+        yield Done(view, home, watcher, printed, left, list(ledger.events()))
+
+
+def test_it_finishes(done: Done) -> None:
+    """It finishes."""
+    assert (done.view.state, done.view.name) == ("finished", "stub-1")
+
+
+def test_each_trial_ends_as_it_should(done: Done) -> None:
+    """Each trial ends as it should."""
+    ends = {number: (trial.outcome, trial.reason) for number, trial in done.view.trials.items()}
+    assert ends == {
+        number: {
+            "raise": ("failed", "error"),
+            "nan": ("failed", "diverged"),
+            "exit": ("failed", "infrastructure"),
+            "limit": ("infeasible", "max_latency_ms"),
+            "missing": ("failed", "diverged"),
+            "wrong": ("failed", "error"),
+        }.get(FAULTS.get(number, ""), ("done", ""))
+        for number in range(NUM_TRIALS)
+    }
+
+
+def test_a_failure_says_what_happened(done: Done) -> None:
+    """A failure says what happened."""
+    assert done.view.trials[2].message == "RuntimeError: the stub was told to raise"
+    assert done.view.trials[4].message == "robust_accuracy is nan, not a finite number"
+    assert done.view.trials[5].message.startswith("ActorDiedError: ")
+
+
+def test_tracebacks_are_kept(done: Done) -> None:
+    """Tracebacks are kept."""
+    assert "in run" in (done.folder / "errors" / "trial-2.txt").read_text()
+    assert {path.name for path in (done.folder / "errors").iterdir()} == {
+        "trial-2.txt",
+        "trial-5.txt",
+        "control-25.txt",
+    }
+
+
+def test_optuna_was_told_the_same(done: Done) -> None:
+    """Optuna was told the same."""
+    assert done.states() == {number: ENDS[trial.outcome] for number, trial in done.view.trials.items()}
+
+
+def test_the_ledger_is_in_sequence(done: Done) -> None:
+    """The ledger is in sequence."""
+    assert [event.seq for event in done.events] == list(range(1, len(done.events) + 1))
+    kinds = [event.kind for event in done.events]
+    assert (kinds[0], kinds[-1]) == ("run", "end")
+    assert kinds.index("base") < kinds.index("proposal")
+    assert max(i for i, kind in enumerate(kinds) if kind == "result") < kinds.index("latency")
+
+
+def test_every_proposal_has_one_result_after_it(done: Done) -> None:
+    """Every proposal has one result after it."""
+    proposed = {event.trial: event.seq for event in done.events if event.kind == "proposal"}
+    ended = [(event.trial, event.seq) for event in done.events if event.kind == "result"]
+    assert sorted(number for number, _ in ended) == sorted(proposed) == list(range(NUM_TRIALS))  # type: ignore[type-var]
+    assert all(seq > proposed[number] for number, seq in ended)
+
+
+def test_the_view_is_what_a_later_reader_finds(done: Done) -> None:
+    """The view is what a later reader finds."""
+    assert read_run(done.folder) == done.view
+
+
+def test_facts_are_complete(done: Done) -> None:
+    """Facts are complete."""
+    facts = done.view.facts
+    assert (facts["num_classes"], facts["image_shape"], facts["reference_ms"]) == (10, [1, 8, 8], 1.0)
+    assert {"versions", "machine", "command"} <= facts.keys()
+
+
+def test_first_proposals_are_the_first_trials(done: Done) -> None:
+    """First proposals are the first trials."""
+    assert [done.view.proposals[i]["num_members"] for i in (0, 1)] == [1, 2]
+
+
+def test_the_base_is_prepared_once_before_all_trials(done: Done) -> None:
+    """The base is prepared once before all trials."""
+    assert len(done.pids["prepare"]) == 1
+    assert len(done.watcher.base) == 1
+
+
+def test_workers_are_used_again(done: Done) -> None:
+    """Twelve trials take one process for each slot, and one more for the one that died."""
+    assert len(done.pids["run"]) == NUM_TRIALS
+    assert len(set(done.pids["run"])) <= int(done.view.facts["machine"]["num_cpus"]) + 1
+
+
+def test_one_probe_measures_for_all(done: Done) -> None:
+    """One probe measures for all."""
+    assert len(set(done.pids["probe"])) == 1
+    assert len(done.pids["probe"]) == NUM_TRIALS - sum(f in ("raise", "exit", "wrong") for f in FAULTS.values())
+
+
+def test_a_control_that_fails_becomes_a_note(done: Done) -> None:
+    """A control that fails becomes a note."""
+    assert [control.name for control in done.view.controls] == ["scratch 50 % (labels)"]
+    assert done.view.notes == ["control 25 % failed (RuntimeError: this control was told to fail)"]
+
+
+def test_base_controls_and_frontier_get_one_final_latency_each(done: Done) -> None:
+    """Base controls and frontier get one final latency each."""
+    wanted = {"dense base", "scratch 50 % (labels)", *(point.id for point in frontier(done.view))}
+    assert wanted <= done.view.latencies.keys()
+    assert all(latency.method == "cascade" for latency in done.view.latencies.values())
+    assert sum(event.kind == "latency" for event in done.events) == len(done.view.latencies)
+
+
+def test_the_listener_hears_everything(done: Done) -> None:
+    """The listener hears everything."""
+    assert done.watcher.stages == ["dense base", "controls and trials", "final latencies", "report"]
+    assert {record.number for record in done.watcher.results} == set(range(NUM_TRIALS))
+    assert done.watcher.ticks[-1].num_trials == NUM_TRIALS
+    assert any(status.eta_s is not None for status in done.watcher.ticks)
+
+
+def test_nothing_is_printed(done: Done) -> None:
+    """Nothing is printed."""
+    assert done.printed == ""
+
+
+def test_all_files_lie_under_home(done: Done) -> None:
+    """All files lie under home."""
+    assert {path.name for path in done.home.iterdir()} == {"stub-1", "mlflow.db", "mlartifacts"}
+    assert {"ledger.sqlite", "study.sqlite", "search_space.yaml", "ray", "report"} <= {
+        path.name for path in done.folder.iterdir()
+    }
+
+
+def test_nothing_of_ray_is_left(done: Done) -> None:
+    """Nothing of Ray is left."""
+    assert not ray.is_initialized()
+    deadline = time.monotonic() + 20
+    while (left := children()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert left == []
+
+
+def test_mlflow_holds_every_trial(done: Done) -> None:
+    """MLflow holds every trial."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=done.view.tracker["uri"])
+    runs = client.search_runs([done.view.tracker["experiment_id"]])
+    assert sum(found.data.tags.get("kind") == "trial" for found in runs) == NUM_TRIALS
+    assert not [found for found in runs if found.info.status == "RUNNING"]
+
+
+# ---------------------------------------------------------------- names, limits, ends
+
+
+def test_a_taken_name_is_refused_and_nothing_changes(done: Done) -> None:
+    """A taken name is refused and nothing changes."""
+    before = (done.folder / "ledger.sqlite").read_bytes()
+    with pytest.raises(RunError, match=r"--name stub-1: .* exists already; choose another --name, or look at"):
+        run(spec_of(), home=done.home, name="stub-1", pipeline=stub_pipeline, listener=Silent())
+    assert (done.folder / "ledger.sqlite").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["store", "a/b", "..", "", "x" * 65])
+def test_a_name_that_is_no_folder_is_refused(tmp_path: Path, name: str) -> None:
+    """A name that is no folder is refused."""
+    with pytest.raises(RunError, match="is not allowed; take up to 64 letters"):
+        run(spec_of(), home=tmp_path, name=name, pipeline=stub_pipeline, listener=Silent())
+
+
+def test_a_trial_that_does_not_fit_the_machine_is_refused() -> None:
+    """Both mistakes at once, each with what is there."""
+    with pytest.raises(SpecError) as caught:
+        Machine(num_cpus=2, num_gpus=0).slots(Resources(cpu=3, gpu=0.5))
+    assert caught.value.problems == [
+        "resources.cpu: 3 is more than this machine has (2); take at most 2, or another machine",
+        "resources.gpu: 0.5 is more than this machine has (0); take at most 0, or another machine",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cpu", "gpu", "slots"), [(1, 0, 8), (0.5, 0, 16), (3, 0, 2), (1, 0.25, 8), (0, 0.5, 4), (8, 2, 1), (0, 0, 8)]
+)
+def test_slots_are_what_fits_at_once(cpu: float, gpu: float, slots: int) -> None:
+    """The scarcer of the two counts."""
+    assert Machine(num_cpus=8, num_gpus=2).slots(Resources(cpu=cpu, gpu=gpu)) == slots
+
+
+def test_an_interrupt_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trial 1 would sleep for ten minutes; the interrupt comes when trial 0 is done."""
+
+    class Interrupts(Watcher):
+        def on_result(self, record: TrialRecord, view: RunView) -> None:
+            super().on_result(record, view)
+            if len(self.results) == 1:
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setenv("EED_STUB_FAULTS", json.dumps({1: "sleep"}))
+    handler = signal.getsignal(signal.SIGINT)
+    watcher = Interrupts()
+    spec = spec_of(controls=Controls(sizes=()))
+    view = run(spec, home=tmp_path, name="stopped", pipeline=stub_pipeline, listener=watcher)
+    assert (view.state, view.trials[0].outcome) == ("stopped", "done")
+    assert all(trial.outcome in ("done", "pruned") for trial in view.trials.values())
+    assert len(view.trials) < NUM_TRIALS
+    assert view.num_trials()["running"] == 0
+    assert (tmp_path / "stopped" / "report" / "frontier.json").is_file()
+    states = Done(view, tmp_path, watcher, "", {}).states()
+    assert TrialState.RUNNING not in states.values()
+    assert states[0] == TrialState.COMPLETE
+    assert signal.getsignal(signal.SIGINT) == handler
+
+
+def test_a_base_that_fails_ends_the_search_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A base that fails ends the search with its reason."""
+    monkeypatch.setenv("EED_STUB_PREPARE", "no data")
+    with pytest.raises(TrialFailure, match="the base went wrong: no data"):
+        run(spec_of(), home=tmp_path, name="broken", pipeline=stub_pipeline, listener=Silent())
+    assert read_run(tmp_path / "broken").state == "failed"
+    with Ledger(tmp_path / "broken" / "ledger.sqlite") as ledger:
+        assert list(ledger.events())[-1].data["reason"] == "the base went wrong: no data"
+    assert not ray.is_initialized()
