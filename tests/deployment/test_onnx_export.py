@@ -17,7 +17,7 @@ from eed_search.models.registry import MODELS
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_own_networks_give_equal_numbers(name: str) -> None:
-    """onnxruntime gives torch's softmax outputs at batch 1, 2 and 9."""
+    """In onnxruntime they give torch's softmax outputs at batch 1, 2 and 9."""
     model = build(name, width=8, num_classes=10, in_channels=3, mean=(0.5,) * 3, std=(0.25,) * 3, seed=1).eval()
     session = new_session(to_onnx(model, (3, 32, 32)))
     for batch in (1, 2, 9):
