@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eed_search.search.listener import Listener, Silent, Status
-    from eed_search.search.run import Pipeline, run
+    from eed_search.search.driver import Pipeline, run
 
 __all__ = ["Listener", "Pipeline", "Silent", "Status", "run"]
 
@@ -19,15 +19,14 @@ _HOMES = {
     "Listener": "eed_search.search.listener",
     "Silent": "eed_search.search.listener",
     "Status": "eed_search.search.listener",
-    "Pipeline": "eed_search.search.run",
-    "run": "eed_search.search.run",
+    "Pipeline": "eed_search.search.driver",
+    "run": "eed_search.search.driver",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # `search.run` is a module and a function: the function is what callers want.
     value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value

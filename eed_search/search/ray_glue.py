@@ -1,6 +1,6 @@
 """The door to Ray: the local session, the actors and tasks of a search, the trainable.
 
-Only this module and `run` know that trials run under Ray. What runs on a worker is importable by
+Only this module, `driver`, `searcher` and `tune_callback` know that trials run under Ray. What runs on a worker is importable by
 name; the pipeline (a module) travels by name as well.
 """
 
@@ -108,7 +108,7 @@ def _quiet_environment() -> None:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in a file mean what they meant to the user
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is the record
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `run` handles it
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver handles it
         "RAY_AIR_NEW_OUTPUT": "0",
         "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what the raylet would print about dead workers
         "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "3600",  # trials wait for controls
