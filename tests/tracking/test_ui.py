@@ -59,7 +59,7 @@ def test_compare_link_is_url_encoded() -> None:
 
 def test_links_name_the_runs_they_promise(home: Path) -> None:
     """Frontier, frontier beside base and controls, all measured trials."""
-    links = find_links(database_uri(home), "http://h", None)
+    links = find_links(database_uri(home), "http://h", "digits")
     assert links
     view = make_view(NUM_TRIALS)
     client = connect(database_uri(home))
@@ -120,6 +120,19 @@ def test_server_answers_on_loopback_alone(served: Ui) -> None:
         assert answer.status == 200
 
 
+def test_a_search_writes_to_a_server_as_to_a_database(served: Ui, tmp_path: Path) -> None:
+    """With an http tracking.uri, runs and report reach the server, and the home stays without a database."""
+    view = make_view(2, name="elsewhere")
+    tracker = MlflowTracker(make_spec(tracking={"uri": served.url, "experiment": "remote"}), tmp_path, view.name)
+    tracker.start(view)
+    tracker.finish(view, write_report(view, tmp_path / "report")["html"].parent, "finished")
+    assert tracker.num_failures == 0
+    client = connect(served.url)
+    assert len(client.list_artifacts(tracker.parent_run_id, "report")) == 3
+    assert client.get_run(tracker.parent_run_id).info.status == "FINISHED"
+    assert not (tmp_path / "mlflow.db").exists()
+
+
 def test_sigterm_ends_the_server(home: Path, tmp_path: Path) -> None:
     """The process that serves is told to end: its server ends too."""
     script = (
@@ -133,7 +146,7 @@ def test_sigterm_ends_the_server(home: Path, tmp_path: Path) -> None:
         assert process.stdout
         server = int(process.stdout.readline())
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 128 + signal.SIGTERM
+        assert process.wait(60) == 128 + signal.SIGTERM
     with pytest.raises(ProcessLookupError):
         os.killpg(server, 0)
 
