@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eed_search.search.listener import Listener, Silent, Status
     from eed_search.search.driver import Pipeline, run
+    from eed_search.search.listener import Listener, Silent, Status
 
 __all__ = ["Listener", "Pipeline", "Silent", "Status", "run"]
 

@@ -102,7 +102,7 @@ def run(spec: Spec, *, home: Path, name: str | None, pipeline: Pipeline, listene
         machine = stack.enter_context(ray_glue.local_ray())
         stop = stack.enter_context(_interrupts())  # after Ray, whose import takes SIGTERM for itself
         slots = machine.slots(spec.resources)
-        folder = _claim(home, spec, name)
+        folder = claim(home, spec, name)
         stack.enter_context(ray_glue.ray_log(folder / RAY_LOG))
         ledger = stack.enter_context(Ledger(folder / FILE_NAME, write=True))
         journal = Journal(ledger, listener, spec.search.trials, slots)
@@ -132,8 +132,20 @@ def _taken(home: Path, name: str) -> RunError:
     )
 
 
-def _claim(home: Path, spec: Spec, name: str | None) -> Path:
-    """Make the run's folder; of two that want the same name, one gets it."""
+def claim(home: Path, spec: Spec, name: str | None) -> Path:
+    """Make a run's folder with its search-space file; of two that want the same name, one gets it.
+
+    Args:
+        home: Where the runs lie; made if absent.
+        spec: The search.
+        name: The folder's name; by default the spec's name with the first free number.
+
+    Returns:
+        The folder.
+
+    Raises:
+        RunError: If the name is taken, or `home` cannot be written to.
+    """
     names = [name] if name is not None else (f"{spec.name}-{i}" for i in itertools.count(1))
     try:
         home.mkdir(parents=True, exist_ok=True)

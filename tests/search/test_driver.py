@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from eed_search.core.points import frontier
 from eed_search.core.records import Reference, TrialRecord
 from eed_search.core.spec import Controls, Resources, Search, Spec, Threat
 from eed_search.search import Silent, Status, run
+from eed_search.search.driver import claim
 from eed_search.search.ray_glue import Machine
 from eed_search.search.searcher import STUDY_FILE, close_study
 from tests.search import stub_pipeline
@@ -308,6 +310,20 @@ def test_a_name_that_is_no_folder_is_refused(tmp_path: Path, name: str) -> None:
     """A name that is no folder is refused."""
     with pytest.raises(RunError, match="is not allowed; take up to 64 letters"):
         run(spec_of(), home=tmp_path, name=name, pipeline=stub_pipeline, listener=Silent())
+
+
+def test_a_home_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    """It lies below a file."""
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"home: cannot be written \(.*\); choose another --home"):
+        claim(tmp_path / "file" / "home", spec_of(), None)
+
+
+def test_the_default_name_takes_the_first_free_number(tmp_path: Path) -> None:
+    """Gaps are filled."""
+    assert [claim(tmp_path, spec_of(), None).name for _ in range(2)] == ["stub-1", "stub-2"]
+    shutil.rmtree(tmp_path / "stub-1")
+    assert claim(tmp_path, spec_of(), None).name == "stub-1"
 
 
 def test_a_trial_that_does_not_fit_the_machine_is_refused() -> None:
