@@ -29,6 +29,7 @@ NUM_DOUBLINGS = 2  # of the rounds, before a measurement is called noisy
 _QUIET = 1.05  # wall over CPU time up to which a round counts as undisturbed
 _NUM_RESAMPLES = 4000
 _NUM_IMAGES = 8  # random images that the probe visits in turn; dense kernels take the same time for any
+_MAX_SLICES, _SLICE_CALLS = 8, 10  # a block's slices at most, and the calls that each holds at least
 _MIN_STRATIFIED = 20  # images in a round of a cascade, so that every common exit occurs
 
 Call = Callable[[int], object]
@@ -144,6 +145,11 @@ def weighted_quantile(values: Float[np.ndarray, " n"], weights: Float[np.ndarray
     order = np.argsort(values, kind="stable")
     reached = np.cumsum(weights[order])
     return float(values[order][np.searchsorted(reached, share * reached[-1] * (1 - 1e-12))])
+
+
+def sentinel_holds(ratio: float, earlier: Sequence[float], limit: float) -> bool:
+    """Say whether the sentinel costs what it did before: within twice `limit` of its earlier median."""
+    return not earlier or abs(math.log(ratio / float(np.median(earlier)))) <= 2 * limit
 
 
 def additive_latency(
@@ -290,13 +296,31 @@ def _take_rounds(
     num_rounds: int,
     rng: np.random.Generator,
 ) -> list[Round]:
-    """Time every contestant once in each round, in an order drawn anew each time."""
+    """Time every contestant's block once in each round.
+
+    A block is cut into up to 8 slices of at least 10 calls; the contestants take turns slice by
+    slice, in an order drawn anew each time, so that a disturbance of some milliseconds meets them
+    all alike (on a busy machine this halves the interval). Shorter slices would measure cold caches.
+    """
     names = list(calls)
     taken: list[Round] = []
     for _ in range(num_rounds):
         picks = images()
-        taken.append({names[i]: _time_block(calls[names[i]], picks[names[i]]) for i in rng.permutation(len(names))})
+        num_slices = max(1, min(_MAX_SLICES, min(map(len, picks.values())) // _SLICE_CALLS))
+        slices: dict[str, list[_Block]] = {name: [] for name in names}
+        for part in range(num_slices):
+            for i in rng.permutation(len(names)):
+                name = names[i]
+                size = len(picks[name])
+                part_of = picks[name][size * part // num_slices : size * (part + 1) // num_slices]
+                slices[name].append(_time_block(calls[name], part_of))
+        taken.append({name: _join(blocks) for name, blocks in slices.items()})
     return taken
+
+
+def _join(blocks: Sequence[_Block]) -> _Block:
+    wall = np.concatenate([block.wall_ms for block in blocks])
+    return _Block(sum(block.cpu_ms * len(block.wall_ms) for block in blocks) / len(wall), wall)
 
 
 def _until_settled(
@@ -386,13 +410,13 @@ class LatencyProbe:
         call_ms = {**self._call_ms, "candidate": _warm_up(call, _NUM_IMAGES)}
         images = {name: self._block_images(call_ms[name]) for name in calls}
 
-        def sentinel_moved(rounds: list[Round]) -> bool:
-            if "sentinel" not in calls or not self._sentinel_ratios:
-                return False
-            return abs(math.log(np.median(_ratios(rounds, "sentinel")) / np.median(self._sentinel_ratios))) > 2 * limit
-
         def settled(rounds: list[Round]) -> bool:
-            return half_width(median_interval(_ratios(rounds, "candidate"))) <= limit and not sentinel_moved(rounds)
+            narrow = half_width(median_interval(_ratios(rounds, "candidate"))) <= limit
+            if "sentinel" not in calls:
+                return narrow
+            return narrow and sentinel_holds(
+                float(np.median(_ratios(rounds, "sentinel"))), self._sentinel_ratios, limit
+            )
 
         rounds = _until_settled(
             lambda num: _take_rounds(calls, lambda: images, num, self._rng),
