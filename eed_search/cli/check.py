@@ -35,11 +35,11 @@ def summary(spec: Spec) -> list[str]:
         for name in type(space).model_fields
         if not (isinstance(dimension := getattr(space, name), Choice) and len(dimension.values) == 1)
     ]
-    control = f"{len(spec.controls.sizes) * len(spec.controls.recoveries)}" if spec.controls.sizes else "no"
+    num_controls = len(spec.controls.sizes)
     return [
         f"data      {source}, eps {spec.threat.eps:.4g}",
         f"base      {spec.model.name} of width {spec.model.width}, {spec.base.epochs:g} epochs",
         f"teams     {spec.team.mode}, members cut by {spec.members.granularity}",
-        f"search    {spec.search.trials} trials ({spec.search.sampler}), {control} controls",
+        f"search    {spec.search.trials} trials ({spec.search.sampler}), {num_controls or 'no'} control{'' if num_controls == 1 else 's'}",
         f"varies    {', '.join(free) or 'nothing'}",
     ]

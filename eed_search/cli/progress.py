@@ -35,7 +35,9 @@ def progress() -> Iterator[Listener]:
     from rich.live import Live
 
     with Live(console=console(), auto_refresh=False, transient=True) as live:
-        yield LiveProgress(live)
+        listener = LiveProgress(live)
+        listener.on_stage("starting")
+        yield listener
 
 
 class PlainProgress:
@@ -68,7 +70,7 @@ class PlainProgress:
         """Print the trial's end and how far the search is."""
         self._say(trial_line(record))
         total = max(self._status.num_trials, len(view.trials))
-        parts = [f"{len(view.trials)} of {total} trials", f"{len(frontier(view))} points on the frontier"]
+        parts = [f"{len(view.trials)} of {total} trials", _count(len(frontier(view)))]
         parts.append(f"hypervolume {run_hypervolume(view):.3f}")
         if self._status.eta_s is not None and len(view.trials) < total:
             parts.append(f"about {duration(self._status.eta_s)} left")
@@ -154,20 +156,20 @@ def page(phase: str, passed_s: float, status: Status, view: RunView | None) -> G
     ]
     if status.num_trials:
         parts.append(Text(_bar(status), overflow="ellipsis", no_wrap=True))
-    if status.stages:
-        running = Table.grid(padding=(0, 2))
-        running.add_column(no_wrap=True)
-        running.add_column(no_wrap=True, overflow="ellipsis")
-        for who, stage in sorted(status.stages.items(), key=_by_number)[:_MOST_RUNNING]:
-            running.add_row(Text(f"  {who}", style="cyan"), Text(stage))
-        parts.append(running)
+    running = sorted(status.stages.items(), key=_by_number)[:_MOST_RUNNING]
+    widest = max((len(who) for who, _ in running), default=0)
+    parts += [Text(f"  {who:<{widest}}  {stage}", overflow="ellipsis", no_wrap=True) for who, stage in running]
     if view is not None and (front := frontier(view)):
         parts.append(Text(f"best points so far, hypervolume {run_hypervolume(view):.3f}", style="bold"))
         best = Table.grid(padding=(0, 2))
+        for _ in range(4):
+            best.add_column(no_wrap=True, justify="right")
+        best.add_column(no_wrap=True, overflow="ellipsis")
+        best.add_row("", "robust", "speed-up", "clean", "team")
         for point in front[:_MOST_POINTS]:
-            best.add_row(
-                *(Text(cell) for cell in (f"  {point.id}", *_figures(point.measurement), team_title(point.params)))
-            )
+            m = point.measurement
+            cells = (f"  {point.id}", per_cent(m.robust_accuracy), f"{with_arm(m.latency.speedup)} ×")
+            best.add_row(*map(Text, (*cells, f"{100 * m.clean_accuracy.value:.1f} %", team_title(point.params))))
         parts.append(best)
         if len(front) > _MOST_POINTS:
             parts.append(Text(f"  … and {len(front) - _MOST_POINTS} more"))
@@ -219,3 +221,7 @@ def _bar(status: Status) -> str:
     odd = [f"{status.counts[s]} {s}" for s in ("infeasible", "pruned", "failed") if status.counts.get(s)]
     left = f", about {duration(status.eta_s)} left" if status.eta_s is not None and ended < status.num_trials else ""
     return f"{'━' * filled}{'╌' * (_BAR - filled)} {ended} of {status.num_trials} trials{''.join(f', {o}' for o in odd)}{left}"
+
+
+def _count(number: int) -> str:
+    return f"{number} point{'' if number == 1 else 's'} on the frontier"

@@ -10,28 +10,8 @@ import pytest
 from eed_search.core.errors import RunError, StoreError
 from eed_search.core.ledger import FILE_NAME, Ledger, RunView, read_run, replay
 from eed_search.core.records import StageUse, TrialRecord, to_json
+from tests.core.ledgers import write_ledger
 from tests.tracking.factories import make_latency, make_trial, make_view
-
-
-def _write(folder: Path, view: RunView) -> Path:
-    """Write a ledger that replays to a view."""
-    with Ledger(folder / FILE_NAME, write=True) as ledger:
-        ledger.append("run", {"name": view.name, "spec": view.spec, "facts": view.facts})
-        assert view.base is not None
-        ledger.append("base", to_json(view.base))
-        for control in view.controls:
-            ledger.append("control", to_json(control))
-        for number, params in view.proposals.items():
-            ledger.append("proposal", {"params": params}, number)
-        for number, trial in view.trials.items():
-            ledger.append("result", to_json(trial), number)
-        for id_, latency in view.latencies.items():
-            ledger.append("latency", {"id": id_, "latency": to_json(latency)})
-        for note in view.notes:
-            ledger.append("note", {"text": note})
-        ledger.append("tracker", view.tracker)
-        ledger.append("end", {"state": view.state, "reason": ""})
-    return folder
 
 
 def test_events_come_back_in_sequence(tmp_path: Path) -> None:
@@ -54,7 +34,7 @@ def test_a_replayed_run_equals_what_was_written(tmp_path: Path) -> None:
     view = make_view(
         12, notes=["a note"], tracker={"run_id": "r"}, latencies={"0.0": make_latency(0.2, method="cascade")}
     )
-    read = read_run(_write(tmp_path, view))
+    read = read_run(write_ledger(tmp_path, view))
     for name in (
         "name",
         "spec",
@@ -99,9 +79,9 @@ def test_no_events_give_an_empty_view() -> None:
     assert replay(iter(())) == RunView()
 
 
-def test_a_reader_cannot_write(tmp_path: Path) -> None:
+def test_a_reader_cannotwrite_ledger(tmp_path: Path) -> None:
     """Only the driver's ledger takes events."""
-    _write(tmp_path, make_view(2))
+    write_ledger(tmp_path, make_view(2))
     with Ledger(tmp_path / FILE_NAME) as ledger, pytest.raises(StoreError, match=r"cannot be written .*readonly"):
         ledger.append("note", {"text": "x"})
 

@@ -1,0 +1,101 @@
+"""The real program: how fast it answers and what it loads."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.calling import ROOT, environment, python
+from tests.core.ledgers import write_ledger
+from tests.tracking.factories import make_view
+
+HEAVY = ("torch", "ray", "mlflow", "optuna", "torchvision", "plotly", "onnxruntime", "sklearn")
+
+LOADED = f"""
+import sys
+from eed_search.cli.app import app
+try:
+    app(sys.argv[1:], prog_name="eed-search")
+except SystemExit as end:
+    assert not end.code, end.code
+print("loaded:", *[name for name in {HEAVY!r} if name in sys.modules])
+"""
+
+
+def _eed(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "eed_search.cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_help_answers_at_once() -> None:
+    """Help loads almost nothing: 0.2 s on an idle machine; the limit here allows for a busy one."""
+    best = min(_timed_help() for _ in range(5))
+    assert best < 1.0
+
+
+def _timed_help() -> float:
+    start = time.perf_counter()
+    assert _eed("--help").returncode == 0
+    return time.perf_counter() - start
+
+
+def test_help_loads_no_numpy_either() -> None:
+    """Only typer and what it needs."""
+    result = python(LOADED + "print('numpy' in sys.modules, 'pydantic' in sys.modules)", "--help")
+    assert result.stdout.splitlines()[-2:] == ["loaded:", "False False"]
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("check", "digits"), ("check", "--help"), ("launch", "--help")])
+def test_light_commands_load_nothing_heavy(arguments: tuple[str, ...]) -> None:
+    """Neither torch nor Ray, Optuna, MLflow."""
+    result = python(LOADED, *arguments)
+    assert result.stdout.splitlines()[-1] == "loaded:", result.stderr
+
+
+def test_report_loads_nothing_heavy(tmp_path: Path) -> None:
+    """A result can be read where torch is broken."""
+    write_ledger(tmp_path / "one", make_view())
+    for arguments in ((), ("--json",)):
+        result = python(LOADED, "report", "--home", tmp_path, *arguments)
+        assert result.stdout.splitlines()[-1] == "loaded:", result.stderr
+
+
+def test_mistakes_end_the_process_with_their_code(tmp_path: Path) -> None:
+    """The exit code reaches the shell; stdout stays empty."""
+    file = tmp_path / "case.yaml"
+    file.write_text("name: t\n", encoding="utf-8")
+    result = _eed("check", file)
+    assert (result.returncode, result.stdout) == (3, "")
+    assert result.stderr.splitlines()[0].startswith("case.yaml: threat: is missing; give a value")
+
+
+def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
+    """`eed-search report | head -1` prints no traceback."""
+    write_ledger(tmp_path / "one", make_view())
+    line = f'"{sys.executable}" -m eed_search.cli report --json --home "{tmp_path}" | head -1'
+    result = subprocess.run(
+        line, shell=True, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (result.stdout, result.stderr) == ("{\n", "")
+
+
+def test_the_program_works_from_any_folder(tmp_path: Path) -> None:
+    """The packaged files are found wherever the call comes from; nothing is left there."""
+    result = _eed("check", "digits", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_finds_this_machine_ready(tmp_path: Path) -> None:
+    """On a machine that runs these tests nothing is wrong; nothing is left in the home."""
+    result = python(LOADED, "doctor", "--home", tmp_path)
+    assert "WRONG" not in result.stdout
+    for what in ("Python", "packages", "processor", "disk", "SQLite", "torch", "torchvision"):
+        assert any(line.split(":")[0].split()[-1] == what for line in result.stdout.splitlines()), what
+    assert "Ready: start with `eed-search launch`" in result.stdout
+    assert result.stdout.splitlines()[-1] == "loaded:"
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,148 @@
+"""What a person sees while a search runs."""
+
+from __future__ import annotations
+
+import io
+import re
+
+from rich.console import Console
+from rich.live import Live
+
+from eed_search.cli.progress import LiveProgress, PlainProgress, page, trial_line
+from eed_search.core.points import frontier
+from eed_search.search.listener import Status
+from tests.tracking.factories import make_trial, make_view
+
+
+class Clock:
+    """Seconds that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _plain() -> tuple[PlainProgress, list[str], Clock]:
+    lines: list[str] = []
+    clock = Clock()
+    return PlainProgress(lines.append, clock), lines, clock
+
+
+def _drawn(status: Status, *, trials: int = 20) -> str:
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(page("trials and controls", 95.0, status, make_view(trials)))
+    return console.export_text()
+
+
+def test_each_event_is_a_line_with_its_time() -> None:
+    """Phases, base, controls and trials: one line each, after the minutes and seconds that have passed."""
+    progress, lines, clock = _plain()
+    view = make_view()
+    assert view.base is not None
+    progress.on_stage("dense base")
+    clock.now = 83
+    progress.on_base(view.base)
+    progress.on_control(view.controls[0])
+    assert lines == [
+        "[ 0:00] dense base",
+        "[ 1:23] dense base: robust 84.0 ±4.6 %, clean 99.0 %, 1.00 ±0.02 × as fast (12 s)",
+        "[ 1:23] scratch 50 % (labels): robust 79.0 ±5.1 %, clean 94.0 %, 3.08 ±0.06 × as fast (14 s)",
+    ]
+
+
+def test_a_trial_says_how_far_the_search_is() -> None:
+    """After a trial: how many are done, the frontier, the hypervolume, the time left."""
+    progress, lines, clock = _plain()
+    view = make_view(8)
+    progress.on_tick(Status(3700, {}, {}, 20, 125.0))
+    clock.now = 3700
+    progress.on_result(view.trials[7], view)
+    front = len(frontier(view))
+    assert lines[0].startswith("[1:01:40] trial 7 done: robust ")
+    assert lines[1].startswith(f"[1:01:40]   8 of 20 trials, {front} points on the frontier, hypervolume 0.")
+    assert lines[1].endswith(", about 2 min 05 s left")
+
+
+def test_the_last_trial_has_no_time_left() -> None:
+    """Nothing is promised when nothing is left."""
+    progress, lines, _ = _plain()
+    view = make_view(8)
+    progress.on_tick(Status(10, {}, {}, 8, 12.0))
+    progress.on_result(view.trials[7], view)
+    assert "left" not in lines[-1]
+
+
+def test_a_failed_trial_gives_its_reason() -> None:
+    """Reason and message in the line."""
+    view = make_view()
+    assert trial_line(view.trials[5]).startswith("trial 5 failed (diverged): loss is nan; ")
+    assert trial_line(view.trials[3]).startswith(
+        "trial 3 infeasible (min_clean_accuracy): clean accuracy 0.91 is below 0.95"
+    )
+
+
+def test_silence_is_broken_once_a_minute() -> None:
+    """A log shows that the search is alive, and what it does; not more often than each minute."""
+    progress, lines, clock = _plain()
+    for second in range(180):
+        clock.now = second
+        progress.on_tick(Status(second, {"trial 2": "members", "trial 10": "evaluation"}, {}, 20))
+    assert lines == [
+        "[ 1:00]   still running: trial 10: evaluation; trial 2: members",
+        "[ 2:00]   still running: trial 10: evaluation; trial 2: members",
+    ]
+
+
+def test_the_live_page_shows_everything() -> None:
+    """Phase, bar, what each worker does in the order of trials, best points with teams, hypervolume, time left."""
+    status = Status(
+        95, {"trial 10": "evaluation", "trial 9": "members"}, {"done": 7, "failed": 1, "running": 2}, 20, 60.0
+    )
+    text = _drawn(status)
+    assert "[ 1:35] trials and controls" in text
+    assert "━━━━━━━━━━━━╌" in text
+    assert "8 of 20 trials, 1 failed, about 1 min 00 s left" in text
+    assert text.index("trial 9") < text.index("trial 10")
+    for point in frontier(make_view()):
+        assert re.search(
+            rf"^ +{point.id}  \d\d\.\d ±\d\.\d %  \d\.\d\d ±0\.\d\d ×  +\d+\.\d %  \w+-\d\d", text, re.MULTILINE
+        )
+    assert "hypervolume 0.730" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_live_page_has_room_for_any_number_of_workers() -> None:
+    """At most eight workers are listed, long texts are cut, lines stay lines."""
+    status = Status(0, {f"trial {i}": "x" * 200 for i in range(100)}, {}, 100)
+    lines = [line for line in _drawn(status).splitlines() if line.startswith("  trial")]
+    assert [line.split()[1] for line in lines] == list("01234567")
+    assert max(map(len, lines)) <= 80
+
+
+def test_the_live_page_before_the_first_trial() -> None:
+    """Only the phase."""
+    assert _drawn(Status(0.0), trials=0).strip() == "[ 1:35] trials and controls"
+
+
+def test_base_controls_and_failures_stay_above_the_live_page() -> None:
+    """What must not be missed is printed once; finished trials show as points."""
+    file = io.StringIO()
+    console = Console(width=100, file=file, force_terminal=True, color_system=None)
+    view = make_view()
+    assert view.base is not None
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        progress = LiveProgress(live)
+        progress.on_stage("dense base")
+        progress.on_base(view.base)
+        progress.on_control(view.controls[0])
+        progress.on_result(view.trials[5], view)
+        progress.on_result(make_trial(7), view)
+        progress.on_tick(Status(1.0, {"trial 8": "members"}, view.num_trials(), 20))
+    text = file.getvalue()
+    assert text.count("dense base: robust 84.0 ±4.6 %") == 1
+    assert text.count("scratch 50 % (labels): robust") == 1
+    assert text.count("trial 5 failed (diverged): loss is nan") == 1
+    assert "trial 7 done" not in text
+    assert "  trial 8  members" in text
