@@ -17,6 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: whole option names in 80 columns, in half the time
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Find compact, adversarially robust, fast image classifiers automatically.",
     epilog="Start with: eed-search launch",

@@ -32,7 +32,7 @@ def _eed(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[st
 
 
 def test_help_answers_at_once() -> None:
-    """Help loads almost nothing: 0.2 s on an idle machine; the limit here allows for a busy one."""
+    """Help loads almost nothing: 0.1 s on an idle machine; the limit here allows for a busy one."""
     best = min(_timed_help() for _ in range(5))
     assert best < 1.0
 
