@@ -36,11 +36,15 @@ help:
 
 $(INSTALLED): | $(BIN)/python
 	@echo "Installing the pinned packages into $(VENV): once, for some minutes (torch is large)."
+	@rm -f $(VENV)/.installed-*
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(BIN)/python -m ensurepip --upgrade > /dev/null
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
 $(INSTALLED_DEV): | $(BIN)/python
 	@echo "Installing the pinned packages and the developer's tools into $(VENV): once, for some minutes (torch is large)."
+	@rm -f $(VENV)/.installed-*
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(BIN)/python -m ensurepip --upgrade > /dev/null
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@ $(INSTALLED)
 

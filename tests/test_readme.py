@@ -7,6 +7,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from eed_search.core.spec import Range, load
@@ -79,6 +80,36 @@ def test_make_knows_its_targets(line: str) -> None:
     """`make launch` and `make test` exist (listed, not run)."""
     done = subprocess.run([*shlex.split(line), "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_bundle_example_runs_without_torch(tmp_path: Path) -> None:
+    """The Python lines give a label and a number of members for each image, and load no torch."""
+    import torch
+
+    from eed_search.deployment.bundle import GateSettings, Replay, write_bundle
+    from eed_search.deployment.onnx_export import to_onnx
+    from eed_search.deployment.runtime import GatedClassifier
+
+    members = [to_onnx(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), (1, 8, 8)) for _ in range(2)]
+    gate = GateSettings("threshold", 0.5, 1.0, 1.0)
+    images = np.zeros((3, 1, 8, 8), np.float32)
+    answer = GatedClassifier.from_onnx(members, gate).predict(images)
+    replay = Replay(images, answer.labels, answer.num_members_run, num_skipped=0)
+    write_bundle(
+        tmp_path / "best",
+        members,
+        gate,
+        (1, 8, 8),
+        10,
+        replay=replay,
+        claims={},
+        config={},
+        search_space_yaml="name: x\n",
+    )
+    (block,) = _blocks("python")
+    done = python(block + "print('torch' in sys.modules)", cwd=tmp_path)
+    assert done.stderr == ""
+    assert re.fullmatch(r"\[\d \d \d \d \d\] \[[12 ]+\]\nFalse\n", done.stdout), done.stdout
 
 
 def test_links_lead_to_files() -> None:
