@@ -1,0 +1,83 @@
+"""Removed channels: counts, groups, and equality with the silenced network."""
+
+import pytest
+import torch
+from torch import nn
+
+from eed_search.compression.channels import (
+    channel_groups,
+    channel_scores,
+    choose_channels,
+    kept_channels,
+    remove_channels,
+    silence_channels,
+)
+from eed_search.compression.scores import SCORES
+from eed_search.core.errors import ModelError
+from eed_search.models import count_macs
+
+from .conftest import batch_of
+
+
+@pytest.mark.parametrize(
+    ("channels", "fraction", "block", "kept"),
+    [(64, 0.5, 8, 32), (64, 0.4, 16, 32), (64, 0.01, 8, 8), (64, 1.0, 8, 64), (6, 0.5, 8, 6), (20, 0.9, 8, 16)],
+)
+def test_channels_are_kept_in_blocks(channels, fraction, block, kept):
+    """The nearest multiple of the block, at least one block, at most all."""
+    assert kept_channels(channels, fraction, block) == kept
+
+
+def norms_behind(model: nn.Module) -> dict[str, str]:
+    """In these networks each batch norm directly follows its convolution by name order."""
+    found, last = {}, ""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            last = name
+        elif isinstance(module, nn.BatchNorm2d):
+            found[last] = name
+    return found
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("fixture", ["cnn", "resnet"])
+def test_removal_equals_silencing(fixture, score, request):
+    """The smaller network gives what the network with zeroed channels (batch norm included) gives."""
+    model = request.getfixturevalue(fixture)
+    shape = (1, 8, 8) if fixture == "cnn" else (3, 16, 16)
+    batch = batch_of(shape)
+    chosen = choose_channels(model, shape, SCORES[score](model, batch), 0.5, 4)
+    smaller, silenced = remove_channels(model, shape, chosen), silence_channels(model, chosen, norms_behind(model))
+    torch.testing.assert_close(smaller(batch.images), silenced(batch.images), atol=1e-5, rtol=0)
+    assert float((smaller(batch.images) - model(batch.images)).detach().abs().max()) > 1e-3  # the test could see a difference
+    assert count_macs(smaller, shape) < 0.3 * count_macs(model, shape)
+
+
+def test_zeroing_filters_alone_would_not_be_enough(cnn, digits_batch):
+    """A dead filter still emits its batch norm's shift: the trap that the equality above guards."""
+    chosen = choose_channels(cnn, (1, 8, 8), SCORES["erm"](cnn, digits_batch), 0.5, 4)
+    right, wrong = silence_channels(cnn, chosen, norms_behind(cnn)), silence_channels(cnn, chosen, {})
+    assert float((right(digits_batch.images) - wrong(digits_batch.images)).detach().abs().max()) > 1e-3
+
+
+def test_residual_sums_tie_channels_together(resnet):
+    """The stem and both blocks of the first stage share one group."""
+    groups = {group.producers: group.num_channels for group in channel_groups(resnet, (3, 16, 16))}
+    assert groups[("conv1", "stages.0.conv2", "stages.1.conv2")] == 8
+    assert groups[("stages.0.conv1",)] == 8
+    assert not any("classifier" in producers for producers in groups)
+
+
+def test_no_layer_of_a_group_drowns_the_others(resnet, colour_batch):
+    """Multiplying one layer's scores does not change the group's ranking."""
+    scores = dict(SCORES["erm"](resnet, colour_batch))
+    group = next(g for g in channel_groups(resnet, (3, 16, 16)) if "conv1" in g.producers)
+    before = channel_scores(group, scores)
+    scores["conv1.weight"] = scores["conv1.weight"] * 1e6
+    torch.testing.assert_close(channel_scores(group, scores), before)
+
+
+def test_a_model_without_removable_channels_is_refused():
+    """One linear layer has only its classes."""
+    with pytest.raises(ModelError, match="no channel can be removed; take granularity unstructured"):
+        channel_groups(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), (1, 2, 2))

@@ -1,0 +1,130 @@
+"""The training loop."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from eed_search.core.errors import Diverged
+from eed_search.core.spec import Recipe, TrainingAttack
+from eed_search.data.splits import Split
+from eed_search.training.loop import _Average, crop_flip, learning_rate_factor, train
+from eed_search.training.recovery import DistillRecovery, LabelRecovery, distill_loss, soft_label_loss
+
+ATTACK = TrainingAttack(steps=1)
+RECIPE = Recipe(epochs=3, batch_size=16, lr=0.1, ema=0.9, attack=ATTACK)
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
+
+
+@pytest.fixture
+def split():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(65, 1, 4, 4, generator=generator)  # 65: the last batch would hold one image
+    return Split(images, (images.mean((1, 2, 3)) > 0.5).long())
+
+
+def test_training_lowers_the_loss(split):
+    """Three epochs on an easy problem."""
+    losses = train(network(), split, RECIPE, LabelRecovery(0.01, ATTACK), seed=0).losses
+    assert len(losses) == 3
+    assert losses[-1] < losses[0]
+
+
+def test_the_same_seed_gives_the_same_bits(split):
+    """Order, augmentation and attacks all come from the seed."""
+    first, second = network(), network()
+    for model in (first, second):
+        torch.rand(7)  # the global generator plays no part
+        train(model, split, RECIPE, LabelRecovery(0.05, ATTACK), seed=5)
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+
+
+def test_half_an_epoch_takes_half_of_the_steps(split):
+    """Fractions of an epoch are allowed, zero trains nothing."""
+    loss = LabelRecovery(0.0, ATTACK)
+    assert train(network(), split, RECIPE.model_copy(update={"epochs": 0.5}), loss, seed=0).num_steps == 3
+    model, untouched = network(), network()
+    assert train(model, split, RECIPE.model_copy(update={"epochs": 0}), loss, seed=0).num_steps == 0
+    assert torch.equal(model[0].weight, untouched[0].weight)
+
+
+def test_divergence_is_an_outcome_with_advice(split):
+    """A NaN loss ends the run with its reason."""
+    with pytest.raises(Diverged, match="lower the learning rate or set clip_norm"):
+        train(network(), split, RECIPE, lambda model, x, y, g: model(x).sum() * math.nan, seed=0)
+
+
+def test_masked_weights_are_zero_after_training(split):
+    """Masks hold through momentum, decay and averaging."""
+    model = network()
+    mask = torch.rand(model[4].weight.shape, generator=torch.Generator().manual_seed(1)) < 0.3
+    train(model, split, RECIPE, LabelRecovery(0.01, ATTACK), seed=0, masks={"4.weight": mask})
+    assert not bool(model[4].weight[~mask].any())
+    assert bool((model[4].weight[mask] != 0).all())
+
+
+def test_the_attack_does_not_feed_batch_norm(split):
+    """With a learning rate too small to matter, statistics are those of one pass a step, not of the attack's."""
+    few, many = network(), network()
+    for model, steps in ((few, 1), (many, 5)):
+        attack = TrainingAttack(steps=steps)
+        recipe = RECIPE.model_copy(update={"lr": 1e-12, "ema": 0.0, "epochs": 1})
+        train(model, split, recipe, LabelRecovery(0.0, attack), seed=0)
+    torch.testing.assert_close(few[1].running_mean, many[1].running_mean)
+    assert int(few[1].num_batches_tracked) == int(many[1].num_batches_tracked) == 5
+
+
+def test_averaged_weights_by_hand():
+    """The decay warms up: 1/10, 2/11, … up to its value."""
+    model = nn.Linear(1, 1, bias=False)
+    model.weight.data.fill_(0.0)
+    average = _Average(model, 0.15)
+    model.weight.data.fill_(1.0)
+    average.update(model, 0)  # decay min(0.15, 0.1)
+    average.update(model, 1)  # decay min(0.15, 2/11)
+    average.copy_to(model)
+    assert float(model.weight.detach()) == pytest.approx(0.15 * 0.9 + 0.85)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "progress", "factor"),
+    [("constant", 0.9, 1), ("cosine", 0.5, 0.5), ("multistep", 0.6, 0.1), ("multistep", 0.8, 0.01), ("one_cycle", 0.2, 1)],
+)
+def test_schedules(schedule, progress, factor):
+    """Known values."""
+    assert learning_rate_factor(schedule, progress) == pytest.approx(factor)
+
+
+def test_crops_and_flips_only_move_pixels():
+    """Each result is a window of the padded image, perhaps mirrored."""
+    images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    moved = crop_flip(images, torch.Generator().manual_seed(1))
+    padded = nn.functional.pad(images, (4, 4, 4, 4))
+    for image, wide in zip(moved, padded, strict=True):
+        windows = [wide[:, i : i + 8, j : j + 8] for i in range(9) for j in range(9)]
+        assert any(torch.equal(image, w) or torch.equal(image, w.flip(-1)) for w in windows)
+    assert not torch.equal(moved, images)
+
+
+def test_distillation_is_zero_at_the_teacher():
+    """A student that answers as the teacher does, on both images, has nothing to learn."""
+    logits = torch.randn(4, 3)
+    target = logits.softmax(-1)
+    assert float(distill_loss(logits, logits, target)) == pytest.approx(0, abs=1e-5)
+    shifted = logits + torch.randn(4, 3)
+    expected = 5 / 6 * soft_label_loss(shifted, target)
+    torch.testing.assert_close(distill_loss(shifted, logits, target), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_distillation_does_not_look_at_labels(split):
+    """Wrong labels change nothing."""
+    teacher = network(1).eval()
+    first, second = network(), network()
+    for model, labels in ((first, split.labels), (second, 1 - split.labels)):
+        train(model, Split(split.images, labels), RECIPE, DistillRecovery(0.05, ATTACK, teacher), seed=0)
+    assert torch.equal(first[4].weight, second[4].weight)
