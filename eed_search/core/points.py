@@ -13,21 +13,35 @@ from eed_search.core.records import Measurement, Point, Reference
 from eed_search.core.spec import Constraints
 
 
-def points(view: RunView) -> list[Point]:
-    """List every point that may enter the frontier, final latencies filled in where they were taken."""
+def points(view: RunView, *, unrankable: bool = False) -> list[Point]:
+    """List the points that may enter the frontier.
+
+    A final latency replaces the search's where one was taken and can be ranked by; a point without
+    any latency to rank by is left out.
+
+    Args:
+        view: The run.
+        unrankable: Keep those too: what `final latencies` should time once more.
+    """
     found = []
     for number, trial in sorted(view.trials.items()):
-        if trial.outcome != "done" or trial.measurement is None or trial.measurement.latency.noisy:
+        if trial.outcome != "done" or trial.measurement is None:
             continue
         id_ = f"{number}.0"
-        latency = view.latencies.get(id_, trial.measurement.latency)
+        searched, final = trial.measurement.latency, view.latencies.get(id_)
+        if final is not None and final.rankable:
+            latency = final
+        elif unrankable or not searched.noisy:
+            latency = searched
+        else:
+            continue
         found.append(Point(id_, number, trial.params, replace(trial.measurement, latency=latency)))
     return found
 
 
-def frontier(view: RunView) -> list[Point]:
+def frontier(view: RunView, *, unrankable: bool = False) -> list[Point]:
     """Keep the points that no other point dominates in robust accuracy and latency, fastest first."""
-    all_points = points(view)
+    all_points = points(view, unrankable=unrankable)
     keep = non_dominated(objectives([p.measurement for p in all_points]))
     kept = [point for point, on in zip(all_points, keep, strict=True) if on]
     return sorted(kept, key=lambda p: (p.measurement.latency.latency_ms.value, -p.measurement.robust_accuracy.value))

@@ -104,7 +104,13 @@ class Store:
         except OSError as error:
             raise StoreError(f"{root}: cannot be made ({error.strerror}); choose another --home") from error
 
-    def get(self, stage: str, settings: Mapping[str, Any], compute: Callable[[int], Artifact]) -> Stored:
+    def get(
+        self,
+        stage: str,
+        settings: Mapping[str, Any],
+        compute: Callable[[int], Artifact],
+        keep: Callable[[Artifact], bool] = lambda artifact: True,
+    ) -> Stored:
         """Read the stage's artifact, or compute and keep it.
 
         Args:
@@ -113,6 +119,7 @@ class Store:
             settings: Everything the result depends on, upstream keys and the search's seed
                 included; JSON-ready.
             compute: Makes the artifact from the stage's own seed.
+            keep: Whether the artifact is worth keeping; a noisy measurement is not.
 
         Returns:
             The artifact under its key.
@@ -138,7 +145,8 @@ class Store:
                     begin = time.perf_counter()
                     artifact = compute(seed_of(key))
                     stored = Stored(key, artifact, time.perf_counter() - begin)
-                    self._write(folder, stage, stored, settings)
+                    if keep(artifact):
+                        self._write(folder, stage, stored, settings)
                     self.uses.append(StageUse(stage, key, False, stored.seconds))
                     return stored
             finally:

@@ -31,10 +31,11 @@ def frontier_figure(view: RunView) -> go.Figure:
     front = frontier(view)
     on_front = {point.id for point in front}
     others = [point for point in points(view) if point.id not in on_front]
+    ranked = {point.id for point in points(view)}
     unranked = [
         (f"{t.number}.0", t.params, t.measurement, _why_unranked(t.outcome, t.reason))
         for t in view.trials.values()
-        if t.measurement is not None and (t.outcome != "done" or t.measurement.latency.noisy)
+        if t.measurement is not None and f"{t.number}.0" not in ranked
     ]
     references = [(c.name, final(view, c)) for c in view.controls]
     base = [] if view.base is None else [(view.base.name, final(view, view.base))]

@@ -264,3 +264,18 @@ def test_seeds_differ_by_purpose_and_fit_63_bits() -> None:
     assert len(set(seeds)) == 3
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert seed_of("key", "attack") == seeds[2]
+
+
+def test_what_is_not_worth_keeping_is_computed_again(tmp_path: Path) -> None:
+    """A noisy measurement is used once and never read back."""
+    store, calls = Store(tmp_path), []
+
+    def compute(seed: int) -> Artifact:
+        calls.append(seed)
+        return Artifact(meta={"noisy": len(calls) < 3})
+
+    for _ in range(4):
+        found = store.get("latency.1", {}, compute, keep=lambda artifact: not artifact.meta["noisy"])
+    assert len(calls) == 3
+    assert found.artifact.meta == {"noisy": False}
+    assert [use.hit for use in store.uses] == [False, False, False, True]
