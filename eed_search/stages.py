@@ -8,6 +8,7 @@ stage's name is its code's version: raise it when the result for equal settings 
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -388,8 +389,18 @@ class Workshop:
         )
 
 
-def open_workshop(spec: Spec, store_root: Path | str, report: Report) -> Workshop:
-    """Open a search's store and data."""
+def open_workshop(spec: Spec, store_root: Path | str, report: Report, *, whole_machine: bool = False) -> Workshop:
+    """Open a search's store and data, and take as many threads as the trial has cores.
+
+    Args:
+        spec: The search-space file.
+        store_root: Folder of the stage store.
+        report: Told which stage is being computed, and how far it is.
+        whole_machine: Take every core: nothing else runs.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # said each time: a worker that prepared the search with every core runs trials afterwards
+    torch.set_num_threads(cores if whole_machine else min(cores, max(1, int(spec.resources.cpu))))
     return Workshop(spec, Store(Path(store_root), on_stage=lambda stage: report(stage.partition(".")[0])), report)
 
 

@@ -96,7 +96,7 @@ def prepare(spec: Spec, store_root: Path, report: Report) -> Setting:
         ModelError: If the base cannot be exported.
     """
     report("data")
-    shop = open_workshop(spec, store_root, report)
+    shop = open_workshop(spec, store_root, report, whole_machine=True)
     start = time.perf_counter()
     base, base_key = shop.base()
     seconds = shop.store.load(f"base.1/{base_key}").seconds or time.perf_counter() - start

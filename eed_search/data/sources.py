@@ -112,7 +112,8 @@ def _npz(data: Data) -> tuple[Images, Images | None]:
 
 def _read_npz(file: Path) -> Images:
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        # opened here: numpy leaves the file open where it turns out not to be an archive
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
             names = set(arrays.files)
             if not {"images", "labels"} <= names:
                 raise DataError(f"{file}: holds {sorted(names)}; needs `images` (uint8, NHWC) and `labels`")
