@@ -10,6 +10,11 @@ networks. What must hold:
 - the slow-down is found (the whole interval above 1) in at least 19 of 20, in each process;
 - both processes rank the ladder alike: Kendall's τ at least 0.95.
 
+Run on 2026-11-21 with `--repeats 10` (AMD EPYC, 2 cores, onnxruntime 1.31.1, other work on the
+machine: load 8-18): A/A within the bounds in 10 and 9 of 10, slow-down found in 10 and 10 of 10, τ 1.0.
+At 10 repeats 19/20 means 10 of 10, so the verdict is FAILED by one measurement (1.0227). A run of 20
+on a quiet machine is still to be made.
+
 All raw ratios, the versions, the processor and its load go into the JSON file.
 """
 
@@ -148,7 +153,8 @@ def main() -> int:
     verdict = judge(processes)
     stored = {
         "date": time.strftime("%Y-%m-%d"),
-        "arguments": sys.argv[1:],
+        "repeats": options.repeats,
+        "width": options.width,
         "passed": passed(verdict),
         "verdict": verdict,
         "machine": machine(),
