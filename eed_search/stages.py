@@ -35,7 +35,7 @@ from eed_search.ensemble.loss import JointLoss
 from eed_search.ensemble.loss import Members as MemberStack
 from eed_search.ensemble.subsets import NUM_PARTS, subset_indices
 from eed_search.evaluation.latency import Probe, RatioEstimate
-from eed_search.evaluation.robust import Judgement, judge
+from eed_search.evaluation.robust import Judgement, craft, judge
 from eed_search.models import build, signature
 from eed_search.training import train
 
@@ -185,7 +185,9 @@ class Workshop:
         spec, data = self.spec, self.data
         scored = self.scores(plan.choice.score, base, base_key)
         cutting = spec.members.model_dump(include={"granularity", "block"})
-        settings = self._training(spec.members.finetune) | asdict(plan) | {"scores": scored.key, "base": base_key} | cutting
+        settings = (
+            self._training(spec.members.finetune) | asdict(plan) | {"scores": scored.key, "base": base_key} | cutting
+        )
 
         def compute(seed: int) -> Artifact:
             weights = {name: torch.from_numpy(array) for name, array in scored.artifact.tensors.items()}
@@ -224,9 +226,7 @@ class Workshop:
 
         def compute(seed: int) -> Artifact:
             stack = MemberStack([m.member.model for m in members])
-            masks = {
-                f"models.{i}.{name}": mask for i, m in enumerate(members) for name, mask in m.member.masks.items()
-            }
+            masks = {f"models.{i}.{name}": mask for i, m in enumerate(members) for name, mask in m.member.masks.items()}
             train(
                 stack,
                 self.data.train,
@@ -282,29 +282,26 @@ class Workshop:
             return Artifact(arrays, {"attack": found.attack})
 
         artifact = self.store.get("judgement.1", settings, compute).artifact
-        return Judgement(**{name: array for name, array in artifact.tensors.items()}, attack=artifact.meta["attack"])
+        return Judgement(**artifact.tensors, attack=artifact.meta["attack"])
 
-    def transfer_failures(
-        self, base: nn.Module, base_key: str, member: TrainedMember
-    ) -> Bool[np.ndarray, " samples"]:
+    def transfer_failures(self, base: nn.Module, base_key: str, member: TrainedMember) -> Bool[np.ndarray, " samples"]:
         """Which validation images, attacked on the dense BASE, a member gets wrong."""
         spec = self.spec
-        settings = {"data": self.data.key, "eps": spec.threat.eps, "base": base_key, "seed": spec.seed}
+        settings = {
+            "data": self.data.key,
+            "eps": spec.threat.eps,
+            "base": base_key,
+            "attack": spec.evaluation.model_dump(exclude={"batch_size"}),
+            "seed": spec.seed,
+        }
 
-        def craft(seed: int) -> Artifact:
-            from eed_search.training import perturb
-            from eed_search.training.recovery import label_loss
+        def attack(seed: int) -> Artifact:
+            images = craft(
+                base, self.data.validation, eps=spec.threat.eps, settings=spec.evaluation, seed=seed, device=self.device
+            )
+            return Artifact({"images": images.numpy()})
 
-            split, model = self.data.validation, base.to(self.device).eval()
-            attack = spec.base.attack.model_copy(update={"method": "pgd", "steps": spec.evaluation.steps, "step_size": spec.evaluation.step_size})
-            generator = torch.Generator(self.device).manual_seed(seed)
-            parts = []
-            for images, labels in zip(split.images.split(256), split.labels.split(256), strict=True):
-                images, labels = images.to(self.device), labels.to(self.device)
-                parts.append(perturb(lambda x, y=labels: label_loss(model(x), y), images, eps=spec.threat.eps, attack=attack, generator=generator).cpu())  # type: ignore[misc]
-            return Artifact({"images": torch.cat(parts).numpy()})
-
-        crafted = self.store.get("crafted.1", settings, craft)
+        crafted = self.store.get("crafted.1", settings, attack)
 
         def compare(seed: int) -> Artifact:
             images = torch.from_numpy(crafted.artifact.tensors["images"])
@@ -335,7 +332,9 @@ class Workshop:
 
         stored = self.store.get("latency.1", settings, compute, keep=lambda found: not found.meta["estimate"]["noisy"])
         meta = stored.artifact.meta["estimate"]
-        return RatioEstimate(**(meta | {name: Interval(**value) for name, value in meta.items() if isinstance(value, dict)}))
+        return RatioEstimate(
+            **(meta | {name: Interval(**value) for name, value in meta.items() if isinstance(value, dict)})
+        )
 
     # ------------------------------------------------------------ shared by the stages
 
@@ -376,7 +375,9 @@ class Workshop:
         teacher: nn.Module | None,
         name: str,
     ) -> None:
-        loss = recovery_loss(recovery, teacher if teacher is not None else model, recipe, self.spec.threat.eps, self.device)
+        loss = recovery_loss(
+            recovery, teacher if teacher is not None else model, recipe, self.spec.threat.eps, self.device
+        )
         train(
             model,
             split,
@@ -416,7 +417,9 @@ def machine_name() -> str:
     processor = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        models = [
+            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
         processor = models[0] if models else processor
     return f"{processor} at {platform.node()}"
 

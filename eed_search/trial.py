@@ -8,9 +8,8 @@ them directly. Each stage lies in `stages`; whatever an earlier trial made is re
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from jaxtyping import Bool
 from torch import nn
 
 from eed_search.compression.member import Member
-from eed_search.core.errors import EedSearchError, TrialFailure
+from eed_search.core.errors import TrialFailure
 from eed_search.core.ledger import RunView
 from eed_search.core.params import MemberChoice, TrialParams
 from eed_search.core.points import constraint_excess
@@ -162,7 +161,12 @@ def run(number: int, params: TrialParams, setting: Setting, probe: Probe, report
     except TrialFailure as failure:
         record = replace(record, outcome="failed", reason=failure.reason, message=str(failure))
     except (torch.OutOfMemoryError, MemoryError) as error:
-        record = replace(record, outcome="failed", reason="oom", message=f"out of memory: {str(error).splitlines()[0] if str(error) else 'host'}; lower the batch sizes")
+        record = replace(
+            record,
+            outcome="failed",
+            reason="oom",
+            message=f"out of memory: {str(error).splitlines()[0] if str(error) else 'host'}; lower the batch sizes",
+        )
     return replace(record, stages=tuple(shop.store.uses), seconds=time.perf_counter() - start)
 
 
@@ -185,7 +189,10 @@ def _run(record: TrialRecord, params: TrialParams, setting: Setting, shop: Works
     measurement = _measure(team, judged, ratios, setting, artifact=f"team.1/{stored.key}")
     kind = float(judged.executed_right.mean() - judged.robust_right.mean())
     if len(team) > 1:
-        notes = [*notes, f"the executed path alone would say {100 * judged.executed_right.mean():.1f} % robust, {100 * kind:.1f} points too kind"]
+        notes = [
+            *notes,
+            f"the executed path alone would say {100 * judged.executed_right.mean():.1f} % robust, {100 * kind:.1f} points too kind",
+        ]
     record = replace(record, measurement=measurement, robust_diversity=diversity, notes=tuple(notes))
     return _judged_by_constraints(record, constraint_excess(spec.search.constraints, measurement, setting.base))
 
@@ -194,7 +201,8 @@ def _assemble(
     params: TrialParams, setting: Setting, shop: Workshop, base: nn.Module, base_key: str
 ) -> tuple[list[TrainedMember], float | None, list[str]]:
     """Make the members, choose among them where the file asks for a pool, and put them in gate order."""
-    spec, notes = setting.spec, []
+    spec = setting.spec
+    notes: list[str] = []
     choices = list(params.members)
     subsets = params.subsets
     if spec.team.mode == "pool":
@@ -255,9 +263,7 @@ def _measure(
     reach = [1 - sum(shares[:t]) for t in range(num)]
     macs = [count_macs(m.model, setting.image_shape) for m in team]
     base = setting.base.measurement
-    latency = additive_latency(
-        ratios, shares, base.latency.latency_ms.value, setting.gate_ms if num > 1 else 0.0
-    )
+    latency = additive_latency(ratios, shares, base.latency.latency_ms.value, setting.gate_ms if num > 1 else 0.0)
     base_right = unpack_bits(base.robust_hex, base.robust_accuracy.num_samples)
     return Measurement(
         clean_accuracy=Accuracy.of(judged.clean_right),
@@ -286,7 +292,9 @@ def _gate(spec: Spec, threshold: float) -> Gate:
 # ---------------------------------------------------------------- constraints
 
 
-def _before_training(networks: Sequence[nn.Module], ratios: Sequence[RatioEstimate], setting: Setting) -> dict[str, float]:
+def _before_training(
+    networks: Sequence[nn.Module], ratios: Sequence[RatioEstimate], setting: Setting
+) -> dict[str, float]:
     """By how much the limits that need no training are broken: size, worst case, and the first member alone."""
     limits = setting.spec.search.constraints
     dense = setting.base.measurement.latency.latency_ms.value
@@ -335,7 +343,9 @@ def control(size: float, setting: Setting, probe: Probe, report: Report) -> Refe
         stored = shop.control(size, recovery, base, base_key)
         network = shop.read_members(stored)[0]
         judged = shop.judgement([network.model], stored.key, Gate(), name="the control")
-        found.append((float(judged.robust_right.mean()), float(judged.clean_right.mean()), recovery, stored, network, judged))
+        found.append(
+            (float(judged.robust_right.mean()), float(judged.clean_right.mean()), recovery, stored, network, judged)
+        )
     _, _, recovery, stored, network, judged = max(found, key=lambda row: row[:2])
     ratio = shop.latency(network.model, probe, signature(base, setting.image_shape))
     measurement = _measure([network], judged, [ratio], setting, artifact=f"control.1/{stored.key}")

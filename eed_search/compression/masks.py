@@ -11,7 +11,7 @@ from torch import Tensor
 from eed_search.compression.scores import Scores
 
 
-def top_mask(score: Float[Tensor, "..."], fraction: float) -> Bool[Tensor, "..."]:
+def top_mask(score: Float[Tensor, ...], fraction: float) -> Bool[Tensor, ...]:
     """Keep the entries of highest score, exactly max(1, round(fraction * entries)) of them.
 
     Chosen by index, never by comparing with a threshold; of equal scores the earlier entry wins.
@@ -30,7 +30,7 @@ def top_mask(score: Float[Tensor, "..."], fraction: float) -> Bool[Tensor, "..."
     return mask.view(score.shape)
 
 
-def layer_masks(scores: Scores, fraction: float) -> dict[str, Bool[Tensor, "..."]]:
+def layer_masks(scores: Scores, fraction: float) -> dict[str, Bool[Tensor, ...]]:
     """Mask every scored layer to the same fraction (layer-wise budget)."""
     return {name: top_mask(score, fraction) for name, score in scores.items()}
 

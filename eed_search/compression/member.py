@@ -32,7 +32,7 @@ class Member:
     """
 
     model: nn.Module
-    masks: dict[str, Bool[Tensor, "..."]] = field(default_factory=dict)
+    masks: dict[str, Bool[Tensor, ...]] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
@@ -41,9 +41,7 @@ class Member:
         return masked_size_bytes(floats, self.masks)
 
 
-def cut(
-    base: nn.Module, image_shape: tuple[int, int, int], scores: Scores, size: float, settings: Members
-) -> Member:
+def cut(base: nn.Module, image_shape: tuple[int, int, int], scores: Scores, size: float, settings: Members) -> Member:
     """Prune the base by importance, without any training.
 
     Args:

@@ -155,7 +155,7 @@ def neuron_importance(model: nn.Module, image_shape: torch.Size) -> dict[str, Fl
         return hook
 
     handles = [layer.register_forward_hook(keep(name)) for name, layer in layers.items()]
-    for name, module in positive.named_children():
+    for name in dict(positive.named_children()):
         if name == "normalise":  # a shift would make inputs negative; the logits' gradient ignores the input
             setattr(positive, name, nn.Identity())
     try:

@@ -61,7 +61,9 @@ def load_images(data: Data) -> Raw:
     if num_classes < 2:
         raise DataError(f"{_where(data)}: all labels are 0; a classifier needs at least two classes")
     if test is not None and int(test.labels.max()) >= num_classes:
-        raise DataError(f"{_where(data)}: test label {int(test.labels.max())} never occurs in training (classes 0..{num_classes - 1})")
+        raise DataError(
+            f"{_where(data)}: test label {int(test.labels.max())} never occurs in training (classes 0..{num_classes - 1})"
+        )
     return Raw(train, test, num_classes, _identity([train] + ([test] if test is not None else [])))
 
 
@@ -97,16 +99,22 @@ def _npz(data: Data) -> tuple[Images, Images | None]:
     for split in ("train", "test"):
         files = sorted(folder.glob(f"{split}*.npz"))
         if not files:
-            raise DataError(f"data.path: {folder} holds no {split}*.npz; each file needs `images` (uint8, NHWC) and `labels`")
+            raise DataError(
+                f"data.path: {folder} holds no {split}*.npz; each file needs `images` (uint8, NHWC) and `labels`"
+            )
         loaded = [_read_npz(file) for file in files]
         shapes = {part.images.shape[1:] for part in loaded}
         if len(shapes) > 1:
-            raise DataError(f"{folder}: the {split} files hold images of different shapes {sorted(shapes)}; they must agree")
+            raise DataError(
+                f"{folder}: the {split} files hold images of different shapes {sorted(shapes)}; they must agree"
+            )
         parts[split] = Images(
             np.concatenate([part.images for part in loaded]), np.concatenate([part.labels for part in loaded])
         )
     if parts["train"].images.shape[1:] != parts["test"].images.shape[1:]:
-        raise DataError(f"{folder}: training and test images differ in shape: {parts['train'].images.shape[1:]} and {parts['test'].images.shape[1:]}")
+        raise DataError(
+            f"{folder}: training and test images differ in shape: {parts['train'].images.shape[1:]} and {parts['test'].images.shape[1:]}"
+        )
     return parts["train"], parts["test"]
 
 
@@ -121,10 +129,14 @@ def _read_npz(file: Path) -> Images:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
         raise DataError(f"{file}: is corrupt or not an npz file ({error}); copy it again") from error
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
-        raise DataError(f"{file}: `images` is {images.dtype} of shape {images.shape}; needs uint8, NHWC, 1 or 3 channels")
+        raise DataError(
+            f"{file}: `images` is {images.dtype} of shape {images.shape}; needs uint8, NHWC, 1 or 3 channels"
+        )
     labels = labels.reshape(-1)
     if not np.issubdtype(labels.dtype, np.integer) or len(labels) != len(images) or len(labels) == 0:
-        raise DataError(f"{file}: `labels` is {labels.dtype} of length {len(labels)}; needs one integer for each of the {len(images)} images")
+        raise DataError(
+            f"{file}: `labels` is {labels.dtype} of length {len(labels)}; needs one integer for each of the {len(images)} images"
+        )
     if int(labels.min()) < 0:
         raise DataError(f"{file}: label {int(labels.min())}; labels count from 0")
     return Images(images, labels.astype(np.int64))
@@ -137,9 +149,13 @@ def _cifar10(data: Data) -> tuple[Images, Images | None]:
     parts = []
     for train in (True, False):
         try:
-            found = torchvision("datasets").CIFAR10(str(root), train=train, download=not (root / "cifar-10-batches-py").is_dir())
+            found = torchvision("datasets").CIFAR10(
+                str(root), train=train, download=not (root / "cifar-10-batches-py").is_dir()
+            )
         except (RuntimeError, OSError) as error:
-            raise DataError(f"data.path: {root} holds no CIFAR-10 and it cannot be downloaded ({error}); put cifar-10-batches-py there, or use source npz") from error
+            raise DataError(
+                f"data.path: {root} holds no CIFAR-10 and it cannot be downloaded ({error}); put cifar-10-batches-py there, or use source npz"
+            ) from error
         parts.append(Images(np.asarray(found.data, np.uint8), np.asarray(found.targets, np.int64)))
     return parts[0], parts[1]
 
@@ -157,7 +173,9 @@ def readable(data: Data) -> list[str]:
     for split in ("train", "test"):
         files = sorted(folder.glob(f"{split}*.npz"))
         if not files:
-            problems.append(f"data.path: {folder} holds no {split}*.npz; each file needs `images` (uint8, NHWC) and `labels`")
+            problems.append(
+                f"data.path: {folder} holds no {split}*.npz; each file needs `images` (uint8, NHWC) and `labels`"
+            )
         for file in files:
             if not os.access(file, os.R_OK):
                 problems.append(f"data.path: {file} cannot be read; check its permissions")

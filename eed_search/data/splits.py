@@ -87,7 +87,9 @@ def split_indices(
         the front, so each prefix holds the classes in nearly equal shares.
     """
     if sum(counts.values()) > len(labels):
-        raise DataError(f"data: {sum(counts.values())} images asked for, the source has {len(labels)}; lower num_train, num_validation, num_fresh or num_test")
+        raise DataError(
+            f"data: {sum(counts.values())} images asked for, the source has {len(labels)}; lower num_train, num_validation, num_fresh or num_test"
+        )
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(labels))
     share = np.empty(len(labels))
@@ -122,7 +124,9 @@ def load_splits(data: Data, seed: int) -> Splits:
     left = len(raw.train) - sum(counts.values())
     counts["train"] = left if data.num_train is None else data.num_train
     if counts["train"] < 10:
-        raise DataError(f"data: {left} of {len(raw.train)} images are left to train on; lower num_validation, num_fresh or num_test")
+        raise DataError(
+            f"data: {left} of {len(raw.train)} images are left to train on; lower num_validation, num_fresh or num_test"
+        )
     dealt = split_indices(raw.train.labels, counts, seed_of(raw.identity, f"splits/{seed}") % 2**32)
     train, validation, fresh = (_take(raw.train, dealt[name]) for name in ("train", "validation", "fresh"))
     if raw.test is None:

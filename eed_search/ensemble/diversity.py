@@ -87,7 +87,9 @@ def choose_team(
     robust = 1 - failures.mean(axis=1)
     positions = [i for i in (allowed or range(len(failures))) if robust[i] >= robust.max() - accuracy_slack]
     if len(positions) < 2:
-        raise ValueError(f"{len(positions)} of {len(failures)} pool members are within {accuracy_slack:g} of the most robust one; a team needs two")
+        raise ValueError(
+            f"{len(positions)} of {len(failures)} pool members are within {accuracy_slack:g} of the most robust one; a team needs two"
+        )
     best: ChosenTeam | None = None
     for size in range(2, min(max_members, len(positions)) + 1):
         ranked = max(

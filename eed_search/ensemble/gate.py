@@ -53,9 +53,7 @@ class Gate:
     sharpness: float = 1.0
     tau: float = 1.0
 
-    def stop_probabilities(
-        self, means: Float[Tensor, "members batch classes"]
-    ) -> Float[Tensor, "members batch"]:
+    def stop_probabilities(self, means: Float[Tensor, "members batch classes"]) -> Float[Tensor, "members batch"]:
         """Probability q_t that the answer after each member is final.
 
         q_1 is the confidence alone; q_t multiplies it with exp(-KL(mean_t || mean_{t-1}) / tau);

@@ -166,7 +166,9 @@ class JointLoss:
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Mean loss of a batch. `model` is a `Members`."""
         model.eval()
-        moved = perturb(self._against_mean(model, labels), images, eps=self.eps, attack=self.joint.attack, generator=generator)
+        moved = perturb(
+            self._against_mean(model, labels), images, eps=self.eps, attack=self.joint.attack, generator=generator
+        )
         model.train()
         members = list(model.models.children()) if isinstance(model.models, nn.ModuleList) else [model]
         with ActivationRecorder(members if self.gamma else []) as recorder:

@@ -27,7 +27,9 @@ def subset_indices(num_samples: int, part: int, seed: int) -> Int[Tensor, " chos
         EED, arXiv 2504.04747: d = 4 disjoint parts, one shared by all, the rest one each.
     """
     if num_samples < NUM_PARTS + 1 or not 0 <= part < NUM_PARTS:
-        raise ValueError(f"part {part} of {num_samples} images: need part 0..{NUM_PARTS - 1} and at least {NUM_PARTS + 1} images")
+        raise ValueError(
+            f"part {part} of {num_samples} images: need part 0..{NUM_PARTS - 1} and at least {NUM_PARTS + 1} images"
+        )
     order = torch.randperm(num_samples, generator=torch.Generator().manual_seed(seed))
     parts = torch.tensor_split(order, NUM_PARTS + 1)
     return torch.cat([parts[0], parts[1 + part]])

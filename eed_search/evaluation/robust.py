@@ -12,13 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from eed_search.core.seeds import seed_of
-from eed_search.core.spec import Evaluation
+from eed_search.core.spec import Evaluation, TrainingAttack
 from eed_search.data.splits import Split
 from eed_search.ensemble.gate import GatedEnsemble, log_prefix_mean
+from eed_search.models import place
+from eed_search.training.attacks import perturb
+from eed_search.training.recovery import label_loss
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def judge(
         PGD: Madry et al. 2018, arXiv 1706.06083. The union over prefixes, each iterate judged on the
         gated forward, is ours.
     """
-    team = team.to(device=device, memory_format=torch.channels_last).eval()
+    team = place(team, device).eval()
     num = len(split)
     surrogates = [0, *range(1, len(team.members) + 1)] if len(team.members) > 1 else [1]
     clean = np.zeros(num, bool)
@@ -86,16 +89,50 @@ def judge(
             decision = team.decide(images)
         right = decision.labels == labels
         clean[where], run[where] = right.cpu().numpy(), decision.members_run.cpu().numpy()
-        for place, surrogate in enumerate(surrogates):
+        for number, surrogate in enumerate(surrogates):
             alive = right.nonzero().flatten()
             if len(alive):
                 noise = _starts(num, images.shape[1:], where, seed, surrogate).to(device)[alive]
                 right[alive] = ~_broken(team, images[alive], labels[alive], noise, surrogate, eps, settings)
-            if place == 0:
+            if number == 0:
                 executed[where] = right.cpu().numpy()
         robust[where] = right.cpu().numpy()
-    prefixes = "" if len(team.members) == 1 else " through the executed path, each prefix mean and the member mean, union"
+    prefixes = (
+        "" if len(team.members) == 1 else " through the executed path, each prefix mean and the member mean, union"
+    )
     return Judgement(clean, robust, executed, run, f"PGD-{settings.steps}{prefixes}")
+
+
+def craft(
+    model: nn.Module, split: Split, *, eps: float, settings: Evaluation, seed: int, device: torch.device
+) -> Float[Tensor, "samples channels height width"]:
+    """Attack one network with PGD and keep the last iterates, to be replayed on other networks.
+
+    Args:
+        model: The network attacked.
+        split: Images and labels.
+        eps: Budget in pixel units.
+        settings: Steps, step size, batch size.
+        seed: Of the random starts.
+        device: Where to compute.
+
+    Returns:
+        Attacked images in the split's order, on the CPU.
+    """
+    model = place(model, device).eval()
+    attack = TrainingAttack(method="pgd", steps=settings.steps, step_size=settings.step_size)
+    generator = torch.Generator(device).manual_seed(seed)
+    parts = []
+    for images, labels in zip(
+        split.images.split(settings.batch_size), split.labels.split(settings.batch_size), strict=True
+    ):
+        target = labels.to(device)
+
+        def objective(moved: Tensor, target: Tensor = target) -> Tensor:
+            return label_loss(model(moved), target)
+
+        parts.append(perturb(objective, images.to(device), eps=eps, attack=attack, generator=generator).cpu())
+    return torch.cat(parts)
 
 
 def _starts(num: int, shape: torch.Size, where: slice, seed: int, surrogate: int) -> Tensor:

@@ -6,11 +6,20 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from eed_search.core.errors import ModelError
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def place(model: Network, device: torch.device | None = None) -> Network:
+    """Move a network in place, its convolutions in channels-last order: faster on CPUs and GPUs, equal numbers."""
+    moved: Network = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved
 
 
 def fit_to_state(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
@@ -32,9 +41,13 @@ def fit_to_state(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     fitted = copy.deepcopy(model)
     expected = fitted.state_dict().keys()
     if missing := sorted(expected - state.keys()):
-        raise ModelError(f"stored weights belong to another architecture: {missing[0]} is missing; use the base they were cut from")
+        raise ModelError(
+            f"stored weights belong to another architecture: {missing[0]} is missing; use the base they were cut from"
+        )
     if extra := sorted(state.keys() - expected):
-        raise ModelError(f"stored weights belong to another architecture: {extra[0]} is unknown; use the base they were cut from")
+        raise ModelError(
+            f"stored weights belong to another architecture: {extra[0]} is unknown; use the base they were cut from"
+        )
     for name, module in fitted.named_modules():
         weight = state.get(f"{name}.weight" if name else "weight")
         if weight is None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from eed_search.core.errors import ModelError
+from eed_search.models.architecture import place
 from eed_search.models.resnet import ResNet18
 from eed_search.models.small_cnn import SmallCNN
 
@@ -50,4 +51,4 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = MODELS[name](width, num_classes, in_channels, mean, std)
-    return model.to(memory_format=torch.channels_last)
+    return place(model)

@@ -363,7 +363,9 @@ class _Search:
         wanted: list[tuple[str, str, TrialParams | None]] = [
             (one.name, one.measurement.artifact, None) for one in references if one is not None
         ]
-        wanted += [(p.id, p.measurement.artifact, TrialParams.from_flat(p.params)) for p in frontier(view, unrankable=True)]
+        wanted += [
+            (p.id, p.measurement.artifact, TrialParams.from_flat(p.params)) for p in frontier(view, unrankable=True)
+        ]
         return [one for one in wanted if one[0] not in view.latencies]
 
     def _time_one(self, id_: str, artifact: str, params: TrialParams | None, setting: Setting) -> None:

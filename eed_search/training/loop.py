@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from eed_search.core.errors import Diverged
 from eed_search.core.spec import Recipe
 from eed_search.data.splits import Split
+from eed_search.models import place
 
 Masks = Mapping[str, Bool[Tensor, "..."]]
 
@@ -80,10 +81,10 @@ def train(
         Losses by epoch.
 
     Raises:
-        Diverged: If the loss of a batch is NaN or infinite.
+        Diverged: If a loss, a weight or a statistic becomes NaN or infinite.
     """
     device = device or torch.device("cpu")
-    model.to(device=device, memory_format=torch.channels_last).train()
+    place(model, device).train()
     steps_per_epoch = math.ceil(len(split) / recipe.batch_size)
     num_steps = math.ceil(recipe.epochs * steps_per_epoch)
     if num_steps == 0:
@@ -105,7 +106,7 @@ def train(
                 group["lr"] = recipe.lr * learning_rate_factor(recipe.schedule, step / num_steps)
             optimiser.zero_grad(set_to_none=True)
             loss = batch_loss(model, images, labels, generator)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             if recipe.clip_norm is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
             optimiser.step()
@@ -120,6 +121,8 @@ def train(
     if average is not None:
         average.copy_to(model)
         apply_masks(model, masks)
+    if broken := next((name for name, t in model.state_dict().items() if not bool(torch.isfinite(t).all())), ""):
+        raise Diverged(f"{broken} is not finite after training; lower the learning rate or set clip_norm")
     model.eval()
     return TrainingResult(tuple(losses), num_steps)
 
@@ -158,8 +161,8 @@ def learning_rate_factor(schedule: str, progress: float) -> float:
 def has_bfloat16(device: torch.device) -> bool:
     """Whether the device computes bfloat16 convolutions in hardware."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return bool(torch.cpu._is_avx512_bf16_supported())  # type: ignore[no-untyped-call]
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def precision_context(precision: str, device: torch.device) -> torch.autocast:

@@ -49,7 +49,9 @@ def test_removal_equals_silencing(fixture, score, request):
     chosen = choose_channels(model, shape, SCORES[score](model, batch), 0.5, 4)
     smaller, silenced = remove_channels(model, shape, chosen), silence_channels(model, chosen, norms_behind(model))
     torch.testing.assert_close(smaller(batch.images), silenced(batch.images), atol=1e-5, rtol=0)
-    assert float((smaller(batch.images) - model(batch.images)).detach().abs().max()) > 1e-3  # the test could see a difference
+    assert (
+        float((smaller(batch.images) - model(batch.images)).detach().abs().max()) > 1e-3
+    )  # the test could see a difference
     assert count_macs(smaller, shape) < 0.3 * count_macs(model, shape)
 
 

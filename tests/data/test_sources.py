@@ -133,7 +133,7 @@ def test_torchvision_s_cifar10_is_read(tmp_path: Path) -> None:
 
 
 def test_cifar10_that_is_altered_is_refused(tmp_path: Path) -> None:
-    """torchvision checks sums; we say what to do."""
+    """Torchvision checks sums; we say what to do."""
     (tmp_path / "cifar-10-batches-py").mkdir()
     with pytest.raises(DataError, match="holds no CIFAR-10 and it cannot be downloaded"):
         load_images(Data(source="cifar10", path=str(tmp_path)))

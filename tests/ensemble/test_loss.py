@@ -40,7 +40,7 @@ def test_entropy_of_a_uniform_prediction_is_log_classes():
 
 
 def test_diversity_of_two_members_is_the_squared_sine():
-    """det of a 2×2 Gram matrix of unit vectors is 1 − cos² of the wrong-class predictions."""
+    """Det of a 2×2 Gram matrix of unit vectors is 1 − cos² of the wrong-class predictions."""
     logits, labels = random_logits(members=2, batch=1, classes=4)
     probabilities = logits.softmax(-1)
     wrong = [c for c in range(4) if c != int(labels[0])]
@@ -122,7 +122,7 @@ def test_the_weight_norm_counts_weights_and_no_batch_norm():
 
 
 def test_the_activation_level_is_a_smooth_count():
-    """a / (a + delta): 0 at rest, one half at delta, towards 1 above."""
+    """A / (a + delta): 0 at rest, one half at delta, towards 1 above."""
     assert activation_level([torch.tensor([0.0, 0.1]), torch.tensor([1e9, 1e9])], delta=0.1).item() == pytest.approx(
         (0.25 + 1) / 2
     )
@@ -139,16 +139,16 @@ def test_the_recorder_lets_go_of_its_hooks():
 
 def joint_loss(**weights):
     torch.manual_seed(0)
-    members = Members(
-        [nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)) for _ in range(2)]
+    members = Members([nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)) for _ in range(2)])
+    loss = JointLoss(
+        0.1, Joint(alpha=0.0, attack=TrainingAttack(steps=2)), **({"beta": 0, "omega": 0, "gamma": 0} | weights)
     )
-    loss = JointLoss(0.1, Joint(alpha=0.0, attack=TrainingAttack(steps=2)), **({"beta": 0, "omega": 0, "gamma": 0} | weights))
     images, labels = torch.rand(8, 1, 2, 2), torch.arange(8) % 3
     return loss(members, images, labels, torch.Generator().manual_seed(0)), members
 
 
 def test_without_weights_the_joint_loss_is_the_sum_of_cross_entropies():
-    """alpha = beta = omega = gamma = 0 leaves the members' adversarial fit, and its gradient reaches all."""
+    """Alpha = beta = omega = gamma = 0 leaves the members' adversarial fit, and its gradient reaches all."""
     value, members = joint_loss()
     value.backward()
     assert 1.0 < value.item() < 4.0

@@ -61,7 +61,7 @@ def test_an_attack_raises_the_loss(method, problem):
 
 
 def test_no_budget_means_no_change(problem):
-    """eps 0 and method none give the clean images."""
+    """Eps 0 and method none give the clean images."""
     model, images, labels = problem
     generator = torch.Generator().manual_seed(0)
     found = perturb(lambda x: label_loss(model(x), labels), images, eps=0, attack=TrainingAttack(), generator=generator)

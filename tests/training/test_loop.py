@@ -41,7 +41,9 @@ def test_the_same_seed_gives_the_same_bits(split):
     for model in (first, second):
         torch.rand(7)  # the global generator plays no part
         train(model, split, RECIPE, LabelRecovery(0.05, ATTACK), seed=5)
-    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
 
 
 def test_half_an_epoch_takes_half_of_the_steps(split):
@@ -93,7 +95,13 @@ def test_averaged_weights_by_hand():
 
 @pytest.mark.parametrize(
     ("schedule", "progress", "factor"),
-    [("constant", 0.9, 1), ("cosine", 0.5, 0.5), ("multistep", 0.6, 0.1), ("multistep", 0.8, 0.01), ("one_cycle", 0.2, 1)],
+    [
+        ("constant", 0.9, 1),
+        ("cosine", 0.5, 0.5),
+        ("multistep", 0.6, 0.1),
+        ("multistep", 0.8, 0.01),
+        ("one_cycle", 0.2, 1),
+    ],
 )
 def test_schedules(schedule, progress, factor):
     """Known values."""

@@ -1,0 +1,268 @@
+"""One trial, from parameters to record, on real digits with tiny networks; the latency probe is real."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import torch
+
+from eed_search import trial
+from eed_search.core.ledger import RunView
+from eed_search.core.params import MemberChoice, TrialParams
+from eed_search.core.records import Point, TrialRecord, unpack_bits
+from eed_search.core.spec import Spec, parse
+from eed_search.deployment.bundle import verify
+from eed_search.search.proposals import first_proposals, suggest
+from eed_search.stages import open_workshop, plan_members
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "data": {"source": "digits", "num_train": 160, "num_validation": 40, "num_fresh": 20, "num_test": 20},
+    "threat": {"eps": 0.1},
+    "model": {"name": "small_cnn", "width": 8},
+    "base": {"epochs": 3, "batch_size": 32, "attack": {"steps": 2}},
+    "members": {"block": 4, "score_samples": 16, "finetune": {"epochs": 1, "batch_size": 32, "attack": {"steps": 1}}},
+    "joint": {"epochs": 1, "batch_size": 32, "attack": {"steps": 1}},
+    "evaluation": {"steps": 3},
+    "latency": {"rounds": 3, "final_rounds": 3, "final_calls": 100, "block_ms": 1},
+    "controls": {"sizes": [0.5]},
+    "search": {"trials": 2, "space": {"size": [0.5, 1.0]}},
+}
+
+
+def silent(text: str) -> None:
+    """Report to nobody."""
+
+
+def spec_with(**sections: Any) -> Spec:
+    plain = {name: dict(value) if isinstance(value, dict) else value for name, value in TINY.items()}
+    for name, value in sections.items():
+        plain[name] = {**plain.get(name, {}), **value}
+    return parse(plain, "tiny")
+
+
+def params(*members: tuple[str, float], **changes: Any) -> TrialParams:
+    chosen = tuple(MemberChoice(score, size) for score, size in members)  # type: ignore[arg-type]
+    fixed = {"subsets": "all", "recovery": "labels", "order": "fast_first"}
+    return TrialParams(chosen, **(fixed | {"beta": 0.1, "omega": 1.0, "gamma": 0.1, "gate_threshold": 0.3} | changes))
+
+
+class Session:
+    """A prepared search in a folder of its own."""
+
+    def __init__(self, folder: Path, spec: Spec) -> None:
+        self.setting = trial.prepare(spec, folder / "store", silent)
+        self.probe = trial.make_probe(self.setting)
+
+    def run(self, chosen: TrialParams, number: int = 0) -> TrialRecord:
+        return trial.run(number, chosen, self.setting, self.probe, silent)
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    return Session(tmp_path_factory.mktemp("home"), spec_with())
+
+
+@pytest.fixture(scope="module")
+def pair(session: Session) -> TrialRecord:
+    return session.run(params(("nis", 0.5), ("bnsf", 1.0)), number=7)
+
+
+def computed(record: TrialRecord) -> list[str]:
+    """Stages that were not in the store; latencies left out, since noisy ones are taken again."""
+    stages = [use.stage.partition(".")[0] for use in record.stages if not use.hit]
+    return [stage for stage in stages if stage != "latency"]
+
+
+def test_a_trial_ends_with_everything_measured(pair: TrialRecord, session: Session) -> None:
+    """Shares add up, robust samples are clean ones, latency lies between its bounds."""
+    measured = pair.measurement
+    assert pair.outcome == "done", pair.message
+    assert measured is not None
+    assert pair.number == 7
+    assert sum(measured.exit_shares) == pytest.approx(1)
+    assert measured.mean_members_run == pytest.approx(measured.exit_shares[0] + 2 * measured.exit_shares[1])
+    assert measured.robust_accuracy.value <= measured.clean_accuracy.value
+    assert measured.robust_accuracy.badge == "proxy"
+    assert measured.macs <= measured.worst_case_macs
+    bits = unpack_bits(measured.robust_hex, 40)
+    base = unpack_bits(session.setting.base.measurement.robust_hex, 40)
+    assert measured.difference_to_base is not None
+    assert measured.difference_to_base.value == pytest.approx(bits.mean() - base.mean())
+
+
+def test_the_members_are_in_gate_order(pair: TrialRecord, session: Session) -> None:
+    """`fast_first` puts the half-width member before the full one."""
+    shop = open_workshop(session.setting.spec, session.setting.store_root, silent)
+    assert pair.measurement is not None
+    team = shop.read_members(shop.store.load(pair.measurement.artifact))
+    assert [m.model.classifier.in_features for m in team] == [16, 32]
+
+
+def test_another_threshold_reuses_everything_but_the_attack(pair: TrialRecord, session: Session) -> None:
+    """The gate needs no training: only the judgement is new."""
+    again = session.run(params(("bnsf", 1.0), ("nis", 0.5), gate_threshold=0.9))  # named in another order
+    assert computed(again) == ["judgement"]
+
+
+def test_a_trial_shares_members_with_earlier_ones(pair: TrialRecord, session: Session) -> None:
+    """A team of known members trains only the team."""
+    again = session.run(params(("nis", 0.5), ("bnsf", 1.0), beta=0.5))
+    assert computed(again) == ["team", "judgement"]
+
+
+def test_the_same_trial_elsewhere_gives_the_same_bits(pair: TrialRecord, session: Session, tmp_path: Path) -> None:
+    """Stages are pure functions: another store, another process of events, equal weights."""
+    other = Session(tmp_path, session.setting.spec)
+    record = other.run(params(("nis", 0.5), ("bnsf", 1.0)))
+    assert record.measurement is not None
+    assert pair.measurement is not None
+    assert record.measurement.artifact == pair.measurement.artifact
+    first, second = (
+        open_workshop(one.setting.spec, one.setting.store_root, silent).store.load(pair.measurement.artifact)
+        for one in (session, other)
+    )
+    tensors = first.artifact.tensors
+    assert all(np.array_equal(tensors[name], value) for name, value in second.artifact.tensors.items())
+    assert record.measurement.robust_hex == pair.measurement.robust_hex
+
+
+def test_equal_members_of_one_team_get_other_random_numbers() -> None:
+    """And shared subsets give members of one score their parts in turn, whatever the order of naming."""
+    twice = plan_members([MemberChoice("nis", 0.5)] * 2, "all", "labels")
+    assert [plan.copy for plan in twice] == [0, 1]
+    choices = [MemberChoice("nis", 0.5), MemberChoice("erm", 0.5), MemberChoice("nis", 0.25)]
+    plans = plan_members(choices, "shared", "labels")
+    assert plans == plan_members(choices[::-1], "shared", "labels")
+    assert [(p.choice.score, p.choice.size, p.part) for p in plans] == [
+        ("erm", 0.5, 0),
+        ("nis", 0.25, 0),
+        ("nis", 0.5, 1),
+    ]
+
+
+def test_a_size_limit_is_found_before_any_training(tmp_path: Path) -> None:
+    """Infeasible at once: no member, no team, and the record says which limit."""
+    session = Session(tmp_path, spec_with(search={"constraints": {"max_size_bytes": 1000}}))
+    record = session.run(params(("erm", 0.5)))
+    assert (record.outcome, record.reason) == ("infeasible", "max_size_bytes")
+    assert record.message == "breaks max_size_bytes (before any training)"
+    assert not {"member", "team", "judgement"} & set(computed(record))
+
+
+def test_a_limit_on_accuracy_is_judged_after_measuring(session: Session) -> None:
+    """The measurement stays in the record, the point does not enter the frontier."""
+    strict = spec_with(search={"constraints": {"min_clean_accuracy": 1.0}})
+    record = trial.run(0, params(("nis", 0.5)), replace(session.setting, spec=strict), session.probe, silent)
+    assert record.measurement is not None
+    assert record.measurement.clean_accuracy.value < 1
+    assert (record.outcome, record.reason) == ("infeasible", "min_clean_accuracy")
+
+
+def test_divergence_is_a_failed_trial_with_its_reason(tmp_path: Path) -> None:
+    """A learning rate of 10 with momentum blows up; the record says so and nothing is raised."""
+    wild = {"epochs": 4, "batch_size": 32, "lr": 10.0, "momentum": 0.999, "weight_decay": 1.0, "schedule": "constant"}
+    session = Session(tmp_path, spec_with(members={**TINY["members"], "finetune": wild}))
+    record = session.run(params(("erm", 0.5)))
+    assert (record.outcome, record.reason) == ("failed", "diverged")
+    assert "lower the learning rate" in record.message
+
+
+def test_masked_members_are_as_slow_as_the_dense_base(tmp_path: Path) -> None:
+    """Unstructured zeros: one architecture, measured once, and no speed-up is invented."""
+    session = Session(
+        tmp_path,
+        spec_with(members={**TINY["members"], "granularity": "unstructured"}, search={"space": {"size": [0.05, 0.5]}}),
+    )
+    record = session.run(params(("nis", 0.05)))
+    assert record.outcome == "done", record.message
+    measured = record.measurement
+    assert measured is not None
+    assert measured.macs == session.setting.base.measurement.macs
+    assert 0.5 < measured.latency.speedup.value < 2
+    assert measured.size_bytes < 0.2 * session.setting.base.measurement.size_bytes
+    shop = open_workshop(session.setting.spec, session.setting.store_root, silent)
+    member = shop.read_members(shop.store.load(measured.artifact))[0]
+    kept = {name: int(mask.sum()) for name, mask in member.masks.items()}
+    assert kept["classifier.weight"] == round(0.05 * 320)
+    assert int((member.model.get_parameter("classifier.weight") != 0).sum()) <= kept["classifier.weight"]
+
+
+def test_a_pool_s_team_is_chosen_by_robust_diversity(tmp_path: Path) -> None:
+    """Team mode `pool`: members of every score on every subset, and a note where the threshold is out of reach."""
+    spec = spec_with(
+        members={**TINY["members"], "granularity": "unstructured"},
+        team={"mode": "pool", "pool": {"scores": ["nis", "erm"], "num_subsets": 2, "max_members": 3, "accuracy_slack": 1.0, "diversity_threshold": 1.0}},
+        search={"space": {"size": 0.5}},
+    )  # fmt: skip
+    session = Session(tmp_path, spec)
+    record = session.run(params(("nis", 0.5), ("erm", 0.5), subsets="shared"))
+    assert record.outcome == "done", record.message
+    assert computed(record).count("member") == 4
+    assert record.measurement is not None
+    assert 2 <= record.measurement.num_members <= 3
+    assert record.robust_diversity is not None
+    assert any("reaches robust diversity 1" in note for note in record.notes) or record.robust_diversity == 1
+
+
+def test_a_control_is_the_better_of_its_recoveries(session: Session) -> None:
+    """Both are trained for as many epochs as a deployed member saw; the more robust one is shown."""
+    control = trial.control(0.5, session.setting, session.probe, silent)
+    assert control.recipe in ("labels", "distill")
+    assert control.name == f"from scratch 50 % ({control.recipe})"
+    assert control.measurement.macs < 0.4 * session.setting.base.measurement.macs
+
+
+def view_of(session: Session, record: TrialRecord) -> tuple[RunView, Point]:
+    assert record.measurement is not None
+    view = RunView("tiny-1", session.setting.spec.to_plain(), {"num_classes": 10}, base=session.setting.base)
+    view.trials[record.number] = record
+    return view, Point(f"{record.number}.0", record.number, record.params, record.measurement)
+
+
+def test_a_point_is_exported_and_verified(pair: TrialRecord, session: Session, tmp_path: Path) -> None:
+    """The bundle replays label and members run of torch's team."""
+    view, point = view_of(session, pair)
+    out = trial.export_point(view, point, Path(session.setting.store_root).parent, tmp_path / "bundle")
+    verify(out)
+    assert (out / "member-2.onnx").is_file()
+
+
+def test_the_exported_file_reruns_exactly_this_point(pair: TrialRecord, session: Session) -> None:
+    """Its one proposal is the point's, and running it finds every stage in the store."""
+    _, point = view_of(session, pair)
+    import yaml
+
+    spec = parse(yaml.safe_load(trial.rerun_file(session.setting.spec, point)), "rerun")
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    for proposal in first_proposals(spec):
+        study.enqueue_trial(proposal)
+    proposed = suggest(study.ask(), spec)
+    assert spec.search.trials == 1
+    setting = replace(session.setting, spec=spec)
+    again = trial.run(0, TrialParams.from_flat(proposed), setting, session.probe, silent)
+    assert computed(again) == []
+    assert again.measurement is not None
+    assert pair.measurement is not None
+    assert again.measurement.artifact == pair.measurement.artifact
+    assert again.measurement.robust_hex == pair.measurement.robust_hex
+
+
+def test_final_latencies_time_the_cascade(pair: TrialRecord, session: Session) -> None:
+    """The real cascade, not the sum of its members."""
+    assert pair.measurement is not None
+    found = trial.final_latency(pair.measurement.artifact, session.setting, TrialParams.from_flat(pair.params))
+    assert found.method == "cascade"
+    assert 0 < found.latency_ms.value <= found.worst_case_ms * 1.5
+
+
+def test_trials_take_their_own_cores_only(session: Session) -> None:
+    """A worker that prepared a search with every core runs trials on what the file gives them."""
+    open_workshop(session.setting.spec, session.setting.store_root, silent, whole_machine=True)
+    open_workshop(session.setting.spec, session.setting.store_root, silent)
+    assert torch.get_num_threads() == 1
