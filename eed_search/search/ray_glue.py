@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eed_search.core.errors import SpecError
+from eed_search.core.errors import RunError, SpecError
 from eed_search.core.params import ParamValue, TrialParams
 from eed_search.core.records import Latency, Reference, TrialRecord
 from eed_search.core.spec import Resources, Spec
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from eed_search.trial import Setting
 
 PROBE_RESOURCE = "latency_probe"
+START_TRIES = 3
 TRACEBACK_KEY = "traceback"
 # Below this, the sockets of a session keep within the 107 characters that the system allows.
 _LONGEST_TEMP = 40
@@ -79,26 +80,49 @@ def local_ray() -> Iterator[Machine]:
     import ray
 
     folder = _temp_folder()
-    # Loopback where the system has a second address on it: Ray turns 127.0.0.1 into the outer one.
-    address: dict[str, Any] = {"_node_ip_address": "127.0.0.2"} if sys.platform == "linux" else {}
     try:
         with _logs_not_on_terminal():
+            _start(folder)
             try:
-                ray.init(
-                    address="local",
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    configure_logging=False,
-                    resources={PROBE_RESOURCE: 1},
-                    _temp_dir=str(folder),
-                    **address,
-                )
-                total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+                total = ray.cluster_resources()
                 yield Machine(total.get("CPU", 0.0), total.get("GPU", 0.0))
             finally:
                 ray.shutdown()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(folder: Path) -> None:
+    """Start Ray; on a busy machine its own limit of 30 s is short, so that is tried again.
+
+    Raises:
+        RunError: If it does not start in time at the last try.
+    """
+    import ray
+
+    # Loopback where the system has a second address on it: Ray turns 127.0.0.1 into the outer one.
+    address: dict[str, Any] = {"_node_ip_address": "127.0.0.2"} if sys.platform == "linux" else {}
+    for tried in range(1, START_TRIES + 1):
+        try:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+                resources={PROBE_RESOURCE: 1},
+                _temp_dir=str(folder),
+                **address,
+            )
+            return
+        except Exception as error:  # Ray raises just this where it runs out of time
+            ray.shutdown()
+            if "timed out" not in str(error):
+                raise
+            if tried == START_TRIES:
+                raise RunError(
+                    f"Ray did not start within {START_TRIES} times 30 s: this machine is too busy."
+                    " End other work on it and launch again"
+                ) from error
 
 
 def _quiet_environment() -> None:
