@@ -24,17 +24,18 @@ from torch import Tensor, nn
 from eed_search.compression.member import Member, cut, fresh, from_arrays, recover, recovery_loss, to_arrays
 from eed_search.compression.scores import SCORES, ScoreBatch
 from eed_search.core.params import MemberChoice, Recovery, Score, Subsets, TrialParams
-from eed_search.core.records import Interval
+from eed_search.core.records import Interval, Latency, from_json, to_json
 from eed_search.core.seeds import seed_of
 from eed_search.core.spec import Data, Recipe, Spec
 from eed_search.core.store import Artifact, Store, Stored
 from eed_search.data.splits import Split, Splits, load_splits
+from eed_search.deployment.bundle import GateSettings
 from eed_search.deployment.onnx_export import to_onnx
 from eed_search.ensemble.gate import Gate, GatedEnsemble
 from eed_search.ensemble.loss import JointLoss
 from eed_search.ensemble.loss import Members as MemberStack
 from eed_search.ensemble.subsets import NUM_PARTS, subset_indices
-from eed_search.evaluation.latency import Probe, RatioEstimate
+from eed_search.evaluation.latency import Probe, RatioEstimate, cascade_latency
 from eed_search.evaluation.robust import Judgement, craft, judge
 from eed_search.models import build, signature
 from eed_search.training import train
@@ -335,6 +336,49 @@ class Workshop:
         return RatioEstimate(
             **(meta | {name: Interval(**value) for name, value in meta.items() if isinstance(value, dict)})
         )
+
+    def cascade(
+        self, members: Sequence[Member], artifact: str, gate: Gate, base: nn.Module, dense_ms: float
+    ) -> Latency:
+        """Time a deployed cascade on the validation images; equal single networks are timed once.
+
+        Args:
+            members: In gate order.
+            artifact: Where they lie in the store.
+            gate: The rule.
+            base: The dense base.
+            dense_ms: Its latency in this search.
+        """
+        spec, shape = self.spec, self.data.image_shape
+        settings = {
+            # a single network's time depends on its architecture, a team's on whom the gate asks too
+            "networks": [signature(m.model, shape) for m in members],
+            "team": [artifact, asdict(gate), self.data.key] if len(members) > 1 else None,
+            "reference": signature(base, shape),
+            "dense_ms": dense_ms,
+            "runtime": _runtime_version(),
+            "protocol": spec.latency.model_dump(),
+            "machine": machine_name(),
+        }
+
+        def compute(seed: int) -> Artifact:
+            found = cascade_latency(
+                [to_onnx(m.model, shape) for m in members],
+                GateSettings(rule=gate.rule, threshold=gate.threshold, sharpness=gate.sharpness, tau=gate.tau),
+                self.data.validation.images.numpy(),
+                to_onnx(base, shape),
+                self.sentinel(),
+                spec.latency,
+                dense_ms,
+            )
+            return Artifact(meta=to_json(found))
+
+        stored = self.store.get("cascade.1", settings, compute, keep=lambda found: not found.meta["noisy"])
+        return from_json(Latency, stored.artifact.meta)
+
+    def sentinel(self) -> bytes:
+        """A half-width network: if it does not time as half, the machine is not to be trusted."""
+        return to_onnx(self.architecture(0.5), self.data.image_shape)
 
     # ------------------------------------------------------------ shared by the stages
 

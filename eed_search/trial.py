@@ -39,12 +39,11 @@ from eed_search.core.records import (
 )
 from eed_search.core.spec import Choice, Spec, parse
 from eed_search.core.statistics import paired_difference
-from eed_search.deployment.bundle import GateSettings
 from eed_search.deployment.onnx_export import to_onnx
 from eed_search.ensemble.diversity import choose_team, robust_diversity
 from eed_search.ensemble.gate import Gate
 from eed_search.evaluation.deploy import deploy
-from eed_search.evaluation.latency import LatencyProbe, Probe, RatioEstimate, additive_latency, cascade_latency
+from eed_search.evaluation.latency import LatencyProbe, Probe, RatioEstimate, additive_latency
 from eed_search.evaluation.robust import Judgement
 from eed_search.models import count_macs, signature
 from eed_search.stages import Report, TrainedMember, Workshop, open_workshop, plan_members
@@ -360,20 +359,11 @@ def final_latency(artifact: str, setting: Setting, params: TrialParams | None) -
         setting: What all trials share.
         params: Of the trial, for its gate; none for the base and the controls.
     """
-    spec = setting.spec
-    shop = open_workshop(spec, setting.store_root, lambda text: None)
-    base = shop.base()[0]
+    shop = open_workshop(setting.spec, setting.store_root, lambda text: None)
     members = shop.read_members(shop.store.load(artifact))
-    gate = _gate(spec, params.gate_threshold if params else RunsAll)
-    return cascade_latency(
-        [to_onnx(m.model, setting.image_shape) for m in members],
-        _settings(gate),
-        shop.data.validation.images.numpy(),
-        to_onnx(base, setting.image_shape),
-        _sentinel(shop),
-        spec.latency,
-        setting.base.measurement.latency.latency_ms.value,
-    )
+    gate = _gate(setting.spec, params.gate_threshold if params else RunsAll)
+    base = setting.base.measurement.latency.latency_ms.value
+    return shop.cascade(members, artifact, gate, shop.base()[0], base)
 
 
 def export_point(view: RunView, point: Point, home: Path, out: Path) -> Path:
@@ -432,15 +422,6 @@ def rerun_file(spec: Spec, point: Point) -> str:
     return parse(plain, "rerun").to_yaml()
 
 
-def _settings(gate: Gate) -> GateSettings:
-    return GateSettings(rule=gate.rule, threshold=gate.threshold, sharpness=gate.sharpness, tau=gate.tau)
-
-
-def _sentinel(shop: Workshop) -> bytes:
-    """A half-width network: if it does not time as half, the machine is not to be trusted."""
-    return to_onnx(shop.architecture(0.5), shop.data.image_shape)
-
-
 def _probe(shop: Workshop, base: nn.Module) -> LatencyProbe:
     shape = shop.data.image_shape
-    return LatencyProbe(to_onnx(base, shape), _sentinel(shop), shape, shop.spec.latency)
+    return LatencyProbe(to_onnx(base, shape), shop.sentinel(), shape, shop.spec.latency)

@@ -61,6 +61,9 @@ def final(view: RunView, reference: Reference) -> Measurement:
 def judge(view: RunView) -> Verdict:
     """Compare the frontier with every control.
 
+    A control is beaten by a point whose latency interval is not wholly above the control's and
+    whose robust accuracy is higher, or equal at a latency interval wholly below.
+
     Args:
         view: The run.
 
@@ -92,19 +95,20 @@ def judge(view: RunView) -> Verdict:
 
 
 def _compare(name: str, control: Measurement, front: list[Point]) -> Comparison:
-    slow, weak = control.latency.latency_ms.value, control.robust_accuracy.value
-    as_fast = [p for p in front if p.measurement.latency.latency_ms.value <= slow]
+    slow, weak = control.latency.latency_ms, control.robust_accuracy.value
+    # Two networks of one architecture differ in latency by noise alone, so intervals decide.
+    as_fast = [p for p in front if p.measurement.latency.latency_ms.low <= slow.high]
     beating = [
         p
         for p in as_fast
-        if p.measurement.robust_accuracy.value >= weak
-        and (p.measurement.robust_accuracy.value > weak or p.measurement.latency.latency_ms.value < slow)
+        if p.measurement.robust_accuracy.value > weak
+        or (p.measurement.robust_accuracy.value == weak and p.measurement.latency.latency_ms.high < slow.low)
     ]
     candidates = beating or as_fast
     # The front is sorted fastest first, so of equally robust points the fastest is taken.
     point = max(candidates, key=lambda p: p.measurement.robust_accuracy.value) if candidates else front[0]
     difference = _difference(point.measurement, control)
-    faster = slow / point.measurement.latency.latency_ms.value
+    faster = slow.value / point.measurement.latency.latency_ms.value
     significant = difference is not None and (difference.low > 0 or difference.high < 0)
     gain = point.measurement.robust_accuracy.value - weak
     by = f"{signed(100 * gain)} points of robust accuracy"
@@ -117,7 +121,7 @@ def _compare(name: str, control: Measurement, front: list[Point]) -> Comparison:
     if beating:
         text = f"{name}: beaten by {point.id}, {by} at {speed}"
     elif as_fast:
-        text = f"{name}: not beaten; the most robust point that is at least as fast, {point.id}: {by} at {speed}"
+        text = f"{name}: not beaten; the most robust point that is as fast, {point.id}: {by} at {speed}"
     else:
         text = f"{name}: not beaten; no point is as fast; the fastest, {point.id}: {by} at {speed}"
     if control.latency.noisy:

@@ -36,12 +36,18 @@ def test_equal_in_both_does_not_beat() -> None:
     assert not judge(run([(0.80, 0.3)], (0.80, 0.3))).comparisons[0].beaten
 
 
-@pytest.mark.parametrize("point", [(0.90, 0.31), (0.79, 0.1)])
+@pytest.mark.parametrize("point", [(0.90, 0.33), (0.79, 0.1)])
 def test_better_in_one_and_worse_in_the_other_does_not_beat(point: tuple[float, float]) -> None:
     """Better in one and worse in the other does not beat."""
     verdict = judge(run([point], (0.80, 0.3)))
     assert verdict.beats_controls is False
     assert "does NOT beat the controls" in verdict.text
+
+
+def test_a_latency_within_the_interval_is_as_fast() -> None:
+    """One architecture timed twice differs by noise: the more robust one beats, neither by its speed."""
+    assert judge(run([(0.81, 0.301)], (0.80, 0.3))).comparisons[0].beaten
+    assert not judge(run([(0.80, 0.299)], (0.80, 0.3))).comparisons[0].beaten
 
 
 def test_one_of_two_controls_missed_is_named() -> None:
