@@ -92,11 +92,11 @@ def test_check_with_data_looks_into_the_folder(tmp_path: Path) -> None:
 
 def test_check_sums_a_search_up(tmp_path: Path) -> None:
     """What would be searched stands in a few lines; fixed dimensions do not vary."""
-    result = call("check", "digits", "--set", "search.space.size=0.5", "--set", "search.trials=3")
+    result = call("check", "digits", "--set", "search.space.recovery=labels", "--set", "search.trials=3")
     assert "search    3 trials (tpe)" in result.stdout
     varies = next(line for line in result.stdout.splitlines() if line.strip().startswith("varies"))
     assert "score" in varies
-    assert "size" not in varies
+    assert "recovery" not in varies
 
 
 # ---------------------------------------------------------------- errors

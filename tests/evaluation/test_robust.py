@@ -58,8 +58,8 @@ def test_a_linear_network_is_as_robust_as_its_margins_say() -> None:
 
 def test_the_union_is_never_kinder_than_the_executed_path() -> None:
     """Every surrogate can only break more, and on this gate the others do."""
-    team = GatedEnsemble([linear(0), linear(1), linear(2)], Gate(0.35))
-    found = judge(team, samples(team, 200), eps=0.08, settings=SETTINGS, seed=0, device=CPU)
+    team = GatedEnsemble([linear(seed, scale=3.0) for seed in range(3)], Gate(0.5))
+    found = judge(team, samples(team, 200), eps=0.05, settings=SETTINGS, seed=0, device=CPU)
     assert not (found.robust_right & ~found.executed_right).any()
     assert not (found.executed_right & ~found.clean_right).any()
     assert found.executed_right.sum() > found.robust_right.sum()
