@@ -16,8 +16,10 @@ from eed_search.core.spec import Constraints
 def points(view: RunView, *, unrankable: bool = False) -> list[Point]:
     """List the points that may enter the frontier.
 
-    A final latency replaces the search's where one was taken and can be ranked by; a point without
-    any latency to rank by is left out.
+    A final latency replaces the search's where one was taken, noisy or not: it is the deployed
+    cascade's own, the runtime's overhead included, and ranking it beside sums of member latencies
+    would compare two things. A point that the search could not time and that has no final one is
+    left out.
 
     Args:
         view: The run.
@@ -29,7 +31,7 @@ def points(view: RunView, *, unrankable: bool = False) -> list[Point]:
             continue
         id_ = f"{number}.0"
         searched, final = trial.measurement.latency, view.latencies.get(id_)
-        if final is not None and final.rankable:
+        if final is not None:
             latency = final
         elif unrankable or not searched.noisy:
             latency = searched

@@ -21,8 +21,6 @@ Badge = Literal["proxy", "checked", "claim", "invalid"]
 Outcome = Literal["done", "pruned", "infeasible", "failed"]
 Record = TypeVar("Record")
 
-RANKABLE_HALF_WIDTH = 0.03
-
 
 @dataclass(frozen=True)
 class Interval:
@@ -31,11 +29,6 @@ class Interval:
     value: float
     low: float
     high: float
-
-    @property
-    def relative_half_width(self) -> float:
-        """Half of the interval's width as a share of the value; infinite for the value 0."""
-        return (self.high - self.low) / 2 / abs(self.value) if self.value else math.inf
 
 
 @dataclass(frozen=True)
@@ -104,11 +97,6 @@ class Latency:
     worst_case_speedup: float
     method: Literal["additive", "cascade"]
     noisy: bool = False
-
-    @property
-    def rankable(self) -> bool:
-        """Whether a final latency may rank points: half of its interval is within 3 % of the value."""
-        return not self.noisy or self.latency_ms.relative_half_width <= RANKABLE_HALF_WIDTH
 
 
 @dataclass(frozen=True)
