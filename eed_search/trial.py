@@ -48,7 +48,7 @@ from eed_search.evaluation.robust import Judgement
 from eed_search.models import count_macs, signature
 from eed_search.stages import Report, TrainedMember, Workshop, open_workshop, plan_members
 
-RunsAll = 2.0  # a gate threshold that no stop probability reaches
+RUNS_ALL = 2.0  # a gate threshold that no stop probability reaches
 
 
 @dataclass(frozen=True)
@@ -361,7 +361,7 @@ def final_latency(artifact: str, setting: Setting, params: TrialParams | None) -
     """
     shop = open_workshop(setting.spec, setting.store_root, lambda text: None)
     members = shop.read_members(shop.store.load(artifact))
-    gate = _gate(setting.spec, params.gate_threshold if params else RunsAll)
+    gate = _gate(setting.spec, params.gate_threshold if params else RUNS_ALL)
     base = setting.base.measurement.latency.latency_ms.value
     return shop.cascade(members, artifact, gate, shop.base()[0], base)
 
