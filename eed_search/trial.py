@@ -37,7 +37,8 @@ from eed_search.core.records import (
     to_json,
     unpack_bits,
 )
-from eed_search.core.spec import Choice, Spec, parse
+from eed_search.core.spec import Choice, Spec
+from eed_search.core.spec_file import parse, to_text
 from eed_search.core.statistics import paired_difference
 from eed_search.deployment.onnx_export import to_onnx
 from eed_search.ensemble.diversity import choose_team, robust_diversity
@@ -419,7 +420,7 @@ def rerun_file(spec: Spec, point: Point) -> str:
     members = {k: v for k, v in params.items() if "." in k} if spec.team.mode == "direct" else {}
     plain["search"] |= {"trials": 1, "first": [members] if members else []}
     plain["name"] = f"{spec.name}-{point.id}"
-    return parse(plain, "rerun").to_yaml()
+    return to_text(parse(plain, "rerun"))
 
 
 def _probe(shop: Workshop, base: nn.Module) -> LatencyProbe:

@@ -8,7 +8,7 @@ import numpy as np
 
 from eed_search import trial
 from eed_search.core.params import TrialParams
-from eed_search.core.spec import Override, load
+from eed_search.core.spec_file import Override, load
 from eed_search.search.proposals import first_proposals, suggest
 
 FILE = Path(__file__).parents[1] / "search_spaces" / "cifar10_resnet18.yaml"

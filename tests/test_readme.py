@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eed_search.core.spec import Range, load
+from eed_search.core.spec import Range
+from eed_search.core.spec_file import load
 from tests.cli.calling import ROOT, call, python
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

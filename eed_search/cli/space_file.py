@@ -8,7 +8,8 @@ from pathlib import Path
 
 import eed_search
 from eed_search.core.errors import SpecError
-from eed_search.core.spec import Override, Spec, load
+from eed_search.core.spec import Spec
+from eed_search.core.spec_file import Override, load
 
 DEFAULT_NAME = "digits"
 

@@ -31,6 +31,7 @@ from eed_search.core.params import TrialParams
 from eed_search.core.points import frontier
 from eed_search.core.records import Latency, Reference, TrialRecord
 from eed_search.core.spec import Spec
+from eed_search.core.spec_file import to_text
 from eed_search.core.store import write_atomic
 from eed_search.search import ray_glue
 from eed_search.search.journal import Journal
@@ -157,7 +158,7 @@ def claim(home: Path, spec: Spec, name: str | None) -> Path:
             raise _taken(home, str(name))
     except OSError as error:
         raise RunError(f"{home}: cannot be written ({error.strerror}); choose another --home") from error
-    write_atomic(home / one / SPACE_FILE, spec.to_yaml().encode())
+    write_atomic(home / one / SPACE_FILE, to_text(spec).encode())
     return home / one
 
 

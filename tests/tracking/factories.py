@@ -19,7 +19,8 @@ from eed_search.core.records import (
     TrialRecord,
     pack_bits,
 )
-from eed_search.core.spec import Spec, parse
+from eed_search.core.spec import Spec
+from eed_search.core.spec_file import parse
 from eed_search.core.statistics import paired_difference
 
 NUM_SAMPLES = 300
