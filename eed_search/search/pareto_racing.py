@@ -1,0 +1,254 @@
+"""ParetoRacing: a Ray Tune scheduler that races trials against the frontier of two to four metrics.
+
+A thin caller of `Race`, which takes every decision; here Ray's trials, results and statuses are
+turned into its events. Usable with any trainable that reports its metrics and how far it is:
+
+    scheduler = ParetoRacing({"accuracy": "max", "latency_ms": "min"}, resource="epoch", levels=(1, 3, 9, 27))
+    tune.Tuner(trainable, tune_config=tune.TuneConfig(scheduler=scheduler, num_samples=100, reuse_actors=True))
+
+Each report at a level needs a checkpoint, since a trial may be paused there and go on later. A metric
+`m` may come with an interval, as `m_low` and `m_high`. Do not set `max_concurrent_trials`: Ray counts
+paused trials as live, and the search would wait for ever.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
+
+from eed_search.core.errors import SpecError
+from eed_search.core.records import metric_problem
+from eed_search.core.store import write_atomic
+from eed_search.search.race import Race, Reading, Verdict
+
+Mode = Literal["max", "min"]
+OnDecision = Callable[[str, int, Mapping[str, Any], str], None]
+
+
+class ParetoRacing(TrialScheduler):
+    """Pauses trials, and lets the best of each level go on: asynchronous promotion for several metrics.
+
+    Args:
+        metrics: Direction by metric, two to four.
+        resource: The reported number that says how far a trial is, such as epochs or seconds spent;
+            `training_iteration` is not allowed, since Ray counts it anew after a failure.
+        levels: Values of the resource at which trials are compared, ascending; the last completes a
+            trial.
+        eta: One in `eta` trials of a level goes on.
+        min_complete: Complete trials from which on the expected hypervolume improvement ranks.
+        limits: By metric, the worst value that is allowed; a trial that surely breaks one is stopped.
+        finish_undecided: When the searcher has no more trials: run the paused trials that may still
+            belong to the frontier to their end. Else they are stopped.
+        on_decision: Told trial id, level, the result and the decision, before Ray acts on it.
+
+    Attributes:
+        race: The decisions.
+
+    Raises:
+        SpecError: All that is wrong with the arguments, at once.
+    """
+
+    def __init__(
+        self,
+        metrics: Mapping[str, Mode],
+        *,
+        resource: str,
+        levels: Sequence[float],
+        eta: int = 3,
+        min_complete: int = 5,
+        limits: Mapping[str, float] | None = None,
+        finish_undecided: bool = True,
+        on_decision: OnDecision | None = None,
+    ) -> None:
+        super().__init__()
+        limits = dict(limits or {})
+        _check(metrics, resource, levels, eta, limits)
+        self._signs = {name: 1.0 if mode == "min" else -1.0 for name, mode in metrics.items()}
+        self._resource, self._levels = resource, tuple(float(level) for level in levels)
+        self._finish_undecided = finish_undecided
+        self._on_decision = on_decision
+        self._numbers: dict[str, int] = {}
+        bounds = tuple(sign * limits[name] if name in limits else None for name, sign in self._signs.items())
+        self.race = Race(len(metrics), len(levels), eta=eta, min_complete=min_complete, limits=bounds)
+
+    # ------------------------------------------------------------ Ray's calls
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        """Keep the metrics that were given to the scheduler; Ray's single metric plays no part."""
+        del metric, mode, spec
+        return True
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """Enter a trial; one that comes back after a failure keeps its number and what it reported."""
+        del tune_controller
+        self.race.add(self._numbers.setdefault(trial.trial_id, len(self._numbers)))
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Decide on a report.
+
+        Returns:
+            CONTINUE, PAUSE or STOP. A report between two levels goes on. A metric that is missing or
+            not finite stops the trial: it has failed, as the searcher will say.
+        """
+        del tune_controller
+        number = self._numbers[trial.trial_id]
+        level = self._level(result)
+        if level is None:
+            self.race.end(number)
+            return str(TrialScheduler.STOP)
+        if level < 0:
+            return str(TrialScheduler.CONTINUE)
+        reading = reading_of(result, self._signs)
+        if reading is None:
+            self.race.end(number)
+            return str(TrialScheduler.STOP)
+        verdict = self.race.report(number, level, reading)
+        decision = _DECISIONS[verdict]
+        if self._on_decision is not None:
+            self._on_decision(trial.trial_id, level, result, verdict)
+        return decision
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """Take in a trial's end."""
+        self.race.end(self._numbers[trial.trial_id])
+
+    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+        """Take in that a paused or waiting trial was stopped."""
+        self.race.end(self._numbers[trial.trial_id])
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """Take in a failure; if Ray tries the trial again, `on_trial_add` follows."""
+        self.race.end(self._numbers[trial.trial_id])
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """Choose: one that was chosen or failed before and waits, then a paused one that may go on, then a fresh one.
+
+        Once the searcher has no more trials, paused ones that may still belong to the frontier
+        follow one by one; when none is left, the rest is stopped.
+        """
+        live = {self._numbers[t.trial_id]: t for t in tune_controller.get_live_trials() if not t.is_finished()}
+        self._take_in_resumed(live)
+        pending = [number for number in sorted(live) if live[number].status == Trial.PENDING]
+        for number in pending:
+            if self.race.has_reported(number):
+                return live[number]
+        chosen = self.race.next_to_resume()
+        if chosen is None and not pending:
+            chosen = self._when_nothing_is_fresh(tune_controller, live)
+        if chosen is not None and live[chosen].status == Trial.PAUSED:
+            return live[chosen]
+        return live[pending[0]] if pending else None
+
+    def debug_string(self) -> str:
+        """Say in one line how the race stands."""
+        return f"ParetoRacing: {len(self.race.complete())} complete, {len(self.race.paused())} paused"
+
+    def save(self, checkpoint_path: str) -> None:
+        """Write which Ray trial has which number, as JSON; the race itself is a replay of the reports."""
+        write_atomic(Path(checkpoint_path), json.dumps(self._numbers).encode())
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Read what `save` wrote."""
+        self._numbers = json.loads(Path(checkpoint_path).read_text())
+
+    # ------------------------------------------------------------ for a searcher
+
+    def paused(self) -> set[str]:
+        """Ray's names of the trials that are paused."""
+        names = list(self._numbers)  # numbered in this order
+        return {names[number] for number in self.race.paused()}
+
+    def may_resume(self) -> bool:
+        """Say whether a paused trial should go on before a fresh one is proposed."""
+        return self.race.next_to_resume() is not None
+
+    # ------------------------------------------------------------ inside
+
+    def _take_in_resumed(self, live: Mapping[int, Trial]) -> None:
+        """Tell the race which paused trials Ray has set going since."""
+        for number in self.race.paused():
+            trial = live.get(number)
+            if trial is not None and trial.status == Trial.PENDING:
+                self.race.resume(number)
+
+    def _when_nothing_is_fresh(self, controller: Any, live: Mapping[int, Trial]) -> int | None:
+        if not controller.search_alg.is_finished():
+            # The searcher may be waiting for a result: rather than idle with it for ever, go on.
+            running = any(trial.status == Trial.RUNNING for trial in live.values())
+            return None if running else self.race.best_paused()
+        if self._finish_undecided:
+            for number in self.race.undecided():
+                return number
+        if not any(trial.status == Trial.RUNNING for trial in live.values()):
+            for number in self.race.paused():
+                controller.stop_trial(live[number])
+        return None
+
+    def _level(self, result: Mapping[str, Any]) -> int | None:
+        """The highest level that the report has reached; -1 below the first, none without the resource."""
+        value = result.get(self._resource)
+        if metric_problem(self._resource, value):
+            return None
+        return sum(value >= level for level in self._levels) - 1
+
+
+_DECISIONS: dict[Verdict, str] = {
+    "continue": TrialScheduler.CONTINUE,
+    "pause": TrialScheduler.PAUSE,
+    "done": TrialScheduler.STOP,
+    "infeasible": TrialScheduler.STOP,
+}
+
+
+def reading_of(result: Mapping[str, Any], signs: Mapping[str, float]) -> Reading | None:
+    """Turn a report round so that less is better; none if a metric is missing or not finite.
+
+    Args:
+        result: Metrics, each perhaps with `_low` and `_high`.
+        signs: 1 for a metric to minimise, -1 for one to maximise.
+    """
+    rows = []
+    for name, sign in signs.items():
+        value = result.get(name)
+        if metric_problem(name, value):
+            return None
+        low, high = result.get(f"{name}_low", value), result.get(f"{name}_high", value)
+        if metric_problem(name, low) or metric_problem(name, high):
+            low = high = value
+        rows.append((sign * value, *sorted((sign * low, sign * high))))
+    values, lows, highs = zip(*rows, strict=True)
+    return Reading(values, lows, highs)
+
+
+def _check(
+    metrics: Mapping[str, str], resource: str, levels: Sequence[float], eta: int, limits: Mapping[str, float]
+) -> None:
+    problems = []
+    if not 2 <= len(metrics) <= 4:
+        problems.append(f"metrics: {len(metrics)} given ({', '.join(metrics) or 'none'}); two to four are allowed")
+    problems += [
+        f"metrics.{name}: direction {mode!r} is not allowed; take 'max' or 'min'"
+        for name, mode in metrics.items()
+        if mode not in ("max", "min")
+    ]
+    if resource == "training_iteration":
+        problems.append("resource: training_iteration starts anew after a failure; report a count of your own")
+    if resource in metrics:
+        problems.append(f"resource: {resource} is a metric too; name what says how far a trial is")
+    numbers = [level for level in levels if isinstance(level, int | float) and math.isfinite(level)]
+    if not levels or len(numbers) < len(levels) or any(b <= a for a, b in pairwise(levels)):
+        problems.append(f"levels: {list(levels)} must be one or more finite numbers, each above the one before")
+    if eta < 2:
+        problems.append(f"eta: {eta} is below 2; one in eta trials goes on")
+    problems += [
+        f"limits.{name}: no such metric; allowed: {', '.join(metrics)}" for name in limits if name not in metrics
+    ]
+    if problems:
+        raise SpecError(problems)

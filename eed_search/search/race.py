@@ -1,0 +1,285 @@
+"""Which trials go on: the racing decisions, as a pure function of what happened so far.
+
+A race is a fold over its events, in sequence: a trial reports at a level, goes on after a pause, or
+ends. Two races that were told the same events say the same, so a replay of the ledger reproduces
+every decision. It knows no clock, no Ray and no search space; everything here minimises.
+
+    report at level k → of the n trials that reported there, floor(n / eta) may go on:
+                        is the newcomer among the best that have not? → continue, else pause
+    a free worker     → the best paused trial of the highest level that may send one on
+    nothing left      → paused trials that may still belong to the frontier, best first
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from eed_search.core.frontier import non_dominated
+from eed_search.search.improvement import expected_improvement
+from eed_search.search.ranking import best_first
+
+Verdict = Literal["continue", "pause", "done", "infeasible"]
+_MARGIN = 0.1  # of the range, beyond the worst value: where hypervolume is measured to
+_SURE = 1.645  # standard deviations of an optimistic guess: 95 % of a normal lie below
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a trial measured at one level, every objective turned so that less is better.
+
+    Attributes:
+        value: One number for each objective, finite.
+        low: Optimistic end of each number's interval.
+        high: Pessimistic end.
+    """
+
+    value: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Where a trial would end if it went on to the last level.
+
+    Attributes:
+        mean: Expected final value of each objective.
+        deviation: Its standard deviation.
+    """
+
+    mean: Float[np.ndarray, "trials objectives"]
+    deviation: Float[np.ndarray, "trials objectives"]
+
+
+@dataclass
+class _Trial:
+    readings: dict[int, Reading] = field(default_factory=dict)
+    level: int = -1
+    state: Literal["running", "paused", "ended"] = "running"
+
+
+class Race:
+    """The state of a race and its decisions.
+
+    Args:
+        num_objectives: Two to four.
+        num_levels: Levels that a trial reports at; the last one completes it. At least 1.
+        eta: One in `eta` trials of a level goes on. At least 2.
+        min_complete: Complete trials from which on the expected hypervolume improvement of the
+            predicted final point ranks; before, fronts and their spread do.
+        limits: For each objective the largest value that is allowed, or none.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Source:
+        Quota and promotion: asynchronous successive halving, Li et al. 2020, section 3.2,
+        https://arxiv.org/abs/1810.05934; several objectives, prediction and guard are ours.
+    """
+
+    def __init__(
+        self,
+        num_objectives: int,
+        num_levels: int,
+        *,
+        eta: int = 3,
+        min_complete: int = 5,
+        limits: tuple[float | None, ...] | None = None,
+    ) -> None:
+        if not 2 <= num_objectives <= 4:
+            raise ValueError(f"{num_objectives} objectives: two to four are allowed")
+        if num_levels < 1:
+            raise ValueError(f"{num_levels} levels: at least one is needed")
+        if eta < 2:
+            raise ValueError(f"eta {eta}: at least 2 is needed, so that fewer trials go on than came")
+        self.num_levels = num_levels
+        self._num_objectives, self._eta, self._min_complete = num_objectives, eta, min_complete
+        self._limits = limits or (None,) * num_objectives
+        self._trials: dict[int, _Trial] = {}
+        self._reported: list[list[int]] = [[] for _ in range(num_levels)]
+        self._gone_on: list[int] = [0] * num_levels
+        self._version = 0
+        self._ranked: dict[int, tuple[int, tuple[int, ...]]] = {}  # by level: version, paused trials best first
+
+    # ------------------------------------------------------------ events
+
+    def add(self, trial: int) -> None:
+        """Enter a trial; one that is entered again keeps what it reported (it came back after a failure)."""
+        self._trials.setdefault(trial, _Trial()).state = "running"
+        self._version += 1
+
+    def report(self, trial: int, level: int, reading: Reading) -> Verdict:
+        """Take in what a trial measured and decide.
+
+        Args:
+            trial: Entered before; not paused.
+            level: From 0; a level that it has already reported changes nothing.
+            reading: What it measured.
+
+        Returns:
+            `continue` or `pause`; `done` at the last level; `infeasible` when a limit is surely
+            broken.
+        """
+        one = self._trials[trial]
+        if level <= one.level:
+            return "continue"
+        one.level = level
+        one.readings[level] = reading
+        self._reported[level].append(trial)
+        self._version += 1
+        if any(limit is not None and low > limit for low, limit in zip(reading.low, self._limits, strict=True)):
+            one.state = "ended"
+            return "infeasible"
+        if level == self.num_levels - 1:
+            one.state = "ended"
+            return "done"
+        allowed = self._allowed(level)
+        if allowed > 0:
+            one.state = "paused"  # for the comparison it is one of those that wait
+            self._ranked.pop(level, None)
+            if trial in self._candidates(level)[:allowed]:
+                one.state = "running"
+                self._gone_on[level] += 1
+                self._version += 1
+                return "continue"
+        one.state = "paused"
+        return "pause"
+
+    def resume(self, trial: int) -> None:
+        """Take in that a paused trial goes on."""
+        one = self._trials[trial]
+        if one.state == "paused":
+            one.state = "running"
+            self._gone_on[one.level] += 1
+            self._version += 1
+
+    def end(self, trial: int) -> None:
+        """Take in that a trial ended, however; it counts where it reported and is no candidate any more."""
+        if trial in self._trials and self._trials[trial].state != "ended":
+            self._trials[trial].state = "ended"
+            self._version += 1
+
+    # ------------------------------------------------------------ questions
+
+    def next_to_resume(self) -> int | None:
+        """Name the paused trial that should go on now: from the highest level that may send one on."""
+        for level in reversed(range(self.num_levels - 1)):
+            if self._allowed(level) > 0 and (waiting := self._candidates(level)):
+                return waiting[0]
+        return None
+
+    def best_paused(self) -> int | None:
+        """Name the best paused trial of the highest level that has one, quota or not."""
+        for level in reversed(range(self.num_levels - 1)):
+            if waiting := self._candidates(level):
+                return waiting[0]
+        return None
+
+    def undecided(self) -> list[int]:
+        """List the paused trials that may still belong to the frontier, highest level and best first.
+
+        The guard: a trial is given up only if its optimistic final point lies in the region that
+        the complete trials' pessimistic points dominate.
+        """
+        front = self._front("high")
+        kept: list[int] = []
+        for level in reversed(range(self.num_levels - 1)):
+            waiting = list(self._candidates(level))
+            if not waiting:
+                continue
+            predicted = self.predict(waiting)
+            optimistic = predicted.mean - _SURE * predicted.deviation
+            for trial, point in zip(waiting, optimistic, strict=True):
+                beaten = ((front <= point).all(axis=1) & (front < point).any(axis=1)).any()
+                if not beaten:
+                    kept.append(trial)
+        return kept
+
+    def predict(self, trials: list[int]) -> Prediction:
+        """Predict final points: the last reading plus what complete trials gained from that level on.
+
+        Measurement error enters with a quarter of the interval's width (95 % is four deviations).
+        With fewer than two complete trials to learn from, the deviation of an objective is the
+        range of all its readings.
+        """
+        mean = np.empty((len(trials), self._num_objectives))
+        deviation = np.empty_like(mean)
+        for row, trial in enumerate(trials):
+            one = self._trials[trial]
+            reading = one.readings[one.level]
+            gain, spread = self._gain(one.level)
+            error = (np.array(reading.high) - np.array(reading.low)) / 4
+            mean[row] = np.array(reading.value) + gain
+            deviation[row] = np.sqrt(spread**2 + error**2)
+        return Prediction(mean, deviation)
+
+    def has_reported(self, trial: int) -> bool:
+        """Say whether a trial has come to any level yet."""
+        return self._trials[trial].level >= 0
+
+    def complete(self) -> list[int]:
+        """List the trials that reported at the last level, in that order."""
+        return list(self._reported[-1])
+
+    def paused(self) -> list[int]:
+        """List the paused trials, in the order they were entered."""
+        return [trial for trial, one in self._trials.items() if one.state == "paused"]
+
+    # ------------------------------------------------------------ inside
+
+    def _allowed(self, level: int) -> int:
+        return len(self._reported[level]) // self._eta - self._gone_on[level]
+
+    def _candidates(self, level: int) -> tuple[int, ...]:
+        """Order the paused trials of a level, best first; computed once after each event."""
+        version, ranked = self._ranked.get(level, (-1, ()))
+        if version != self._version:
+            ranked = self._rank(level)
+            self._ranked[level] = (self._version, ranked)
+        return ranked
+
+    def _rank(self, level: int) -> tuple[int, ...]:
+        waiting = [
+            t for t in self._reported[level] if self._trials[t].state == "paused" and self._trials[t].level == level
+        ]
+        if len(waiting) <= 1:
+            return tuple(waiting)
+        values = np.array([self._trials[t].readings[level].value for t in waiting])
+        if len(self._reported[-1]) < self._min_complete:
+            return tuple(waiting[i] for i in best_first(values))
+        predicted = self.predict(waiting)
+        front = self._front("value")
+        gain, _ = self._gain(level)
+        there = np.array([self._trials[t].readings[level].value for t in self._reported[level]]) + gain
+        worst, best = np.maximum(front.max(axis=0), there.max(axis=0)), np.minimum(front.min(axis=0), there.min(axis=0))
+        reference = worst + _MARGIN * np.maximum(worst - best, 1e-12)
+        gains = expected_improvement(predicted.mean, predicted.deviation, front, reference)
+        places = np.empty(len(waiting), dtype=np.int64)
+        places[best_first(values)] = np.arange(len(waiting))
+        return tuple(waiting[i] for i in np.lexsort((places, -gains)))
+
+    def _front(self, end: Literal["value", "high"]) -> Float[np.ndarray, "points objectives"]:
+        """The frontier of the complete trials that keep every limit."""
+        last = self.num_levels - 1
+        readings = [self._trials[t].readings[last] for t in self._reported[last]]
+        kept = [r for r in readings if all(m is None or v <= m for v, m in zip(r.value, self._limits, strict=True))]
+        values = np.array([getattr(r, end) for r in kept], dtype=float).reshape(-1, self._num_objectives)
+        return values[non_dominated(values)]
+
+    def _gain(self, level: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation of (final value - value at the level) over the complete trials."""
+        last = self.num_levels - 1
+        pairs = [
+            (one.readings[level].value, one.readings[last].value)
+            for one in (self._trials[t] for t in self._reported[last])
+            if level in one.readings
+        ]
+        if len(pairs) < 2:
+            seen = [r.value for one in self._trials.values() for r in one.readings.values()]
+            return np.zeros(self._num_objectives), np.ptp(np.array(seen), axis=0)
+        gains = np.array([np.subtract(final, early) for early, final in pairs])
+        return gains.mean(axis=0), gains.std(axis=0, ddof=1)

@@ -1,0 +1,75 @@
+"""Optuna's samplers by name, made anew for each proposal.
+
+A sampler's state is then a function of the study and of the proposal's number alone, so a search that was
+killed and resumed proposes what the undisturbed one would have.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import optuna
+from optuna.samplers import BaseSampler
+
+PORTFOLIO = "portfolio"
+
+
+def _tpe(own: int, search: int, startup: int) -> BaseSampler:
+    del search
+    # `group`: each set of parameters that occur together is modelled together, so that what a
+    # second member is, is learnt only from teams that have one.
+    return optuna.samplers.TPESampler(seed=own, n_startup_trials=startup, multivariate=True, group=True)
+
+
+def _nsga2(own: int, search: int, startup: int) -> BaseSampler:
+    del search
+    # A generation is filled by finished trials only, so it is kept small.
+    return optuna.samplers.NSGAIISampler(seed=own, population_size=max(4, startup))
+
+
+def _qmc(own: int, search: int, startup: int) -> BaseSampler:
+    del startup
+    # One sequence for the whole search; only what stands outside it is drawn by the proposal's seed.
+    rest = optuna.samplers.RandomSampler(seed=own)
+    return optuna.samplers.QMCSampler(
+        seed=search, scramble=True, warn_independent_sampling=False, independent_sampler=rest
+    )
+
+
+def _random(own: int, search: int, startup: int) -> BaseSampler:
+    del search, startup
+    return optuna.samplers.RandomSampler(seed=own)
+
+
+def _gp(own: int, search: int, startup: int) -> BaseSampler:
+    del search
+    return optuna.samplers.GPSampler(seed=own, n_startup_trials=startup, warn_independent_sampling=False)
+
+
+SAMPLERS: dict[str, Callable[[int, int, int], BaseSampler]] = {
+    "tpe": _tpe,
+    "nsga2": _nsga2,
+    "qmc": _qmc,
+    "random": _random,
+    "gp": _gp,
+    PORTFOLIO: _random,  # its share of exploration; the model makes the other proposals
+}
+
+
+def make_sampler(name: str, seed: int, number: int, startup: int) -> BaseSampler:
+    """Make the sampler of one proposal.
+
+    Args:
+        name: One of `SAMPLERS`.
+        seed: The search's.
+        number: The proposal's, from 0.
+        startup: Proposals at random before the sampler's model is asked; for `nsga2` the size of a
+            generation.
+    """
+    own = int(np.random.default_rng([seed, number]).integers(2**32))
+    with warnings.catch_warnings():
+        # TPE's `group` and QMC are marked experimental.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return SAMPLERS[name](own, seed, startup)

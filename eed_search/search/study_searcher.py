@@ -1,0 +1,202 @@
+"""A Ray Tune searcher around an Optuna study, for any space and two to four metrics.
+
+Optuna is told the truth: a complete trial → COMPLETE with its values; stopped before → PRUNED; over a limit → its
+constraints, then PRUNED; a metric that is missing or not finite, or a crash → FAIL. Proposals come
+from one of Optuna's samplers by name, or from the portfolio: two thirds a model that knows the
+objectives known beforehand, one third a sampler.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from eed_search.core.records import metric_problem
+from eed_search.core.store import write_atomic
+from eed_search.search.model import Model, Observation, Params, Space
+from eed_search.search.pareto_racing import ParetoRacing
+from eed_search.search.samplers import PORTFOLIO, make_sampler
+
+Mode = Literal["max", "min"]
+_EXPLORES = 3  # every third proposal of the portfolio is the sampler's
+
+
+class StudySearcher(Searcher):
+    """Proposes trials and tells Optuna how they ended.
+
+    Args:
+        space: Draws a configuration from an Optuna trial (define by run).
+        metrics: Direction by metric, two to four.
+        sampler: `portfolio`, or the name of an Optuna sampler.
+        seed: Of every draw; the n-th proposal depends on it, on n and on what was reported before.
+        num_trials: Proposals in all; no end by default.
+        max_concurrent: Trials that may run at once; paused ones do not count. No limit but Ray's own by
+            default.
+        scheduler: Whose paused trials leave room, and whose promotions take it before a fresh proposal.
+        startup: Proposals that the sampler makes before the model is asked.
+        known: Metrics of a configuration that are exact before it runs, by name.
+        limits: By metric, the worst value that is allowed.
+        resource: The reported number that says how far a trial is; none when every report is final.
+        levels: Values of the resource at which trials are compared; the last completes a trial.
+        cost: What a configuration would still cost; the model divides by it.
+        study: Of the same metrics and directions; one in memory by default.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        metrics: Mapping[str, Mode],
+        *,
+        sampler: str = PORTFOLIO,
+        seed: int = 0,
+        num_trials: int | None = None,
+        max_concurrent: int | None = None,
+        startup: int = 10,
+        known: Callable[[dict[str, Any]], Mapping[str, float]] | None = None,
+        limits: Mapping[str, float] | None = None,
+        resource: str | None = None,
+        levels: Sequence[float] = (),
+        cost: Callable[[dict[str, Any]], float] | None = None,
+        scheduler: ParetoRacing | None = None,
+        study: optuna.Study | None = None,
+    ) -> None:
+        super().__init__()
+        self._space, self._sampler_name, self._seed = space, sampler, seed
+        self._signs = {name: 1.0 if mode == "min" else -1.0 for name, mode in metrics.items()}
+        self._num_trials, self._max_concurrent, self._startup = num_trials, max_concurrent, startup
+        self._limits = dict(limits or {})
+        self._resource, self._levels = resource, tuple(levels)
+        self._study = study or _memory_study(metrics)
+        self._open: dict[str, optuna.Trial] = {}
+        self._scheduler = scheduler
+        self._num_proposed = 0
+        self._observations: list[Observation] = []
+        names = list(self._signs)
+        self._model = Model(
+            space,
+            len(names),
+            max(1, len(levels)),
+            known=None
+            if known is None
+            else lambda c: {names.index(n): self._signs[n] * v for n, v in known(c).items()},
+            allowed=None if known is None else lambda c: all(self._keeps(n, v) for n, v in known(c).items()),
+            cost=cost,
+        )
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        """Propose a trial.
+
+        Args:
+            trial_id: Ray's name for it.
+
+        Returns:
+            A configuration; none while enough trials run; `FINISHED` after `num_trials`.
+        """
+        if self._num_trials is not None and self._num_proposed >= self._num_trials:
+            return str(Searcher.FINISHED)
+        if self._max_concurrent is not None and self._num_busy() >= self._max_concurrent:
+            return None
+        number = self._num_proposed
+        explores = self._sampler_name != PORTFOLIO or number < self._startup or number % _EXPLORES == _EXPLORES - 1
+        if not explores and (params := self._from_model(number)) is not None:
+            self._study.enqueue_trial(params)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._study.sampler = make_sampler(self._sampler_name, self._seed, number, self._startup)
+        trial = self._study.ask()
+        self._open[trial_id] = trial
+        self._num_proposed += 1
+        return self._space(trial)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Let the model learn from a report."""
+        self._observe(trial_id, result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell Optuna how a trial ended; a second call for the same trial is ignored.
+
+        Args:
+            trial_id: Ray's name for it.
+            result: Its last report, if it ended by itself or by the scheduler's decision while it ran.
+            error: It crashed.
+        """
+        if result:
+            self._observe(trial_id, result)
+        trial = self._open.pop(trial_id, None)
+        if trial is None:
+            return
+        if error:
+            self._study.tell(trial, state=TrialState.FAIL)
+            return
+        if not result:
+            self._study.tell(trial, state=TrialState.PRUNED)
+            return
+        problems = [text for name in self._signs if (text := metric_problem(name, result.get(name)))]
+        if problems:
+            trial.set_user_attr("reason", problems[0])
+            self._study.tell(trial, state=TrialState.FAIL)
+            return
+        for name in self._limits:
+            trial.set_constraint(name, self._excess(name, result[name]))
+        complete = not self._levels or self._level(result) == len(self._levels) - 1
+        if complete and all(self._keeps(name, result[name]) for name in self._limits):
+            self._study.tell(trial, [float(result[name]) for name in self._signs])
+        else:
+            self._study.tell(trial, state=TrialState.PRUNED)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Write how many trials were proposed, as JSON; the study holds the rest."""
+        write_atomic(Path(checkpoint_path), json.dumps({"num_proposed": self._num_proposed}).encode())
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Read what `save` wrote."""
+        self._num_proposed = int(json.loads(Path(checkpoint_path).read_text())["num_proposed"])
+
+    # ------------------------------------------------------------ inside
+
+    def _num_busy(self) -> int:
+        """Count the trials that run or are about to."""
+        if self._scheduler is None:
+            return len(self._open)
+        return len(self._open.keys() - self._scheduler.paused()) + self._scheduler.may_resume()
+
+    def _from_model(self, number: int) -> Params | None:
+        paused = self._scheduler.paused() if self._scheduler else set[str]()
+        running = [trial.params for trial_id, trial in self._open.items() if trial_id not in paused]
+        return self._model.propose(self._observations, running, np.random.default_rng([self._seed, number]))
+
+    def _observe(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        trial = self._open.get(trial_id)
+        if trial is None or any(metric_problem(name, result.get(name)) for name in self._signs):
+            return
+        level = self._level(result) if self._levels else 0
+        seen = (trial.number, level)
+        if level < 0 or (self._observations and any((o.trial, o.level) == seen for o in self._observations[-8:])):
+            return
+        values = tuple(sign * float(result[name]) for name, sign in self._signs.items())
+        self._observations.append(Observation(trial.number, dict(trial.params), level, values))
+
+    def _level(self, result: Mapping[str, Any]) -> int:
+        if self._resource is None or metric_problem(self._resource, result.get(self._resource)):
+            return -1
+        return sum(result[self._resource] >= level for level in self._levels) - 1
+
+    def _excess(self, name: str, value: float) -> float:
+        return self._signs[name] * (float(value) - self._limits[name])
+
+    def _keeps(self, name: str, value: float) -> bool:
+        return name not in self._limits or self._excess(name, value) <= 0
+
+
+def _memory_study(metrics: Mapping[str, Mode]) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    directions = ["maximize" if mode == "max" else "minimize" for mode in metrics.values()]
+    return optuna.create_study(directions=directions)

@@ -1,0 +1,166 @@
+"""The racing decisions, rule by rule, and that they depend on nothing but the events."""
+
+import time
+
+import numpy as np
+import pytest
+
+from eed_search.search.race import Race, Reading
+
+
+def _at(*value: float, width: float = 0.0) -> Reading:
+    return Reading(value, tuple(v - width / 2 for v in value), tuple(v + width / 2 for v in value))
+
+
+def _started(num: int, **options: object) -> Race:
+    race = Race(2, 3, **options)  # type: ignore[arg-type]
+    for trial in range(num):
+        race.add(trial)
+    return race
+
+
+def test_nobody_goes_on_before_eta_trials_have_come() -> None:
+    race = _started(3)
+    assert race.report(0, 0, _at(0, 0)) == "pause"
+    assert race.report(1, 0, _at(1, 1)) == "pause"
+    assert race.next_to_resume() is None
+
+
+def test_the_best_of_three_goes_on_at_once_when_it_comes_last() -> None:
+    race = _started(3)
+    race.report(0, 0, _at(1, 1))
+    race.report(1, 0, _at(2, 2))
+    assert race.report(2, 0, _at(0, 0)) == "continue"
+    assert race.next_to_resume() is None
+
+
+def test_a_better_paused_trial_takes_the_place_instead() -> None:
+    race = _started(3)
+    race.report(0, 0, _at(0, 0))
+    race.report(1, 0, _at(2, 2))
+    assert race.report(2, 0, _at(1, 1)) == "pause"
+    assert race.next_to_resume() == 0
+    race.resume(0)
+    assert race.next_to_resume() is None
+
+
+def test_the_highest_level_comes_first() -> None:
+    race = _started(12)
+    for trial in range(9):
+        race.report(trial, 0, _at(trial, trial))
+    while (trial := race.next_to_resume()) is not None:
+        race.resume(trial)
+        race.report(trial, 1, _at(trial, trial))
+        if race.paused() and len([t for t in (0, 1, 2) if race.has_reported(t)]) == 3 and trial == 2:
+            break
+    assert race.next_to_resume() == 0  # three came to level 1, one may go on; level 0 is used up
+    for trial in (9, 10, 11):
+        race.report(trial, 0, _at(trial, trial))
+    assert race.next_to_resume() == 0
+
+
+def test_the_last_level_completes() -> None:
+    race = _started(1)
+    assert race.report(0, 2, _at(1, 1)) == "done"
+    assert race.complete() == [0]
+
+
+def test_a_level_reported_twice_changes_nothing() -> None:
+    race = _started(1)
+    assert race.report(0, 0, _at(1, 1)) == "pause"
+    race.resume(0)
+    assert race.report(0, 0, _at(5, 5)) == "continue"
+
+
+def test_over_a_limit_with_confidence_is_infeasible_and_near_it_is_not() -> None:
+    race = _started(2, limits=(None, 3.0))
+    assert race.report(0, 0, _at(0.0, 3.2, width=0.2)) == "infeasible"
+    assert race.report(1, 0, _at(0.0, 3.05, width=0.2)) == "pause"
+
+
+def test_a_trial_that_failed_and_came_back_keeps_its_place() -> None:
+    race = _started(3)
+    race.report(0, 0, _at(1, 1))
+    race.resume(0)
+    race.end(0)
+    race.add(0)
+    assert race.report(0, 0, _at(1, 1)) == "continue"
+
+
+def _with_complete(gains: list[float]) -> Race:
+    """A race whose complete trials each gained so much in the first objective from level 0 to the end."""
+    race = _started(len(gains) + 4)
+    for trial, gain in enumerate(gains):
+        race.report(trial, 0, _at(1.0, 5.0 - trial))
+        race.resume(trial)
+        race.report(trial, 2, _at(1.0 - gain, 5.0 - trial))
+    return race
+
+
+def test_the_prediction_adds_what_complete_trials_gained() -> None:
+    race = _with_complete([0.4, 0.6])
+    race.report(2, 0, _at(0.9, 1.0, width=0.4))
+    predicted = race.predict([2])
+    assert predicted.mean[0] == pytest.approx([0.4, 1.0])
+    spread = np.std([0.4, 0.6], ddof=1)
+    assert predicted.deviation[0] == pytest.approx([np.hypot(spread, 0.1), 0.1])
+
+
+def test_the_guard_keeps_what_may_still_belong_to_the_frontier() -> None:
+    race = _with_complete([0.5, 0.5, 0.6])
+    race.report(3, 0, _at(1.2, 9.0))  # a bit worse than the others were, and slower than all of them
+    race.report(4, 0, _at(1.0, 3.5))  # may end between them
+    assert race.undecided() == [4]
+
+
+def test_from_five_complete_trials_on_the_expected_improvement_ranks() -> None:
+    race = _with_complete([0.5] * 5)  # frontier: (0.5, 1.0)
+    race.report(5, 0, _at(0.9, 1.0))  # 0.4 at 1.0: better than the frontier
+    race.report(6, 0, _at(1.2, 0.9))  # not dominated either, but adds less
+    assert race.best_paused() == 5
+
+
+def test_the_same_events_give_the_same_decisions() -> None:
+    def play() -> list[object]:
+        rng, race, said = np.random.default_rng(5), Race(2, 4), list[object]()
+        for trial in range(60):
+            race.add(trial)
+            said.append(race.report(trial, 0, _at(*rng.random(2))))
+            for _ in range(3):
+                nxt = race.next_to_resume()
+                said.append(nxt)
+                if nxt is not None:
+                    race.resume(nxt)
+                    level = 1 + max(k for k in range(3) if nxt in race._reported[k])
+                    said.append(race.report(nxt, level, _at(*rng.random(2))))
+        return said
+
+    first = play()
+    assert "done" in first and "pause" in first
+    assert first == play()
+
+
+def test_a_decision_among_a_thousand_trials_takes_milliseconds() -> None:
+    rng, race = np.random.default_rng(0), Race(2, 10)
+    seconds = []
+    for trial in range(1000):
+        race.add(trial)
+        level, verdict = 0, "continue"
+        while verdict == "continue":
+            start = time.perf_counter()
+            verdict = race.report(trial, level, _at(*rng.random(2)))
+            waiting = race.next_to_resume()
+            seconds.append(time.perf_counter() - start)
+            level += 1
+        if waiting is not None:
+            race.resume(waiting)
+            race.report(waiting, 1 + max(k for k in range(9) if waiting in race._reported[k]), _at(*rng.random(2)))
+    assert np.median(seconds) < 0.02  # 5 ms is what is aimed at; a busy test machine is slower
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"), [((1, 3), "two to four"), ((5, 3), "two to four"), ((2, 0), "at least one")]
+)
+def test_what_makes_no_sense_is_refused(arguments: tuple[int, int], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Race(*arguments)
