@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from eed_search.cli.console import console, say
 from eed_search.core.ledger import RunView
 from eed_search.core.points import frontier, run_hypervolume
-from eed_search.tracking.report import COLUMNS, HTML_NAME, TableRow, table_rows
+from eed_search.tracking.report import HTML_NAME
+from eed_search.tracking.table import COLUMNS, TableRow, table_rows
 from eed_search.tracking.verdict import judge
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def frontier_table(rows: list[TableRow], width: int) -> Table:
     """Lay the frontier, the base and the controls out as a table.
 
     Args:
-        rows: As `tracking.report.table_rows` gives them.
+        rows: As `tracking.table.table_rows` gives them.
         width: Columns of the screen; below 118 the team stands under its point and MACs are left out.
     """
     from rich.box import SIMPLE_HEAD

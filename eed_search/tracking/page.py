@@ -11,7 +11,7 @@ from plotly.offline import get_plotlyjs
 from eed_search.core.ledger import RunView
 from eed_search.core.points import frontier, run_hypervolume
 from eed_search.tracking.plots import frontier_figure, hypervolume_figure
-from eed_search.tracking.report import COLUMNS, table_rows
+from eed_search.tracking.table import COLUMNS, table_rows
 from eed_search.tracking.verdict import judge
 
 _STYLE = """

@@ -1,51 +1,23 @@
-"""The report of a search: as JSON, as table rows, and as files (a page, a table, the JSON)."""
+"""The report of a search: as JSON, and as files (a page, a table, the JSON)."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from eed_search.core.ledger import RunView
 from eed_search.core.points import frontier, run_hypervolume
 from eed_search.core.records import Measurement, Point, Reference
 from eed_search.core.store import write_atomic
-from eed_search.tracking.text import flatten, in_bytes, in_macs, per_cent, team_title, with_arm
+from eed_search.tracking.text import flatten
 from eed_search.tracking.verdict import final, judge
 
 SCHEMA_VERSION = 1
 HTML_NAME, CSV_NAME, JSON_NAME = "frontier.html", "frontier.csv", "frontier.json"
-
-RowKind = Literal["base", "control", "point"]
-COLUMNS = (
-    "point",
-    "team",
-    "robust accuracy",
-    "latency ms",
-    "speed-up",
-    "clean accuracy",
-    "members",
-    "members run",
-    "size",
-    "MACs",
-)
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """One row of the frontier table, ready to print.
-
-    Attributes:
-        kind: `base`, `control` or `point`.
-        cells: One text for each of `COLUMNS`; accuracies in per cent with the half-width of their
-            95 % interval.
-    """
-
-    kind: RowKind
-    cells: tuple[str, ...]
 
 
 # ---------------------------------------------------------------- JSON
@@ -124,33 +96,6 @@ def _measured(m: Measurement) -> dict[str, Any]:
         "difference_to_base": None if m.difference_to_base is None else asdict(m.difference_to_base),
         "exit_shares": list(m.exit_shares),
     }
-
-
-# ---------------------------------------------------------------- table
-
-
-def table_rows(view: RunView) -> list[TableRow]:
-    """List the frontier (fastest first), then the dense base and the controls, ready to print."""
-    rows = [
-        TableRow("point", (point.id, team_title(point.params), *_cells(point.measurement))) for point in frontier(view)
-    ]
-    if view.base is not None:
-        rows.append(TableRow("base", (view.base.name, "–", *_cells(final(view, view.base)))))
-    rows += [TableRow("control", (control.name, "–", *_cells(final(view, control)))) for control in view.controls]
-    return rows
-
-
-def _cells(m: Measurement) -> tuple[str, ...]:
-    return (
-        per_cent(m.robust_accuracy),
-        with_arm(m.latency.latency_ms) + (" (noisy)" if m.latency.noisy else ""),
-        with_arm(m.latency.speedup, "×"),
-        per_cent(m.clean_accuracy),
-        str(m.num_members),
-        f"{m.mean_members_run:.2f}",
-        in_bytes(m.size_bytes),
-        in_macs(m.macs),
-    )
 
 
 # ---------------------------------------------------------------- files

@@ -13,7 +13,7 @@ from eed_search.cli.result import command, duration, frontier_table, next_steps
 from eed_search.core.errors import RunError
 from eed_search.core.ledger import FILE_NAME, Ledger
 from eed_search.core.points import frontier
-from eed_search.tracking.report import table_rows
+from eed_search.tracking.table import table_rows
 from tests.cli.calling import call
 from tests.core.ledgers import write_ledger
 from tests.tracking.factories import make_latency, make_measurement, make_trial, make_view

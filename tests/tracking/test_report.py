@@ -1,4 +1,4 @@
-"""The report: what the JSON, the table and the files say."""
+"""The report: what the JSON and the files say."""
 
 import csv
 import json
@@ -11,10 +11,8 @@ import pytest
 from eed_search.core.errors import StoreError
 from eed_search.core.ledger import RunView
 from eed_search.core.points import frontier, points
-from eed_search.core.records import Interval
-from eed_search.tracking.report import COLUMNS, as_json, table_rows, write_report
-from eed_search.tracking.text import in_bytes, in_macs, with_arm
-from tests.tracking.factories import BASE_MS, make_latency, make_measurement, make_trial, make_view
+from eed_search.tracking.report import as_json, write_report
+from tests.tracking.factories import make_latency, make_measurement, make_trial, make_view
 
 POINT_KEYS = {
     "id", "trial", "params", "robust_accuracy", "clean_accuracy", "latency_ms", "speedup", "worst_case_speedup",
@@ -116,38 +114,6 @@ def test_a_run_that_has_just_begun_has_a_report() -> None:
     assert facts["frontier"] == []
     assert facts["hypervolume"] == 0
     assert facts["num_trials"]["running"] == 1
-
-
-def test_table_lists_frontier_then_base_then_controls(view: RunView) -> None:
-    """Table lists frontier then base then controls."""
-    rows = table_rows(view)
-    assert [row.kind for row in rows] == ["point"] * len(frontier(view)) + ["base"] + ["control"] * 2
-    assert all(len(row.cells) == len(COLUMNS) for row in rows)
-
-
-def test_table_prints_values_with_the_longer_arm() -> None:
-    """Table prints values with the longer arm."""
-    base = make_measurement(0.84, BASE_MS)
-    view = make_view(0, controls=[])
-    cells = dict(zip(COLUMNS, table_rows(view)[0].cells, strict=True))
-    assert cells["robust accuracy"] == f"84.0 ±{100 * (0.84 - base.robust_accuracy.low):.1f} %"
-    assert cells["latency ms"] == "0.800 ±0.016"
-    assert cells["speed-up"] == "1.00× ±0.02"
-    assert cells["size"] == "1.2 MB"
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(12.345, "12.3× ±0.2"), (1234.5, "1234× ±25"), (0.0412, "0.0412× ±0.0008")]
-)
-def test_digits_of_a_value_set_those_of_its_arm(value: float, text: str) -> None:
-    """Digits of a value set those of its arm."""
-    assert with_arm(Interval(value, value * 0.98, value * 1.02), "×") == text
-
-
-def test_sizes_and_counts_read_in_thousands() -> None:
-    """Sizes and counts read in thousands."""
-    assert (in_bytes(999), in_bytes(148_200), in_bytes(45_000_000)) == ("999 B", "148 kB", "45 MB")
-    assert (in_macs(9_000_000), in_macs(557_000_000), in_macs(999_999)) == ("9 M", "557 M", "1 M")
 
 
 def test_files_lie_where_they_are_said_to(files: dict[str, Path]) -> None:

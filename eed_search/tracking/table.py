@@ -1,0 +1,64 @@
+"""The frontier as a table: frontier, dense base and controls, one row each, ready to print."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from eed_search.core.ledger import RunView
+from eed_search.core.points import frontier
+from eed_search.core.records import Measurement
+from eed_search.tracking.text import in_bytes, in_macs, per_cent, team_title, with_arm
+from eed_search.tracking.verdict import final
+
+RowKind = Literal["base", "control", "point"]
+COLUMNS = (
+    "point",
+    "team",
+    "robust accuracy",
+    "latency ms",
+    "speed-up",
+    "clean accuracy",
+    "members",
+    "members run",
+    "size",
+    "MACs",
+)
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One row of the frontier table, ready to print.
+
+    Attributes:
+        kind: `base`, `control` or `point`.
+        cells: One text for each of `COLUMNS`; accuracies in per cent with the half-width of their
+            95 % interval.
+    """
+
+    kind: RowKind
+    cells: tuple[str, ...]
+
+
+def table_rows(view: RunView) -> list[TableRow]:
+    """List the frontier (fastest first), then the dense base and the controls, ready to print."""
+    rows = [
+        TableRow("point", (point.id, team_title(point.params), *_cells(point.measurement))) for point in frontier(view)
+    ]
+    if view.base is not None:
+        rows.append(TableRow("base", (view.base.name, "–", *_cells(final(view, view.base)))))
+    rows += [TableRow("control", (control.name, "–", *_cells(final(view, control)))) for control in view.controls]
+    return rows
+
+
+def _cells(m: Measurement) -> tuple[str, ...]:
+    return (
+        per_cent(m.robust_accuracy),
+        with_arm(m.latency.latency_ms) + (" (noisy)" if m.latency.noisy else ""),
+        with_arm(m.latency.speedup, "×"),
+        per_cent(m.clean_accuracy),
+        str(m.num_members),
+        f"{m.mean_members_run:.2f}",
+        in_bytes(m.size_bytes),
+        in_macs(m.macs),
+    )
