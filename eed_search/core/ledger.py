@@ -2,6 +2,17 @@
 
 Everything else (report, MLflow, Optuna's study) can be made again from it. `replay` folds the
 events into a `RunView`; order is by sequence number, never by a time stamp.
+
+    run       name, settings, versions and where it all came from; once more with what was measured
+    stage     a phase begins
+    base      the dense base            control   a network trained from scratch
+    proposal  a trial's parameters      attempt   a trial starts, or its worker was lost
+    report    a trial's measurements at a rung
+    decision  what the scheduler made of them
+    result    a trial's end             latency   a final latency
+    note      a line for the reader     tracker   how far MLflow has come
+    request   a person asks to stop     resume    a driver takes the run up again
+    end       the driver ends; a `resume` may follow
 """
 
 from __future__ import annotations
@@ -10,8 +21,8 @@ import json
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -19,10 +30,28 @@ from typing import Any, Literal, Self
 from eed_search import __version__
 from eed_search.core.errors import RunError, StoreError
 from eed_search.core.params import ParamValue
+from eed_search.core.failpoints import fail_point
 from eed_search.core.records import Latency, Reference, TrialRecord, from_json
 
-EventKind = Literal["run", "base", "control", "proposal", "result", "latency", "tracker", "note", "end"]
+EventKind = Literal[
+    "run",
+    "stage",
+    "base",
+    "control",
+    "proposal",
+    "attempt",
+    "report",
+    "decision",
+    "result",
+    "latency",
+    "note",
+    "tracker",
+    "request",
+    "resume",
+    "end",
+]
 FILE_NAME = "ledger.sqlite"
+STOPPED = "stopped"  # the reason of a trial that ended because its search was stopped
 
 
 @dataclass(frozen=True)
@@ -80,11 +109,13 @@ class Ledger:
         """
         row = (kind, trial, json.dumps(data, allow_nan=False), time.time())
         try:
+            fail_point("ledger.append")
             cursor = self._db.execute("INSERT INTO event (kind, trial, data, at) VALUES (?, ?, ?, ?)", row)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise StoreError(
                 f"{self.path}: cannot be written ({error}); free the disk or choose another --home"
             ) from error
+        fail_point("ledger.appended")
         return int(cursor.lastrowid or 0)
 
     def events(self, after: int = 0) -> Iterator[Event]:
@@ -114,46 +145,95 @@ class Ledger:
         self.close()
 
 
+@dataclass(frozen=True)
+class RungReport:
+    """What a trial measured on its way, at one rung.
+
+    Attributes:
+        rung: Counts from 0.
+        metrics: By name, finite.
+        decision: What the scheduler made of it, such as `continue`, `pause`, `stop`; empty before.
+    """
+
+    rung: int
+    metrics: dict[str, float]
+    decision: str = ""
+
+
 @dataclass
 class RunView:
     """A search as its ledger tells it.
 
     Attributes:
         name: The run's name.
+        uid: Names the run everywhere, in other homes and on shared servers too.
         spec: Its search-space file with every default filled in.
         facts: Versions, machine, command, reference latency: what the run wrote down at its start.
-        state: `running` until an `end` event says `finished`, `stopped` or `failed`.
+        origin: SHA-256 of what it was made from, by file: `code` and `data`.
+        state: `running` until an `end` event says `finished`, `stopped`, `failed` or `cancelled`;
+            running again after a `resume`.
+        reason: Why it ended, where that needs a word.
+        stage: The phase that began last.
         base: The dense base.
         controls: Networks trained from scratch.
         proposals: Parameters by trial number.
+        drawn: What Optuna drew for them, under its own names.
+        attempts: How often a trial was started, by number.
+        losses: How often its worker was lost, by number.
+        reports: What trials measured on their way, by number.
         trials: Finished trials by number.
+        history: Proposals and ends in their order, as (`proposal` or `result`, number).
         latencies: Final latencies by point id, reference name included: they replace the search's.
         notes: Lines for the reader.
-        tracker: What the tracker wrote back, such as MLflow run ids.
+        requests: What persons asked for, in order: `stop`, `cancel`.
+        tracker: What the tracker wrote back: MLflow run ids, and `cursor`, the last event it shows.
+        num_resumes: How often a driver took the run up again.
+        num_events: The last event's sequence number.
         started_at: When the first event was written, in seconds since 1970.
-        seconds: From the first event to the last.
+        last_at: When the last one was.
+        seconds: While a driver was at work: from event to event, without the time before a `resume`.
     """
 
     name: str = ""
+    uid: str = ""
     spec: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    origin: dict[str, dict[str, str]] = field(default_factory=dict)
     state: str = "running"
+    reason: str = ""
+    stage: str = ""
     base: Reference | None = None
     controls: list[Reference] = field(default_factory=list)
     proposals: dict[int, dict[str, ParamValue]] = field(default_factory=dict)
+    drawn: dict[int, dict[str, ParamValue]] = field(default_factory=dict)
+    attempts: dict[int, int] = field(default_factory=dict)
+    losses: dict[int, int] = field(default_factory=dict)
+    reports: dict[int, list[RungReport]] = field(default_factory=dict)
     trials: dict[int, TrialRecord] = field(default_factory=dict)
+    history: list[tuple[Literal["proposal", "result"], int]] = field(default_factory=list)
     latencies: dict[str, Latency] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
     tracker: dict[str, Any] = field(default_factory=dict)
+    num_resumes: int = 0
+    num_events: int = 0
     started_at: float | None = None
+    last_at: float | None = None
     seconds: float = 0.0
 
     def num_trials(self) -> dict[str, int]:
         """Count trials by state; those proposed and not finished are `running`."""
         counts = Counter(str(trial.outcome) for trial in self.trials.values())
-        open_ = len(self.proposals.keys() - self.trials.keys())
         states = ("done", "infeasible", "pruned", "failed")
-        return {**{state: counts[state] for state in states}, "running": open_}
+        return {**{state: counts[state] for state in states}, "running": len(self.unfinished())}
+
+    def unfinished(self) -> list[int]:
+        """Number the trials that were proposed and have not come to their end, oldest first."""
+        return sorted(self.proposals.keys() - self.trials.keys())
+
+    def stopped_trials(self) -> list[int]:
+        """Number the trials that ended only because the search was stopped: a resume runs them again."""
+        return sorted(n for n, trial in self.trials.items() if (trial.outcome, trial.reason) == ("pruned", STOPPED))
 
     def stage_counts(self) -> dict[str, tuple[int, int]]:
         """Count (computed, reused) by stage over all finished trials."""
@@ -165,29 +245,112 @@ class RunView:
 
 
 def fold(view: RunView, event: Event) -> None:
-    """Bring a view up to date with the next event."""
-    data = event.data
-    view.started_at = event.at if view.started_at is None else view.started_at
-    view.seconds = event.at - view.started_at
-    if event.kind == "run":
-        view.name, view.spec, view.facts = data["name"], data["spec"], data.get("facts", {})
-    elif event.kind == "base":
-        view.base = from_json(Reference, data)
-    elif event.kind == "control":
-        view.controls.append(from_json(Reference, data))
-    elif event.kind == "proposal" and event.trial is not None:
-        view.proposals[event.trial] = data["params"]
-    elif event.kind == "result":
-        record = from_json(TrialRecord, data)
-        view.trials[record.number] = record
-    elif event.kind == "latency":
-        view.latencies[data["id"]] = from_json(Latency, data["latency"])
-    elif event.kind == "note":
-        view.notes.append(data["text"])
-    elif event.kind == "tracker":
-        view.tracker.update(data)
-    elif event.kind == "end":
-        view.state = data["state"]
+    """Bring a view up to date with the next event; kinds that say nothing about the run are passed over."""
+    if view.started_at is None:
+        view.started_at = event.at
+    elif not (event.kind == "resume" or event.data.get("offline")):  # no driver was at work before these
+        view.seconds += max(0.0, event.at - (view.last_at or event.at))
+    view.last_at = event.at
+    view.num_events = event.seq
+    if (how := _FOLDS.get(event.kind)) is not None:
+        how(view, event.data, -1 if event.trial is None else event.trial)
+
+
+def _fold_run(view: RunView, data: dict[str, Any], trial: int) -> None:
+    view.name, view.spec, view.facts = data["name"], data["spec"], data.get("facts", {})
+    view.uid = data.get("uid", view.uid)
+    view.origin = data.get("origin", view.origin)
+
+
+def _fold_stage(view: RunView, data: dict[str, Any], trial: int) -> None:
+    view.stage = data["text"]
+
+
+def _fold_base(view: RunView, data: dict[str, Any], trial: int) -> None:
+    view.base = from_json(Reference, data)
+
+
+def _fold_control(view: RunView, data: dict[str, Any], trial: int) -> None:
+    view.controls.append(from_json(Reference, data))
+
+
+def _fold_proposal(view: RunView, data: dict[str, Any], trial: int) -> None:
+    view.proposals[trial] = data["params"]
+    view.drawn[trial] = data.get("drawn", data["params"])
+    view.history.append(("proposal", trial))
+
+
+def _fold_attempt(view: RunView, data: dict[str, Any], trial: int) -> None:
+    if data["state"] == "lost":
+        view.losses[trial] = view.losses.get(trial, 0) + 1
+    else:
+        view.attempts[trial] = data["attempt"]
+
+
+def _fold_report(view: RunView, data: dict[str, Any], trial: int) -> None:
+    view.reports.setdefault(trial, []).append(RungReport(data["rung"], data["metrics"]))
+
+
+def _fold_decision(view: RunView, data: dict[str, Any], trial: int) -> None:
+    for i, report in enumerate(reports := view.reports.get(trial, [])):
+        if report.rung == data["rung"]:
+            reports[i] = replace(report, decision=data["decision"])
+
+
+def _fold_result(view: RunView, data: dict[str, Any], trial: int) -> None:
+    record = from_json(TrialRecord, data)
+    view.trials[record.number] = record
+    view.history.append(("result", record.number))
+
+
+def _fold_latency(view: RunView, data: dict[str, Any], trial: int) -> None:
+    view.latencies[data["id"]] = from_json(Latency, data["latency"])
+
+
+def _fold_note(view: RunView, data: dict[str, Any], trial: int) -> None:
+    view.notes.append(data["text"])
+
+
+def _fold_tracker(view: RunView, data: dict[str, Any], trial: int) -> None:
+    view.tracker.update(data)
+
+
+def _fold_request(view: RunView, data: dict[str, Any], trial: int) -> None:
+    view.requests.append(data["what"])
+
+
+def _fold_resume(view: RunView, data: dict[str, Any], trial: int) -> None:
+    view.state, view.reason = "running", ""
+    view.num_resumes += 1
+    view.spec = data.get("spec", view.spec)
+    view.origin = data.get("origin", view.origin)
+    again = set(data.get("reopened", ()))
+    for number in again:
+        view.trials.pop(number, None)
+    view.history = [(what, number) for what, number in view.history if what == "proposal" or number not in again]
+
+
+def _fold_end(view: RunView, data: dict[str, Any], trial: int) -> None:
+    view.state, view.reason = data["state"], data.get("reason", "")
+
+
+_FOLDS: dict[str, Callable[[RunView, dict[str, Any], int], None]] = {
+    "run": _fold_run,
+    "stage": _fold_stage,
+    "base": _fold_base,
+    "control": _fold_control,
+    "proposal": _fold_proposal,
+    "attempt": _fold_attempt,
+    "report": _fold_report,
+    "decision": _fold_decision,
+    "result": _fold_result,
+    "latency": _fold_latency,
+    "note": _fold_note,
+    "tracker": _fold_tracker,
+    "request": _fold_request,
+    "resume": _fold_resume,
+    "end": _fold_end,
+}
 
 
 def replay(events: Iterator[Event]) -> RunView:

@@ -283,7 +283,7 @@ class _Search:
         import ray
         from ray import tune
 
-        from eed_search.search.searcher import STUDY_FILE, EedSearcher, close_study, open_study
+        from eed_search.search.searcher import STUDY_FILE, EedSearcher, Proposer, close_study, open_study
         from eed_search.search.tune_callback import DriverCallback, StopWhen, trial_folder
 
         self._journal.stage("controls and trials")
@@ -305,7 +305,7 @@ class _Search:
         budget = self._spec.search.time_budget_s
         study = open_study(self._folder / STUDY_FILE, self._folder.name, self._spec)
         try:
-            searcher = EedSearcher(
+            proposer = Proposer(
                 study,
                 self._spec,
                 max_concurrent=self._slots,
@@ -313,6 +313,7 @@ class _Search:
                 on_proposal=self._journal.proposal,
                 should_stop=self._stop.is_set,
             )
+            searcher = EedSearcher(proposer)
             callback = DriverCallback(on_end=self._trial_ended, on_error=self._trial_lost, on_step=self._step)
             function = tune.with_parameters(
                 ray_glue.trainable, pipeline=self._pipeline, setting=setting, probe=probe, monitor=self._monitor
@@ -334,7 +335,7 @@ class _Search:
             try:
                 tuner.fit()
             finally:
-                searcher.close()
+                proposer.close()
             if callback.fatal is not None:
                 raise callback.fatal
         finally:

@@ -75,9 +75,9 @@ class Journal:
             self.tracker.log_reference(control, "control")
         self.listener.on_control(control)
 
-    def proposal(self, number: int, params: Mapping[str, ParamValue]) -> None:
-        """Keep what a trial is about to try."""
-        self.append("proposal", {"params": dict(params)}, number)
+    def proposal(self, number: int, params: Mapping[str, ParamValue], drawn: Mapping[str, ParamValue]) -> None:
+        """Keep what a trial is about to try, and what Optuna drew for it."""
+        self.append("proposal", {"params": dict(params), "drawn": dict(drawn)}, number)
 
     def result(self, record: TrialRecord) -> None:
         """Keep a trial's end, once."""

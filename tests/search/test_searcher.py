@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +17,8 @@ from ray.tune.search import Searcher
 from eed_search.core.params import TrialParams
 from eed_search.core.records import TrialRecord
 from eed_search.core.spec import Search, Spec, Threat
-from eed_search.search.searcher import SAMPLERS, STUDY_FILE, EedSearcher, close_study, open_study
+from eed_search.search.searcher import EedSearcher
+from eed_search.search.study import SAMPLERS, STUDY_FILE, Proposer, close_study, open_study
 from tests.search.stub_pipeline import measurement
 
 
@@ -36,7 +36,7 @@ def make(tmp_path: Path) -> Iterator[Callable[..., tuple[EedSearcher, optuna.Stu
         spec = spec or spec_of(sampler="random")
         study = open_study(tmp_path / STUDY_FILE, "s", spec)
         studies.append(study)
-        return EedSearcher(study, spec, **{"max_concurrent": 100, **options}), study
+        return EedSearcher(Proposer(study, spec, **{"max_concurrent": 100, **options})), study
 
     yield build
     for study in studies:
@@ -137,7 +137,7 @@ def test_closing_leaves_nothing_running(make: Any) -> None:
     for name in "abc":
         searcher.suggest(name)
     searcher.on_trial_complete("b", {"record": done()})
-    searcher.close()
+    searcher._proposer.close()
     assert [trial.state for trial in study.trials] == [TrialState.PRUNED, TrialState.COMPLETE, TrialState.PRUNED]
 
 
@@ -155,6 +155,9 @@ def test_finished_after_all_trials(make: Any) -> None:
     """Finished after all trials."""
     searcher, _ = make(spec_of(sampler="random", trials=2))
     searcher.suggest("a"), searcher.suggest("b")
+    searcher.on_trial_complete("a", {"record": done()})
+    assert searcher.suggest("c") is None  # b may be lost, and tried again
+    searcher.on_trial_complete("b", {"record": done()})
     assert searcher.suggest("c") == Searcher.FINISHED
 
 
@@ -174,7 +177,7 @@ def test_finished_when_asked_to_stop(make: Any) -> None:
 def test_proposals_are_told_with_what_the_trial_will_get(make: Any) -> None:
     """Proposals are told with what the trial will get."""
     told = []
-    searcher, _ = make(on_proposal=lambda number, params: told.append((number, params)))
+    searcher, _ = make(on_proposal=lambda number, params, drawn: told.append((number, params)))
     proposal = searcher.suggest("a")
     assert told == [(proposal["number"], proposal["params"])]
     assert TrialParams.from_flat(proposal["params"]).to_flat() == proposal["params"]
@@ -195,7 +198,8 @@ def test_same_seed_same_proposals(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         study = open_study(tmp_path / folder / STUDY_FILE, "s", spec_of())
-        drawn.append([EedSearcher(study, spec_of(), max_concurrent=9).suggest(str(i)) for i in range(5)])
+        proposer = Proposer(study, spec_of(), max_concurrent=9)
+        drawn.append([proposer.propose() for _ in range(5)])
         close_study(study)
     assert drawn[0] == drawn[1]
 
@@ -225,28 +229,19 @@ def test_the_pickle_holds_no_study(make: Any) -> None:
     searcher, _ = make()
     searcher.suggest("a")
     copy = pickle.loads(pickle.dumps(searcher))
-    assert copy._study is None
+    assert copy._proposer is None
 
 
-def test_restore_takes_up_open_trials_and_closes_the_others(make: Any, tmp_path: Path) -> None:
-    """Restore takes up open trials and closes the others."""
+def test_a_driver_that_settles_tells_the_study_itself(make: Any) -> None:
+    """The searcher only passes on what Ray says."""
     searcher, study = make()
-    searcher.suggest("a")
-    searcher.save(str(tmp_path / "state.json"))
-    searcher.suggest("lost")  # born after the last save
-    again, _ = make()
-    again.restore(str(tmp_path / "state.json"))
-    again.on_trial_complete("a", {"record": done()})
-    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE, TrialState.FAIL]
-    assert json.loads((tmp_path / "state.json").read_text()) == {"study": "s", "open": {"a": 0}}
-
-
-def test_restore_refuses_another_study(make: Any, tmp_path: Path) -> None:
-    """Restore refuses another study."""
-    (tmp_path / "state.json").write_text('{"study": "other", "open": {}}')
-    searcher, _ = make()
-    with pytest.raises(ValueError, match="belongs to study other, not s"):
-        searcher.restore(str(tmp_path / "state.json"))
+    settled: list[Any] = []
+    driven = EedSearcher(searcher._proposer, lambda *what: settled.append(what))
+    driven.suggest("a")
+    driven.on_trial_complete("a", {"record": done()})
+    driven.on_trial_complete("a", error=True)
+    assert [(number, error) for number, _, error in settled] == [(0, False)]
+    assert study.trials[0].state == TrialState.RUNNING
 
 
 def test_the_study_opens_by_its_address_alone(make: Any, tmp_path: Path) -> None:

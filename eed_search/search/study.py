@@ -1,0 +1,379 @@
+"""The Optuna study of a search: a view of the ledger that proposes, and can be made again at any time.
+
+A trial's end is told truthfully, once:
+
+    finished and within every limit   → COMPLETE with both values
+    over a limit                      → its constraints set, then PRUNED
+    stopped before its end            → PRUNED; never COMPLETE with what it had so far
+    NaN, infinite, missing or crashed → FAIL
+
+Each proposal is a pure function of the ledger before it: the sampler is made anew for each, from
+the search's seed and the proposal's number, and the rest of its state lies in the study. So a
+search that was killed and resumed proposes what the undisturbed one would have, given the same
+results in the same order.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import optuna
+from optuna.storages import InMemoryStorage, RDBStorage
+from optuna.trial import Trial, TrialState
+
+from eed_search.core.errors import RunError
+from eed_search.core.ledger import STOPPED, RunView
+from eed_search.core.params import ParamValue
+from eed_search.core.records import TrialRecord
+from eed_search.core.seeds import seed_of
+from eed_search.core.spec import Spec
+from eed_search.search.proposals import first_proposals, suggest
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+STUDY_FILE = "study.sqlite"
+OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {"robust_accuracy": "maximize", "latency_ms": "minimize"}
+
+
+# ---------------------------------------------------------------- samplers
+
+
+def _tpe(spec: Spec, seed: int) -> BaseSampler:
+    # `group`: each set of parameters that occur together is modelled together, so that what a
+    # second member is, is learnt only from teams that have one.
+    return optuna.samplers.TPESampler(
+        seed=seed, n_startup_trials=spec.search.startup_trials, multivariate=True, group=True
+    )
+
+
+def _nsga2(spec: Spec, seed: int) -> BaseSampler:
+    # A generation is filled by finished trials only, so it is kept small.
+    return optuna.samplers.NSGAIISampler(seed=seed, population_size=max(4, spec.search.startup_trials))
+
+
+def _qmc(spec: Spec, seed: int) -> BaseSampler:
+    # One sequence for the whole search; only what stands outside it is drawn by the proposal's seed.
+    return optuna.samplers.QMCSampler(
+        seed=spec.seed,
+        scramble=True,
+        warn_independent_sampling=False,
+        independent_sampler=optuna.samplers.RandomSampler(seed=seed),
+    )
+
+
+def _random(spec: Spec, seed: int) -> BaseSampler:
+    del spec
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+SAMPLERS: dict[str, Callable[[Spec, int], BaseSampler]] = {
+    "tpe": _tpe,
+    "nsga2": _nsga2,
+    "qmc": _qmc,
+    "random": _random,
+}
+# These keep nothing in the study for a trial that has ended: a study can be made again without them.
+_KEEP_NOTHING = frozenset({"tpe", "random"})
+
+
+def sampler_for(spec: Spec, number: int) -> BaseSampler:
+    """Make the sampler of one proposal; the same for the same search and number."""
+    with warnings.catch_warnings():
+        # TPE's `group` and QMC are marked experimental.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return SAMPLERS[spec.search.sampler](spec, seed_of(str(spec.seed), f"proposal {number}") % 2**32)
+
+
+# ---------------------------------------------------------------- open, close, make again
+
+
+def open_study(path: Path, name: str, spec: Spec) -> optuna.Study:
+    """Make the study of a search, in a SQLite file of its own that optuna-dashboard opens.
+
+    A study of that name that is already in the file is taken up again. The proposals of
+    `search.first` are queued in a new study only.
+
+    Args:
+        path: The file.
+        name: The study's name: the run's.
+        spec: Sampler, seed and first proposals.
+
+    Returns:
+        A study that maximises robust accuracy and minimises `latency_ms`.
+    """
+    study = _create(_storage(path), name)
+    if not study.get_trials(deepcopy=False):
+        for proposal in first_proposals(spec)[: spec.search.trials]:
+            study.enqueue_trial(proposal)
+    return study
+
+
+def close_study(study: optuna.Study) -> None:
+    """Close the study's file."""
+    storage: Any = getattr(study._storage, "_backend", study._storage)  # Optuna wraps it in a cache
+    storage.remove_session()
+    storage.engine.dispose()
+
+
+def rebuild_study(view: RunView, spec: Spec, path: Path) -> optuna.Study:
+    """Make the study again from the ledger; what stands in the file is thrown away.
+
+    Proposals and ends are replayed in their order, so that everything a sampler keeps in the study
+    (the position in a sequence, generations) is what it was. Trials without an end are RUNNING, for
+    `Proposer` to hand out again; first proposals that were never made are queued.
+
+    Args:
+        view: The run.
+        spec: Its search-space file, perhaps with more trials than before.
+        path: The study's file.
+
+    Returns:
+        The study, open.
+
+    Raises:
+        RunError: If a trial's parameters do not fit the search space.
+    """
+    replayed = _replay(view, spec)
+    new = path.with_name(f".{path.name}.new")
+    _remove(new)
+    study = _create(_storage(new), view.name)
+    _copy(replayed, study)
+    close_study(study)
+    # With the old file go its journals: SQLite would roll them back into the new one.
+    _remove(path)
+    new.rename(path)
+    return _create(_storage(path), view.name)
+
+
+def _create(storage: RDBStorage | InMemoryStorage, name: str) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        # Metric names are marked experimental.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study = optuna.create_study(
+            storage=storage,
+            sampler=optuna.samplers.RandomSampler(seed=0),  # replaced at each proposal
+            study_name=name,
+            directions=list(OBJECTIVES.values()),
+            load_if_exists=True,
+        )
+        if not study.get_trials(deepcopy=False):
+            study.set_metric_names(list(OBJECTIVES))
+    return study
+
+
+def _storage(path: Path) -> RDBStorage:
+    """Open the study's file without waiting for the disk at each of the many small writes.
+
+    A killed process loses nothing by it; after a power cut the study is made again from the ledger.
+    """
+    from sqlalchemy import URL, event
+
+    storage = RDBStorage(URL.create("sqlite", database=str(path)).render_as_string(hide_password=False))
+    storage.engine.dispose()  # its first connections do not know the setting yet
+
+    def relax(connection: Any, record: object) -> None:
+        connection.execute("PRAGMA synchronous=OFF")
+
+    event.listen(storage.engine, "connect", relax)
+    return storage
+
+
+def _remove(path: Path) -> None:
+    for end in ("", "-journal", "-wal", "-shm"):
+        path.with_name(path.name + end).unlink(missing_ok=True)
+
+
+def _replay(view: RunView, spec: Spec) -> optuna.Study:
+    """Live through the search again, in memory, with every draw given."""
+    study = _create(InMemoryStorage(), view.name)
+    open_: dict[int, Trial] = {}
+    plain = optuna.samplers.RandomSampler(seed=0)
+    for what, number in view.history:
+        if what == "result":
+            tell(study, open_.pop(number), view.trials[number])
+            continue
+        ended = number in view.trials
+        study.sampler = plain if ended and spec.search.sampler in _KEEP_NOTHING else sampler_for(spec, number)
+        study.enqueue_trial(view.drawn[number])
+        trial = study.ask()
+        if trial.number != number:
+            raise RunError(f"run {view.name}: its ledger lacks proposal {trial.number}; restore it from a copy")
+        if (problem := _misfit(trial, view.proposals[number], spec)) != "":
+            raise RunError(
+                f"run {view.name}: trial {number} does not fit the search space any more ({problem}); put search.space"
+                " back, or launch the changed file under another name: finished stages are reused"
+            )
+        open_[number] = trial
+    for proposal in first_proposals(spec)[len(view.proposals) : spec.search.trials]:
+        study.enqueue_trial(proposal)
+    return study
+
+
+def _misfit(trial: Trial, params: Mapping[str, ParamValue], spec: Spec) -> str:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Optuna takes a value that is out of range with a warning
+            again = suggest(trial, spec)
+    except (ValueError, KeyError, UserWarning) as error:
+        return str(error).splitlines()[0]
+    odd = [key for key in {**again, **params} if again.get(key) != params.get(key)]
+    return f"{odd[0]}: was {params.get(odd[0])}, would be {again.get(odd[0])}" if odd else ""
+
+
+def _copy(source: optuna.Study, target: optuna.Study) -> None:
+    """Write a study from memory into a file, one write for each trial."""
+    trials = source.get_trials(deepcopy=False)
+    target.add_trials(trials)
+    ids = {old._trial_id: new._trial_id for old, new in zip(trials, target.get_trials(deepcopy=False), strict=True)}
+    for key, value in source._storage.get_study_system_attrs(source._study_id).items():
+        if ":parent:" in key:  # NSGA-II names the parents of a generation by the storage's own numbers
+            value = [ids[one] for one in value]
+        target._storage.set_study_system_attr(target._study_id, key, value)
+
+
+# ---------------------------------------------------------------- propose and tell
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a trial is to try.
+
+    Attributes:
+        number: Of the trial.
+        params: Its flat parameters.
+    """
+
+    number: int
+    params: dict[str, ParamValue]
+
+
+class Proposer:
+    """Asks Optuna for proposals, hands unfinished ones out again first, and tells it how they ended.
+
+    It limits itself: at most `max_concurrent` trials are out, so each proposal knows every result
+    that could be known. It is finished after `search.trials` proposals, or past the deadline, when
+    none is out any more (one that is out may be lost, and handed out again); or when asked to stop.
+
+    Args:
+        study: From `open_study` or `rebuild_study`.
+        spec: The search.
+        unfinished: Parameters of the trials that the study holds as RUNNING, by number.
+        max_concurrent: Trials that may be out at once, at least 1.
+        deadline: `time.monotonic()` after which nothing is handed out, or none.
+        on_proposal: Told number, flat parameters and what Optuna drew, before a new proposal is
+            handed out; not again for one that is handed out again.
+        should_stop: Asked before each proposal.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        spec: Spec,
+        *,
+        unfinished: Mapping[int, Mapping[str, ParamValue]] | None = None,
+        max_concurrent: int = 1,
+        deadline: float | None = None,
+        on_proposal: Callable[[int, dict[str, ParamValue], dict[str, ParamValue]], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> None:
+        self._study = study
+        self._spec = spec
+        self._max_concurrent = max(1, max_concurrent)
+        self._deadline = deadline
+        self._on_proposal = on_proposal
+        self._should_stop = should_stop
+        self._trials: dict[int, Trial] = {}  # proposed and not told
+        self._params: dict[int, dict[str, ParamValue]] = {n: dict(p) for n, p in (unfinished or {}).items()}
+        self._again = deque(sorted(self._params))
+        self._out: set[int] = set()
+        found = study.get_trials(deepcopy=False)
+        self._num_proposed = sum(trial.state != TrialState.WAITING for trial in found)
+        for number in self._again:
+            self._trials[number] = Trial(study, found[number]._trial_id)
+
+    def propose(self) -> Proposal | None:
+        """Hand a proposal out; none while enough are out, or when `finished`."""
+        if self.finished or len(self._out) >= self._max_concurrent:
+            return None
+        if self._again:
+            number = self._again.popleft()
+        elif self._may_ask():
+            number = self._ask()
+        else:
+            return None
+        self._out.add(number)
+        return Proposal(number, dict(self._params[number]))
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing will be handed out any more."""
+        if self._should_stop is not None and self._should_stop():
+            return True
+        return not self._out and (self._late() or not (self._again or self._may_ask()))
+
+    def params(self, number: int) -> dict[str, ParamValue]:
+        """Give the flat parameters of a trial that was proposed."""
+        return dict(self._params[number])
+
+    def again(self, number: int) -> None:
+        """Take a trial back that was lost, to hand it out again before anything new."""
+        self._out.discard(number)
+        if number in self._trials and number not in self._again:
+            self._again.append(number)
+
+    def tell(self, record: TrialRecord) -> None:
+        """Tell Optuna how a trial ended; a second call for the same trial is ignored."""
+        self._out.discard(record.number)
+        if record.number in self._again:
+            self._again.remove(record.number)
+        if (trial := self._trials.pop(record.number, None)) is not None:
+            tell(self._study, trial, record)
+
+    def close(self) -> None:
+        """Tell Optuna that the trials without an end were stopped: nothing is left RUNNING."""
+        for number in list(self._trials):
+            self.tell(TrialRecord(number, self._params.get(number, {}), "pruned", STOPPED))
+
+    def _may_ask(self) -> bool:
+        return self._num_proposed < self._spec.search.trials and not self._late()
+
+    def _late(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+    def _ask(self) -> int:
+        # Waiting trials have their numbers already, so the next is the count of those that were asked for.
+        self._study.sampler = sampler_for(self._spec, self._num_proposed)
+        trial = self._study.ask()
+        # Kept from here on: whatever happens next, `close` will not leave it RUNNING.
+        self._trials[trial.number] = trial
+        self._num_proposed += 1
+        params = suggest(trial, self._spec)
+        self._params[trial.number] = params
+        if self._on_proposal is not None:
+            self._on_proposal(trial.number, dict(params), dict(trial.params))
+        return trial.number
+
+
+def tell(study: optuna.Study, trial: Trial, record: TrialRecord) -> None:
+    """Tell Optuna how a trial ended, as the module says."""
+    for name, excess in record.constraints.items():
+        trial.set_constraint(name, excess)
+    if record.reason:
+        trial.set_user_attr("reason", record.reason)
+    values: list[float] | None = None
+    state = TrialState.FAIL if record.outcome == "failed" else TrialState.PRUNED
+    if record.outcome == "done" and record.measurement is not None:
+        measurement = record.measurement
+        state, values = (
+            TrialState.COMPLETE,
+            [measurement.robust_accuracy.value, measurement.latency.latency_ms.value],
+        )
+    study.tell(trial, values, state=state)
