@@ -62,7 +62,7 @@ def verify(folder: Path) -> None:
     found = verify_bundle(folder)
     sizes = ", ".join(str(size) for size in found.batch_sizes)
     say(f"{folder}: sound")
-    say(f"  {found.num_files} files have the SHA-256 that the manifest names")
+    say(f"  {found.num_files} files have the SHA-256 that the manifest names, and the manifest has its own")
     say(f"  {found.num_inputs} stored inputs got the same label and number of members run, in batches of {sizes}")
     say(
         f"  {found.num_members} member{'' if found.num_members == 1 else 's'}, {found.mean_members_run:.2f} run for an average stored input"

@@ -1,7 +1,8 @@
 """The bundle: one folder that holds a deployed team, what was claimed of it, and the proof that it still answers so.
 
 ```
-manifest.json        format, gate, members in order, shapes, versions, SHA-256 of every other file
+manifest.json        format, gate, members in order, shapes, versions, SHA-256 of every file but the next
+manifest.sha256      SHA-256 of the manifest, as `sha256sum -c` reads it
 member-1.onnx …      weights and softmax inside; input `images`, output `probabilities`
 runtime.py           runs the bundle with numpy and onnxruntime alone
 replay.npz           inputs with the labels and members run that torch gave
@@ -10,6 +11,9 @@ config.json          how the team was made
 search_space.yaml    runs exactly this point again
 README.md            how to run it, and the claims as a table
 ```
+
+The digests find what was altered by accident or left half done. Whoever forges a bundle can write
+them anew: compare the manifest's SHA-256, which `verify` prints, with one kept elsewhere.
 """
 
 from __future__ import annotations
@@ -156,7 +160,9 @@ def write_bundle(
     except OSError as error:
         raise BundleError(f"{out}: cannot be made ({error.strerror}); choose another folder") from error
     try:
-        for name, data in {**files, runtime.MANIFEST: _json(manifest)}.items():
+        text = _json(manifest)
+        digest = f"{hashlib.sha256(text).hexdigest()}  {runtime.MANIFEST}\n".encode()
+        for name, data in {**files, runtime.MANIFEST: text, runtime.MANIFEST_DIGEST: digest}.items():
             _write(made / name, data)
         verify(made)
         made.chmod(0o755)
@@ -172,7 +178,7 @@ def write_bundle(
 
 
 def verify(folder: Path) -> VerifyReport:
-    """Check every file's SHA-256, then replay the stored inputs at batch 1, 7 and all at once.
+    """Check every file's SHA-256, the manifest's too, then replay the stored inputs at batch 1, 7 and all at once.
 
     The bundle's own runtime.py is compared by digest and not run: code from a bundle runs only when
     its user starts it.
@@ -184,7 +190,7 @@ def verify(folder: Path) -> VerifyReport:
         What was checked.
 
     Raises:
-        BundleError: If a file is missing, altered or too many, or an input gets another label or
+        BundleError: If a file is missing, altered or one too many, or an input gets another label or
             number of members run; names the file or the input.
     """
     try:
@@ -220,7 +226,8 @@ def refuse_existing(out: Path) -> None:
 def _refuse_missing_and_extra(folder: Path, files: Mapping[str, bytes]) -> None:
     if missing := [name for name in _REQUIRED if name not in files]:
         raise BundleError(f"{folder / runtime.MANIFEST}: lists no {missing[0]}; export the bundle again")
-    if extra := sorted(path.name for path in folder.iterdir() if path.name not in {*files, runtime.MANIFEST}):
+    known = {*files, runtime.MANIFEST, runtime.MANIFEST_DIGEST}
+    if extra := sorted(path.name for path in folder.iterdir() if path.name not in known):
         raise BundleError(f"{folder / extra[0]}: is not in the manifest; take it out of the bundle or export again")
 
 
@@ -302,8 +309,9 @@ answer = GatedClassifier("path/to/this/folder").predict(images)
 answer.labels, answer.num_members_run, answer.probabilities
 ```
 
-`eed-search verify DIR` checks every file against manifest.json and replays the {len(replay.labels)} inputs of replay.npz
-({replay.num_skipped} more were left out because rounding alone could change their answer).
+`eed-search verify DIR` checks manifest.json against manifest.sha256 (so does `sha256sum -c manifest.sha256`), every
+other file against manifest.json, and replays the {len(replay.labels)} inputs of replay.npz ({replay.num_skipped} more were left out because
+rounding alone could change their answer).
 `eed-search launch search_space.yaml` makes this team again.
 
 ## Claims

@@ -24,7 +24,7 @@ import onnxruntime as ort
 
 FORMAT = "eed-search bundle"
 FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
+MANIFEST, MANIFEST_DIGEST = "manifest.json", "manifest.sha256"
 INPUT, OUTPUT = "images", "probabilities"
 RULES = ("threshold", "map")
 
@@ -354,7 +354,7 @@ def _session(name: str, model: bytes, threads: int) -> ort.InferenceSession:
 
 
 def read_bundle(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Read a bundle's files and check each against the manifest.
+    """Read a bundle's files and check each against the manifest, and the manifest against its own digest.
 
     Args:
         folder: The bundle.
@@ -374,26 +374,39 @@ def read_bundle(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
             raise BundleFault(
                 f"{folder / name}: is missing or cannot be read ({error.strerror}); copy or export the bundle again"
             ) from error
-        found = hashlib.sha256(files[name]).hexdigest()
-        if found != digest:
-            raise BundleFault(
-                f"{folder / name}: was altered (SHA-256 {found[:12]}…, the manifest says {str(digest)[:12]}…);"
-                " copy or export the bundle again"
-            )
+        _refuse_altered(folder / name, files[name], str(digest), "the manifest")
     return manifest, files
 
 
+def _refuse_altered(path: Path, data: bytes, digest: str, by: str) -> None:
+    found = hashlib.sha256(data).hexdigest()
+    if found != digest:
+        raise BundleFault(
+            f"{path}: was altered (SHA-256 {found[:12]}…, {by} says {digest[:12]}…); copy or export the bundle again"
+        )
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read `manifest.json` and check that it is complete, without reading the other files.
+    """Read `manifest.json`, check it against `manifest.sha256` and for completeness; no other file is read.
 
     Raises:
-        BundleFault: If it is missing, not JSON, of another version, or lacks an entry.
+        BundleFault: If one of the two is missing, the manifest was altered, is not JSON, of another
+            version, or lacks an entry.
     """
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_bytes())
+        data = path.read_bytes()
     except OSError as error:
         raise BundleFault(f"{folder}: is no bundle ({MANIFEST}: {error.strerror}); name an exported folder") from error
+    try:
+        line = (folder / MANIFEST_DIGEST).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise BundleFault(
+            f"{folder / MANIFEST_DIGEST}: is missing or cannot be read ({error.strerror}); copy or export the bundle again"
+        ) from error
+    _refuse_altered(path, data, line.partition(" ")[0], MANIFEST_DIGEST)
+    try:
+        manifest = json.loads(data)
     except ValueError as error:
         raise BundleFault(f"{path}: is not JSON ({error}); copy or export the bundle again") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:

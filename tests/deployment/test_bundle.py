@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -80,6 +81,7 @@ def test_holds_the_agreed_files(sound: Path) -> None:
         "claims.json",
         "config.json",
         "manifest.json",
+        "manifest.sha256",
         "member-1.onnx",
         "member-2.onnx",
         "replay.npz",
@@ -89,7 +91,7 @@ def test_holds_the_agreed_files(sound: Path) -> None:
     assert [path.name for path in sound.parent.iterdir()] == ["sound"]
     assert json.loads((sound / "claims.json").read_text()) == CLAIMS
     manifest = json.loads((sound / "manifest.json").read_text())
-    assert set(manifest["sha256"]) == {path.name for path in sound.iterdir()} - {"manifest.json"}
+    assert set(manifest["sha256"]) == {path.name for path in sound.iterdir()} - {"manifest.json", "manifest.sha256"}
     assert {"eed_search", "torch", "onnxruntime", "numpy"} <= manifest["versions"].keys()
 
 
@@ -163,16 +165,41 @@ def test_file_left_out_of_the_manifest_is_named(copy: Path) -> None:
     """A manifest edited to drop the replay is refused."""
     manifest = json.loads((copy / "manifest.json").read_text())
     del manifest["sha256"]["replay.npz"]
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    _forge(copy, manifest)
     with pytest.raises(BundleError, match=r"lists no replay.npz"):
         verify(copy)
 
 
-def test_changed_gate_is_found_by_the_replay(copy: Path) -> None:
-    """The manifest has no digest of its own; another threshold shows in the members run."""
+def _forge(folder: Path, manifest: dict[str, object]) -> None:
+    """Write another manifest with its right digest, as only someone who means to would."""
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    digest = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+    (folder / "manifest.sha256").write_text(f"{digest}  manifest.json\n")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("class_names", list("wxyz")), ("gate", {"threshold": 0.9}), ("sha256", {})]
+)
+def test_altered_manifest_is_named(copy: Path, key: str, value: object) -> None:
+    """An entry changed by hand, of any kind, is found before anything is run."""
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(manifest | {key: value}))
+    with pytest.raises(BundleError, match=r"manifest.json: was altered \(SHA-256 \w{12}…, manifest.sha256 says"):
+        verify(copy)
+
+
+@pytest.mark.skipif(shutil.which("sha256sum") is None, reason="no sha256sum here")
+def test_sha256sum_reads_the_digest_of_the_manifest(sound: Path) -> None:
+    """The usual command checks it too."""
+    done = subprocess.run(["sha256sum", "-c", "manifest.sha256"], cwd=sound, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "manifest.json: OK\n")
+
+
+def test_forged_gate_is_found_by_the_replay(copy: Path) -> None:
+    """Another threshold under a right digest shows in the members run."""
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["gate"]["threshold"] = 2.0
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    _forge(copy, manifest)
     with pytest.raises(BundleError, match=r"input \d+ at batch 1: label \d by 2 members; the trained team gave"):
         verify(copy)
 

@@ -244,13 +244,16 @@ def bundle(tmp_path: Path) -> Path:
         "class_names": list("abcde"),
         "sha256": {f"member-{i}.onnx": hashlib.sha256(ONNX[i]).hexdigest() for i in (1, 2)},
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text("{}")
+    _edit(folder, **manifest)
     return folder
 
 
 def _edit(folder: Path, **changes: object) -> None:
+    """Change the manifest, and its digest with it."""
     path = folder / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    (folder / "manifest.sha256").write_text(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  manifest.json\n")
 
 
 def test_file_runs_alone(bundle: Path, tmp_path: Path) -> None:
@@ -310,6 +313,31 @@ def test_missing_member_is_found(bundle: Path) -> None:
     """A member that is gone is named."""
     (bundle / "member-1.onnx").unlink()
     with pytest.raises(BundleFault, match=r"member-1.onnx: is missing"):
+        GatedClassifier(bundle)
+
+
+def test_manifest_edited_alone_is_found(bundle: Path) -> None:
+    """Another gate threshold stops the load: the manifest has a digest of its own."""
+    path = bundle / "manifest.json"
+    path.write_text(path.read_text().replace("0.4", "0.2"))
+    with pytest.raises(
+        BundleFault, match=r"manifest.json: was altered \(SHA-256 \w{12}…, manifest.sha256 says \w{12}…"
+    ):
+        GatedClassifier(bundle)
+
+
+@pytest.mark.parametrize("text", [b"", b"\xff\xfe", b"0" * 64 + b"  manifest.json\n"])
+def test_broken_digest_of_the_manifest_is_found(bundle: Path, text: bytes) -> None:
+    """Whatever else stands in `manifest.sha256`, the bundle is not loaded."""
+    (bundle / "manifest.sha256").write_bytes(text)
+    with pytest.raises(BundleFault, match=r"manifest.json: was altered"):
+        GatedClassifier(bundle)
+
+
+def test_missing_digest_of_the_manifest_is_found(bundle: Path) -> None:
+    """Without its digest a manifest could be anything."""
+    (bundle / "manifest.sha256").unlink()
+    with pytest.raises(BundleFault, match=r"manifest.sha256: is missing"):
         GatedClassifier(bundle)
 
 
