@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import eed_search
+from eed_search.cli.console import say
 from eed_search.core.errors import SpecError
 from eed_search.core.spec import Spec
 from eed_search.core.spec_file import Override, load
@@ -56,7 +57,7 @@ def find(file: Path | None) -> Path:
 
 
 def read(file: Path | None, changes: Changes) -> Spec:
-    """Read and check a file with the command line's changes.
+    """Read and check a file with the command line's changes; print which proposals they leave without a place.
 
     Returns:
         The file with every default filled in.
@@ -66,6 +67,7 @@ def read(file: Path | None, changes: Changes) -> Spec:
     """
     overrides: list[Override] = []
     problems: list[str] = []
+    notes: list[str] = []
     for text in changes.sets:
         try:
             overrides.append(Override.parse(text))
@@ -78,9 +80,11 @@ def read(file: Path | None, changes: Changes) -> Spec:
     if changes.seed is not None:
         overrides.append(Override(("seed",), changes.seed))
     try:
-        spec = load(find(file), overrides)
+        spec = load(find(file), overrides, note=notes.append)
     except SpecError as error:
         raise SpecError(problems + error.problems) from error
     if problems:
         raise SpecError(problems)
+    for note in notes:
+        say(note)
     return spec

@@ -6,9 +6,10 @@ allowed. What a file may say is in `spec`. Nothing here loads torch or Ray.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from eed_search.core.errors import SpecError
 from eed_search.core.params import ParamValue
-from eed_search.core.spec import Choice, Range, Space, Spec, shown
+from eed_search.core.spec import Choice, Range, Search, Space, Spec, shown
 
 MAX_FILE_BYTES = 1 << 20
 
@@ -46,12 +47,16 @@ class Override:
             raise SpecError([f"--set {path}: {value!r} is not a YAML value ({_first_line(error)})"]) from error
 
 
-def load(path: Path, overrides: Sequence[Override] = ()) -> Spec:
+def load(path: Path, overrides: Sequence[Override] = (), note: Callable[[str], None] = lambda text: None) -> Spec:
     """Read and check a search-space file.
+
+    Entries of the file's `search.first` that only an override of the space makes impossible are left
+    out; those that do not fit the file's own space are a mistake.
 
     Args:
         path: The YAML file.
         overrides: Applied in order before the check, each creating the sections it needs.
+        note: Told in one line which entries were left out, and why; not called if none was.
 
     Returns:
         The file with every default filled in. A relative `data.path` is resolved against the
@@ -77,13 +82,19 @@ def load(path: Path, overrides: Sequence[Override] = ()) -> Spec:
     if not isinstance(plain, dict):
         held = "nothing" if plain is None else type(plain).__name__
         raise SpecError([f"{path}: holds {held}, not a table of sections"])
-    problems = []
-    for override in overrides:
-        if problem := _apply(plain, override):
-            problems.append(problem)
-    if problems:
+    as_written = copy.deepcopy(plain)
+    if problems := [problem for override in overrides if (problem := _apply(plain, override))]:
         raise SpecError(problems)
-    return parse(plain, str(path.name))
+    misfits = _misfits(as_written, plain)
+    for i in misfits:
+        plain["search"]["first"][i] = {}  # fits every space, and leaves the others their numbers in messages
+    spec = parse(plain, path.name)
+    if not misfits:
+        return spec
+    reasons = "; ".join(f"[{i}] {reason}" for i, reason in misfits.items())
+    note(f"{path.name}: left out of search.first, since --set changed the space: {reasons}")
+    first = tuple(proposal for i, proposal in enumerate(spec.search.first) if i not in misfits)
+    return spec.model_copy(update={"search": spec.search.model_copy(update={"first": first})})
 
 
 def parse(plain: dict[str, Any], source: str) -> Spec:
@@ -191,6 +202,28 @@ def _apply(plain: dict[str, Any], override: Override) -> str:
         table = inner
     table[override.path[-1]] = override.value
     return ""
+
+
+def _misfits(before: dict[str, Any], after: dict[str, Any]) -> dict[int, str]:
+    """Find the proposals that fitted the space before the overrides and do not after, each with one reason."""
+    old, new = _proposals_and_space(before), _proposals_and_space(after)
+    if old is None or new is None or old.first != new.first:
+        return {}  # broken, or the proposals are the command line's own: the check says what is wrong
+    return {
+        i: problems[0]
+        for i, proposal in enumerate(new.first)
+        if (problems := _proposal_problems(new.space, proposal)) and not _proposal_problems(old.space, proposal)
+    }
+
+
+def _proposals_and_space(plain: dict[str, Any]) -> Search | None:
+    section = plain.get("search")
+    if not isinstance(section, dict):
+        return None
+    try:
+        return Search.model_validate({key: section[key] for key in ("first", "space") if key in section})
+    except ValidationError:
+        return None
 
 
 def _explain(detail: Any) -> str:
@@ -301,16 +334,16 @@ def _cross_check(spec: Spec) -> list[str]:
         if not 0 < size <= 1
     ]
     for i, proposal in enumerate(spec.search.first):
-        problems += [f"search.first[{i}].{problem}" for problem in _proposal_problems(spec, proposal)]
+        problems += [f"search.first[{i}].{problem}" for problem in _proposal_problems(space, proposal)]
     return problems
 
 
-def _proposal_problems(spec: Spec, proposal: dict[str, ParamValue]) -> list[str]:
+def _proposal_problems(space: Space, proposal: dict[str, ParamValue]) -> list[str]:
     problems = []
     for key, value in proposal.items():
         head, _, tail = key.partition(".")
         name = tail if re.fullmatch("member[1-8]", head) and tail in ("score", "size") else key
-        dimension = getattr(spec.search.space, name, None)
+        dimension = getattr(space, name, None)
         if dimension is None or (name in ("score", "size")) != (name != key):
             known = [*(n for n in Space.model_fields if n not in ("score", "size")), "member1.score", "member1.size"]
             close = difflib.get_close_matches(key, known, n=1)

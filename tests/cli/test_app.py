@@ -99,6 +99,21 @@ def test_check_sums_a_search_up(tmp_path: Path) -> None:
     assert "recovery" not in varies
 
 
+def test_check_says_which_first_proposals_set_leaves_out(tmp_path: Path) -> None:
+    """A space narrowed by --set works, in one line that says what is not tried first."""
+    file = tmp_path / "case.yaml"
+    file.write_text(
+        "name: t\nthreat: {eps: 0.1}\nsearch: {first: [{member1.size: 0.25}, {member1.size: 0.5}]}\n", encoding="utf-8"
+    )
+    result = call("check", file, "--set", "search.space.size=0.5")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[:2] == [
+        "case.yaml: left out of search.first, since --set changed the space:"
+        " [0] member1.size: 0.25 is not one of search.space's 0.5",
+        f"{file}: no mistakes",
+    ]
+
+
 # ---------------------------------------------------------------- errors
 
 

@@ -277,6 +277,66 @@ def test_set_of_an_unknown_key_meets_the_same_check(tmp_path: Path) -> None:
     ]
 
 
+FIRST = """
+search:
+  space: {size: [0.25, 0.5], num_members: [1, 2], beta: {low: 0.1, high: 1}}
+  first:
+    - {num_members: 1, member1.size: 0.25}
+    - {num_members: 1, member1.size: 0.5}
+    - {num_members: 2, member1.size: 0.5, member2.size: 0.25, beta: 0.5}
+"""
+
+
+def test_set_that_narrows_the_space_leaves_out_what_no_longer_fits(tmp_path: Path) -> None:
+    """The file's proposals that fitted before go, with one note that says which and why."""
+    notes: list[str] = []
+    spec = load(_write(tmp_path, MINIMAL + FIRST), [Override.parse("search.space.size=[0.5]")], notes.append)
+    assert spec.search.first == ({"num_members": 1, "member1.size": 0.5},)
+    assert notes == [
+        "case.yaml: left out of search.first, since --set changed the space:"
+        " [0] member1.size: 0.25 is not one of search.space's 0.5;"
+        " [2] member2.size: 0.25 is not one of search.space's 0.5"
+    ]
+
+
+@pytest.mark.parametrize("one", ["search.space.beta={low: 0.6, high: 1}", "search.space={size: [0.25, 0.5]}"])
+def test_set_of_a_range_or_of_the_whole_space_leaves_out_too(tmp_path: Path, one: str) -> None:
+    """However the space is changed; the second case widens beta, so that everything fits."""
+    notes: list[str] = []
+    spec = load(_write(tmp_path, MINIMAL + FIRST), [Override.parse(one)], notes.append)
+    left_out = "beta" in one
+    assert len(spec.search.first) == (2 if left_out else 3)
+    assert [note.partition("space: ")[2] for note in notes] == (
+        ["[2] beta: 0.5 is outside search.space's 0.6..1"] if left_out else []
+    )
+
+
+def test_a_proposal_that_does_not_fit_the_file_stays_a_mistake(tmp_path: Path) -> None:
+    """Under its own number, though --set leaves an earlier one without a place; nothing is noted."""
+    notes: list[str] = []
+    wrong = MINIMAL + FIRST + "    - {num_members: 1, member1.size: 0.75}\n"
+    with pytest.raises(SpecError) as caught:
+        load(_write(tmp_path, wrong), [Override.parse("search.space.size=[0.5]")], notes.append)
+    assert caught.value.problems == [
+        "case.yaml: search.first[3].member1.size: 0.75 is not one of search.space's 0.5",
+    ]
+    assert notes == []
+
+
+def test_a_proposal_given_by_set_that_does_not_fit_is_a_mistake(tmp_path: Path) -> None:
+    """What the command line itself asks for is not left out silently."""
+    sets = ("search.space.size=[0.5]", "search.first=[{member1.size: 0.25}]")
+    assert _problems(tmp_path, MINIMAL + FIRST, *sets) == [
+        "case.yaml: search.first[0].member1.size: 0.25 is not one of search.space's 0.5"
+    ]
+
+
+@pytest.mark.parametrize("one", ["search.space.size=[[1]]", "search.space=3", "search=3", "search.first=3"])
+def test_a_space_broken_by_set_is_one_mistake(tmp_path: Path, one: str) -> None:
+    """Whatever stands in the way of comparing the spaces, the check names it alone."""
+    assert len(_problems(tmp_path, MINIMAL + FIRST, one)) == 1
+
+
 # ---------------------------------------------------------------- the files that ship
 
 SHIPPED = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))
