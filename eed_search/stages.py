@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ from eed_search.models import build, signature
 from eed_search.training import train
 
 Report = Callable[[str], None]
+_SWEPT = 15  # gate thresholds that a sweep replays
 
 
 @dataclass(frozen=True)
@@ -250,32 +251,46 @@ class Workshop:
 
     # ------------------------------------------------------------ what it is worth
 
-    def judgement(self, members: Sequence[nn.Module], key: str, gate: Gate, *, name: str) -> Judgement:
-        """Evaluate members behind a gate on the validation split, clean and under attack, or read it.
+    def judgement(
+        self,
+        members: Sequence[nn.Module],
+        key: str,
+        gate: Gate,
+        *,
+        name: str,
+        split: Literal["validation", "fresh"] = "validation",
+        sweep: bool = False,
+    ) -> Judgement:
+        """Evaluate members behind a gate on a split, clean and under attack, or read it.
 
         Args:
             members: In gate order.
             key: Under which they lie in the store.
             gate: The rule.
             name: What is evaluated, for the progress line.
+            split: The validation images, which rank, or the fresh ones, which check.
+            sweep: Replay other gate thresholds on the way.
         """
         spec = self.spec
+        num_swept = _SWEPT if sweep and len(members) > 1 and gate.rule == "threshold" else 0
         settings = {
             "networks": key,
             "data": self.data.key,
-            "split": "validation",
+            "split": split,
             "eps": spec.threat.eps,
             "gate": asdict(gate) if len(members) > 1 else None,
             "attack": spec.evaluation.model_dump(exclude={"batch_size"}),
         }
+        settings |= {"sweep": num_swept} if num_swept else {}
 
         def compute(seed: int) -> Artifact:
             self.report(f"attack on {name}")
             found = judge(
                 GatedEnsemble(members, gate),
-                self.data.validation,
+                getattr(self.data, split),
                 eps=spec.threat.eps,
                 settings=spec.evaluation,
+                sweep=num_swept,
                 seed=spec.seed,  # not the stage's own: every classifier meets the same random starts
                 device=self.device,
             )

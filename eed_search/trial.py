@@ -21,17 +21,20 @@ from torch import nn
 
 from eed_search.compression.member import Member
 from eed_search.core.errors import TrialFailure
+from eed_search.core.frontier import hypervolume, normalise
 from eed_search.core.ledger import RunView
 from eed_search.core.params import MemberChoice, TrialParams
 from eed_search.core.points import constraint_excess
 from eed_search.core.records import (
     Accuracy,
+    FreshCheck,
     Interval,
     Latency,
     Measurement,
     Point,
     Reference,
     RobustAccuracy,
+    SweptPoint,
     TrialRecord,
     pack_bits,
     to_json,
@@ -49,6 +52,8 @@ from eed_search.evaluation.robust import Judgement
 from eed_search.models import count_macs, signature
 from eed_search.stages import Report, TrainedMember, Workshop, open_workshop, plan_members
 
+_SLACK = 1.1  # how far beyond the slowest threshold hypervolume is measured to
+_WORTHWHILE = 1e-3  # share of the square that another threshold must add to be kept
 RUNS_ALL = 2.0  # a gate threshold that no stop probability reaches
 
 
@@ -184,7 +189,7 @@ def _run(record: TrialRecord, params: TrialParams, setting: Setting, shop: Works
     stored = shop.team(members, params)
     team = shop.read_members(stored)
     gate = _gate(spec, params.gate_threshold)
-    judged = shop.judgement([m.model for m in team], stored.key, gate, name="the team")
+    judged = shop.judgement([m.model for m in team], stored.key, gate, name="the team", sweep=spec.gate.sweep > 0)
     ratios = [shop.latency(m.model, probe, reference) for m in team]
     measurement = _measure(team, judged, ratios, setting, artifact=f"team.1/{stored.key}")
     kind = float(judged.executed_right.mean() - judged.robust_right.mean())
@@ -193,8 +198,90 @@ def _run(record: TrialRecord, params: TrialParams, setting: Setting, shop: Works
             *notes,
             f"the executed path alone would say {100 * judged.executed_right.mean():.1f} % robust, {100 * kind:.1f} points too kind",
         ]
-    record = replace(record, measurement=measurement, robust_diversity=diversity, notes=tuple(notes))
+    swept = _sweep(team, judged, ratios, setting, measurement)
+    record = replace(record, measurement=measurement, robust_diversity=diversity, notes=tuple(notes), swept=swept)
     return _judged_by_constraints(record, constraint_excess(spec.search.constraints, measurement, setting.base))
+
+
+def _sweep(
+    team: Sequence[Member],
+    judged: Judgement,
+    ratios: Sequence[RatioEstimate],
+    setting: Setting,
+    own: Measurement,
+) -> tuple[SweptPoint, ...]:
+    """Keep the other thresholds that would add most to the hypervolume, and keep every limit."""
+    spec = setting.spec
+    found = []
+    for i, threshold in enumerate(judged.thresholds):
+        replayed = Judgement(
+            judged.swept_clean_right[i],
+            judged.swept_robust_right[i],
+            judged.executed_right,
+            judged.swept_members_run[i],
+            f"{judged.attack}, aimed at another threshold: upper bound",
+        )
+        measured = _measure(team, replayed, ratios, setting, artifact=own.artifact)
+        excess = constraint_excess(spec.search.constraints, measured, setting.base)
+        if all(value <= 0 for value in excess.values()):
+            found.append(SweptPoint(float(threshold), measured))
+    dense = setting.base.measurement.latency.latency_ms.value
+    all_rows = [own, *(point.measurement for point in found)]
+    latencies = np.array([m.latency.latency_ms.value for m in all_rows])
+    rows = normalise(
+        np.array([m.robust_accuracy.value for m in all_rows]),
+        latencies,
+        num_classes=setting.num_classes,
+        # a team slower than the dense base has thresholds worth comparing too
+        dense_latency_ms=max(dense, _SLACK * float(latencies.max())),
+    )
+    chosen = [0]
+    while len(chosen) <= min(spec.gate.sweep, len(found)):
+        gains = [hypervolume(rows[[*chosen, i]]) for i in range(len(rows))]
+        best = int(np.argmax(gains))
+        if gains[best] <= hypervolume(rows[chosen]) + _WORTHWHILE:
+            break
+        chosen.append(best)
+    return tuple(found[i - 1] for i in sorted(chosen[1:]))
+
+
+def confirm(artifact: str, params: TrialParams, setting: Setting, probe: Probe, report: Report) -> Measurement:
+    """Attack a trained team at one gate threshold: what was an upper bound becomes a measurement.
+
+    Args:
+        artifact: `stage/key` of the team in the store.
+        params: Of the point, its threshold included.
+        setting: What all trials share.
+        probe: Measures latency; members that were measured before are not measured again.
+        report: Told which stage runs.
+    """
+    shop = open_workshop(setting.spec, setting.store_root, report, whole_machine=True)
+    stored = shop.store.load(artifact)
+    team = shop.read_members(stored)
+    judged = shop.judgement(
+        [m.model for m in team], stored.key, _gate(setting.spec, params.gate_threshold), name="a swept threshold"
+    )
+    reference = signature(shop.base()[0], setting.image_shape)
+    ratios = [shop.latency(m.model, probe, reference) for m in team]
+    return _measure(team, judged, ratios, setting, artifact=artifact)
+
+
+def recheck(artifact: str, params: TrialParams | None, setting: Setting, report: Report) -> FreshCheck:
+    """Evaluate one classifier again on fresh images, which no decision of the search has seen.
+
+    Args:
+        artifact: `stage/key` of the networks in the store.
+        params: Of the point, for its gate; none for the base and the controls.
+        setting: What all trials share.
+        report: Told which stage runs.
+    """
+    spec = setting.spec
+    shop = open_workshop(spec, setting.store_root, report, whole_machine=True)
+    stored = shop.store.load(artifact)
+    networks = [m.model for m in shop.read_members(stored)]
+    gate = _gate(spec, params.gate_threshold if params else RUNS_ALL)
+    judged = shop.judgement(networks, stored.key, gate, name="fresh images", split="fresh")
+    return FreshCheck(Accuracy.of(judged.clean_right), _robust(judged, spec), pack_bits(judged.robust_right))
 
 
 def _assemble(

@@ -14,6 +14,7 @@ import torch
 from eed_search import trial
 from eed_search.core.ledger import RunView
 from eed_search.core.params import MemberChoice, TrialParams
+from eed_search.core.points import points
 from eed_search.core.records import Point, TrialRecord, unpack_bits
 from eed_search.core.spec import Spec
 from eed_search.core.spec_file import parse
@@ -109,6 +110,45 @@ def test_another_threshold_reuses_everything_but_the_attack(pair: TrialRecord, s
     """The gate needs no training: only the judgement is new."""
     again = session.run(params(("bnsf", 1.0), ("nis", 0.5), gate_threshold=0.9))  # named in another order
     assert computed(again) == ["judgement"]
+
+
+def test_other_thresholds_of_the_team_are_bounds_that_an_attack_confirms(pair: TrialRecord, session: Session) -> None:
+    """Clean accuracy and latency are already what the confirming attack says; robust accuracy can only sink."""
+    assert pair.swept, "no other threshold of this team adds anything"
+    assert pair.measurement is not None
+    for point in pair.swept:
+        bound = point.measurement
+        assert "upper bound" in bound.robust_accuracy.attack
+        chosen = params(("nis", 0.5), ("bnsf", 1.0), gate_threshold=point.gate_threshold)
+        found = trial.confirm(bound.artifact, chosen, session.setting, session.probe, silent)
+        assert found.clean_accuracy == bound.clean_accuracy
+        assert found.exit_shares == bound.exit_shares
+        assert found.robust_accuracy.value <= bound.robust_accuracy.value + 0.05  # 40 images: an attack has luck too
+        assert "upper bound" not in found.robust_accuracy.attack
+
+
+def test_swept_points_enter_the_frontier_only_when_confirmed(pair: TrialRecord, session: Session) -> None:
+    view, point = view_of(session, pair)
+    ids = [f"7.{i}" for i in range(len(pair.swept) + 1)]
+    assert [p.id for p in points(view, unrankable=True)] == ["7.0"]
+    assert [p.id for p in points(view, unrankable=True, unconfirmed=True)] == ids
+    view.confirmed["7.1"] = point.measurement
+    assert [p.id for p in points(view, unrankable=True)] == ["7.0", "7.1"]
+    assert points(view, unrankable=True)[1].params["gate_threshold"] == pair.swept[0].gate_threshold
+
+
+def test_a_sweep_can_be_switched_off(session: Session) -> None:
+    setting = replace(session.setting, spec=spec_with(gate={"sweep": 0}))
+    chosen = params(("nis", 0.5), ("bnsf", 1.0))
+    assert trial.run(0, chosen, setting, session.probe, silent).swept == ()
+
+
+def test_a_recheck_looks_at_fresh_images(pair: TrialRecord, session: Session) -> None:
+    assert pair.measurement is not None
+    check = trial.recheck(pair.measurement.artifact, TrialParams.from_flat(pair.params), session.setting, silent)
+    shop = open_workshop(session.setting.spec, session.setting.store_root, silent)
+    assert check.robust_accuracy.num_samples == len(shop.data.fresh)
+    assert check.robust_accuracy.value <= check.clean_accuracy.value
 
 
 def test_a_trial_shares_members_with_earlier_ones(pair: TrialRecord, session: Session) -> None:
@@ -221,7 +261,8 @@ def test_a_control_is_the_better_of_its_recoveries(session: Session) -> None:
 
 def view_of(session: Session, record: TrialRecord) -> tuple[RunView, Point]:
     assert record.measurement is not None
-    view = RunView("tiny-1", session.setting.spec.to_plain(), {"num_classes": 10}, base=session.setting.base)
+    spec = session.setting.spec.to_plain()
+    view = RunView(name="tiny-1", spec=spec, facts={"num_classes": 10}, base=session.setting.base)
     view.trials[record.number] = record
     return view, Point(f"{record.number}.0", record.number, record.params, record.measurement)
 

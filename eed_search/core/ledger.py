@@ -29,9 +29,9 @@ from typing import Any, Literal, Self
 
 from eed_search import __version__
 from eed_search.core.errors import RunError, StoreError
-from eed_search.core.params import ParamValue
 from eed_search.core.failpoints import fail_point
-from eed_search.core.records import Latency, Reference, TrialRecord, from_json
+from eed_search.core.params import ParamValue
+from eed_search.core.records import FreshCheck, Latency, Measurement, Reference, TrialRecord, from_json
 
 EventKind = Literal[
     "run",
@@ -44,6 +44,8 @@ EventKind = Literal[
     "decision",
     "result",
     "latency",
+    "confirmed",
+    "fresh",
     "note",
     "tracker",
     "request",
@@ -184,6 +186,8 @@ class RunView:
         trials: Finished trials by number.
         history: Proposals and ends in their order, as (`proposal` or `result`, number).
         latencies: Final latencies by point id, reference name included: they replace the search's.
+        confirmed: Measurements by point id of swept thresholds that an attack has confirmed.
+        fresh: Checks on fresh images by point id, reference name included.
         notes: Lines for the reader.
         requests: What persons asked for, in order: `stop`, `cancel`.
         tracker: What the tracker wrote back: MLflow run ids, and `cursor`, the last event it shows.
@@ -212,6 +216,8 @@ class RunView:
     trials: dict[int, TrialRecord] = field(default_factory=dict)
     history: list[tuple[Literal["proposal", "result"], int]] = field(default_factory=list)
     latencies: dict[str, Latency] = field(default_factory=dict)
+    confirmed: dict[str, Measurement] = field(default_factory=dict)
+    fresh: dict[str, FreshCheck] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     tracker: dict[str, Any] = field(default_factory=dict)
@@ -307,6 +313,14 @@ def _fold_latency(view: RunView, data: dict[str, Any], trial: int) -> None:
     view.latencies[data["id"]] = from_json(Latency, data["latency"])
 
 
+def _fold_confirmed(view: RunView, data: dict[str, Any], trial: int) -> None:
+    view.confirmed[data["id"]] = from_json(Measurement, data["measurement"])
+
+
+def _fold_fresh(view: RunView, data: dict[str, Any], trial: int) -> None:
+    view.fresh[data["id"]] = from_json(FreshCheck, data["check"])
+
+
 def _fold_note(view: RunView, data: dict[str, Any], trial: int) -> None:
     view.notes.append(data["text"])
 
@@ -322,6 +336,7 @@ def _fold_request(view: RunView, data: dict[str, Any], trial: int) -> None:
 def _fold_resume(view: RunView, data: dict[str, Any], trial: int) -> None:
     view.state, view.reason = "running", ""
     view.num_resumes += 1
+    view.facts = {**view.facts, **data.get("facts", {})}
     view.spec = data.get("spec", view.spec)
     view.origin = data.get("origin", view.origin)
     again = set(data.get("reopened", ()))
@@ -345,6 +360,8 @@ _FOLDS: dict[str, Callable[[RunView, dict[str, Any], int], None]] = {
     "decision": _fold_decision,
     "result": _fold_result,
     "latency": _fold_latency,
+    "confirmed": _fold_confirmed,
+    "fresh": _fold_fresh,
     "note": _fold_note,
     "tracker": _fold_tracker,
     "request": _fold_request,

@@ -9,12 +9,12 @@ import numpy as np
 from eed_search.core.errors import RunError
 from eed_search.core.frontier import hypervolume, knee, non_dominated, normalise
 from eed_search.core.ledger import RunView
-from eed_search.core.records import Measurement, Point, Reference
+from eed_search.core.records import Measurement, Point, Reference, TrialRecord
 from eed_search.core.spec import Constraints
 
 
-def points(view: RunView, *, unrankable: bool = False) -> list[Point]:
-    """List the points that may enter the frontier.
+def points(view: RunView, *, unrankable: bool = False, unconfirmed: bool = False) -> list[Point]:
+    """List the points that may enter the frontier: each trial's own, and its confirmed swept thresholds.
 
     A final latency replaces the search's where one was taken, noisy or not: it is the deployed
     cascade's own, the runtime's overhead included, and ranking it beside sums of member latencies
@@ -24,26 +24,37 @@ def points(view: RunView, *, unrankable: bool = False) -> list[Point]:
     Args:
         view: The run.
         unrankable: Keep those too: what `final latencies` should time once more.
+        unconfirmed: Keep swept thresholds that no attack has confirmed yet.
     """
     found = []
     for number, trial in sorted(view.trials.items()):
         if trial.outcome != "done" or trial.measurement is None:
             continue
-        id_ = f"{number}.0"
-        searched, final = trial.measurement.latency, view.latencies.get(id_)
-        if final is not None:
-            latency = final
-        elif unrankable or not searched.noisy:
-            latency = searched
-        else:
-            continue
-        found.append(Point(id_, number, trial.params, replace(trial.measurement, latency=latency)))
+        for point in _points_of(number, trial, view):
+            final = view.latencies.get(point.id)
+            if not point.confirmed and not unconfirmed:
+                continue
+            if final is not None:
+                found.append(replace(point, measurement=replace(point.measurement, latency=final)))
+            elif unrankable or not point.measurement.latency.noisy:
+                found.append(point)
     return found
 
 
-def frontier(view: RunView, *, unrankable: bool = False) -> list[Point]:
+def _points_of(number: int, trial: TrialRecord, view: RunView) -> list[Point]:
+    assert trial.measurement is not None
+    own = [Point(f"{number}.0", number, trial.params, trial.measurement)]
+    for i, swept in enumerate(trial.swept, start=1):
+        id_ = f"{number}.{i}"
+        params = trial.params | {"gate_threshold": swept.gate_threshold}
+        confirmed = view.confirmed.get(id_)
+        own.append(Point(id_, number, params, confirmed or swept.measurement, confirmed is not None))
+    return own
+
+
+def frontier(view: RunView, *, unrankable: bool = False, unconfirmed: bool = False) -> list[Point]:
     """Keep the points that no other point dominates in robust accuracy and latency, fastest first."""
-    all_points = points(view, unrankable=unrankable)
+    all_points = points(view, unrankable=unrankable, unconfirmed=unconfirmed)
     keep = non_dominated(objectives([p.measurement for p in all_points]))
     kept = [point for point, on in zip(all_points, keep, strict=True) if on]
     return sorted(kept, key=lambda p: (p.measurement.latency.latency_ms.value, -p.measurement.robust_accuracy.value))

@@ -87,6 +87,7 @@ class Latency:
             `cascade` timed the deployed cascade itself, image by image (frontier and controls).
         noisy: The interval stayed wider than the protocol asks for at this stage (3 % in the
             search, 1 % for final latencies); shown with a mark.
+        images_per_second: In batches of 64, wall time; final latencies only.
     """
 
     latency_ms: Interval
@@ -97,6 +98,7 @@ class Latency:
     worst_case_speedup: float
     method: Literal["additive", "cascade"]
     noisy: bool = False
+    images_per_second: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,35 @@ class StageUse:
 
 
 @dataclass(frozen=True)
+class FreshCheck:
+    """A classifier on fresh images, which no decision of the search has seen.
+
+    Attributes:
+        clean_accuracy: On the unperturbed fresh images, through the gate.
+        robust_accuracy: On the same images under the search's attack.
+        robust_hex: Which of them stayed right under attack, packed bits in hexadecimal.
+    """
+
+    clean_accuracy: Accuracy
+    robust_accuracy: RobustAccuracy
+    robust_hex: str
+
+
+@dataclass(frozen=True)
+class SweptPoint:
+    """A trained team behind another gate threshold than the trial was given.
+
+    Attributes:
+        gate_threshold: The other threshold.
+        measurement: Clean accuracy and latency are exact; robust accuracy is an upper bound, since the
+            attack followed the trial's own threshold. An attack at this one confirms it.
+    """
+
+    gate_threshold: float
+    measurement: Measurement
+
+
+@dataclass(frozen=True)
 class TrialRecord:
     """One finished trial, whatever its end.
 
@@ -177,6 +208,7 @@ class TrialRecord:
         notes: What a reader of the result should know.
         stages: Every stage used, in order.
         seconds: Wall-clock time of the trial.
+        swept: The same team at other gate thresholds, where they add to the frontier.
     """
 
     number: int
@@ -190,6 +222,7 @@ class TrialRecord:
     notes: tuple[str, ...] = ()
     stages: tuple[StageUse, ...] = ()
     seconds: float = 0.0
+    swept: tuple[SweptPoint, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -197,13 +230,15 @@ class Point:
     """One deployable configuration: a trial at one gate threshold.
 
     Attributes:
-        id: `TRIAL.POINT`, for example `7.0`.
+        id: `TRIAL.POINT`, for example `7.0`; point 0 is the trial's own threshold.
+        confirmed: An attack at this very threshold was made; else the robust accuracy is an upper bound.
     """
 
     id: str
     trial: int
     params: dict[str, ParamValue]
     measurement: Measurement
+    confirmed: bool = True
 
 
 def pack_bits(bits: Bool[np.ndarray, " samples"]) -> str:

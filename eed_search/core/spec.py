@@ -247,6 +247,9 @@ class GateSpec(_Section):
     rule: Literal["threshold", "map"] = "threshold"
     sharpness: float = Field(1.0, gt=0, le=100)
     tau: float = Field(1.0, gt=0, le=100)
+    sweep: int = Field(
+        3, ge=0, le=20, description="other thresholds of each trained team that may enter the frontier, at most"
+    )
 
 
 class Evaluation(_Section):
@@ -310,6 +313,11 @@ class Search(_Section):
 
     trials: int = Field(16, ge=1, le=100_000)
     time_budget_s: float | None = Field(None, gt=0, description="no new trial after this long")
+    trial_timeout_s: float | None = Field(
+        14_400,
+        gt=0,
+        description="a trial or control without progress for this long has failed (timeout); null for no limit",
+    )
     sampler: Literal["tpe", "nsga2", "qmc", "random"] = "tpe"
     startup_trials: int = Field(8, ge=1, description="random trials before a model is trusted")
     space: Space = Space()

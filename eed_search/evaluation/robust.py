@@ -7,7 +7,8 @@ iterate of any surrogate broke it. The executed path alone is several points too
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ from torch.nn import functional
 from eed_search.core.seeds import seed_of
 from eed_search.core.spec import Evaluation, TrainingAttack
 from eed_search.data.splits import Split
-from eed_search.ensemble.gate import GatedEnsemble, log_prefix_mean
+from eed_search.ensemble.gate import GatedEnsemble, log_prefix_mean, prefix_means
+from eed_search.ensemble.sweep import answers_at, swept_thresholds
 from eed_search.models import place
 from eed_search.training.attacks import perturb
 from eed_search.training.recovery import label_loss
@@ -34,6 +36,11 @@ class Judgement:
         executed_right: The same for the executed path alone: the usual, too kind figure.
         members_run: Members the gate ran on each clean image.
         attack: What attacked, for people.
+        thresholds: Gate thresholds that the same evaluation was replayed at; empty without a sweep.
+        swept_clean_right: Right answers on the clean images at each threshold.
+        swept_robust_right: Right on every image seen, at each threshold. An upper bound: the attack
+            followed the gate at its own threshold, and left samples alone that it had broken there.
+        swept_members_run: Members run on each clean image at each threshold.
     """
 
     clean_right: Bool[np.ndarray, " samples"]
@@ -41,6 +48,14 @@ class Judgement:
     executed_right: Bool[np.ndarray, " samples"]
     members_run: Int[np.ndarray, " samples"]
     attack: str
+    thresholds: Float[np.ndarray, " thresholds"] = field(default_factory=lambda: np.zeros(0))
+    swept_clean_right: Bool[np.ndarray, "thresholds samples"] = field(default_factory=lambda: np.zeros((0, 0), bool))
+    swept_robust_right: Bool[np.ndarray, "thresholds samples"] = field(default_factory=lambda: np.zeros((0, 0), bool))
+    swept_members_run: Int[np.ndarray, "thresholds samples"] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
+
+
+Watch = Callable[[Int[Tensor, " some"], Float[Tensor, "members some classes"]], None]
+"""Told the positions in a batch, and the members' probabilities, of every image that the attack tries."""
 
 
 def judge(
@@ -51,6 +66,7 @@ def judge(
     settings: Evaluation,
     seed: int,
     device: torch.device,
+    sweep: int = 0,
 ) -> Judgement:
     """Evaluate a team on a split, clean and under attack.
 
@@ -66,6 +82,8 @@ def judge(
         settings: Steps, step size, batch size.
         seed: Of the random starts.
         device: Where to compute.
+        sweep: Other gate thresholds to replay everything at that is seen on the way; for a team of
+            several members behind a threshold gate.
 
     Returns:
         Flags for each sample.
@@ -77,6 +95,7 @@ def judge(
     team = place(team, device).eval()
     num = len(split)
     surrogates = [0, *range(1, len(team.members) + 1)] if len(team.members) > 1 else [1]
+    replay = _Replay(team, split, sweep, settings, device) if sweep and len(team.members) > 1 else None
     clean = np.zeros(num, bool)
     executed = np.zeros(num, bool)
     robust = np.zeros(num, bool)
@@ -93,14 +112,51 @@ def judge(
             alive = right.nonzero().flatten()
             if len(alive):
                 noise = _starts(num, images.shape[1:], where, seed, surrogate).to(device)[alive]
-                right[alive] = ~_broken(team, images[alive], labels[alive], noise, surrogate, eps, settings)
+                watch = replay.watch(start, labels, alive) if replay else None
+                right[alive] = ~_broken(team, images[alive], labels[alive], noise, surrogate, eps, settings, watch)
             if number == 0:
                 executed[where] = right.cpu().numpy()
         robust[where] = right.cpu().numpy()
     prefixes = (
         "" if len(team.members) == 1 else " through the executed path, each prefix mean and the member mean, union"
     )
-    return Judgement(clean, robust, executed, run, f"PGD-{settings.steps}{prefixes}")
+    attack = f"PGD-{settings.steps}{prefixes}"
+    if replay is None:
+        return Judgement(clean, robust, executed, run, attack)
+    return Judgement(clean, robust, executed, run, attack, replay.thresholds, replay.clean, replay.robust, replay.run)
+
+
+class _Replay:
+    """What other thresholds would have answered to everything that the evaluation sees."""
+
+    def __init__(
+        self, team: GatedEnsemble, split: Split, sweep: int, settings: Evaluation, device: torch.device
+    ) -> None:
+        self._gate = team.gate
+        parts = []
+        with torch.no_grad():
+            for images in split.images.split(settings.batch_size):
+                moved = images.to(device).contiguous(memory_format=torch.channels_last)
+                parts.append(team.member_log_probabilities(moved).exp())
+        probabilities = torch.cat(parts, dim=1)
+        stop = self._gate.stop_probabilities(prefix_means(probabilities))[:-1]
+        self.thresholds = swept_thresholds(stop.cpu().numpy(), sweep)
+        self._thresholds = torch.from_numpy(self.thresholds).to(probabilities)
+        labels, run = answers_at(self._gate, probabilities, self._thresholds)
+        self.clean = (labels.cpu() == split.labels).numpy()
+        self.run = run.cpu().numpy()
+        self.robust = self.clean.copy()
+
+    def watch(self, start: int, labels: Int[Tensor, " batch"], alive: Int[Tensor, " some"]) -> Watch:
+        """Take in what the attack tries on the samples `alive` of the batch that begins at `start`."""
+
+        def see(positions: Tensor, probabilities: Tensor) -> None:
+            where = alive[positions]
+            answers, _ = answers_at(self._gate, probabilities, self._thresholds)
+            wrong = (answers != labels[where]).cpu().numpy()
+            self.robust[:, start + where.cpu().numpy()] &= ~wrong
+
+        return see
 
 
 def craft(
@@ -149,6 +205,7 @@ def _broken(
     surrogate: int,
     eps: float,
     settings: Evaluation,
+    watch: Watch | None = None,
 ) -> Bool[Tensor, " batch"]:
     """Attack one surrogate (0: executed path, k: mean of the first k) and judge every iterate on the gate."""
     low, high = (images - eps).clamp_(min=0), (images + eps).clamp_(max=1)
@@ -160,7 +217,10 @@ def _broken(
         point = moved[active].detach().requires_grad_(iterate < settings.steps)
         with torch.set_grad_enabled(iterate < settings.steps):
             logs = team.member_log_probabilities(point)
-            decision = team.gate.decide(logs.detach().exp())
+            probabilities = logs.detach().exp()
+            decision = team.gate.decide(probabilities)
+            if watch is not None:
+                watch(active, probabilities)
             wrong = decision.labels != labels[active]
             broken[active[wrong]] = True
             if iterate == settings.steps or bool(wrong.all()):

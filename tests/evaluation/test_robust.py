@@ -103,3 +103,35 @@ def test_judging_leaves_the_team_trainable() -> None:
     team = GatedEnsemble([linear(0)], Gate())
     judge(team, samples(team, 10), eps=0.05, settings=SETTINGS, seed=0, device=CPU)
     assert all(p.requires_grad and p.grad is None for p in team.parameters())
+
+
+def test_a_sweep_changes_nothing_at_the_gates_own_threshold() -> None:
+    team = GatedEnsemble([linear(0), linear(1)], Gate(0.3))
+    split = samples(team)
+    plain = judge(team, split, eps=0.02, settings=SETTINGS, seed=0, device=CPU)
+    swept = judge(team, split, eps=0.02, settings=SETTINGS, seed=0, device=CPU, sweep=7)
+    for name in ("clean_right", "robust_right", "executed_right", "members_run"):
+        assert np.array_equal(getattr(plain, name), getattr(swept, name))
+    assert swept.swept_robust_right.shape == (len(swept.thresholds), len(split))
+
+
+def test_swept_accuracies_are_upper_bounds_and_clean_ones_exact() -> None:
+    """What an attack at each threshold itself finds: the same clean, at most as robust, somewhere less."""
+    members = [linear(0), linear(1), linear(2)]
+    split = samples(GatedEnsemble(members, Gate(0.3)))
+    swept = judge(GatedEnsemble(members, Gate(0.3)), split, eps=0.02, settings=SETTINGS, seed=0, device=CPU, sweep=7)
+    kinder = []
+    for i, threshold in enumerate(swept.thresholds):
+        own = judge(
+            GatedEnsemble(members, Gate(float(threshold))), split, eps=0.02, settings=SETTINGS, seed=0, device=CPU
+        )
+        assert np.array_equal(swept.swept_clean_right[i], own.clean_right)
+        assert np.array_equal(swept.swept_members_run[i], own.members_run)
+        kinder.append(swept.swept_robust_right[i].mean() - own.robust_right.mean())
+    assert min(kinder) > -0.02 and max(kinder) > 0
+
+
+def test_one_member_has_no_threshold_to_sweep() -> None:
+    team = GatedEnsemble([linear(0)], Gate())
+    found = judge(team, samples(team), eps=0.02, settings=SETTINGS, seed=0, device=CPU, sweep=7)
+    assert found.thresholds.size == 0
