@@ -34,8 +34,15 @@ _HUB_STARTUP_TRIALS = 5
 class Problem(Protocol):
     """What a method sees of a problem."""
 
-    metrics: Mapping[str, Mode]
-    resource: str
+    @property
+    def metrics(self) -> Mapping[str, Mode]:
+        """Direction by metric."""
+        ...
+
+    @property
+    def resource(self) -> str:
+        """The reported number that says how far a trial is."""
+        ...
 
     def space(self, trial: Any) -> dict[str, Any]:
         """Draw a configuration from an Optuna trial."""
@@ -81,8 +88,10 @@ class Peer(Searcher):
     ) -> None:
         super().__init__()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        directions = ["maximize" if mode == "max" else "minimize" for mode in metrics.values()]
-        self.study = optuna.create_study(directions=directions, sampler=sampler)
+        maximise, minimise = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
+        self.study = optuna.create_study(
+            directions=[maximise if mode == "max" else minimise for mode in metrics.values()], sampler=sampler
+        )
         self._space, self._metrics, self._resource, self._last = space, tuple(metrics), resource, last
         self._max_running = max_running
         self._open: dict[str, optuna.Trial] = {}
@@ -271,7 +280,7 @@ class PromotingMoasha(_Judge):
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """Name the promoted trial that waits for a worker, or the next to be promoted."""
-        trials = {trial.trial_id: trial for trial in tune_controller.get_trials()}
+        trials: dict[str, Trial] = {trial.trial_id: trial for trial in tune_controller.get_trials()}
         for level in reversed(self._seen):
             for trial_id in self._promoted[level]:
                 if trials[trial_id].status == Trial.PENDING:

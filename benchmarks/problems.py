@@ -47,6 +47,7 @@ _ACCURACY = 1  # of the outputs: time, validation accuracy, …
 _NUM_FEATURES, _NUM_OUTPUTS = 50, 10
 _BATCH = 4_000
 _SHORTEST_MS = 0.1
+_CHANCE_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class Scale:
     def __call__(self, accuracy: Any, cost: Any) -> Float[np.ndarray, "points 2"]:
         """Scale points of (accuracy, cost)."""
         values = np.stack([-np.asarray(accuracy, dtype=float), np.asarray(cost, dtype=float)], axis=-1)
-        return (values - np.array(self.best)) / (np.array(self.worst) - np.array(self.best))
+        best, worst = np.array(self.best), np.array(self.worst)
+        return np.asarray((values - best) / (worst - best))
 
     def regret(self, accuracy: Any, cost: Any) -> float:
         """Give the share of the reference hypervolume that the points miss; below 0 if they beat it."""
@@ -155,8 +157,8 @@ class Lcbench:
     def scale(self) -> Scale:
         """Scale and reference hypervolume, from 20,000 random configurations after 52 epochs.
 
-        The best of each objective in the sample is 0; the reference point is its 95 % worst in accuracy and its
-        worst in cost, so that failed trainings do not stretch the scale.
+        The best of each objective in the sample is 0. The reference point is the accuracy that one in ten
+        configurations does not reach, so that failed trainings do not stretch the scale, and the highest cost.
         """
         configs = self.sample(SAMPLE_SIZE, SAMPLE_SEED)
         rows = np.array([[NUM_EPOCHS, *(config[name] for name in _INPUTS[1:])] for config in configs], dtype=np.float32)
@@ -243,7 +245,7 @@ class Nas201:
 
 def _scale(accuracy: Float[np.ndarray, " points"], cost: Float[np.ndarray, " points"]) -> Scale:
     best = (-float(accuracy.max()), float(cost.min()))
-    worst = (-float(np.quantile(accuracy, 0.05)), float(cost.max()))
+    worst = (-float(np.quantile(accuracy, _CHANCE_SHARE)), float(cost.max()))
     scale = Scale(best, worst, reference=1.0)
     return Scale(best, worst, reference=hypervolume(scale(accuracy, cost)))
 

@@ -126,7 +126,7 @@ class Outcome:
         """Give the regret once these shares of the budget are spent."""
         when, regret = np.array(self.steps).T
         # An improvement at exactly this share counts, whatever the last bit of the division says.
-        return regret[np.searchsorted(when, shares + 1e-9, side="right") - 1]
+        return np.asarray(regret[np.searchsorted(when, shares + 1e-9, side="right") - 1])
 
 
 @lru_cache(maxsize=4)
