@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 
 from eed_search.core.records import Interval, Latency
 from eed_search.core.spec import LatencySpec
-from eed_search.deployment.runtime import INPUT, OUTPUT, GatedClassifier, GateSettings, GateWalk, new_session
+from eed_search.deployment.runtime import GatedClassifier, GateSettings, GateWalk
 
 WARM_UP_S, WARM_UP_CALLS = 0.5, 10
 SEARCH_HALF_WIDTH, FINAL_HALF_WIDTH = 0.03, 0.01  # of the interval, relative to the ratio
@@ -30,6 +30,7 @@ _QUIET = 1.05  # wall over CPU time up to which a round counts as undisturbed
 _NUM_RESAMPLES = 4000
 _NUM_IMAGES = 8  # random images that the probe visits in turn; dense kernels take the same time for any
 _MAX_SLICES, _SLICE_CALLS = 8, 10  # a block's slices at most, and the calls that each holds at least
+_BATCH, _NUM_BATCHES = 64, 8  # images in a batch whose throughput is timed, and batches that are visited in turn
 _MIN_STRATIFIED = 20  # images in a round of a cascade, so that every common exit occurs
 
 Call = Callable[[int], object]
@@ -250,9 +251,9 @@ class _Block:
     cpu_ms: float
     wall_ms: Float[np.ndarray, " calls"]
 
-    def quiet(self, threads: int) -> bool:
-        """Whether nothing else took the cores meanwhile."""
-        return float(self.wall_ms.mean()) * threads <= _QUIET * self.cpu_ms
+    def noise(self, threads: int) -> float:
+        """Wall over CPU time: 1 where nothing else took the cores, more the more did."""
+        return float(self.wall_ms.mean()) * threads / self.cpu_ms
 
 
 def _time_block(call: Call, images: Sequence[int]) -> _Block:
@@ -316,6 +317,13 @@ def _take_rounds(
                 slices[name].append(_time_block(calls[name], part_of))
         taken.append({name: _join(blocks) for name, blocks in slices.items()})
     return taken
+
+
+def _undisturbed(blocks: Sequence[_Block], threads: int) -> list[_Block]:
+    """Keep the blocks in which nothing else took the cores; the quietest quarter where those are fewer than three."""
+    by_noise = sorted(blocks, key=lambda block: block.noise(threads))
+    num_quiet = sum(block.noise(threads) <= _QUIET for block in blocks)
+    return by_noise[: num_quiet if num_quiet >= 3 else max(3, len(blocks) // 4)]
 
 
 def _join(blocks: Sequence[_Block]) -> _Block:
@@ -453,18 +461,14 @@ class LatencyProbe:
         images = {"reference": self._block_images(self._call_ms["reference"])}
         only = {"reference": self._calls["reference"]}
 
-        def quiet(rounds: list[Round]) -> list[_Block]:
-            return [one["reference"] for one in rounds if one["reference"].quiet(self._spec.threads)]
+        def quiet(rounds: list[Round]) -> bool:
+            num = sum(one["reference"].noise(self._spec.threads) <= _QUIET for one in rounds)
+            return num >= max(3, self._spec.rounds // 2)
 
         rounds = _until_settled(
-            lambda num: _take_rounds(only, lambda: images, num, self._rng),
-            lambda rounds: len(quiet(rounds)) >= max(3, self._spec.rounds // 2),
-            self._spec.rounds,
+            lambda num: _take_rounds(only, lambda: images, num, self._rng), quiet, self._spec.rounds
         )
-        blocks = quiet(rounds)
-        if len(blocks) < 3:
-            by_noise = sorted((one["reference"] for one in rounds), key=lambda b: float(b.wall_ms.mean()) / b.cpu_ms)
-            blocks = by_noise[: max(3, len(by_noise) // 4)]
+        blocks = _undisturbed([one["reference"] for one in rounds], self._spec.threads)
         return median_interval(np.array([block.wall_ms.mean() for block in blocks]))
 
     def gate_ms(self, num_classes: int) -> float:
@@ -510,7 +514,8 @@ def cascade_latency(
         reference_ms: Wall time of the dense base from a quiet window; scales ratios to milliseconds.
 
     Returns:
-        Method `cascade`. Its interval is that of the ratio; `reference_ms` is taken as exact.
+        Method `cascade`, with the throughput of whole batches. Its interval is that of the ratio;
+        `reference_ms` is taken as exact.
         `noisy` if it, or the sentinel's, stayed wider than 1 % after two doublings of the rounds.
     """
     settings = GateSettings(gate.rule, gate.threshold, gate.sharpness, gate.tau)
@@ -560,6 +565,7 @@ def cascade_latency(
         worst_case_speedup=1 / worst,
         method="cascade",
         noisy=not settled(rounds),
+        images_per_second=throughput(team, images, depths, spec),
     )
 
 
@@ -582,7 +588,8 @@ def _call_quantiles(
     rounds: list[Round], depths: list[np.ndarray], shares: Float[np.ndarray, " depths"], threads: int
 ) -> tuple[float, float]:
     """Median and 95th percentile of single calls over the base's median call, from quiet rounds (all, if none is)."""
-    quiet = [n for n, one in enumerate(rounds) if one["candidate"].quiet(threads) and one["reference"].quiet(threads)]
+    both = ("candidate", "reference")
+    quiet = [n for n, one in enumerate(rounds) if max(one[name].noise(threads) for name in both) <= _QUIET]
     kept = quiet or list(range(len(rounds)))
     times = _calls_of([rounds[n] for n in kept], "candidate")
     exits = np.concatenate([depths[n] for n in kept])
@@ -591,21 +598,31 @@ def _call_quantiles(
     return weighted_quantile(times, weights, 0.5) / base, weighted_quantile(times, weights, 0.95) / base
 
 
-def throughput(onnx: bytes, image_shape: tuple[int, int, int], spec: LatencySpec, batch: int = 64) -> Interval:
-    """Images per second of wall time at a batch size, with the interval of the median over rounds.
+def throughput(
+    team: GatedClassifier,
+    images: Float[np.ndarray, "images channels height width"],
+    depths: Int[np.ndarray, " images"],
+    spec: LatencySpec,
+) -> Interval:
+    """Time a deployed team on whole batches of 64; in each, only the undecided images go on to the next member.
 
     Args:
-        onnx: The network.
-        image_shape: (channels, height, width).
-        spec: Threads, rounds and block length.
-        batch: Images in one call, at least 1.
+        team: As deployed, or the dense base as a team of one.
+        images: float32 in [0, 1].
+        depths: Members run for each image; every batch holds each exit in its share, but for one image.
+        spec: Threads, rounds of the search and block length.
+
+    Returns:
+        Images per second of wall time, with the interval of the median over undisturbed rounds.
     """
-    session = new_session(onnx, spec.threads)
-    feed = {INPUT: _random_images(image_shape, batch)}
+    rng = np.random.default_rng(0)
+    batches = [images[stratified(depths, _BATCH, rng)] for _ in range(_NUM_BATCHES)]
 
-    def call(_: int) -> object:
-        return session.run([OUTPUT], feed)
+    def call(i: int) -> object:
+        return team.predict(batches[i % _NUM_BATCHES])
 
-    size = block_calls(_warm_up(call, 1), spec.block_ms)
-    per_call = np.array([_time_block(call, [0] * size).wall_ms.mean() for _ in range(spec.rounds)])
-    return _inverse(median_interval(per_call), 1000.0 * batch)
+    call(0)  # onnxruntime allocates for the new batch size; all else is warm already
+    size = block_calls(_time_block(call, [1]).cpu_ms, spec.block_ms)
+    blocks = [_time_block(call, range(n * size, (n + 1) * size)) for n in range(spec.rounds)]
+    per_batch = median_interval(np.array([block.wall_ms.mean() for block in _undisturbed(blocks, spec.threads)]))
+    return _inverse(per_batch, 1000.0 * _BATCH)

@@ -51,6 +51,14 @@ def table_rows(view: RunView) -> list[TableRow]:
     return rows
 
 
+def throughput_note(view: RunView) -> str:
+    """Say how many images a second the rows of the table classify in batches; empty where none was timed."""
+    timed = [(point.id, point.measurement.latency) for point in frontier(view)]
+    timed += [(one.name, final(view, one).latency) for one in ([view.base] if view.base else []) + view.controls]
+    told = [f"{name} {with_arm(one.images_per_second)}" for name, one in timed if one.images_per_second is not None]
+    return f"Images per second in batches of 64: {', '.join(told)}." if told else ""
+
+
 def _cells(m: Measurement) -> tuple[str, ...]:
     return (
         per_cent(m.robust_accuracy),

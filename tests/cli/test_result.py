@@ -132,6 +132,15 @@ def test_a_noisy_latency_is_marked_and_explained(tmp_path: Path) -> None:
     assert "?: the machine was too noisy" in text
 
 
+def test_throughput_stands_below_the_table(tmp_path: Path) -> None:
+    """Of the points whose deployed cascade was timed."""
+    final = make_latency(0.1, method="cascade")
+    view = make_view(0, trials={0: make_trial(0, measurement=make_measurement(0.8, 0.1))}, latencies={"0.0": final})
+    write_ledger(tmp_path / "timed", view)
+    lines = call("report", "--home", tmp_path).stdout.splitlines()
+    assert "Images per second in batches of 64: 0.0 20000 ±400." in lines
+
+
 def test_a_wide_screen_shows_macs_and_the_team_beside_its_point() -> None:
     """From 118 columns on nothing is left out."""
     from rich.console import Console

@@ -186,6 +186,20 @@ def test_correction_for_the_draw_of_exits() -> None:
     assert module._share_correction(rounds, depths, shares) == pytest.approx([1.0, 0.75])
 
 
+@pytest.mark.parametrize(
+    ("noises", "kept"),
+    [
+        ([1.0, 1.3, 1.04, 1.0, 1.2], [1.0, 1.0, 1.04]),  # three were quiet
+        ([1.0, 1.3, 1.5, 1.2, 1.4], [1.0, 1.2, 1.3]),  # one was: three are the least
+        ([1.5] * 14 + [1.1, 1.0], [1.0, 1.1, 1.5, 1.5]),  # a quarter of sixteen
+    ],
+)
+def test_disturbed_blocks_are_left_out(noises: list[float], kept: list[float]) -> None:
+    """The quiet blocks, or where they are fewer than three the quietest quarter."""
+    blocks = [module._Block(2.0, np.array([2.0 * noise])) for noise in noises]
+    assert [block.noise(1) for block in module._undisturbed(blocks, 1)] == kept
+
+
 # ---------------------------------------------------------------- real sessions
 
 SHAPE = (3, 12, 12)
@@ -281,6 +295,9 @@ def test_cascade_lies_between_first_member_and_all() -> None:
     assert mixed.speedup.value == pytest.approx(2.0 / mixed.latency_ms.value)
     assert mixed.speedup.low <= mixed.speedup.value <= mixed.speedup.high
     assert mixed.method == "cascade"
+    assert first.images_per_second is not None
+    assert both.images_per_second is not None
+    assert first.images_per_second.value > both.images_per_second.value
 
 
 def test_cascade_of_the_dense_base_alone() -> None:
@@ -292,5 +309,11 @@ def test_cascade_of_the_dense_base_alone() -> None:
 
 
 def test_throughput_of_a_smaller_network_is_higher() -> None:
-    """Images per second at batch 64."""
-    assert throughput(QUARTER, SHAPE, SPEC).value > throughput(DENSE, SHAPE, SPEC).value
+    """Images per second in batches of 64, from fewer images than a batch holds."""
+    images, first = np.random.default_rng(0).random((10, *SHAPE), dtype=np.float32), np.ones(10, np.int64)
+    quarter, dense = (
+        throughput(module.GatedClassifier.from_onnx([one], GateSettings("map", 0.5, 1, 1)), images, first, SPEC)
+        for one in (QUARTER, DENSE)
+    )
+    assert 0 < quarter.low <= quarter.value <= quarter.high
+    assert quarter.value > dense.value

@@ -61,6 +61,7 @@ def make_latency(ms: float, worst: float | None = None, *, method: str = "additi
         worst_case_speedup=BASE_MS / worst,
         method=method,  # type: ignore[arg-type]
         noisy=noisy,
+        images_per_second=around(2000 / ms) if method == "cascade" else None,
     )
 
 

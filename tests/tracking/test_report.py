@@ -96,6 +96,7 @@ def test_final_latency_replaces_the_one_of_the_search(view: RunView) -> None:
     assert facts["frontier"][0]["latency_ms"] == 0.05
     assert facts["frontier"][0]["latency"]["method"] == "cascade"
     assert facts["base"]["latency_ms"] == 0.7
+    assert facts["base"]["latency"]["images_per_second"] == {"value": 2000 / 0.7, "low": 1960 / 0.7, "high": 2040 / 0.7}
 
 
 def test_members_trained_and_used_come_from_the_stages(view: RunView) -> None:

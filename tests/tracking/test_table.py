@@ -1,13 +1,15 @@
 """The frontier's table: its rows, and how numbers read in it."""
 
+from dataclasses import replace
+
 import pytest
 
 from eed_search.core.ledger import RunView
 from eed_search.core.points import frontier
 from eed_search.core.records import Interval
-from eed_search.tracking.table import COLUMNS, table_rows
+from eed_search.tracking.table import COLUMNS, table_rows, throughput_note
 from eed_search.tracking.text import in_bytes, in_macs, with_arm
-from tests.tracking.factories import BASE_MS, make_measurement, make_view
+from tests.tracking.factories import BASE_MS, make_latency, make_measurement, make_view
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,15 @@ def test_table_prints_values_with_the_longer_arm() -> None:
     assert cells["latency ms"] == "0.800 ±0.016"
     assert cells["speed-up"] == "1.00× ±0.02"
     assert cells["size"] == "1.2 MB"
+
+
+def test_throughput_is_told_of_those_that_were_timed(view: RunView) -> None:
+    """Final latencies alone hold it; without one there is nothing to tell."""
+    assert throughput_note(view) == ""
+    first = frontier(view)[0].id
+    final = {first: make_latency(0.05, method="cascade"), "dense base": make_latency(0.8, method="cascade")}
+    note = throughput_note(replace(view, latencies=final))
+    assert note == f"Images per second in batches of 64: {first} 40000 ±800, dense base 2500 ±50."
 
 
 @pytest.mark.parametrize(
