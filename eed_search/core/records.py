@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from numbers import Real
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -287,7 +288,7 @@ def metric_problem(name: str, value: object) -> str:
     """
     if value is None:
         return f"{name} is missing"
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         return f"{name} is {type(value).__name__} {value!r}, not a number"
     if not math.isfinite(value):
         return f"{name} is {value}, not a finite number"

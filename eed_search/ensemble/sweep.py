@@ -40,12 +40,12 @@ def swept_thresholds(
     seen = np.concatenate([[low], seen[(seen > low) & (seen < high)], [high]])
     middles = ((seen[1:] + seen[:-1]) / 2)[np.diff(seen) > 2 * _GAP]
     if len(middles) <= num:
-        return middles
+        return np.asarray(middles)
     # places in the sorted stop probabilities, not in the unique ones: equal shares of samples
     flat = np.sort(stop.ravel())
     wanted = np.quantile(flat, (np.arange(num) + 0.5) / num)
     nearest = np.abs(middles[None] - wanted[:, None]).argmin(axis=1)
-    return middles[np.unique(nearest)]
+    return np.asarray(middles[np.unique(nearest)])
 
 
 def answers_at(

@@ -54,7 +54,7 @@ def positive_part(
     safe = np.where(deviation > 0, deviation, 1.0)
     z = gap / safe
     spread = gap * ndtr(z) + safe * np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
-    return np.where(deviation > 0, spread, np.maximum(gap, 0.0))
+    return np.asarray(np.where(deviation > 0, spread, np.maximum(gap, 0.0)))
 
 
 def _two(mean: np.ndarray, deviation: np.ndarray, front: np.ndarray, reference: np.ndarray) -> np.ndarray:

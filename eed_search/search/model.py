@@ -165,7 +165,7 @@ class Model:
     ) -> Float[np.ndarray, "points objectives"]:
         latest = {o.trial: o.values for o in observations}
         values = np.vstack([np.array(list(latest.values())), pending])
-        return values[non_dominated(values)]
+        return np.asarray(values[non_dominated(values)])
 
     def _predict(
         self, objective: int, observations: Sequence[Observation], encoder: _Encoder, rows: np.ndarray

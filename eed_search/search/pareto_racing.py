@@ -67,7 +67,7 @@ class ParetoRacing(TrialScheduler):
         finish_undecided: bool = True,
         on_decision: OnDecision | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         limits = dict(limits or {})
         _check(metrics, resource, levels, eta, limits)
         self._signs = {name: 1.0 if mode == "min" else -1.0 for name, mode in metrics.items()}
@@ -75,6 +75,7 @@ class ParetoRacing(TrialScheduler):
         self._finish_undecided = finish_undecided
         self._on_decision = on_decision
         self._numbers: dict[str, int] = {}
+        self._chosen: tuple[int, Trial] | None = None  # the paused trial that Ray was told to set going
         bounds = tuple(sign * limits[name] if name in limits else None for name, sign in self._signs.items())
         self.race = Race(len(metrics), len(levels), eta=eta, min_complete=min_complete, limits=bounds)
 
@@ -88,6 +89,7 @@ class ParetoRacing(TrialScheduler):
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """Enter a trial; one that comes back after a failure keeps its number and what it reported."""
         del tune_controller
+        self._take_in_resumed()
         self.race.add(self._numbers.setdefault(trial.trial_id, len(self._numbers)))
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
@@ -98,6 +100,7 @@ class ParetoRacing(TrialScheduler):
             not finite stops the trial: it has failed, as the searcher will say.
         """
         del tune_controller
+        self._take_in_resumed()
         number = self._numbers[trial.trial_id]
         level = self._level(result)
         if level is None:
@@ -133,8 +136,10 @@ class ParetoRacing(TrialScheduler):
         Once the searcher has no more trials, paused ones that may still belong to the frontier
         follow one by one; when none is left, the rest is stopped.
         """
-        live = {self._numbers[t.trial_id]: t for t in tune_controller.get_live_trials() if not t.is_finished()}
-        self._take_in_resumed(live)
+        live: dict[int, Trial] = {
+            self._numbers[t.trial_id]: t for t in tune_controller.get_live_trials() if not t.is_finished()
+        }
+        self._take_in_resumed()
         pending = [number for number in sorted(live) if live[number].status == Trial.PENDING]
         for number in pending:
             if self.race.has_reported(number):
@@ -143,6 +148,7 @@ class ParetoRacing(TrialScheduler):
         if chosen is None and not pending:
             chosen = self._when_nothing_is_fresh(tune_controller, live)
         if chosen is not None and live[chosen].status == Trial.PAUSED:
+            self._chosen = chosen, live[chosen]
             return live[chosen]
         return live[pending[0]] if pending else None
 
@@ -162,21 +168,22 @@ class ParetoRacing(TrialScheduler):
 
     def paused(self) -> set[str]:
         """Ray's names of the trials that are paused."""
+        self._take_in_resumed()
         names = list(self._numbers)  # numbered in this order
         return {names[number] for number in self.race.paused()}
 
     def may_resume(self) -> bool:
         """Say whether a paused trial should go on before a fresh one is proposed."""
+        self._take_in_resumed()
         return self.race.next_to_resume() is not None
 
     # ------------------------------------------------------------ inside
 
-    def _take_in_resumed(self, live: Mapping[int, Trial]) -> None:
-        """Tell the race which paused trials Ray has set going since."""
-        for number in self.race.paused():
-            trial = live.get(number)
-            if trial is not None and trial.status == Trial.PENDING:
-                self.race.resume(number)
+    def _take_in_resumed(self) -> None:
+        """Tell the race that the chosen trial goes on, once Ray has taken it out of its pause."""
+        if self._chosen is not None and self._chosen[1].status != Trial.PAUSED:
+            self.race.resume(self._chosen[0])
+            self._chosen = None
 
     def _when_nothing_is_fresh(self, controller: Any, live: Mapping[int, Trial]) -> int | None:
         if not controller.search_alg.is_finished():
@@ -193,7 +200,7 @@ class ParetoRacing(TrialScheduler):
 
     def _level(self, result: Mapping[str, Any]) -> int | None:
         """The highest level that the report has reached; -1 below the first, none without the resource."""
-        value = result.get(self._resource)
+        value: Any = result.get(self._resource)
         if metric_problem(self._resource, value):
             return None
         return sum(value >= level for level in self._levels) - 1
@@ -216,10 +223,11 @@ def reading_of(result: Mapping[str, Any], signs: Mapping[str, float]) -> Reading
     """
     rows = []
     for name, sign in signs.items():
-        value = result.get(name)
+        value: Any = result.get(name)
         if metric_problem(name, value):
             return None
-        low, high = result.get(f"{name}_low", value), result.get(f"{name}_high", value)
+        low: Any = result.get(f"{name}_low", value)
+        high: Any = result.get(f"{name}_high", value)
         if metric_problem(name, low) or metric_problem(name, high):
             low = high = value
         rows.append((sign * value, *sorted((sign * low, sign * high))))

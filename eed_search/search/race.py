@@ -268,7 +268,7 @@ class Race:
         readings = [self._trials[t].readings[last] for t in self._reported[last]]
         kept = [r for r in readings if all(m is None or v <= m for v, m in zip(r.value, self._limits, strict=True))]
         values = np.array([getattr(r, end) for r in kept], dtype=float).reshape(-1, self._num_objectives)
-        return values[non_dominated(values)]
+        return np.asarray(values[non_dominated(values)])
 
     def _gain(self, level: int) -> tuple[np.ndarray, np.ndarray]:
         """Mean and deviation of (final value - value at the level) over the complete trials."""

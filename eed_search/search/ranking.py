@@ -38,7 +38,7 @@ def scaled(values: Float[np.ndarray, "trials objectives"]) -> Float[np.ndarray, 
     low, high = np.quantile(values, [_LOW, _HIGH], axis=0)
     span = high - low
     span = np.where(span > 0, span, np.ptp(values, axis=0))  # most trials are equal: take the whole range
-    return (values - low) / np.where(span > 0, span, 1.0)
+    return np.asarray((values - low) / np.where(span > 0, span, 1.0))
 
 
 def net_order(values: Float[np.ndarray, "trials objectives"]) -> list[int]:

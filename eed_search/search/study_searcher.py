@@ -187,7 +187,7 @@ class StudySearcher(Searcher):
     def _level(self, result: Mapping[str, Any]) -> int:
         if self._resource is None or metric_problem(self._resource, result.get(self._resource)):
             return -1
-        return sum(result[self._resource] >= level for level in self._levels) - 1
+        return sum(bool(result[self._resource] >= level) for level in self._levels) - 1
 
     def _excess(self, name: str, value: float) -> float:
         return self._signs[name] * (float(value) - self._limits[name])
@@ -198,5 +198,7 @@ class StudySearcher(Searcher):
 
 def _memory_study(metrics: Mapping[str, Mode]) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    directions = ["maximize" if mode == "max" else "minimize" for mode in metrics.values()]
+    directions: list[Literal["maximize", "minimize"]] = [
+        "maximize" if mode == "max" else "minimize" for mode in metrics.values()
+    ]
     return optuna.create_study(directions=directions)
