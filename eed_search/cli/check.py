@@ -6,7 +6,6 @@ from pathlib import Path
 
 from eed_search.cli.console import say
 from eed_search.cli.space_file import Changes, find, read
-from eed_search.core.errors import SpecError
 from eed_search.core.spec import Choice, Spec
 
 
@@ -16,11 +15,7 @@ def check(file: Path, changes: Changes) -> None:
     Raises:
         SpecError: With every mistake, one line each.
     """
-    from eed_search.data.sources import readable
-
     spec = read(file, changes)
-    if problems := readable(spec.data):
-        raise SpecError([f"{find(file).name}: {problem}" for problem in problems])
     say(f"{find(file)}: no mistakes")
     for line in summary(spec):
         say(f"  {line}")

@@ -11,7 +11,7 @@ from eed_search.cli.check import summary
 from eed_search.cli.console import say
 from eed_search.cli.guard import INTERRUPTED
 from eed_search.cli.space_file import Changes, find, read
-from eed_search.core.errors import RunError, SpecError
+from eed_search.core.errors import RunError
 
 
 def launch(file: Path | None, changes: Changes, *, home: Path, name: str | None) -> None:
@@ -27,13 +27,8 @@ def launch(file: Path | None, changes: Changes, *, home: Path, name: str | None)
         SpecError: With every mistake of the file; nothing was started.
         RunError: If no trial gave a point.
     """
-    from eed_search.data.sources import readable
-
-    path = find(file)
-    spec = read(path, changes)
-    if problems := readable(spec.data):
-        raise SpecError([f"{path.name}: {problem}" for problem in problems])
-    say(f"Searching {path}")
+    spec = read(file, changes)
+    say(f"Searching {find(file)}")
     for line in summary(spec):
         say(f"  {line}")
 

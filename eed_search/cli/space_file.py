@@ -57,7 +57,9 @@ def find(file: Path | None) -> Path:
 
 
 def read(file: Path | None, changes: Changes) -> Spec:
-    """Read and check a file with the command line's changes; print which proposals they leave without a place.
+    """Read and check a file with the command line's changes, and whether its data can be read.
+
+    Prints which proposals the changes leave without a place.
 
     Returns:
         The file with every default filled in.
@@ -65,6 +67,8 @@ def read(file: Path | None, changes: Changes) -> Spec:
     Raises:
         SpecError: With every mistake, one line each.
     """
+    from eed_search.data.sources import readable  # here: loads NumPy
+
     overrides: list[Override] = []
     problems: list[str] = []
     notes: list[str] = []
@@ -80,9 +84,11 @@ def read(file: Path | None, changes: Changes) -> Spec:
     if changes.seed is not None:
         overrides.append(Override(("seed",), changes.seed))
     try:
-        spec = load(find(file), overrides, note=notes.append)
+        path = find(file)
+        spec = load(path, overrides, note=notes.append)
     except SpecError as error:
         raise SpecError(problems + error.problems) from error
+    problems += [f"{path.name}: {problem}" for problem in readable(spec.data)]
     if problems:
         raise SpecError(problems)
     for note in notes:
