@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -100,7 +100,7 @@ def remove_channels(
     image_shape: tuple[int, int, int],
     chosen: list[tuple[ChannelGroup, Bool[Tensor, " channels"]]],
 ) -> nn.Module:
-    """Build the smaller network that equals the one whose other channels are silenced.
+    """Build the smaller network that equals the one whose other channels are zeroed, batch norms included.
 
     Args:
         model: The network; left untouched.
@@ -118,30 +118,6 @@ def remove_channels(
         if drop:
             prunable(drop)
     return smaller
-
-
-def silence_channels(
-    model: nn.Module, chosen: list[tuple[ChannelGroup, Bool[Tensor, " channels"]]], norms: Mapping[str, str]
-) -> nn.Module:
-    """Zero the dropped channels instead of removing them: filter, bias, and the batch norm's scale and shift.
-
-    The slow definition that `remove_channels` must equal. A zeroed filter alone is not enough: its
-    batch norm would still emit beta - gamma * mean / sigma.
-
-    Args:
-        model: The network; left untouched.
-        chosen: What `choose_channels` gave.
-        norms: For each layer with a batch norm behind it, that norm's name.
-    """
-    silenced = copy.deepcopy(model).eval()
-    modules = dict(silenced.named_modules())
-    with torch.no_grad():
-        for group, keep in chosen:
-            for name in group.producers:
-                for part in (modules[name], modules[norms[name]] if name in norms else None):
-                    for parameter in part.parameters(recurse=False) if part is not None else ():
-                        parameter[~keep] = 0
-    return silenced
 
 
 def _groups(

@@ -1,5 +1,7 @@
 """Removed channels: counts, groups, and equality with the silenced network."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -10,7 +12,6 @@ from eed_search.compression.channels import (
     choose_channels,
     kept_channels,
     remove_channels,
-    silence_channels,
 )
 from eed_search.compression.scores import SCORES
 from eed_search.core.errors import ModelError
@@ -37,6 +38,23 @@ def norms_behind(model: nn.Module) -> dict[str, str]:
         elif isinstance(module, nn.BatchNorm2d):
             found[last] = name
     return found
+
+
+def silence_channels(model, chosen, norms):
+    """The slow definition: zero the dropped channels' filter, bias, and the batch norm's scale and shift.
+
+    A zeroed filter alone is not enough: its batch norm would still emit beta - gamma * mean / sigma.
+    `norms` names, for each layer with a batch norm behind it, that norm.
+    """
+    silenced = copy.deepcopy(model).eval()
+    modules = dict(silenced.named_modules())
+    with torch.no_grad():
+        for group, keep in chosen:
+            for name in group.producers:
+                for part in (modules[name], modules[norms[name]] if name in norms else None):
+                    for parameter in part.parameters(recurse=False) if part is not None else ():
+                        parameter[~keep] = 0
+    return silenced
 
 
 @pytest.mark.parametrize("score", SCORES)
