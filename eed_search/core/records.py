@@ -79,8 +79,9 @@ class Latency:
 
     Attributes:
         latency_ms: Mean over the validation images, the gate's own cost included, with its interval.
-        p50_ms: Median over images (`additive`: over the distribution of exits).
-        p95_ms: 95th percentile over images, likewise.
+        p50_ms: Median of single calls; none where fewer than 1,000 were timed, and for a team of
+            several until its cascade was.
+        p95_ms: 95th percentile of the same calls, likewise.
         worst_case_ms: When every member runs.
         speedup: Dense base's latency over this one's, with its interval.
         worst_case_speedup: The same when every member runs.
@@ -89,17 +90,20 @@ class Latency:
         noisy: The interval stayed wider than the protocol asks for at this stage (3 % in the
             search, 1 % for final latencies); shown with a mark.
         images_per_second: In batches of 64, wall time; final latencies only.
+        num_calls: Single calls that p50 and p95 rest on, or would; 0 where none were timed or the
+            number was not written down yet.
     """
 
     latency_ms: Interval
-    p50_ms: float
-    p95_ms: float
+    p50_ms: float | None
+    p95_ms: float | None
     worst_case_ms: float
     speedup: Interval
     worst_case_speedup: float
     method: Literal["additive", "cascade"]
     noisy: bool = False
     images_per_second: Interval | None = None
+    num_calls: int = 0
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from eed_search.deployment.runtime import GatedClassifier, GateSettings, GateWal
 
 WARM_UP_S, WARM_UP_CALLS = 0.5, 10
 SEARCH_HALF_WIDTH, FINAL_HALF_WIDTH = 0.03, 0.01  # of the interval, relative to the ratio
+MIN_CALLS = 1000  # single calls below which no p50 and p95 are given
 NUM_DOUBLINGS = 2  # of the rounds, before a measurement is called noisy
 _QUIET = 1.05  # wall over CPU time up to which a round counts as undisturbed
 _NUM_RESAMPLES = 4000
@@ -63,11 +64,12 @@ class RatioEstimate:
 
     Attributes:
         ratio: Median over rounds of CPU time over the base's CPU time, with its bootstrap interval.
-        p50_ratio: Median of single calls over the median of the base's single calls (wall).
-        p95_ratio: 95th percentile of single calls over the median of the base's.
+        p50_ratio: Median of single calls over the median of the base's single calls (wall, from the
+            undisturbed rounds).
+        p95_ratio: 95th percentile of the same calls over the median of the base's.
         noisy: The interval stayed too wide after the last doubling, or the sentinel moved; do not rank by it.
         num_rounds: Rounds that the median is taken over.
-        num_calls: Single calls of the candidate that were timed.
+        num_calls: Single calls of the candidate that p50 and p95 rest on.
         sentinel_ratio: The sentinel's own ratio in the same rounds; none without a sentinel.
         samples: The ratio of every round, in order.
     """
@@ -169,7 +171,7 @@ def additive_latency(
         gate_ms: Cost of one gate step; charged once for each member run in a team of two or more.
 
     Returns:
-        Method `additive`. The interval adds the ends of the members' intervals, as if all erred the
+        Method `additive`; p50 and p95 only for a team of one that was called often enough. The interval adds the ends of the members' intervals, as if all erred the
         same way; it does not hold the sampling error of the exit shares or of `reference_ms`.
 
     Raises:
@@ -186,15 +188,18 @@ def additive_latency(
         for end in ("value", "low", "high")
     }
     total = Interval(*(float(shares @ at_exit[end]) for end in ("value", "low", "high")))
+    num_calls = members[0].num_calls if len(members) == 1 else 0
+    told = num_calls >= MIN_CALLS
     return Latency(
         latency_ms=total,
-        p50_ms=weighted_quantile(at_exit["value"], shares, 0.5),
-        p95_ms=weighted_quantile(at_exit["value"], shares, 0.95),
+        p50_ms=reference_ms * members[0].p50_ratio if told else None,
+        p95_ms=reference_ms * members[0].p95_ratio if told else None,
         worst_case_ms=float(at_exit["value"][-1]),
         speedup=_inverse(total, reference_ms),
         worst_case_speedup=float(reference_ms / at_exit["value"][-1]),
         method="additive",
         noisy=any(member.noisy for member in members),
+        num_calls=num_calls,
     )
 
 
@@ -441,14 +446,15 @@ class LatencyProbe:
         if sentinel is not None:
             self._sentinel_ratios.append(sentinel.value)
         samples = _ratios(rounds, "candidate")
-        single, reference = _calls_of(rounds, "candidate"), float(np.median(_calls_of(rounds, "reference")))
+        exits, shares = np.ones(len(images["candidate"]), np.int64), np.array([0.0, 1.0])
+        p50, p95, num_calls = _call_quantiles(rounds, [exits] * len(rounds), shares, self._spec.threads)
         return RatioEstimate(
             ratio=median_interval(samples),
-            p50_ratio=float(np.median(single)) / reference,
-            p95_ratio=float(np.quantile(single, 0.95)) / reference,
+            p50_ratio=p50,
+            p95_ratio=p95,
             noisy=noisy,
             num_rounds=len(rounds),
-            num_calls=len(single),
+            num_calls=num_calls,
             sentinel_ratio=sentinel,
             samples=tuple(samples.tolist()),
         )
@@ -555,17 +561,19 @@ def cascade_latency(
     rounds = _until_settled(lambda num: _take_rounds(calls, draw, num, rng), settled, spec.final_rounds)
     ratio = median_interval(corrected(rounds))
     worst = float(np.median(_ratios(rounds, "worst"))) if "worst" in calls else ratio.value
-    p50, p95 = _call_quantiles(rounds, [depths[picks] for picks in visited], shares, spec.threads)
+    p50, p95, num_calls = _call_quantiles(rounds, [depths[picks] for picks in visited], shares, spec.threads)
+    told = num_calls >= MIN_CALLS
     return Latency(
         latency_ms=Interval(*(reference_ms * end for end in (ratio.value, ratio.low, ratio.high))),
-        p50_ms=reference_ms * p50,
-        p95_ms=reference_ms * p95,
+        p50_ms=reference_ms * p50 if told else None,
+        p95_ms=reference_ms * p95 if told else None,
         worst_case_ms=reference_ms * worst,
         speedup=_inverse(ratio, 1.0),
         worst_case_speedup=1 / worst,
         method="cascade",
         noisy=not settled(rounds),
         images_per_second=throughput(team, images, depths, spec),
+        num_calls=num_calls,
     )
 
 
@@ -586,16 +594,22 @@ def _share_correction(
 
 def _call_quantiles(
     rounds: list[Round], depths: list[np.ndarray], shares: Float[np.ndarray, " depths"], threads: int
-) -> tuple[float, float]:
-    """Median and 95th percentile of single calls over the base's median call, from quiet rounds (all, if none is)."""
-    both = ("candidate", "reference")
-    quiet = [n for n, one in enumerate(rounds) if max(one[name].noise(threads) for name in both) <= _QUIET]
-    kept = quiet or list(range(len(rounds)))
+) -> tuple[float, float, int]:
+    """Median and 95th percentile of single calls over the base's median call, and how many calls they rest on.
+
+    From the rounds in which nothing else took the cores; where these hold too few calls, from as many
+    of the next quietest as it takes.
+    """
+    noise = np.array([max(one[name].noise(threads) for name in ("candidate", "reference")) for one in rounds])
+    by_noise = np.argsort(noise, kind="stable")
+    calls = np.cumsum([len(rounds[n]["candidate"].wall_ms) for n in by_noise])
+    enough = int(np.searchsorted(calls, MIN_CALLS)) + 1
+    kept = by_noise[: max(int((noise <= _QUIET).sum()), enough)]
     times = _calls_of([rounds[n] for n in kept], "candidate")
     exits = np.concatenate([depths[n] for n in kept])
     weights = (shares / np.maximum(np.bincount(exits, minlength=len(shares)), 1))[exits]
     base = float(np.median(_calls_of([rounds[n] for n in kept], "reference")))
-    return weighted_quantile(times, weights, 0.5) / base, weighted_quantile(times, weights, 0.95) / base
+    return weighted_quantile(times, weights, 0.5) / base, weighted_quantile(times, weights, 0.95) / base, len(times)
 
 
 def throughput(

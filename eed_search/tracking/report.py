@@ -92,6 +92,7 @@ def _measured(m: Measurement) -> dict[str, Any]:
             "worst_case_ms": latency.worst_case_ms,
             "method": latency.method,
             "noisy": latency.noisy,
+            "num_calls": latency.num_calls,
             "images_per_second": None if latency.images_per_second is None else asdict(latency.images_per_second),
         },
         "difference_to_base": None if m.difference_to_base is None else asdict(m.difference_to_base),

@@ -31,13 +31,15 @@ intervals = st.builds(Interval, numbers, numbers, numbers)
 latencies = st.builds(
     Latency,
     intervals,
-    numbers,
-    numbers,
+    st.none() | numbers,
+    st.none() | numbers,
     numbers,
     intervals,
     numbers,
     st.sampled_from(["additive", "cascade"]),
     st.booleans(),
+    st.none() | intervals,
+    st.integers(0, 10**6),
 )
 accuracies = st.builds(Accuracy, numbers, numbers, numbers, st.integers(1, 10**6))
 robust = st.builds(
@@ -94,6 +96,14 @@ def test_a_missing_field_is_refused_by_name() -> None:
     """A record that lacks a field does not come back as something else."""
     with pytest.raises(ValueError, match="high"):
         from_json(Interval, {"value": 1.0, "low": 0.5})
+
+
+def test_a_latency_from_an_earlier_ledger_is_read() -> None:
+    """Written before calls were counted and batches timed, it comes back without both."""
+    one = {"value": 1.0, "low": 0.9, "high": 1.1}
+    written = {"latency_ms": one, "p50_ms": 1.0, "p95_ms": 1.2, "worst_case_ms": 1.0, "speedup": one}
+    found = from_json(Latency, written | {"worst_case_speedup": 1.0, "method": "cascade", "noisy": False})
+    assert (found.p95_ms, found.num_calls, found.images_per_second) == (1.2, 0, None)
 
 
 def test_an_unknown_outcome_is_refused() -> None:

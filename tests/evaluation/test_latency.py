@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -121,7 +122,7 @@ def test_additive_latency_by_hand() -> None:
     assert found.latency_ms.value == pytest.approx(0.7 * 2.1 + 0.2 * 5.2 + 0.1 * 10.3)
     assert found.latency_ms.low == pytest.approx(0.98 * (1.4 + 1.0 + 1.0) + 0.1 * 1.4)
     assert found.latency_ms.high == pytest.approx(1.02 * (1.4 + 1.0 + 1.0) + 0.1 * 1.4)
-    assert (found.p50_ms, found.p95_ms) == pytest.approx((2.1, 10.3))
+    assert (found.p50_ms, found.p95_ms, found.num_calls) == (None, None, 0)  # never called as a team
     assert found.worst_case_ms == pytest.approx(10.3)
     assert found.speedup.value == pytest.approx(10 / found.latency_ms.value)
     assert found.speedup.low == pytest.approx(10 / found.latency_ms.high)
@@ -130,10 +131,17 @@ def test_additive_latency_by_hand() -> None:
 
 
 def test_one_member_pays_no_gate() -> None:
-    """A team of one is its member."""
+    """A team of one is its member, single calls included."""
     found = additive_latency([_estimate(0.25, noisy=True)], [1.0], 8.0, 0.1)
     assert found.latency_ms.value == found.worst_case_ms == pytest.approx(2.0)
+    assert (found.p50_ms, found.p95_ms, found.num_calls) == (2.0, 2.0, 1000)
     assert found.noisy
+
+
+def test_no_percentile_rests_on_fewer_than_a_thousand_calls() -> None:
+    """A network too heavy to be called often says how often it was, and no p50 and p95."""
+    found = additive_latency([replace(_estimate(0.25), num_calls=999)], [1.0], 8.0, 0.1)
+    assert (found.p50_ms, found.p95_ms, found.num_calls) == (None, None, 999)
 
 
 @pytest.mark.parametrize("shares", [[1.0], [0.5, 0.4], [1.2, -0.2]])
@@ -187,6 +195,26 @@ def test_correction_for_the_draw_of_exits() -> None:
 
 
 @pytest.mark.parametrize(
+    ("noises", "num_calls", "p95"),
+    [
+        ([1.0, 1.0, 1.5, 1.3], 1200, 1.0),  # the quiet rounds suffice
+        ([1.0, 1.5, 1.3, 1.4], 1200, 1.3),  # one more is taken: the next quietest
+        ([1.4, 1.5, 1.3, 1.6], 1200, 1.4),  # none is quiet
+        ([1.0, 1.0, 1.0, 1.5], 1800, 1.0),  # more quiet ones than are needed
+        ([1.5], 600, 1.5),  # all that there are
+    ],
+)
+def test_percentiles_come_from_the_quietest_rounds(noises: list[float], num_calls: int, p95: float) -> None:
+    """Rounds of 600 calls, each call as slow as its round is noisy, against a base that is never disturbed."""
+    base = module._Block(1.0, np.ones(10))
+    rounds = [{"candidate": module._Block(1.0, np.full(600, noise)), "reference": base} for noise in noises]
+    ones = [np.ones(600, np.int64)] * len(rounds)
+    p50, found, num = module._call_quantiles(rounds, ones, np.array([0.0, 1.0]), threads=1)
+    assert (found, num) == (p95, num_calls)
+    assert p50 == min(noises)
+
+
+@pytest.mark.parametrize(
     ("noises", "kept"),
     [
         ([1.0, 1.3, 1.04, 1.0, 1.2], [1.0, 1.0, 1.04]),  # three were quiet
@@ -203,7 +231,7 @@ def test_disturbed_blocks_are_left_out(noises: list[float], kept: list[float]) -
 # ---------------------------------------------------------------- real sessions
 
 SHAPE = (3, 12, 12)
-SPEC = LatencySpec(rounds=5, final_rounds=5, final_calls=100, block_ms=8)
+SPEC = LatencySpec(rounds=5, final_rounds=5, final_calls=1000, block_ms=8)
 
 
 def _network(width: int, seed: int = 0) -> bytes:
@@ -290,7 +318,10 @@ def test_cascade_lies_between_first_member_and_all() -> None:
 
     first, mixed, both = time(0.0), time(middle), time(2.0)
     assert first.latency_ms.value < mixed.latency_ms.value < both.latency_ms.value
+    assert mixed.p50_ms is not None
+    assert mixed.p95_ms is not None
     assert mixed.p50_ms <= mixed.p95_ms
+    assert mixed.num_calls >= 1000
     assert 0.6 * mixed.worst_case_ms < both.latency_ms.value < 1.6 * mixed.worst_case_ms
     assert mixed.speedup.value == pytest.approx(2.0 / mixed.latency_ms.value)
     assert mixed.speedup.low <= mixed.speedup.value <= mixed.speedup.high

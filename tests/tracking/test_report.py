@@ -76,7 +76,7 @@ def test_latency_is_a_plain_number_with_its_interval_beside(view: RunView) -> No
     point = as_json(view)["frontier"][0]
     assert isinstance(point["latency_ms"], float)
     assert point["latency"]["low_ms"] <= point["latency_ms"] <= point["latency"]["high_ms"]
-    assert set(point["latency"]) >= {"p50_ms", "p95_ms", "worst_case_ms", "method"}
+    assert set(point["latency"]) >= {"p50_ms", "p95_ms", "num_calls", "worst_case_ms", "method"}
 
 
 def test_no_frontier_point_dominates_another(view: RunView) -> None:
