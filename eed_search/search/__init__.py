@@ -10,16 +10,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eed_search.search.driver import Pipeline, run
+    from eed_search.search.driver import run
     from eed_search.search.listener import Listener, Silent, Status
+    from eed_search.search.pareto_racing import ParetoRacing
+    from eed_search.search.study_searcher import StudySearcher
+    from eed_search.search.workers import LocalWorkers, Pipeline, Workers
 
-__all__ = ["Listener", "Pipeline", "Silent", "Status", "run"]
+__all__ = [
+    "Listener",
+    "LocalWorkers",
+    "ParetoRacing",
+    "Pipeline",
+    "Silent",
+    "Status",
+    "StudySearcher",
+    "Workers",
+    "run",
+]
 
 _HOMES = {
     "Listener": "eed_search.search.listener",
     "Silent": "eed_search.search.listener",
     "Status": "eed_search.search.listener",
-    "Pipeline": "eed_search.search.driver",
+    "LocalWorkers": "eed_search.search.workers",
+    "Pipeline": "eed_search.search.workers",
+    "Workers": "eed_search.search.workers",
+    "ParetoRacing": "eed_search.search.pareto_racing",
+    "StudySearcher": "eed_search.search.study_searcher",
     "run": "eed_search.search.driver",
 }
 

@@ -1,81 +1,106 @@
 """One search from its file to its frontier: claim the folder, prepare, run the trials, time the frontier.
 
-    claim HOME/NAME → Ray → dense base (whole machine) → controls and trials side by side
+    claim HOME/NAME → workers → dense base (whole machine) → controls and trials side by side
     → final latencies (whole machine, one at a time, until the frontier is stable) → report → end
 
-The driver's main thread does everything but the trials: it alone writes the ledger. This module
-loads no torch; the workers do.
+The driver's main thread does everything but the trials: it alone writes the ledger. A search that
+was interrupted goes through the same phases again (`resume`), and each does only what its ledger
+lacks. This module loads neither torch nor Ray; the workers do.
 """
 
 from __future__ import annotations
 
 import itertools
-import platform
 import re
 import shlex
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
-from importlib import metadata
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from eed_search.core.errors import EedSearchError, RunError, TrialFailure
-from eed_search.core.ledger import FILE_NAME, Ledger, RunView
+from eed_search.core.errors import EedSearchError, FailureReason, RunError, TrialFailure
+from eed_search.core.failpoints import fail_point
+from eed_search.core.ledger import FILE_NAME, Ledger, RunView, read_run
 from eed_search.core.params import TrialParams
 from eed_search.core.points import frontier
 from eed_search.core.records import Latency, Reference, TrialRecord
 from eed_search.core.spec import Spec
 from eed_search.core.spec_file import to_text
 from eed_search.core.store import write_atomic
-from eed_search.search import ray_glue
+from eed_search.search import origin, requests
 from eed_search.search.journal import Journal
 from eed_search.search.listener import Listener
-from eed_search.search.monitor import Monitor
-from eed_search.search.outcome import failure, failure_of, judge, number_problems, reference_problem
+from eed_search.search.lock import driving, run_state
+from eed_search.search.monitor import control_label, trial_label
+from eed_search.search.outcome import TRACEBACK_KEY, failure, failure_of, judge, number_problems, reference_problem
+from eed_search.search.workers import Pipeline, Work, Workers
 
 if TYPE_CHECKING:
-    from eed_search.evaluation.latency import Probe
-    from eed_search.stages import Report
+    from eed_search.search.study import Proposer
     from eed_search.tracking.mlflow_log import State
     from eed_search.trial import Setting
 
 SPACE_FILE, RAY_LOG, ERRORS_FOLDER, REPORT_FOLDER = "search_space.yaml", "ray.log", "errors", "report"
+MOST_LOSSES = 2  # a trial whose worker is lost is tried again so often
 _RESERVED = frozenset({"store", "mlartifacts", "mlflow.db"})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _TICK_S = 0.5
-_PACKAGES = ("eed-search", "torch", "onnxruntime", "ray", "optuna", "mlflow", "numpy")
-
-
-class Pipeline(Protocol):
-    """What one trial does, as the search calls it; a module that the workers can import by name."""
-
-    def prepare(self, spec: Spec, store_root: Path, report: Report) -> Setting:
-        """Train or load the dense base and measure it, with the whole machine."""
-
-    def make_probe(self, setting: Setting) -> Probe:
-        """Build the latency probe for the dense base of the setting."""
-
-    def run(self, number: int, params: TrialParams, setting: Setting, probe: Probe, report: Report) -> TrialRecord:
-        """Run one trial."""
-
-    def control(self, size: float, setting: Setting, probe: Probe, report: Report) -> Reference:
-        """Train a small network from scratch and measure it."""
-
-    def final_latency(self, artifact: str, setting: Setting, params: TrialParams | None) -> Latency:
-        """Time one classifier alone on the machine; no parameters for the base and controls."""
+_SLOWER = 0.1  # by this share may the dense base's latency differ at a resume, unsaid
+_CANCEL_PATIENCE_S = 10.0
 
 
 class _Stopped(Exception):
-    """The person asked the search to stop."""
+    """Somebody asked the search to stop."""
 
 
-def run(spec: Spec, *, home: Path, name: str | None, pipeline: Pipeline, listener: Listener) -> RunView:
+class Stop:
+    """Whether the search is to end, and who asked: `Ctrl-C`, `SIGTERM`, `stop` or `cancel`."""
+
+    def __init__(self) -> None:
+        self.cause = ""
+
+    def set(self, cause: str) -> None:
+        """Ask the search to end."""
+        self.cause = cause
+
+    def is_set(self) -> bool:
+        """Whether it is to end."""
+        return bool(self.cause)
+
+
+@dataclass(frozen=True)
+class Again:
+    """What a driver that takes a run up again changes, as the ledger's `resume` event keeps it.
+
+    Attributes:
+        reopened: Trials that ended only because the search was stopped: they run again.
+        drift: What differs from before and was accepted, one line each.
+        notes: What differs and is only said.
+        changed: Whether the search-space file is another one now.
+    """
+
+    reopened: tuple[int, ...] = ()
+    drift: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    changed: bool = False
+
+
+def run(
+    spec: Spec,
+    *,
+    home: Path,
+    name: str | None,
+    pipeline: Pipeline,
+    listener: Listener,
+    workers: Workers | None = None,
+) -> RunView:
     """Run a search on this machine, with all its CPUs and GPUs.
 
     The first interrupt (Ctrl-C, SIGTERM) stops it: running trials are ended, what is finished is
@@ -87,9 +112,10 @@ def run(spec: Spec, *, home: Path, name: str | None, pipeline: Pipeline, listene
         name: The run's folder below `home`; by default the spec's name with the first free number.
         pipeline: What one trial does.
         listener: Told of everything, in the caller's thread.
+        workers: Where trials run; Ray on this machine by default.
 
     Returns:
-        The run as its ledger tells it; `state` is `finished` or `stopped`.
+        The run as its ledger tells it; `state` is `finished`, `stopped` or `cancelled`.
 
     Raises:
         RunError: If the name is taken or not allowed, or `home` cannot be written to.
@@ -97,18 +123,61 @@ def run(spec: Spec, *, home: Path, name: str | None, pipeline: Pipeline, listene
         EedSearchError: What went wrong with the data or the dense base; the ledger's end says so too.
     """
     home = home.expanduser().resolve()
-    spec = _with_absolute_data(spec)
+    spec = with_absolute_data(spec)
     _check_name(home, name)
+    session: list[str] = []
     with ExitStack() as stack:
-        machine = stack.enter_context(ray_glue.local_ray())
-        stop = stack.enter_context(_interrupts())  # after Ray, whose import takes SIGTERM for itself
-        slots = machine.slots(spec.resources)
+        there = workers or stack.enter_context(ray_workers(session.append))
+        stop = stack.enter_context(interrupts())  # after Ray, whose import takes SIGTERM for itself
+        there.slots(spec.resources)
         folder = claim(home, spec, name)
-        stack.enter_context(ray_glue.ray_log(folder / RAY_LOG))
+        lock = stack.enter_context(driving(folder))
+        lock.note(*session)
+        return drive(spec, folder, pipeline, listener, there, stop)
+
+
+def drive(
+    spec: Spec,
+    folder: Path,
+    pipeline: Pipeline,
+    listener: Listener,
+    workers: Workers,
+    stop: Stop,
+    again: Again | None = None,
+) -> RunView:
+    """Go through the phases of a run whose driver lock is held.
+
+    Args:
+        spec: The search.
+        folder: The run's.
+        pipeline: What one trial does.
+        listener: Told of everything.
+        workers: Where trials run.
+        stop: Set when the search is to end.
+        again: What is different this time; none for a run that begins.
+
+    Returns:
+        The run as its ledger tells it.
+    """
+    with ExitStack() as stack:
+        from eed_search.search.ray_glue import ray_log
+
+        stack.enter_context(ray_log(folder / RAY_LOG))
         ledger = stack.enter_context(Ledger(folder / FILE_NAME, write=True))
+        slots = workers.slots(spec.resources)
         journal = Journal(ledger, listener, spec.search.trials, slots)
-        search = _Search(spec, home, folder, pipeline, journal, machine, slots, stop)
-        return search.run()
+        return _Search(spec, folder, pipeline, journal, workers, slots, stop, again).run()
+
+
+@contextmanager
+def ray_workers(on_session: Any) -> Iterator[Workers]:
+    """Start Ray on this machine for as long as the block lasts."""
+    from eed_search.search.ray_glue import local_ray
+
+    with local_ray(on_session) as machine:
+        from eed_search.search.ray_workers import RayWorkers
+
+        yield RayWorkers(machine)
 
 
 # ---------------------------------------------------------------- the folder
@@ -127,9 +196,17 @@ def _check_name(home: Path, name: str | None) -> None:
 
 
 def _taken(home: Path, name: str) -> RunError:
+    """Say what there is under a name, and what can be done about it."""
+    state = "no search"
+    with suppress(RunError):
+        state = run_state(home / name, read_run(home / name))
+    advice = {
+        "no search": "",
+        "running": f"watch it with `eed-search status {name} --watch`, or ",
+        "finished": f"add trials with `eed-search resume {name} --trials N`, or ",
+    }.get(state, f"resume it with `eed-search resume {name}`, or ")
     return RunError(
-        f"--name {name}: {home / name} exists already; choose another --name, or look at that run with"
-        f" `eed-search report {name}`. Nothing was changed"
+        f"--name {name}: {home / name} exists already ({state}); {advice}choose another --name. Nothing was changed"
     )
 
 
@@ -162,7 +239,7 @@ def claim(home: Path, spec: Spec, name: str | None) -> Path:
     return home / one
 
 
-def _with_absolute_data(spec: Spec) -> Spec:
+def with_absolute_data(spec: Spec) -> Spec:
     """Resolve the data's folder: workers and later readers have other working folders."""
     if spec.data.path is None:
         return spec
@@ -170,30 +247,28 @@ def _with_absolute_data(spec: Spec) -> Spec:
     return spec.model_copy(update={"data": spec.data.model_copy(update={"path": path})})
 
 
-def _facts() -> dict[str, Any]:
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        with suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return {"versions": versions, "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}
+def command_line() -> str:
+    """Write the command that started this process."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 @contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """Turn the first interrupt into an event; the second one raises as usual."""
-    event = threading.Event()
+def interrupts() -> Iterator[Stop]:
+    """Turn the first interrupt into a wish to stop; the second one raises as usual."""
+    stop = Stop()
     if threading.current_thread() is not threading.main_thread():
-        yield event
+        yield stop
         return
+    causes = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        if event.is_set():
+        if stop.is_set():
             raise KeyboardInterrupt
-        event.set()
+        stop.set(causes[signal.Signals(number)])
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, on_signal) for number in causes}
     try:
-        yield event
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -202,292 +277,337 @@ def _interrupts() -> Iterator[threading.Event]:
 # ---------------------------------------------------------------- the search
 
 
+def to_time(view: RunView) -> list[tuple[str, str, TrialParams | None]]:
+    """List what has no final latency yet: base, controls and frontier, as id, artifact and parameters."""
+    references = [view.base, *view.controls] if view.base else view.controls
+    wanted: list[tuple[str, str, TrialParams | None]] = [
+        (one.name, one.measurement.artifact, None) for one in references if one is not None
+    ]
+    wanted += [(p.id, p.measurement.artifact, TrialParams.from_flat(p.params)) for p in frontier(view, unrankable=True)]
+    return [one for one in wanted if one[0] not in view.latencies]
+
+
+def controls_to_train(view: RunView, spec: Spec) -> list[float]:
+    """List the sizes of the controls that a run lacks."""
+    there = {control.size for control in view.controls}
+    return [size for size in spec.controls.sizes if size not in there]
+
+
+@dataclass
 class _Search:
     """The phases of one search, in order; `run` is the table of contents."""
 
-    def __init__(
-        self,
-        spec: Spec,
-        home: Path,
-        folder: Path,
-        pipeline: Pipeline,
-        journal: Journal,
-        machine: ray_glue.Machine,
-        slots: int,
-        stop: threading.Event,
-    ) -> None:
-        import ray
+    spec: Spec
+    folder: Path
+    pipeline: Pipeline
+    journal: Journal
+    workers: Workers
+    slots: int
+    stop: Stop
+    again: Again | None = None
+    _proposer: Proposer | None = None
+    _last_tick: float = 0.0
+    _now: dict[str, str] = field(default_factory=dict)
 
-        self._spec, self._home, self._folder, self._pipeline = spec, home, folder, pipeline
-        self._journal, self._machine, self._slots, self._stop = journal, machine, slots, stop
-        self._start = time.monotonic()
-        self._monitor: Any = ray.remote(Monitor).options(num_cpus=0, max_restarts=-1).remote()
-        self._stages_ref: Any = None
-        self._stages: dict[str, str] = {}
-        self._last_tick = 0.0
-        self._controls: dict[Any, float] = {}
+    @property
+    def home(self) -> Path:
+        return self.folder.parent
+
+    @property
+    def view(self) -> RunView:
+        return self.journal.view
 
     def run(self) -> RunView:
         """Go through the phases; whatever happens, the ledger says how it ended."""
-        facts = _facts() | {"machine": self._machine_facts()}
-        head = {"name": self._folder.name, "spec": self._spec.to_plain()}
-        self._journal.append("run", {**head, "facts": facts})
         try:
+            self._begin()
             try:
                 setting = self._prepare()
-                measured = {
-                    "num_classes": setting.num_classes,
-                    "image_shape": list(setting.image_shape),
-                    "reference_ms": setting.base.measurement.latency.latency_ms.value,
-                }
-                self._journal.append("run", {**head, "facts": facts | measured})
-                self._journal.base(setting.base)
-                self._search(setting)
+                self._trials(setting)
+                fail_point("driver.trials_done")
                 self._final_latencies(setting)
             except _Stopped:
                 pass
-            state: State = "stopped" if self._stop.is_set() else "finished"
-            self._finish(state)
+            self._finish()
         except BaseException as error:
             self._fail(error)
             raise
-        return self._journal.view
+        return self.view
 
-    def _machine_facts(self) -> dict[str, Any]:
-        return {
-            "platform": platform.platform(),
-            "processor": _processor(),
-            "num_cpus": self._machine.num_cpus,
-            "num_gpus": self._machine.num_gpus,
+    # ------------------------------------------------------------ begin
+
+    def _begin(self) -> None:
+        if self.again is not None:
+            self._take_up(self.again)
+            return
+        facts = {
+            "versions": origin.versions(),
+            "command": command_line(),
+            "machine": origin.machine(self.workers.num_cpus, self.workers.num_gpus),
         }
+        uid = f"{self.folder.name}-{uuid.uuid4().hex[:12]}"
+        head = {"name": self.folder.name, "uid": uid, "spec": self.spec.to_plain()}
+        self.journal.append("run", {**head, "facts": facts, "origin": {"code": origin.code_files()}})
 
-    def _prepare(self) -> Setting:
-        import ray
+    def _take_up(self, again: Again) -> None:
+        requests.withdraw(self.folder)  # what the last driver did not hear
+        event: dict[str, Any] = {
+            "reopened": list(again.reopened),
+            "drift": list(again.drift),
+            "command": command_line(),
+            "facts": {
+                "versions": origin.versions(),
+                "machine": origin.machine(self.workers.num_cpus, self.workers.num_gpus),
+            },
+        }
+        if self.view.base is not None:
+            event["origin"] = origin.origin(self.spec.data)
+        if again.changed:
+            event["spec"] = self.spec.to_plain()
+        self.journal.append("resume", event)
+        for note in (*again.notes, *(f"resumed although changed: {line}" for line in again.drift)):
+            self.journal.note(note)
 
-        self._journal.stage("dense base")
-        task = ray.remote(ray_glue.prepare_task).options(**self._whole_machine())
-        prepared = task.remote(self._pipeline, self._spec, self._home / "store", self._monitor)
-        # Both take seconds: better beside the base's training than after it. A wrong tracking.uri
-        # shows before much of it is done.
-        self._open_tracker()
-        import eed_search.search.searcher
-        import eed_search.search.tune_callback  # noqa: F401
+    # ------------------------------------------------------------ the dense base
 
-        setting: Setting = self._wait(prepared)
+    def _prepare(self) -> Setting | None:
+        """Get the dense base; none where nothing is left to do that needs it."""
+        before = self.view.base
+        if before is not None and not work_left(self.view, self.spec):
+            self._open_tracker()
+            return None
+        self.journal.stage("dense base")
+        opened = False
+
+        def poll() -> None:
+            # Both take seconds: better beside the base's training than after it. A wrong
+            # tracking.uri shows before much of it is done.
+            nonlocal opened
+            if not opened:
+                opened = True
+                self._open_tracker()
+                import eed_search.search.study  # noqa: F401
+            self._poll()
+
+        given = {"spec": self.spec, "store_root": self.home / "store"}
+        setting: Setting = self.workers.alone(self.pipeline, "prepare", given, who="dense base", poll=poll)
+        poll()
         if problem := reference_problem(setting.base.measurement):
             raise TrialFailure("diverged", f"dense base: {problem}; take a lower base.lr or base.clip_norm")
+        if before is not None:
+            return self._as_before(setting, before)
+        self._keep(setting)
         return setting
 
-    def _search(self, setting: Setting) -> None:
-        """Run the controls and the trials side by side."""
-        import ray
-        from ray import tune
-
-        from eed_search.search.searcher import STUDY_FILE, EedSearcher, Proposer, close_study, open_study
-        from eed_search.search.tune_callback import DriverCallback, StopWhen, trial_folder
-
-        self._journal.stage("controls and trials")
-        shared = ray.put(setting)
-        probe_actor: Any = (
-            ray.remote(ray_glue.ProbeActor)
-            .options(num_cpus=0, resources={ray_glue.PROBE_RESOURCE: 1}, max_restarts=2)
-            .remote(self._pipeline, setting)  # by value: a restart could not read it from a store that forgot it
-        )
-        probe = ray_glue.RemoteProbe(probe_actor)
-        resources = self._spec.resources
-        control = ray.remote(ray_glue.control_task).options(
-            num_cpus=resources.cpu, num_gpus=resources.gpu, max_retries=0
-        )
-        self._controls = {
-            control.remote(self._pipeline, size, shared, probe, self._monitor): size
-            for size in self._spec.controls.sizes
+    def _keep(self, setting: Setting) -> None:
+        measured = {
+            "num_classes": setting.num_classes,
+            "image_shape": list(setting.image_shape),
+            "reference_ms": setting.base.measurement.latency.latency_ms.value,
         }
-        budget = self._spec.search.time_budget_s
-        study = open_study(self._folder / STUDY_FILE, self._folder.name, self._spec)
+        if (gate_ms := getattr(setting, "gate_ms", None)) is not None:
+            measured["gate_ms"] = gate_ms
+        view = self.view
+        head = {"name": view.name, "uid": view.uid, "spec": view.spec, "facts": view.facts | measured}
+        # The data's files are hashed now: a source may have been downloaded only just before.
+        self.journal.append("run", {**head, "origin": origin.origin(self.spec.data)})
+        self.journal.base(setting.base)
+
+    def _as_before(self, setting: Setting, base: Reference) -> Setting:
+        """Go on with the base and the reference latency that all finished trials were measured against."""
+        took, takes = (one.measurement.latency.latency_ms.value for one in (base, setting.base))
+        if abs(takes / took - 1) > _SLOWER:
+            self.journal.note(
+                f"at the resume the dense base took {takes:.4g} ms, at the start {took:.4g} ms; latencies are ratios to"
+                " it and stay on the first scale"
+            )
+        if setting.base.measurement.artifact != base.measurement.artifact:
+            self.journal.note("at the resume the dense base was another one than at the start")
+        kept: dict[str, Any] = {"base": base}
+        if hasattr(setting, "gate_ms") and "gate_ms" in self.view.facts:
+            kept["gate_ms"] = self.view.facts["gate_ms"]
+        return replace(setting, **kept)
+
+    # ------------------------------------------------------------ controls and trials
+
+    def _trials(self, setting: Setting | None) -> None:
+        """Run the controls and the trials side by side."""
+        if setting is None:
+            return
+        from eed_search.search.study import STUDY_FILE, Proposer, close_study, open_study, rebuild_study
+
+        self.journal.stage("controls and trials")
+        path = self.folder / STUDY_FILE
+        budget = self.spec.search.time_budget_s
+        study = (
+            open_study(path, self.view.name, self.spec)
+            if self.again is None
+            else rebuild_study(self.view, self.spec, path)
+        )
         try:
-            proposer = Proposer(
+            fail_point("study.rebuilt")
+            self._proposer = Proposer(
                 study,
-                self._spec,
-                max_concurrent=self._slots,
-                deadline=None if budget is None else self._start + budget,
-                on_proposal=self._journal.proposal,
-                should_stop=self._stop.is_set,
+                self.spec,
+                unfinished={number: self.view.proposals[number] for number in self.view.unfinished()},
+                max_concurrent=self.slots,
+                deadline=None if budget is None else time.monotonic() + budget - self.journal.used_s,
+                on_proposal=self.journal.proposal,
+                should_stop=self.stop.is_set,
             )
-            searcher = EedSearcher(proposer)
-            callback = DriverCallback(on_end=self._trial_ended, on_error=self._trial_lost, on_step=self._step)
-            function = tune.with_parameters(
-                ray_glue.trainable, pipeline=self._pipeline, setting=setting, probe=probe, monitor=self._monitor
-            )
-            tuner = tune.Tuner(
-                tune.with_resources(function, {"cpu": resources.cpu, "gpu": resources.gpu}),
-                tune_config=tune.TuneConfig(
-                    search_alg=searcher, num_samples=-1, reuse_actors=True, trial_dirname_creator=trial_folder
-                ),
-                run_config=tune.RunConfig(
-                    name="ray",
-                    storage_path=str(self._folder),
-                    verbose=0,
-                    callbacks=[callback],
-                    stop=StopWhen(lambda: self._stop.is_set() or callback.fatal is not None),
-                    failure_config=tune.FailureConfig(max_failures=0),
-                ),
-            )
+            controls = controls_to_train(self.view, self.spec)
+            work = Work(self.spec, setting, controls, self._proposer, self.folder, 1 + self.view.num_resumes)
             try:
-                tuner.fit()
+                self.workers.side_by_side(self.pipeline, work, self)
             finally:
-                proposer.close()
-            if callback.fatal is not None:
-                raise callback.fatal
+                self._proposer.close()
         finally:
             close_study(study)
         self._close_open_trials()
-        while self._controls and not self._stop.is_set():
-            self._step()
-            time.sleep(_TICK_S / 5)
-        ray.kill(probe_actor)
         self._raise_if_stopped()
 
-    def _final_latencies(self, setting: Setting) -> None:
+    def on_attempt(self, number: int) -> None:
+        """A trial starts."""
+        self.journal.attempt(number)
+
+    def on_end(self, number: int, result: Mapping[str, Any] | None) -> None:
+        """A trial ended, or was stopped."""
+        if trace := (result or {}).get(TRACEBACK_KEY):
+            self._keep_traceback(trial_file(number), str(trace))
+        self._settle(judge(number, self.view.proposals[number], result))
+
+    def on_lost(self, number: int, reason: FailureReason, message: str, trace: str) -> None:
+        """A trial's worker is gone: only the infrastructure's fault is a reason to try again."""
+        if trace:
+            self._keep_traceback(trial_file(number), trace)
+        if self.stop.is_set():
+            return  # closed with all the others
+        if reason == "infrastructure" and self.view.losses.get(number, 0) < MOST_LOSSES:
+            self.journal.lost(number, message)
+            if self._proposer is not None:
+                self._proposer.again(number)
+            return
+        self._settle(failure(number, self.view.proposals[number], reason, message))
+
+    def _settle(self, record: TrialRecord) -> None:
+        """Write a trial's end down, then tell Optuna."""
+        self.journal.result(record)
+        fail_point("study.tell")
+        if self._proposer is not None:
+            self._proposer.tell(record)
+
+    def on_control(self, size: float, control: Reference | BaseException) -> None:
+        """A control ended."""
+        label = control_label(size)
+        if isinstance(control, BaseException):
+            self._keep_traceback(f"{label.replace(' %', '').replace(' ', '-')}.txt", str(control))
+            self.journal.note(f"{label} failed ({failure_of(control)[1]})")
+        elif problem := reference_problem(control.measurement):
+            self.journal.note(f"{label} failed ({problem})")
+        else:
+            self.journal.control(control)
+
+    def on_stuck(self, who: str, seconds: float) -> None:
+        """A trial or control makes no progress."""
+        self.journal.note(
+            f"{who}: no progress for {seconds:.0f} s, half of search.trial_timeout_s; errors/ holds its stacks"
+        )
+
+    def on_step(self) -> None:
+        """Some time has passed."""
+        self._tick()
+
+    def stopping(self) -> bool:
+        """Whether everything is to end."""
+        return self.stop.is_set()
+
+    # ------------------------------------------------------------ final latencies
+
+    def _final_latencies(self, setting: Setting | None) -> None:
         """Time the base, the controls and the frontier alone on the machine, each once.
 
         A new time can bring another point onto the frontier, which is then timed too.
         """
-        self._journal.stage("final latencies")
+        if setting is None:
+            return
+        self.journal.stage("final latencies")
         tried: set[str] = set()
-        while waiting := [one for one in self._to_time() if one[0] not in tried]:
+        while waiting := [one for one in to_time(self.view) if one[0] not in tried]:
             id_, artifact, params = waiting[0]
             tried.add(id_)
             self._time_one(id_, artifact, params, setting)
 
-    def _to_time(self) -> list[tuple[str, str, TrialParams | None]]:
-        view = self._journal.view
-        references = [view.base, *view.controls] if view.base else view.controls
-        wanted: list[tuple[str, str, TrialParams | None]] = [
-            (one.name, one.measurement.artifact, None) for one in references if one is not None
-        ]
-        wanted += [
-            (p.id, p.measurement.artifact, TrialParams.from_flat(p.params)) for p in frontier(view, unrankable=True)
-        ]
-        return [one for one in wanted if one[0] not in view.latencies]
-
     def _time_one(self, id_: str, artifact: str, params: TrialParams | None, setting: Setting) -> None:
-        import ray
-
-        self._stages = {id_: "final latency"}
-        task = ray.remote(ray_glue.latency_task).options(**self._whole_machine())
+        self._now = {id_: "final latency"}
         try:
-            latency: Latency = self._wait(task.remote(self._pipeline, artifact, setting, params))
+            given = {"artifact": artifact, "setting": setting, "params": params}
+            latency: Latency = self.workers.alone(self.pipeline, "final_latency", given, who=id_, poll=self._poll)
         except _Stopped:
             raise
         except Exception as error:
-            self._journal.note(f"{id_}: no final latency, the search's stands ({failure_of(error)[1]})")
+            self.journal.note(f"{id_}: no final latency, the search's stands ({failure_of(error)[1]})")
             return
+        finally:
+            self._now = {}
         if problem := next(number_problems("latency", latency), ""):
-            self._journal.note(f"{id_}: no final latency, the search's stands ({problem})")
+            self.journal.note(f"{id_}: no final latency, the search's stands ({problem})")
             return
-        self._journal.latency(id_, latency)
-
-    # ------------------------------------------------------------ what Tune's loop calls
-
-    def _trial_ended(self, number: int, params: dict[str, Any], result: dict[str, Any]) -> None:
-        if trace := result.get(ray_glue.TRACEBACK_KEY):
-            self._keep_traceback(trial_file(number), str(trace))
-        self._journal.result(judge(number, params, result))
-
-    def _trial_lost(self, number: int, params: dict[str, Any], error: BaseException | None) -> None:
-        reason, message = failure_of(error) if error else ("infrastructure", "its worker process died")
-        self._keep_traceback(trial_file(number), f"{message}\n\n{error}\n")
-        self._journal.result(failure(number, params, reason, message))
-
-    def _step(self) -> None:
-        """Take in finished controls and tell the listener how things stand."""
-        import ray
-
-        ready, _ = ray.wait(list(self._controls), num_returns=1, timeout=0) if self._controls else ([], [])
-        for ref in ready:
-            size = self._controls.pop(ref)
-            self._control_ended(size, ref)
-        self._tick()
-
-    def _control_ended(self, size: float, ref: Any) -> None:
-        import ray
-
-        label = ray_glue.control_label(size)
-        try:
-            control: Reference = ray.get(ref)
-        except Exception as error:
-            cause = ray_glue.cause_of(error)
-            self._keep_traceback(f"{label.replace(' %', '').replace(' ', '-')}.txt", str(error))
-            self._journal.note(f"{label} failed ({failure_of(cause)[1]})")
-            return
-        if problem := reference_problem(control.measurement):
-            self._journal.note(f"{label} failed ({problem})")
-            return
-        self._journal.control(control)
+        self.journal.latency(id_, latency)
 
     # ------------------------------------------------------------ waiting, progress
 
-    def _wait(self, ref: Any) -> Any:
-        """Wait for a task, ticking; an interrupt ends the wait and the task."""
-        import ray
-
-        while not ray.wait([ref], timeout=_TICK_S)[0]:
-            self._tick()
-            if self._stop.is_set():
-                ray.cancel(ref, force=True)
-                raise _Stopped
-        try:
-            return ray.get(ref)
-        except ray.exceptions.RayError as error:
-            raise ray_glue.cause_of(error) from error
+    def _poll(self) -> None:
+        self._tick()
+        self._raise_if_stopped()
 
     def _tick(self) -> None:
-        import ray
-
         now = time.monotonic()
         if now - self._last_tick < _TICK_S:
             return
         self._last_tick = now
-        if self._stages_ref is None:
-            self._stages_ref = self._monitor.stages.remote()
-        if ray.wait([self._stages_ref], timeout=0)[0]:
-            with suppress(ray.exceptions.RayError):
-                self._stages = ray.get(self._stages_ref)
-            self._stages_ref = None
-        view = self._journal.view
-        over = {ray_glue.trial_label(number) for number in view.trials}
-        self._journal.tick({who: text for who, text in self._stages.items() if who not in over})
+        self._hear()
+        over = {trial_label(number) for number in self.view.trials}
+        stages = self.workers.stages() | self._now
+        self.journal.tick({who: text for who, text in stages.items() if who not in over})
+
+    def _hear(self) -> None:
+        """Take in what was asked for from outside."""
+        if (wish := requests.asked(self.folder)) is None:
+            return
+        self.journal.append("request", {"what": wish})
+        requests.withdraw(self.folder)
+        self.stop.set(wish)
 
     def _raise_if_stopped(self) -> None:
-        if self._stop.is_set():
+        if self.stop.is_set():
             raise _Stopped
-
-    def _whole_machine(self) -> dict[str, Any]:
-        return {"num_cpus": self._machine.num_cpus, "num_gpus": self._machine.num_gpus, "max_retries": 0}
 
     # ------------------------------------------------------------ the end
 
     def _close_open_trials(self) -> None:
-        view = self._journal.view
-        for number in sorted(view.proposals.keys() - view.trials.keys()):
-            self._journal.result(judge(number, view.proposals[number], None))
+        for number in self.view.unfinished():
+            self.journal.result(judge(number, self.view.proposals[number], None))
 
     def _open_tracker(self) -> None:
         from eed_search.tracking.mlflow_log import MlflowTracker
 
-        journal = self._journal
-        journal.open_tracker(MlflowTracker(self._spec, self._home, self._folder.name, journal.note))
+        self.journal.open_tracker(MlflowTracker(self.spec, self.home, self.view.name, self.view.uid))
 
-    def _finish(self, state: State) -> None:
-        from eed_search.tracking.report import write_report
-
+    def _finish(self) -> None:
+        state: State = "finished"
+        if self.stop.is_set():
+            state = "cancelled" if self.stop.cause == "cancel" else "stopped"
         folder = None
-        if self._journal.view.base is not None:
-            self._journal.stage("report")
-            folder = self._folder / REPORT_FOLDER
-            write_report(replace(self._journal.view, state=state), folder)
-        self._journal.close_tracker(state, folder)
-        self._journal.end(state)
+        fail_point("driver.report")
+        if self.view.base is not None and state != "cancelled":
+            from eed_search.tracking.report import write_report
+
+            self.journal.stage("report")
+            folder = self.folder / REPORT_FOLDER
+            write_report(replace(self.view, state=state), folder)
+        patience = {"patience_s": _CANCEL_PATIENCE_S} if state == "cancelled" else {}
+        self.journal.close_tracker(state, folder, **patience)
+        self.journal.end(state, self.stop.cause)
 
     def _fail(self, error: BaseException) -> None:
         """Write down why the search broke; the error itself goes on to the caller."""
@@ -496,23 +616,26 @@ class _Search:
         with suppress(Exception):
             self._close_open_trials()
         with suppress(Exception):
-            self._journal.close_tracker(state, None)
+            self.journal.close_tracker(state, None, _CANCEL_PATIENCE_S)
         with suppress(Exception):
-            self._journal.end(state, reason)
+            self.journal.end(state, reason)
 
     def _keep_traceback(self, file: str, text: str) -> None:
-        write_atomic(self._folder / ERRORS_FOLDER / file, text.encode())
+        write_atomic(self.folder / ERRORS_FOLDER / file, text.encode())
+
+
+def work_left(view: RunView, spec: Spec) -> bool:
+    """Whether a run lacks a base, a control, a trial or a final latency."""
+    proposed, ended = len(view.proposals), len(view.trials)
+    return bool(
+        view.base is None
+        or controls_to_train(view, spec)
+        or ended < proposed
+        or proposed < spec.search.trials
+        or to_time(view)
+    )
 
 
 def trial_file(number: int) -> str:
     """Name the file in `errors/` that holds a trial's traceback."""
     return f"trial-{number}.txt"
-
-
-def _processor() -> str:
-    """The processor's name, where the system tells it."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

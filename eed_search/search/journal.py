@@ -1,19 +1,22 @@
 """The driver's pen: every fact of a search goes to the ledger first, then to whoever watches.
 
 Only the driver's main thread writes. The view is folded from the same events that a later reader
-will find, so both see the same.
+will find, so both see the same. Optuna is told after the ledger, MLflow in the background; both can be
+made again from it.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from eed_search.core.ledger import EventKind, Ledger, RunView, fold
 from eed_search.core.params import ParamValue
-from eed_search.core.points import frontier, run_hypervolume
 from eed_search.core.records import Latency, Reference, TrialRecord, to_json
 from eed_search.search.listener import Listener, Status
 
@@ -21,13 +24,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from eed_search.tracking.mlflow_log import MlflowTracker, State
+    from eed_search.tracking.outbox import Outbox
+
+NOW_FILE = "now.json"
+_EVERY_S = 2.0
 
 
 class Journal:
     """Writes a run's events and tells the listener and the tracker about them.
 
     Args:
-        ledger: Open for writing.
+        ledger: Open for writing; what is in it is read first.
         listener: Told of everything.
         num_trials: Trials that the search will run in all.
         slots: Trials that run at once.
@@ -39,45 +46,68 @@ class Journal:
     def __init__(self, ledger: Ledger, listener: Listener, num_trials: int, slots: int) -> None:
         self.view = RunView()
         self.listener = listener
-        self.tracker: MlflowTracker | None = None
+        self._outbox: Outbox | None = None
         self._ledger = ledger
         self._num_trials = num_trials
         self._slots = slots
-        self._seen = 0
+        self._read()
+        self._before = self.view.seconds
         self._start = time.monotonic()
+        self._last_cursor = 0
+        self._last_look = 0.0
 
-    def append(self, kind: EventKind, data: dict[str, Any], trial: int | None = None) -> None:
-        """Write one event and bring the view up to date."""
-        self._ledger.append(kind, data, trial)
-        for event in self._ledger.events(self._seen):
+    def append(self, kind: EventKind, data: dict[str, Any], trial: int | None = None) -> int:
+        """Write one event and bring the view up to date; gives its sequence number."""
+        seq = self._ledger.append(kind, data, trial)
+        self._read()
+        if self._outbox:
+            self._outbox.wake()
+        return seq
+
+    def _read(self) -> None:
+        for event in self._ledger.events(self.view.num_events):
             fold(self.view, event)
-            self._seen = event.seq
 
     def stage(self, text: str) -> None:
         """Say that a phase begins."""
+        self.append("stage", {"text": text})
         self.listener.on_stage(text)
 
     def note(self, text: str) -> None:
-        """Keep a line that a reader of the result should know."""
-        self.append("note", {"text": text})
+        """Keep a line that a reader of the result should know; once, however often it is said."""
+        if text not in self.view.notes:
+            self.append("note", {"text": text})
 
     def base(self, base: Reference) -> None:
         """Keep the dense base."""
         self.append("base", to_json(base))
-        if self.tracker:
-            self.tracker.log_reference(base, "base")
         self.listener.on_base(base)
 
     def control(self, control: Reference) -> None:
         """Keep a control."""
         self.append("control", to_json(control))
-        if self.tracker:
-            self.tracker.log_reference(control, "control")
         self.listener.on_control(control)
 
     def proposal(self, number: int, params: Mapping[str, ParamValue], drawn: Mapping[str, ParamValue]) -> None:
         """Keep what a trial is about to try, and what Optuna drew for it."""
         self.append("proposal", {"params": dict(params), "drawn": dict(drawn)}, number)
+
+    def attempt(self, number: int) -> None:
+        """Keep that a trial starts, for the first time or again."""
+        self.append("attempt", {"attempt": self.view.attempts.get(number, 0) + 1, "state": "started"}, number)
+
+    def lost(self, number: int, message: str) -> None:
+        """Keep that a trial's worker was lost, and that it will be tried again."""
+        attempt = self.view.attempts.get(number, 0)
+        self.append("attempt", {"attempt": attempt, "state": "lost", "message": message}, number)
+
+    def report(self, number: int, rung: int, metrics: Mapping[str, float]) -> None:
+        """Keep what a trial measured on its way."""
+        self.append("report", {"rung": rung, "metrics": dict(metrics)}, number)
+
+    def decision(self, number: int, rung: int, decision: str) -> None:
+        """Keep what the scheduler made of a trial's report."""
+        self.append("decision", {"rung": rung, "decision": decision}, number)
 
     def result(self, record: TrialRecord) -> None:
         """Keep a trial's end, once."""
@@ -85,28 +115,31 @@ class Journal:
             return
         self.append("result", to_json(record), record.number)
         self.listener.on_result(record, self.view)
-        if self.tracker:
-            self.tracker.log_result(record)
-            self.tracker.log_progress(
-                hypervolume=run_hypervolume(self.view),
-                num_done=self.view.num_trials()["done"],
-                frontier_size=len(frontier(self.view)),
-                step=len(self.view.trials),
-            )
 
     def latency(self, id_: str, latency: Latency) -> None:
         """Keep a final latency."""
         self.append("latency", {"id": id_, "latency": to_json(latency)})
 
-    def end(self, state: str, reason: str = "") -> None:
-        """Close the run; nothing is written after it."""
+    def end(self, state: State, reason: str = "") -> None:
+        """Close the run; a `resume` may open it again."""
         self.append("end", {"state": state, "reason": reason})
 
     def tick(self, stages: Mapping[str, str]) -> None:
-        """Tell the listener how far the search is."""
-        counts = self.view.num_trials()
-        status = Status(time.monotonic() - self._start, dict(stages), counts, self._num_trials, self._eta(counts))
+        """Tell the listener how far the search is, and remember how far the tracker is."""
+        status = self._status(stages)
         self.listener.on_tick(status)
+        if time.monotonic() - self._last_look < _EVERY_S:
+            return
+        self._last_look = time.monotonic()
+        self._remember_cursor()
+        _write_now(self._ledger.path.with_name(NOW_FILE), status)
+
+    @property
+    def used_s(self) -> float:
+        """Seconds that drivers have been at work on this run."""
+        return self._before + time.monotonic() - self._start
+
+    # ------------------------------------------------------------ the tracker
 
     def open_tracker(self, tracker: MlflowTracker) -> None:
         """Start tracking; what the tracker wants remembered goes to the ledger.
@@ -115,13 +148,45 @@ class Journal:
             SpecError: If `tracking.uri` cannot be used.
             StoreError: If the home's own database cannot be made.
         """
-        self.append("tracker", dict(tracker.start(self.view)))
-        self.tracker = tracker
+        from eed_search.tracking.outbox import Outbox
 
-    def close_tracker(self, state: State, report_folder: Path | None) -> None:
-        """Complete what the tracker shows, and close its runs."""
-        if self.tracker:
-            self.tracker.finish(replace(self.view, state=state), report_folder, state)
+        facts = tracker.start(self.view)
+        # What was delivered once is delivered again where MLflow has forgotten the search.
+        known = tracker.taken_up and self.view.tracker.get("uri") == tracker.uri
+        cursor = int(self.view.tracker.get("cursor", 0)) if known else 0
+        self.append("tracker", {**facts, "cursor": cursor, "complete": False})
+        self._outbox = Outbox(self._ledger.path, tracker, cursor)
+        self._outbox.wake()
+
+    def close_tracker(self, state: State, report_folder: Path | None, patience_s: float = 60.0) -> None:
+        """Complete what the tracker shows, and close its runs; what cannot be done is noted."""
+        if (outbox := self._outbox) is None:
+            return
+        complete = outbox.finish(replace(self.view, state=state), report_folder, state, patience_s)
+        self._remember_cursor()
+        self._outbox = None
+        if complete:
+            self.append("tracker", {"complete": True})
+        else:
+            self.note(
+                "MLflow did not answer to the end and lacks a part of this search;"
+                f" `eed-search resume {self.view.name}` completes it"
+            )
+
+    def _remember_cursor(self) -> None:
+        if self._outbox is None:
+            return
+        if note := self._outbox.take_note():
+            self.note(note)
+        if (cursor := self._outbox.cursor) > self._last_cursor:
+            # The event that says so is itself one that the outbox will pass over.
+            self._last_cursor = self.append("tracker", {"cursor": cursor})
+
+    # ------------------------------------------------------------ status
+
+    def _status(self, stages: Mapping[str, str]) -> Status:
+        counts = self.view.num_trials()
+        return Status(time.monotonic() - self._start, dict(stages), counts, self._num_trials, self._eta(counts))
 
     def _eta(self, counts: Mapping[str, int]) -> float | None:
         """Mean time of the finished trials, times the rounds of trials that are left."""
@@ -131,3 +196,12 @@ class Journal:
         finished = sum(counts.values()) - counts["running"]
         left = max(0, self._num_trials - finished)
         return sum(seconds) / len(seconds) * left / min(self._slots, max(1, left))
+
+
+def _write_now(path: Path, status: Status) -> None:
+    """Leave a note of what is being done, for `status`; a full disk must not end the search for it."""
+    now = {"pid": os.getpid(), "at": time.time(), "stages": status.stages, "eta_s": status.eta_s}
+    made = path.with_name(f".{path.name}")
+    with suppress(OSError):
+        made.write_text(json.dumps(now))
+        made.replace(path)

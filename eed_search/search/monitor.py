@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eed_search.stages import Report
 
 
+@dataclass(frozen=True)
+class Post:
+    """A worker's latest line.
+
+    Attributes:
+        text: What it is doing.
+        count: How many lines it has posted: grows as long as it makes progress.
+    """
+
+    text: str
+    count: int
+
+
 class Monitor:
     """One line of text for each worker; runs as a Ray actor that takes no processor."""
 
     def __init__(self) -> None:
-        self._stages: dict[str, str] = {}
+        self._posts: dict[str, Post] = {}
 
     def post(self, who: str, text: str) -> None:
         """Replace a worker's line; an empty text removes it."""
         if text:
-            self._stages[who] = text
+            before = self._posts.get(who)
+            self._posts[who] = Post(text, 1 + (before.count if before else 0))
         else:
-            self._stages.pop(who, None)
+            self._posts.pop(who, None)
 
-    def stages(self) -> dict[str, str]:
+    def posts(self) -> dict[str, Post]:
         """Give every worker's line."""
-        return dict(self._stages)
+        return dict(self._posts)
 
 
 def reporter(monitor: Any, who: str) -> Report:
@@ -36,3 +51,13 @@ def reporter(monitor: Any, who: str) -> Report:
         monitor.post.remote(who, text)
 
     return report
+
+
+def trial_label(number: int) -> str:
+    """How a trial is called in the progress display."""
+    return f"trial {number}"
+
+
+def control_label(size: float) -> str:
+    """How a control is called in the progress display."""
+    return f"control {round(100 * size)} %"

@@ -8,15 +8,44 @@ of the infrastructure.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eed_search.core.errors import FailureReason, TrialFailure
-from eed_search.core.params import ParamValue
+from eed_search.core.ledger import STOPPED
+from eed_search.core.params import ParamValue, TrialParams
 from eed_search.core.records import Measurement, TrialRecord, metric_problem
 
-REPORT_KEY = "record"
+if TYPE_CHECKING:
+    from eed_search.evaluation.latency import Probe
+    from eed_search.trial import Setting
+
+REPORT_KEY, TRACEBACK_KEY = "record", "traceback"
+
+
+def attempt(
+    pipeline: Any,
+    number: int,
+    params: Mapping[str, ParamValue],
+    setting: Setting,
+    probe: Probe,
+    report: Callable[[str], None],
+) -> dict[str, Any]:
+    """Run one trial; an exception becomes a failed record and its traceback.
+
+    Returns:
+        What `judge` reads: the record, and the traceback where there is one.
+    """
+    trace = ""
+    try:
+        record = pipeline.run(number, TrialParams.from_flat(params), setting, probe, report)
+    except Exception as error:
+        record, trace = failure(number, params, *failure_of(error)), traceback.format_exc()
+    if not isinstance(record, TrialRecord):
+        record = failure(number, params, "error", f"gave {type(record).__name__}, not a TrialRecord")
+    return {REPORT_KEY: record, TRACEBACK_KEY: trace}
 
 
 def judge(number: int, params: Mapping[str, ParamValue], result: Mapping[str, Any] | None) -> TrialRecord:
@@ -33,7 +62,7 @@ def judge(number: int, params: Mapping[str, ParamValue], result: Mapping[str, An
     """
     record = (result or {}).get(REPORT_KEY)
     if record is None:
-        return TrialRecord(number, dict(params), "pruned", "stopped", "stopped before its end")
+        return TrialRecord(number, dict(params), "pruned", STOPPED, "stopped before its end")
     if not isinstance(record, TrialRecord):
         return failure(number, params, "error", f"reported {type(record).__name__}, not a TrialRecord")
     record = replace(record, number=number, params=dict(params))

@@ -1,30 +1,33 @@
 """The door to Ray: the local session, the actors and tasks of a search, the trainable.
 
-Only this module, `driver`, `searcher` and `tune_callback` know that trials run under Ray. What runs on a worker is importable by
-name; the pipeline (a module) travels by name as well.
+Only this module, `ray_workers`, `searcher` and `tune_callback` know that trials run under Ray. What runs
+on a worker is importable by name; the pipeline (a module) travels by name as well.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eed_search.core.errors import RunError, SpecError
-from eed_search.core.params import ParamValue, TrialParams
-from eed_search.core.records import Latency, Reference, TrialRecord
-from eed_search.core.spec import Resources, Spec
-from eed_search.search.monitor import reporter
-from eed_search.search.outcome import REPORT_KEY, failure, failure_of
+from eed_search.core.records import Reference
+from eed_search.core.spec import Resources
+from eed_search.search.monitor import control_label, reporter, trial_label
+from eed_search.search.outcome import attempt
+from eed_search.search.watchdog import SOFT
+from eed_search.search.workers import call
 
 if TYPE_CHECKING:
     from eed_search.evaluation.latency import Probe, RatioEstimate
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 
 PROBE_RESOURCE = "latency_probe"
 START_TRIES = 3
-TRACEBACK_KEY = "traceback"
+_PREFIX = "eed-"
 # Below this, the sockets of a session keep within the 107 characters that the system allows.
 _LONGEST_TEMP = 40
 
@@ -69,17 +72,21 @@ class Machine:
 
 
 @contextmanager
-def local_ray() -> Iterator[Machine]:
+def local_ray(on_session: Callable[[str], None] = lambda folder: None) -> Iterator[Machine]:
     """Start Ray on this machine for the length of a search, and shut down just that.
 
     It joins no cluster that someone else started, opens no dashboard, sends no usage reports, is
     closed to other users by a token of its own, prints nothing, and keeps its session in a
     temporary folder (a socket's path may not be long) that is removed at the end.
+
+    Args:
+        on_session: Told that folder before Ray starts: whoever comes after a kill clears it.
     """
     _quiet_environment()
     import ray
 
     folder = _temp_folder()
+    on_session(str(folder))
     try:
         with _logs_not_on_terminal():
             _start(folder)
@@ -148,7 +155,39 @@ def _temp_folder() -> Path:
     root = tempfile.gettempdir()
     if len(root) > _LONGEST_TEMP:
         root = "/tmp"
-    return Path(tempfile.mkdtemp(prefix="eed-", dir=root))
+    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
+
+
+def clear_session(folder: str, wait_s: float = 10.0) -> None:
+    """End what a killed driver's Ray session has left, and remove its folder.
+
+    Ray's own processes end by themselves within seconds of their driver, bar some agents. Those that
+    still hold a file of just that session open are ended.
+
+    Args:
+        folder: The session's folder, as `local_ray` told it.
+        wait_s: Time for them to end by themselves.
+    """
+    path = Path(folder)
+    if not folder or not path.name.startswith(_PREFIX) or not path.is_dir():
+        return
+    deadline = time.monotonic() + wait_s
+    while (left := _holders(path)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    for pid in left:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _holders(folder: Path) -> list[int]:
+    """List the processes that hold a file below a folder open."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if any(os.readlink(file).startswith(f"{folder}/") for file in (process / "fd").iterdir()):
+                found.append(int(process.name))
+    return found
 
 
 @contextmanager
@@ -211,7 +250,16 @@ class RemoteProbe:
         return estimate
 
 
-def trainable(config: dict[str, Any], *, pipeline: Any, setting: Setting, probe: RemoteProbe, monitor: Any) -> None:
+def trainable(
+    config: dict[str, Any],
+    *,
+    pipeline: Any,
+    setting: Setting,
+    probe: RemoteProbe,
+    monitor: Any,
+    limit_s: float | None,
+    stacks: str,
+) -> None:
     """Run one trial on a worker and report its record once, at the end.
 
     An exception becomes a failed record, so that the worker lives on for the next trial.
@@ -222,41 +270,74 @@ def trainable(config: dict[str, Any], *, pipeline: Any, setting: Setting, probe:
         setting: What all trials share.
         probe: Measures latencies.
         monitor: Takes the stage texts.
+        limit_s: Seconds without progress after which the driver ends this worker, or none.
+        stacks: Folder for the stacks of a trial that is half way there.
     """
     from ray import tune
 
     number, params = int(config["number"]), dict(config["params"])
-    record, trace = attempt(pipeline, number, params, setting, probe, reporter(monitor, trial_label(number)))
-    monitor.post.remote(trial_label(number), "")
-    tune.report({REPORT_KEY: record, TRACEBACK_KEY: trace})
+    post = reporter(monitor, trial_label(number))
+    with _stacks_when_stuck(stacks_file(Path(stacks), number), limit_s) as progress:
+
+        def report(text: str) -> None:
+            progress()
+            post(text)
+
+        result = attempt(pipeline, number, params, setting, probe, report)
+    post("")
+    tune.report(result)
 
 
-def attempt(
-    pipeline: Any,
-    number: int,
-    params: Mapping[str, ParamValue],
-    setting: Setting,
-    probe: Probe,
-    report: Callable[[str], None],
-) -> tuple[TrialRecord, str]:
-    """Run one trial; an exception becomes a failed record and its traceback."""
+def stacks_file(folder: Path, number: int) -> Path:
+    """Name the file for the stacks of a trial that makes no progress."""
+    return folder / f"trial-{number}-stacks.txt"
+
+
+@contextmanager
+def _stacks_when_stuck(path: Path, limit_s: float | None) -> Iterator[Callable[[], None]]:
+    """Write every thread's stack to a file when nothing is heard for half the limit.
+
+    A timer in C writes them: the interpreter may be stuck.
+
+    Yields:
+        The function to call at each progress.
+    """
+    if limit_s is None:
+        yield lambda: None
+        return
     try:
-        record = pipeline.run(number, TrialParams.from_flat(params), setting, probe, report)
-    except Exception as error:
-        reason, message = failure_of(error)
-        return failure(number, params, reason, message), traceback.format_exc()
-    if not isinstance(record, TrialRecord):
-        return failure(number, params, "error", f"gave {type(record).__name__}, not a TrialRecord"), ""
-    return record, ""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError:  # another machine's folder, or a full disk
+        yield lambda: None
+        return
+    with file:
+
+        def again() -> None:
+            faulthandler.dump_traceback_later(SOFT * limit_s, file=file)
+
+        again()
+        try:
+            yield again
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+    forget_empty(path)
 
 
-def prepare_task(pipeline: Any, spec: Spec, store_root: Path, monitor: Any) -> Setting:
-    """Prepare what all trials share."""
+def forget_empty(path: Path) -> None:
+    """Remove a file that nothing was written to, and its folder if nothing else is in it."""
+    with suppress(OSError):
+        if path.stat().st_size == 0:
+            path.unlink()
+            path.parent.rmdir()
+
+
+def alone_task(pipeline: Any, what: str, arguments: dict[str, Any], who: str, monitor: Any) -> Any:
+    """Call one function of the pipeline."""
     try:
-        setting: Setting = pipeline.prepare(spec, store_root, reporter(monitor, "dense base"))
+        return call(pipeline, what, arguments, reporter(monitor, who))
     finally:
-        monitor.post.remote("dense base", "")
-    return setting
+        monitor.post.remote(who, "")
 
 
 def control_task(pipeline: Any, size: float, setting: Setting, probe: RemoteProbe, monitor: Any) -> Reference:
@@ -267,22 +348,6 @@ def control_task(pipeline: Any, size: float, setting: Setting, probe: RemoteProb
     finally:
         monitor.post.remote(label, "")
     return control
-
-
-def latency_task(pipeline: Any, artifact: str, setting: Setting, params: TrialParams | None) -> Latency:
-    """Take one final latency."""
-    latency: Latency = pipeline.final_latency(artifact, setting, params)
-    return latency
-
-
-def trial_label(number: int) -> str:
-    """How a trial is called in the progress display."""
-    return f"trial {number}"
-
-
-def control_label(size: float) -> str:
-    """How a control is called in the progress display."""
-    return f"control {round(100 * size)} %"
 
 
 def cause_of(error: BaseException) -> BaseException:

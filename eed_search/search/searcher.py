@@ -56,7 +56,7 @@ class EedSearcher(Searcher):
             trial_id: Ray's name for it.
 
         Returns:
-            `{"number": …, "params": …}`; none while enough trials are open; `FINISHED` when the
+            `{"number": …, "params": …, "attempt": …}`; none while enough trials are open; `FINISHED` when the
             search has had its trials or its time, or is to stop.
         """
         if self._proposer.finished:
@@ -64,7 +64,7 @@ class EedSearcher(Searcher):
         if (proposal := self._proposer.propose()) is None:
             return None
         self._numbers[trial_id] = proposal.number
-        return {"number": proposal.number, "params": dict(proposal.params)}
+        return {"number": proposal.number, "params": dict(proposal.params), "attempt": proposal.attempt}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Do nothing: Optuna takes no intermediate values with two objectives."""

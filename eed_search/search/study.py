@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -220,7 +220,7 @@ def _replay(view: RunView, spec: Spec) -> optuna.Study:
 def _misfit(trial: Trial, params: Mapping[str, ParamValue], spec: Spec) -> str:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # Optuna takes a value that is out of range with a warning
+            warnings.simplefilter("error", UserWarning)  # Optuna takes a value that is out of range with a warning
             again = suggest(trial, spec)
     except (ValueError, KeyError, UserWarning) as error:
         return str(error).splitlines()[0]
@@ -249,10 +249,12 @@ class Proposal:
     Attributes:
         number: Of the trial.
         params: Its flat parameters.
+        attempt: How often this process has handed it out, this time included.
     """
 
     number: int
     params: dict[str, ParamValue]
+    attempt: int = 1
 
 
 class Proposer:
@@ -294,6 +296,7 @@ class Proposer:
         self._params: dict[int, dict[str, ParamValue]] = {n: dict(p) for n, p in (unfinished or {}).items()}
         self._again = deque(sorted(self._params))
         self._out: set[int] = set()
+        self._handed_out: Counter[int] = Counter()
         found = study.get_trials(deepcopy=False)
         self._num_proposed = sum(trial.state != TrialState.WAITING for trial in found)
         for number in self._again:
@@ -310,7 +313,8 @@ class Proposer:
         else:
             return None
         self._out.add(number)
-        return Proposal(number, dict(self._params[number]))
+        self._handed_out[number] += 1
+        return Proposal(number, dict(self._params[number]), self._handed_out[number])
 
     @property
     def finished(self) -> bool:

@@ -18,27 +18,33 @@ class DriverCallback(Callback):
     `fatal`, and `StopWhen` ends the search, so that a full disk is not mistaken for a bad trial.
 
     Args:
-        on_end: Called with number, parameters and last result of a trial that ended or was stopped.
-        on_error: Called with number, parameters and error of a trial that Ray lost.
+        on_start: Called with number and Tune's trial when its worker begins.
+        on_end: Called with number and last result of a trial that ended or was stopped.
+        on_error: Called with number and error of a trial that Ray lost.
         on_step: Called on each round of Tune's loop, some ten times a second.
     """
 
     def __init__(
         self,
-        on_end: Callable[[int, dict[str, Any], dict[str, Any]], None],
-        on_error: Callable[[int, dict[str, Any], BaseException | None], None],
+        on_start: Callable[[int, Trial], None],
+        on_end: Callable[[int, dict[str, Any]], None],
+        on_error: Callable[[int, BaseException | None], None],
         on_step: Callable[[], None],
     ) -> None:
-        self._on_end, self._on_error, self._on_step = on_end, on_error, on_step
+        self._on_start, self._on_end, self._on_error, self._on_step = on_start, on_end, on_error, on_step
         self.fatal: BaseException | None = None
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Pass on a trial whose worker begins."""
+        self._guard(lambda: self._on_start(_number(trial), trial))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Pass on a trial that ended."""
-        self._guard(lambda: self._on_end(*_identity(trial), dict(trial.last_result or {})))
+        self._guard(lambda: self._on_end(_number(trial), dict(trial.last_result or {})))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Pass on a trial that Ray lost."""
-        self._guard(lambda: self._on_error(*_identity(trial), _error_of(trial)))
+        self._guard(lambda: self._on_error(_number(trial), _error_of(trial)))
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Pass on a round of the loop."""
@@ -81,8 +87,9 @@ class StopWhen(Stopper):
 
 
 def trial_folder(trial: Trial) -> str:
-    """Name a trial's folder by its number: Tune's own names hold every parameter."""
-    return f"trial-{trial.config['number']:05d}"
+    """Name a trial's folder by its number and attempt: Tune's own names hold every parameter."""
+    attempt = int(trial.config["attempt"])
+    return f"trial-{_number(trial):05d}{'' if attempt == 1 else f'-{attempt}'}"
 
 
 def _error_of(trial: Trial) -> BaseException | None:
@@ -95,5 +102,5 @@ def _error_of(trial: Trial) -> BaseException | None:
     return None
 
 
-def _identity(trial: Trial) -> tuple[int, dict[str, Any]]:
-    return int(trial.config["number"]), dict(trial.config["params"])
+def _number(trial: Trial) -> int:
+    return int(trial.config["number"])

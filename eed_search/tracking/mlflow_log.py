@@ -1,8 +1,9 @@
 """The one door to MLflow: a search is a run, each trial, the dense base and each control a child of it.
 
-Order of calls: `start`, then `log_reference` and `log_result` in any order, `log_progress` now and
-then, `finish` at the end (again after a resume, if need be). The ledger stays the truth: what
-MLflow missed is written again by `finish` from the run's view.
+Order of calls: `start`, then `deliver` for each event of the ledger, `finish` at the end. MLflow is a
+view: every call may be repeated, by this process or by the next one after a kill. Each run carries the
+search's `uid`, and each child its point; what is there is looked up before anything is created, and
+what is half written is completed. `tracking.outbox` calls all this in the background.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from eed_search.core.errors import EedSearchError, SpecError, StoreError
-from eed_search.core.ledger import RunView
+from eed_search.core.failpoints import fail_point
+from eed_search.core.ledger import STOPPED, Event, RunView
 from eed_search.core.params import ParamValue
 from eed_search.core.points import frontier, run_hypervolume
 from eed_search.core.records import Interval, Latency, Measurement, Reference, TrialRecord
@@ -32,15 +35,15 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 ReferenceKind = Literal["base", "control"]
-State = Literal["finished", "stopped", "failed"]
+State = Literal["finished", "stopped", "failed", "cancelled"]
 
 PARENT_TAG = "mlflow.parentRunId"
+UID_TAG = "search_uid"
 SETTING = "setting."
 _MAX_TEXT = 5000  # servers older than ours refuse longer tags
 _MAX_BATCH = 100  # parameters or tags in one call
-_PAUSE_S = 60.0  # after a failure, so that a dead server does not slow the search
 _STATUS = {"done": "FINISHED", "infeasible": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
-_END = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+_END = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "cancelled": "KILLED"}
 
 
 def database_uri(home: Path) -> str:
@@ -80,35 +83,34 @@ def connect(uri: str) -> MlflowClient:
 
 
 class MlflowTracker:
-    """Writes one search to MLflow.
-
-    Only `start` raises. Later, a failure of MLflow is counted, reported once through `on_note`, and
-    the search goes on; nothing is tried for a minute after it.
+    """Writes one search to MLflow; raises whatever MLflow raises.
 
     Args:
         spec: The search's file.
         home: Where the default database and the artifacts lie.
         name: The search's name.
-        on_note: Called once, with one line, if MLflow fails after the start.
+        uid: Names the search among all that ever wrote to this MLflow; its name by default.
 
     Attributes:
         uri: The tracking URI.
         parent_run_id: MLflow's id of the search; empty before `start`.
-        num_failures: Calls to MLflow that failed after the start.
+        taken_up: Whether `start` found the search in MLflow.
+        num_calls: Calls that MLflow has answered: shows whether it is alive.
     """
 
-    def __init__(self, spec: Spec, home: Path, name: str, on_note: Callable[[str], None] | None = None) -> None:
+    def __init__(self, spec: Spec, home: Path, name: str, uid: str = "") -> None:
         self.uri = spec.tracking.uri or database_uri(home)
         self.parent_run_id = ""
-        self.num_failures = 0
+        self.taken_up = False
+        self.num_calls = 0
         self._spec = spec
         self._home = home
         self._name = name
-        self._on_note = on_note or (lambda text: None)
+        self._uid = uid or name
         self._experiment_id = ""
         self._children: dict[str, str] = {}  # point id or reference's name → run id
         self._complete: set[str] = set()
-        self._pause_until = 0.0
+        self._unsure = False  # whether MLflow may hold a run that is not in `_children`
         self._mlflow: MlflowClient | None = None
 
     # ------------------------------------------------------------ start
@@ -117,7 +119,7 @@ class MlflowTracker:
         """Create the database and the search's run, or find them again after a resume.
 
         Args:
-            view: The run's view; its facts become tags, its tracker facts name an earlier MLflow run.
+            view: The run's view; its facts become tags.
 
         Returns:
             Facts for the ledger: `uri`, `experiment_id`, `parent_run_id`.
@@ -131,9 +133,16 @@ class MlflowTracker:
                 _reach(self.uri)
             else:
                 artifact_folder(self._home).mkdir(parents=True, exist_ok=True)
+                _make_database(self._home, self._name)
             self._mlflow = connect(self.uri)
             self._experiment_id = self._experiment(self._spec.tracking.experiment)
-            self.parent_run_id = self._adopt(view) or self._create_parent(view)
+            self._look_up()
+            self.taken_up = bool(self.parent_run_id)
+            if self.taken_up:
+                self._client.update_run(self.parent_run_id, status="RUNNING")
+                self._client.set_tag(self.parent_run_id, "state", "running")
+            else:
+                self.parent_run_id = self._create_parent(view)
         except EedSearchError:
             raise
         except Exception as error:
@@ -166,25 +175,31 @@ class MlflowTracker:
         where = None if remote else artifact_folder(self._home).as_uri()
         # The tag makes MLflow's pages open in their mode for training runs.
         tags = {"mlflow.experimentKind": "custom_model_development"}
-        return str(self._client.create_experiment(name, artifact_location=where, tags=tags))
+        try:
+            return str(self._client.create_experiment(name, artifact_location=where, tags=tags))
+        except Exception:
+            if (found := self._client.get_experiment_by_name(name)) is None:
+                raise
+            return str(found.experiment_id)  # another search was first
 
-    def _adopt(self, view: RunView) -> str:
-        """Find this search's earlier run and its children, so that a resume doubles nothing."""
-        run_id = str(view.tracker.get("parent_run_id", ""))
-        if not run_id or view.tracker.get("uri") != self.uri:
-            return ""
-        self._client.update_run(run_id, status="RUNNING")
-        for child in self._search(f"tags.`{PARENT_TAG}` = '{run_id}'"):
-            if point := child.data.tags.get("point"):
-                self._children[point] = child.info.run_id
-                if child.info.status != "RUNNING":
+    def _look_up(self) -> None:
+        """Find what MLflow holds of this search, so that nothing is doubled."""
+        for run in self._search(f"tags.`{UID_TAG}` = '{self._uid}'"):
+            tags = run.data.tags
+            if tags.get("kind") == "search":
+                self.parent_run_id = run.info.run_id
+            elif point := tags.get("point"):
+                self._children[point] = run.info.run_id
+                # A trial that only ended because the search was stopped may have run again since.
+                if run.info.status != "RUNNING" and tags.get("reason") != STOPPED:
                     self._complete.add(point)
-        return run_id
+        self._unsure = False
 
     def _create_parent(self, view: RunView) -> str:
-        facts = {f"fact.{key}": value for key, value in flatten(view.facts).items()}
-        tags = {"kind": "search", "search": self._name, "state": "running", **facts}
+        tags = {"kind": "search", "search": self._name, UID_TAG: self._uid, "state": "running", **_fact_tags(view)}
+        fail_point("tracker.create")
         run = self._client.create_run(self._experiment_id, tags=_texts(tags), run_name=self._name)
+        fail_point("tracker.created")
         self._log(run.info.run_id, params=self._settings())
         return str(run.info.run_id)
 
@@ -193,28 +208,37 @@ class MlflowTracker:
 
     # ------------------------------------------------------------ while the search runs
 
-    def log_reference(self, reference: Reference, kind: ReferenceKind) -> None:
-        """Write the dense base or a control as a finished child run."""
-        self._attempt(reference.name, lambda: self._reference(reference, kind))
-
-    def log_result(self, record: TrialRecord) -> None:
-        """Write a finished trial, whatever its outcome, as a finished child run.
-
-        Written once: a second call for the same trial does nothing.
-        """
-        self._attempt(f"trial {record.number}", lambda: self._trial(record))
-
-    def log_progress(self, *, hypervolume: float, num_done: int, frontier_size: int, step: int) -> None:
-        """Write how far the search is, as metrics of the search's run over time.
+    def deliver(self, event: Event, view: RunView) -> None:
+        """Show one event of the ledger; kinds that MLflow has no place for are passed over.
 
         Args:
-            hypervolume: Share of the unit square that the frontier dominates.
-            num_done: Finished trials with outcome `done`.
-            frontier_size: Points on the frontier.
-            step: Finished trials of any outcome.
+            event: The event.
+            view: The run up to it, itself included.
         """
-        metrics = {"hypervolume": hypervolume, "num_done": num_done, "frontier_size": frontier_size}
-        self._attempt("progress", lambda: self._log(self.parent_run_id, metrics=metrics, step=step))
+        if event.kind in ("run", "resume"):
+            self._log(self.parent_run_id, tags=_fact_tags(view), at=event.at)
+        elif event.kind == "base" and view.base is not None:
+            self._reference(view.base, "base", event.at)
+        elif event.kind == "control":
+            self._reference(view.controls[-1], "control", event.at)
+        elif event.kind == "result" and event.trial in view.trials:
+            self._trial(view.trials[event.trial], event.at)
+            self._progress(view, event.at)
+        elif event.kind == "latency":
+            self._final_latency(event.data["id"], view.latencies[event.data["id"]], event.at)
+
+    def _final_latency(self, point: str, latency: Latency, at: float) -> None:
+        if run_id := self._children.get(point):
+            # Step 1, so that MLflow shows the final latency and keeps the search's own at step 0.
+            tags = {"latency_method": latency.method}
+            self._log(run_id, metrics=_latency_metrics(latency), tags=tags, step=1, at=at)
+
+    def _progress(self, view: RunView, at: float) -> None:
+        """Write how far the search is, as metrics of the search's run over time."""
+        metrics: dict[str, float] = {"num_done": view.num_trials()["done"]}
+        if view.base is not None and "num_classes" in view.facts:
+            metrics |= {"hypervolume": run_hypervolume(view), "frontier_size": len(frontier(view))}
+        self._log(self.parent_run_id, metrics=metrics, step=len(view.trials), at=at)
 
     # ------------------------------------------------------------ end
 
@@ -227,30 +251,41 @@ class MlflowTracker:
             view: The run as the ledger tells it, final latencies included.
             report_folder: Where the report was written; none if there is none.
             state: How the search ended.
+
+        Raises:
+            Exception: The first that MLflow raised, after all has been tried.
         """
-        steps: tuple[tuple[str, Callable[[], None]], ...] = (
-            ("what was missed", lambda: self._catch_up(view)),
-            ("the frontier's marks", lambda: self._mark(view)),
-            ("the summary", lambda: self._summary(view)),
-            ("the report", lambda: self._attach(report_folder)),
-            ("the end of the runs", lambda: self._close(state)),
+        steps: tuple[Callable[[], None], ...] = (
+            lambda: self._catch_up(view),
+            lambda: self._mark(view),
+            lambda: self._summary(view),
+            lambda: self._attach(report_folder),
+            lambda: self._close(state),
         )
-        for what, step in steps:  # each on its own, so that one failure leaves no run open
-            self._pause_until = 0.0
-            self._attempt(what, step)
+        errors = []
+        for step in steps:  # each on its own, so that one failure leaves no run open
+            try:
+                step()
+            except Exception as error:
+                self._unsure = True
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     def _catch_up(self, view: RunView) -> None:
+        at = time.time() if view.last_at is None else view.last_at
         if view.base is not None:
-            self._reference(view.base, "base")
+            self._reference(view.base, "base", at)
         for control in view.controls:
-            self._reference(control, "control")
+            self._reference(control, "control", at)
         for record in view.trials.values():
-            self._trial(record)
+            self._trial(record, at)
 
     def _attach(self, folder: Path | None) -> None:
         for path in sorted(folder.iterdir()) if folder and folder.is_dir() else ():
             if path.suffix in (".html", ".csv", ".json"):
                 self._client.log_artifact(self.parent_run_id, str(path), "report")
+                self.num_calls += 1
 
     def _mark(self, view: RunView) -> None:
         on_front = {point.id for point in frontier(view)}
@@ -258,16 +293,10 @@ class MlflowTracker:
             point = f"{number}.0"
             if run_id := self._children.get(point):
                 self._client.set_tag(run_id, "frontier", "yes" if point in on_front else "no")
-        for name, latency in view.latencies.items():
-            if run_id := self._children.get(name):
-                # Step 1, so that MLflow shows the final latency and keeps the search's own at step 0.
-                self._log(run_id, metrics=_latency_metrics(latency), tags={"latency_method": latency.method}, step=1)
+                self.num_calls += 1
 
     def _summary(self, view: RunView) -> None:
         counts = view.num_trials()
-        metrics: dict[str, float] = {"num_done": counts["done"]}
-        if view.base is not None and "num_classes" in view.facts:
-            metrics |= {"hypervolume": run_hypervolume(view), "frontier_size": len(frontier(view))}
         verdict = judge(view)
         lines = [verdict.text, *(f"- {comparison.text}" for comparison in verdict.comparisons), "", *view.notes]
         tags = {
@@ -275,23 +304,26 @@ class MlflowTracker:
             "verdict": verdict.text,
             **{f"num_{outcome}": count for outcome, count in counts.items()},
         }
-        self._log(self.parent_run_id, metrics=metrics, tags=tags, step=len(view.trials))
+        self._log(self.parent_run_id, tags=tags)
+        self._progress(view, time.time() if view.last_at is None else view.last_at)
 
     def _close(self, state: State) -> None:
+        fail_point("tracker.close")
         for child in self._search(f"tags.`{PARENT_TAG}` = '{self.parent_run_id}' and attributes.status = 'RUNNING'"):
             self._client.set_terminated(child.info.run_id, "KILLED")
+            self.num_calls += 1
         self._client.set_tag(self.parent_run_id, "state", state)
         self._client.set_terminated(self.parent_run_id, _END[state])
 
     # ------------------------------------------------------------ child runs
 
-    def _reference(self, reference: Reference, kind: ReferenceKind) -> None:
+    def _reference(self, reference: Reference, kind: ReferenceKind, at: float) -> None:
         tags = {"kind": kind, "recipe": reference.recipe, "frontier": "no", **_origin(reference.measurement)}
         metrics = {**_metrics(reference.measurement), "seconds": reference.seconds}
         params = {"size": reference.size, "recipe": reference.recipe}
-        self._child(reference.name, reference.name, params, metrics, tags, "FINISHED", reference.seconds)
+        self._child(reference.name, reference.name, params, metrics, tags, "FINISHED", (reference.seconds, at))
 
-    def _trial(self, record: TrialRecord) -> None:
+    def _trial(self, record: TrialRecord, at: float) -> None:
         title = f"{record.number:03d} {team_title(record.params)}".strip()
         tags = {
             "kind": "trial",
@@ -310,7 +342,7 @@ class MlflowTracker:
         metrics |= {f"constraint.{name}": broken for name, broken in record.constraints.items()}
         params = {**record.params, **self._absent_members(record)}
         status = _STATUS[record.outcome]
-        self._child(f"{record.number}.0", title, params, metrics, tags, status, record.seconds)
+        self._child(f"{record.number}.0", title, params, metrics, tags, status, (record.seconds, at))
 
     def _absent_members(self, record: TrialRecord) -> dict[str, ParamValue]:
         """Say `none` and size 0 for members that a smaller team lacks.
@@ -330,21 +362,41 @@ class MlflowTracker:
         metrics: Mapping[str, float | None],
         tags: Mapping[str, Any],
         status: str,
-        seconds: float,
+        when: tuple[float, float],
     ) -> None:
-        """Create, fill and end a child run; one that an earlier failure left half written is completed."""
+        """Create, fill and end a child run; one that an earlier process left half written is completed.
+
+        Args:
+            point: The point's id, or the reference's name.
+            title: The run's name.
+            params: Its parameters.
+            metrics: Its metrics; those that are no finite numbers are left out.
+            tags: Its tags.
+            status: MLflow's word for its end.
+            when: Seconds that it took, and when it ended.
+        """
+        if self._unsure:
+            self._look_up()
         if point in self._complete:
             return
-        if point not in self._children:
+        seconds, at = when
+        if new := point not in self._children:
             settings = {SETTING + key: value for key, value in self._settings().items()}
-            mine = {PARENT_TAG: self.parent_run_id, "search": self._name, "point": point, **tags, **settings}
-            start = int(1000 * (time.time() - (seconds if math.isfinite(seconds) else 0)))
-            run = self._client.create_run(self._experiment_id, start, _texts(mine), title)
+            mine = {PARENT_TAG: self.parent_run_id, UID_TAG: self._uid, "search": self._name, "point": point}
+            start = int(1000 * (at - (seconds if math.isfinite(seconds) else 0)))
+            fail_point("tracker.create")
+            self._unsure = True  # a call that is not answered may have been heard
+            run = self._client.create_run(self._experiment_id, start, _texts({**mine, **tags, **settings}), title)
+            self._unsure = False
+            fail_point("tracker.created")
             self._children[point] = str(run.info.run_id)
         run_id = self._children[point]
-        self._log(run_id, params=params, metrics=metrics)
-        self._client.set_terminated(run_id, status)
-        self._complete.add(point)
+        # What an earlier end of the same trial said is overwritten, by nothing too.
+        self._log(run_id, params=params, metrics=metrics, tags={} if new else _texts(tags, empty=True), at=at)
+        self._client.set_terminated(run_id, status, end_time=int(1000 * at))
+        self.num_calls += 1
+        if tags.get("reason") != STOPPED:
+            self._complete.add(point)
 
     # ------------------------------------------------------------ MLflow itself
 
@@ -353,26 +405,13 @@ class MlflowTracker:
         assert self._mlflow is not None, "start comes first"
         return self._mlflow
 
-    def _attempt(self, what: str, write: Callable[[], None]) -> None:
-        if time.monotonic() < self._pause_until:
-            return  # `finish` writes it
-        try:
-            write()
-        except Exception as error:  # the boundary: whatever MLflow does, the search goes on
-            self.num_failures += 1
-            self._pause_until = time.monotonic() + _PAUSE_S
-            if self.num_failures == 1:
-                self._on_note(
-                    f"MLflow ({self.uri}): {what} could not be written ({one_line(error)}). The search goes on and"
-                    " its ledger keeps everything; the end of the search tries again"
-                )
-
     def _search(self, query: str) -> list[Run]:
         found: list[Run] = []
         token = None
         while True:
             page = self._client.search_runs([self._experiment_id], query, max_results=1000, page_token=token)
             found += page
+            self.num_calls += 1
             token = page.token
             if not token:
                 return found
@@ -385,19 +424,22 @@ class MlflowTracker:
         metrics: Mapping[str, float | None] | None = None,
         tags: Mapping[str, Any] | None = None,
         step: int = 0,
+        at: float | None = None,
     ) -> None:
+        """Write to a run; the same values for the same step and time are kept once, however often they come."""
         from mlflow.entities import Metric, Param, RunTag
 
-        now = int(1000 * time.time())
+        now = int(1000 * (time.time() if at is None else at))
         finite = {k: float(v) for k, v in (metrics or {}).items() if v is not None and math.isfinite(v)}
         self._client.log_batch(
             run_id,
             metrics=[Metric(key, value, now, step) for key, value in finite.items()],
-            tags=[RunTag(key, value) for key, value in _texts(tags or {}).items()],
+            tags=[RunTag(key, value) for key, value in _texts(tags or {}, empty=True).items()],
         )
         rows = [Param(key, value) for key, value in _texts(params or {}, empty=True).items()]
         for i in range(0, len(rows), _MAX_BATCH):
             self._client.log_batch(run_id, params=rows[i : i + _MAX_BATCH])
+        self.num_calls += 1
 
 
 # ---------------------------------------------------------------- what a record says to MLflow
@@ -449,6 +491,10 @@ def _origin(m: Measurement) -> dict[str, Any]:
     }
 
 
+def _fact_tags(view: RunView) -> dict[str, Any]:
+    return {f"fact.{key}": value for key, value in flatten(view.facts).items()}
+
+
 def _texts(table: Mapping[str, Any], *, empty: bool = False) -> dict[str, str]:
     """Turn values into texts that every MLflow server takes; leave empty ones out unless asked."""
     texts = {_name(key): str(value)[:_MAX_TEXT] for key, value in table.items()}
@@ -458,6 +504,31 @@ def _texts(table: Mapping[str, Any], *, empty: bool = False) -> dict[str, str]:
 def _name(key: str) -> str:
     """Keep to the characters that MLflow allows in names."""
     return "".join(c if c.isalnum() or c in "_-. :/" else "_" for c in key)[:250]
+
+
+def _make_database(home: Path, name: str) -> None:
+    """Make the home's own database if there is none, so that it appears with all its tables or not at all.
+
+    MLflow takes seconds for that, and cannot go on with a database whose tables are half made.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    path = home.resolve() / "mlflow.db"
+    if path.exists():
+        return
+    quiet_mlflow()
+    made = path.with_name(f".mlflow-for-{name}.db")  # one driver for each name, so one writer
+    left_over = [made.with_name(made.name + end) for end in ("", "-journal", "-wal", "-shm")]
+    for file in left_over:
+        file.unlink(missing_ok=True)
+    try:
+        store: Any = SqlAlchemyStore  # without types
+        store(f"sqlite:///{made}", artifact_folder(home).as_uri()).engine.dispose()
+        with suppress(FileExistsError):  # another search was first
+            os.link(made, path)
+    finally:
+        for file in left_over:
+            file.unlink(missing_ok=True)
 
 
 def _reach(uri: str) -> None:

@@ -27,9 +27,9 @@ from eed_search.core.points import frontier
 from eed_search.core.records import Reference, TrialRecord
 from eed_search.core.spec import Controls, Resources, Search, Spec, Threat
 from eed_search.search import Silent, Status, run
-from eed_search.search.driver import claim
+from eed_search.search.driver import MOST_LOSSES, claim
 from eed_search.search.ray_glue import Machine
-from eed_search.search.searcher import STUDY_FILE, close_study
+from eed_search.search.study import STUDY_FILE, close_study
 from tests.search import stub_pipeline
 
 # Ray, MLflow and what they bring leave sockets and files to the garbage collector.
@@ -229,9 +229,17 @@ def test_the_base_is_prepared_once_before_all_trials(done: Done) -> None:
 
 
 def test_workers_are_used_again(done: Done) -> None:
-    """Twelve trials take one process for each slot, and one more for the one that died."""
-    assert len(done.pids["run"]) == NUM_TRIALS
-    assert len(set(done.pids["run"])) <= int(done.view.facts["machine"]["num_cpus"]) + 1
+    """Twelve trials take one process for each slot, and one more for each that died."""
+    assert len(done.pids["run"]) == NUM_TRIALS + MOST_LOSSES
+    assert len(set(done.pids["run"])) <= int(done.view.facts["machine"]["num_cpus"]) + 1 + MOST_LOSSES
+
+
+def test_a_lost_worker_is_a_reason_to_try_again(done: Done) -> None:
+    """Trial 5 ends its process each time: it is tried three times; trials that fail by themselves once."""
+    assert done.view.attempts == {number: 3 if number == 5 else 1 for number in range(NUM_TRIALS)}
+    assert done.view.losses == {5: MOST_LOSSES}
+    proposals = [event for event in done.events if event.kind == "proposal" and event.trial == 5]
+    assert len(proposals) == 1
 
 
 def test_one_probe_measures_for_all(done: Done) -> None:
@@ -300,7 +308,7 @@ def test_mlflow_holds_every_trial(done: Done) -> None:
 def test_a_taken_name_is_refused_and_nothing_changes(done: Done) -> None:
     """A taken name is refused and nothing changes."""
     before = (done.folder / "ledger.sqlite").read_bytes()
-    with pytest.raises(RunError, match=r"--name stub-1: .* exists already; choose another --name, or look at"):
+    with pytest.raises(RunError, match=r"--name stub-1: .* exists already \(finished\); add trials with .* --trials N"):
         run(spec_of(), home=done.home, name="stub-1", pipeline=stub_pipeline, listener=Silent())
     assert (done.folder / "ledger.sqlite").read_bytes() == before
 
@@ -358,7 +366,7 @@ def test_an_interrupt_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest
     watcher = Interrupts()
     spec = spec_of(controls=Controls(sizes=()))
     view = run(spec, home=tmp_path, name="stopped", pipeline=stub_pipeline, listener=watcher)
-    assert (view.state, view.trials[0].outcome) == ("stopped", "done")
+    assert (view.state, view.reason, view.trials[0].outcome) == ("stopped", "Ctrl-C", "done")
     assert all(trial.outcome in ("done", "pruned") for trial in view.trials.values())
     assert len(view.trials) < NUM_TRIALS
     assert view.num_trials()["running"] == 0
@@ -367,6 +375,24 @@ def test_an_interrupt_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest
     assert TrialState.RUNNING not in states.values()
     assert states[0] == TrialState.COMPLETE
     assert signal.getsignal(signal.SIGINT) == handler
+
+
+def test_a_trial_that_hangs_is_ended_and_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After half the limit it is said, after the whole limit its process is ended; the search goes on."""
+    monkeypatch.setenv("EED_STUB_FAULTS", json.dumps({0: "sleep"}))
+    spec = Spec(
+        name="s", threat=Threat(eps=0.15), search=Search(trials=3, trial_timeout_s=6), controls=Controls(sizes=())
+    )
+    view = run(spec, home=tmp_path, name="hung", pipeline=stub_pipeline, listener=Silent())
+    assert {n: (t.outcome, t.reason) for n, t in view.trials.items()} == {
+        0: ("failed", "timeout"),
+        1: ("done", ""),
+        2: ("done", ""),
+    }
+    assert "after: members; ended. If it was only slow, raise search.trial_timeout_s" in view.trials[0].message
+    assert view.attempts[0] == 1
+    assert any(note.startswith("trial 0: no progress for ") for note in view.notes)
+    assert "in run" in (tmp_path / "hung" / "errors" / "trial-0-stacks.txt").read_text()
 
 
 def test_a_base_that_fails_ends_the_search_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""MLflow's runs of a search: what stands in them, and that MLflow never stops a search."""
+"""MLflow's runs of a search: what stands in them, and that nothing is doubled or left open."""
 
 import math
 import sqlite3
@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from eed_search.core.errors import SpecError, StoreError
-from eed_search.core.ledger import RunView
+from eed_search.core.ledger import Event, RunView, fold
 from eed_search.core.points import frontier, run_hypervolume
 from eed_search.tracking.mlflow_log import MlflowTracker, connect, database_uri
 from eed_search.tracking.report import write_report
+from tests.core.ledgers import events_of
 from tests.tracking.factories import make_latency, make_measurement, make_spec, make_trial, make_view
 
 
@@ -20,14 +21,16 @@ def track(home: Path, view: RunView, **changes: Any) -> MlflowTracker:
     """Write a whole search as its driver would."""
     tracker = MlflowTracker(make_spec(**changes), home, view.name)
     tracker.start(view)
-    assert view.base
-    tracker.log_reference(view.base, "base")
-    for control in view.controls:
-        tracker.log_reference(control, "control")
-    for step, record in enumerate(view.trials.values(), start=1):
-        tracker.log_result(record)
-        tracker.log_progress(hypervolume=0.01 * step, num_done=step, frontier_size=1, step=step)
+    deliver(tracker, view)
     return tracker
+
+
+def deliver(tracker: MlflowTracker, view: RunView) -> None:
+    """Bring a view's events to MLflow, one after another."""
+    so_far = RunView()
+    for event in events_of(view):
+        fold(so_far, event)
+        tracker.deliver(event, so_far)
 
 
 def children(tracker: MlflowTracker, query: str = "") -> dict[str, Any]:
@@ -51,7 +54,6 @@ def finished(view: RunView, tmp_path_factory: pytest.TempPathFactory) -> MlflowT
     home = tmp_path_factory.mktemp("a home, 100 % of it")
     tracker = track(home, view)
     tracker.finish(view, write_report(view, home / "digits" / "report")["html"].parent, "finished")
-    assert tracker.num_failures == 0
     return tracker
 
 
@@ -193,9 +195,11 @@ def test_finishing_twice_doubles_nothing(tmp_path: Path) -> None:
     view = make_view(3)
     tracker = track(tmp_path, view)
     tracker.finish(view, None, "finished")
+    deliver(tracker, view)
     tracker.finish(view, None, "finished")
-    assert tracker.num_failures == 0
     assert len(children(tracker)) == 1 + 3 + 3
+    run = children(tracker, "tags.point = '0.0'").popitem()[1]
+    assert len(connect(tracker.uri).get_metric_history(run.info.run_id, "robust_accuracy")) == 1
 
 
 def test_not_a_number_is_never_logged(tmp_path: Path) -> None:
@@ -205,8 +209,7 @@ def test_not_a_number_is_never_logged(tmp_path: Path) -> None:
         0, measurement=make_measurement(0.8, 0.2, mean_members_run=math.nan), seconds=math.inf, robust_diversity=None
     )
     tracker = track(tmp_path, view)
-    tracker.log_result(odd)
-    assert tracker.num_failures == 0
+    tracker.deliver(Event(99, "result", 0, {}, 1e9), replace(view, trials={0: odd}))
     metrics = children(tracker, "tags.kind = 'trial'").popitem()[1].data.metrics
     assert all(math.isfinite(value) for value in metrics.values())
     assert not {"mean_members_run", "seconds", "robust_diversity"} & set(metrics)
@@ -216,19 +219,84 @@ def test_not_a_number_is_never_logged(tmp_path: Path) -> None:
 
 
 def test_a_resumed_search_continues_its_run(tmp_path: Path) -> None:
-    """A resumed search continues its run."""
-    view = make_view(4)
-    first = MlflowTracker(make_spec(), tmp_path, view.name)
+    """What is there is found by the search's uid, even if its driver died before it could say a run's id."""
+    view = make_view(4, uid="digits-abc")
+    first = MlflowTracker(make_spec(), tmp_path, view.name, view.uid)
     facts = first.start(view)
-    first.log_result(view.trials[0])
-    resumed = MlflowTracker(make_spec(), tmp_path, view.name)
-    assert resumed.start(replace(view, tracker=dict(facts))) == facts
-    resumed.log_result(view.trials[0])
+    assert not first.taken_up
+    first.deliver(Event(9, "result", 0, {}, 1e9), replace(view, trials={0: view.trials[0]}))
+    resumed = MlflowTracker(make_spec(), tmp_path, view.name, view.uid)
+    assert resumed.start(view) == facts
+    assert resumed.taken_up
+    deliver(resumed, view)
     resumed.finish(view, None, "finished")
     assert len(children(resumed, "tags.kind = 'search'")) == 1
     assert len(children(resumed, "tags.point = '0.0'")) == 1
     assert len(children(resumed, "tags.kind = 'trial'")) == 4
     assert children(resumed, "attributes.status = 'RUNNING'") == {}
+
+
+def test_a_search_of_the_same_name_elsewhere_is_another_one(tmp_path: Path) -> None:
+    """Two homes may share a server: the uid tells them apart."""
+    for uid in ("digits-a", "digits-b"):
+        tracker = MlflowTracker(make_spec(), tmp_path, "digits", uid)
+        tracker.start(make_view(0, uid=uid))
+        assert not tracker.taken_up
+    runs = connect(tracker.uri).search_runs([tracker.start(make_view(0))["experiment_id"]])
+    assert len(runs) == 2
+
+
+def test_a_trial_that_was_stopped_is_replaced_by_its_second_end(tmp_path: Path) -> None:
+    """A stop closes its run as KILLED; after the resume the same run holds the result."""
+    stopped = make_trial(0, outcome="pruned", reason="stopped", measurement=None)
+    view = make_view(0, trials={0: stopped}, state="stopped")
+    track(tmp_path, view).finish(view, None, "stopped")
+    again = make_view(1)
+    tracker = track(tmp_path, again)
+    tracker.finish(again, None, "finished")
+    found = children(tracker, "tags.kind = 'trial'")
+    assert [(run.info.status, run.data.tags["outcome"], run.data.tags["reason"]) for run in found.values()] == [
+        ("FINISHED", "done", "")
+    ]
+
+
+def test_a_call_that_was_heard_but_not_answered_doubles_nothing(tmp_path: Path, monkeypatch: Any) -> None:
+    """The server made the run, the answer was lost: the next try finds it."""
+    view = make_view(1)
+    tracker = MlflowTracker(make_spec(), tmp_path, view.name)
+    tracker.start(view)
+    client = tracker._client
+    create = client.create_run
+
+    def unanswered(*arguments: Any, **options: Any) -> None:
+        create(*arguments, **options)
+        raise TimeoutError("no answer")
+
+    event = Event(9, "result", 0, {}, 1e9)
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "create_run", unanswered)
+        with pytest.raises(TimeoutError):
+            tracker.deliver(event, view)
+    tracker.deliver(event, view)
+    assert len(children(tracker, "tags.kind = 'trial'")) == 1
+
+
+def test_the_database_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: Any) -> None:
+    """Whoever is killed while MLflow makes its tables leaves no mlflow.db, and the next one makes it."""
+    from mlflow.store.tracking import sqlalchemy_store
+
+    def killed(*arguments: Any) -> None:
+        (tmp_path / ".mlflow-for-digits.db").write_bytes(b"half made")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlalchemy_store, "SqlAlchemyStore", killed)
+        with pytest.raises(KeyboardInterrupt):
+            MlflowTracker(make_spec(), tmp_path, "digits").start(make_view(0))
+    assert not (tmp_path / "mlflow.db").exists()
+    (tmp_path / ".mlflow-for-digits.db").write_bytes(b"left by a kill")
+    MlflowTracker(make_spec(), tmp_path, "digits").start(make_view(0))
+    assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlartifacts"}
 
 
 def test_a_child_left_half_written_is_closed(tmp_path: Path) -> None:
@@ -242,27 +310,6 @@ def test_a_child_left_half_written_is_closed(tmp_path: Path) -> None:
     found = children(tracker)
     assert (found["half"].info.status, found["digits"].info.status) == ("KILLED", "KILLED")
     assert found["digits"].data.tags["state"] == "stopped"
-
-
-def test_a_broken_database_does_not_stop_the_search(tmp_path: Path) -> None:
-    """MLflow's tables vanish in the middle: one note, and the end writes what was missed."""
-    notes: list[str] = []
-    view = make_view(3)
-    tracker = MlflowTracker(make_spec(), tmp_path, view.name, notes.append)
-    tracker.start(view)
-    with sqlite3.connect(tmp_path / "mlflow.db") as db:
-        db.execute("alter table runs rename to lost")
-    tracker.log_result(view.trials[0])
-    tracker.log_result(view.trials[1])
-    with sqlite3.connect(tmp_path / "mlflow.db") as db:
-        db.execute("alter table lost rename to runs")
-    db.close()
-    tracker.finish(view, None, "finished")
-    assert tracker.num_failures == 1  # the second was not even tried
-    assert len(notes) == 1
-    assert "trial 0 could not be written" in notes[0]
-    assert len(children(tracker, "tags.kind = 'trial'")) == 3
-    assert children(tracker, "attributes.status = 'RUNNING'") == {}
 
 
 @pytest.mark.parametrize("uri", ["mlruns", "http://127.0.0.1:1", "nonsense://x", "sqlite:////dev/null/m.db"])

@@ -1,0 +1,173 @@
+"""Who drives a run: one process at a time, by a file lock that the system releases when its holder dies.
+
+Beside the lock lies a note of who that is, for messages, for `status`, and for the next driver,
+which ends what a killed one has left. A process is known by its id and when it started: ids are
+used again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eed_search.core.errors import RunError
+from eed_search.core.ledger import RunView
+from eed_search.core.store import write_atomic
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+LOCK_FILE, DRIVER_FILE = "driver.lock", "driver.json"
+_WAIT_S = 2.0  # `status` holds the lock for an instant
+
+
+@dataclass(frozen=True)
+class Driver:
+    """The process that drives a run, or drove it.
+
+    Attributes:
+        pid: Its id.
+        born: When it started, in the system's ticks since it was switched on; 0 where the system does not tell.
+        session: The temporary folder of its Ray session; empty before there is one.
+    """
+
+    pid: int
+    born: int
+    session: str = ""
+
+    def alive(self) -> bool:
+        """Whether that very process still runs."""
+        return _born(self.pid) == self.born if self.born else _exists(self.pid)
+
+
+class DriverLock:
+    """Held by the one process that drives a run.
+
+    Args:
+        folder: The run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = _file_lock(folder)
+        self.before: Driver | None = None
+
+    def acquire(self) -> None:
+        """Take the lock and leave a note; `before` is then the driver that held it last, if any.
+
+        Raises:
+            RunError: If another process drives the run; names it.
+        """
+        from filelock import Timeout
+
+        try:
+            self._lock.acquire(timeout=_WAIT_S)
+        except Timeout as error:
+            there = noted(self._folder)
+            who = f"process {there.pid}" if there else "another process"
+            name = self._folder.name
+            raise RunError(
+                f"run {name}: still runs ({who}); watch it with `eed-search status {name} --watch`, or end it with"
+                f" `eed-search stop {name}` first"
+            ) from error
+        self.before = noted(self._folder)
+        self.note()
+
+    def note(self, session: str = "") -> None:
+        """Write down who holds the lock."""
+        pid = os.getpid()
+        write_atomic(self._folder / DRIVER_FILE, json.dumps(asdict(Driver(pid, _born(pid), session))).encode())
+
+    def release(self) -> None:
+        """Give the lock back; the note stays for the next driver."""
+        self._lock.release()
+
+
+@contextmanager
+def driving(folder: Path) -> Iterator[DriverLock]:
+    """Hold a run's driver lock for as long as the block lasts.
+
+    Raises:
+        RunError: If another process drives the run.
+    """
+    lock = DriverLock(folder)
+    lock.acquire()
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def driver_of(folder: Path) -> Driver | None:
+    """Give the process that drives a run now, or none."""
+    from filelock import Timeout
+
+    if not (folder / LOCK_FILE).exists():
+        return None
+    lock = _file_lock(folder)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return noted(folder) or Driver(0, 0)
+    lock.release()
+    return None
+
+
+def run_state(folder: Path, view: RunView) -> str:
+    """Say how a run is: `running`, `interrupted` (its driver is gone without an end), or as it ended."""
+    if driver_of(folder) is not None:
+        return "running"
+    return "interrupted" if view.state == "running" else view.state
+
+
+def noted(folder: Path) -> Driver | None:
+    """Read who drove a run last; none if nobody did or the note cannot be read."""
+    with suppress(OSError, ValueError, TypeError):
+        return Driver(**json.loads((folder / DRIVER_FILE).read_text()))
+    return None
+
+
+def wait_until_gone(driver: Driver, seconds: float) -> bool:
+    """Wait for a process to end.
+
+    Returns:
+        Whether it has ended.
+    """
+    deadline = time.monotonic() + seconds
+    while driver.alive():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _file_lock(folder: Path) -> FileLock:
+    from filelock import FileLock
+
+    return FileLock(str(folder / LOCK_FILE))
+
+
+def _born(pid: int) -> int:
+    """Read when a process started; 0 if there is no such process, or it is dead and only waited for."""
+    with suppress(OSError, ValueError, IndexError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return 0 if fields[0] in "ZX" else int(fields[19])
+    return 0
+
+
+def _exists(pid: int) -> bool:
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

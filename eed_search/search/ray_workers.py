@@ -1,0 +1,268 @@
+"""A search's work under Ray: tasks for what needs the whole machine, Ray Tune for the trials.
+
+Tune only executes. What a trial's end means, whether a lost one is tried again, and what is written
+down is decided by the driver's hooks, which run inside Tune's loop in the driver's main thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from eed_search.core.errors import TrialFailure
+from eed_search.core.spec import Resources
+from eed_search.search import ray_glue
+from eed_search.search.monitor import Monitor, Post, control_label, trial_label
+from eed_search.search.outcome import failure_of
+from eed_search.search.watchdog import Alarm, Watchdog
+from eed_search.search.workers import Hooks, Pipeline, Poll, Work
+
+ERRORS_FOLDER = "errors"
+_TICK_S = 0.5
+
+
+class RayWorkers:
+    """All processors and GPUs of a Ray session.
+
+    Args:
+        machine: What the session has.
+    """
+
+    def __init__(self, machine: ray_glue.Machine) -> None:
+        import ray
+
+        self._machine = machine
+        self._monitor: Any = ray.remote(Monitor).options(num_cpus=0, max_restarts=-1).remote()
+        self._posts_ref: Any = None
+        self._posts: dict[str, Post] = {}
+
+    @property
+    def num_cpus(self) -> float:
+        """Processors."""
+        return self._machine.num_cpus
+
+    @property
+    def num_gpus(self) -> float:
+        """Graphics processors."""
+        return self._machine.num_gpus
+
+    def slots(self, resources: Resources) -> int:
+        """Count the trials that fit at once."""
+        return self._machine.slots(resources)
+
+    def alone(self, pipeline: Pipeline, what: str, arguments: Mapping[str, Any], *, who: str, poll: Poll) -> Any:
+        """Call one function of the pipeline with the whole machine."""
+        import ray
+
+        options = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus, "max_retries": 0}
+        task = ray.remote(ray_glue.alone_task).options(**options)
+        ref = task.remote(pipeline, what, dict(arguments), who, self._monitor)
+        try:
+            while not ray.wait([ref], timeout=_TICK_S)[0]:
+                poll()
+        except BaseException:
+            ray.cancel(ref, force=True)
+            raise
+        try:
+            return ray.get(ref)
+        except ray.exceptions.RayError as error:
+            raise ray_glue.cause_of(error) from error
+
+    def stages(self) -> dict[str, str]:
+        """Give every worker's line, as it was about a second ago."""
+        self.posts()
+        return {who: post.text for who, post in self._posts.items()}
+
+    def posts(self) -> dict[str, Post]:
+        """Ask the monitor, and give what it answered last; never waits."""
+        import ray
+
+        if self._posts_ref is None:
+            self._posts_ref = self._monitor.posts.remote()
+        if ray.wait([self._posts_ref], timeout=0)[0]:
+            with suppress(ray.exceptions.RayError):
+                self._posts = ray.get(self._posts_ref)
+            self._posts_ref = None
+        return self._posts
+
+    def side_by_side(self, pipeline: Pipeline, work: Work, hooks: Hooks) -> None:
+        """Run controls and trials until the proposer has none any more, or the hooks say stop."""
+        _SideBySide(self, self._monitor, pipeline, work, hooks).run()
+
+
+class _SideBySide:
+    """One run of controls and trials.
+
+    Args:
+        workers: Asked what is going on.
+        monitor: Takes the workers' lines.
+        pipeline: What one trial does.
+        work: What is to be done.
+        hooks: The driver's.
+    """
+
+    def __init__(self, workers: RayWorkers, monitor: Any, pipeline: Pipeline, work: Work, hooks: Hooks) -> None:
+        self._workers, self._monitor, self._pipeline = workers, monitor, pipeline
+        self._work, self._hooks = work, hooks
+        self._watchdog = Watchdog(work.spec.search.trial_timeout_s)
+        self._last_look = 0.0
+        self._controls: dict[Any, float] = {}
+        self._trials: dict[int, Any] = {}  # Tune's trials by number, from their start to their end
+        self._timed_out: dict[str, str] = {}
+
+    def run(self) -> None:
+        """Start the controls, run the trials beside them, wait for what is left."""
+        import ray
+
+        work, hooks = self._work, self._hooks
+        shared = ray.put(work.setting)
+        probe_actor: Any = (
+            ray.remote(ray_glue.ProbeActor)
+            .options(num_cpus=0, resources={ray_glue.PROBE_RESOURCE: 1}, max_restarts=2)
+            .remote(self._pipeline, work.setting)  # by value: a restart could not read it from a store that forgot it
+        )
+        probe = ray_glue.RemoteProbe(probe_actor)
+        resources = work.spec.resources
+        control = ray.remote(ray_glue.control_task).options(
+            num_cpus=resources.cpu, num_gpus=resources.gpu, max_retries=0
+        )
+        self._controls = {
+            control.remote(self._pipeline, size, shared, probe, self._monitor): size for size in work.controls
+        }
+        try:
+            if not work.proposer.finished:
+                self._tune(probe)
+            while self._controls and not hooks.stopping():
+                self._step()
+                time.sleep(_TICK_S / 5)
+        finally:
+            for ref in self._controls:
+                ray.cancel(ref, force=True)
+            ray.kill(probe_actor)
+
+    def _tune(self, probe: ray_glue.RemoteProbe) -> None:
+        from ray import tune
+
+        from eed_search.search.searcher import EedSearcher
+        from eed_search.search.tune_callback import DriverCallback, StopWhen, trial_folder
+
+        work, spec = self._work, self._work.spec
+        callback = DriverCallback(
+            on_start=self._trial_started, on_end=self._trial_ended, on_error=self._trial_lost, on_step=self._step
+        )
+        function = tune.with_parameters(
+            ray_glue.trainable,
+            pipeline=self._pipeline,
+            setting=work.setting,
+            probe=probe,
+            monitor=self._monitor,
+            limit_s=spec.search.trial_timeout_s,
+            stacks=str(work.folder / ERRORS_FOLDER),
+        )
+        tuner = tune.Tuner(
+            tune.with_resources(function, {"cpu": spec.resources.cpu, "gpu": spec.resources.gpu}),
+            tune_config=tune.TuneConfig(
+                # The callback says how trials ended, errors included; the searcher is not asked to.
+                search_alg=EedSearcher(work.proposer, settle=lambda number, result, error: None),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_dirname_creator=trial_folder,
+            ),
+            run_config=tune.RunConfig(
+                name="ray" if work.attempt == 1 else f"ray-{work.attempt}",
+                storage_path=str(work.folder),
+                verbose=0,
+                callbacks=[callback],
+                stop=StopWhen(lambda: self._hooks.stopping() or callback.fatal is not None),
+                failure_config=tune.FailureConfig(max_failures=0),  # the driver decides what is tried again
+            ),
+        )
+        tuner.fit()
+        if callback.fatal is not None:
+            raise callback.fatal
+
+    # ------------------------------------------------------------ what Tune's loop calls
+
+    def _trial_started(self, number: int, trial: Any) -> None:
+        self._watchdog.begin(trial_label(number), time.monotonic())
+        if self._trials.get(number) is not trial:  # a trial that was paused starts more than once
+            self._trials[number] = trial
+            self._hooks.on_attempt(number)
+
+    def _trial_ended(self, number: int, result: Mapping[str, Any]) -> None:
+        self._over(number)
+        self._hooks.on_end(number, result)
+
+    def _trial_lost(self, number: int, error: BaseException | None) -> None:
+        self._over(number)
+        ray_glue.forget_empty(ray_glue.stacks_file(self._work.folder / ERRORS_FOLDER, number))
+        label = trial_label(number)
+        if label in self._timed_out:
+            self._hooks.on_lost(number, "timeout", self._timed_out.pop(label), "")
+            return
+        reason, message = failure_of(error) if error else ("infrastructure", "its worker process died")
+        self._hooks.on_lost(number, reason, message, f"{message}\n\n{error}\n")
+
+    def _over(self, number: int) -> None:
+        self._trials.pop(number, None)
+        self._watchdog.end(trial_label(number))
+
+    def _step(self) -> None:
+        """Take in finished controls, look for workers that are stuck, tell the driver."""
+        import ray
+
+        ready, _ = ray.wait(list(self._controls), num_returns=1, timeout=0) if self._controls else ([], [])
+        for ref in ready:
+            self._control_ended(self._controls.pop(ref), ref)
+        self._watch()
+        self._hooks.on_step()
+
+    def _control_ended(self, size: float, ref: Any) -> None:
+        import ray
+
+        label = control_label(size)
+        self._watchdog.end(label)
+        try:
+            control = ray.get(ref)
+        except Exception as error:
+            cause = ray_glue.cause_of(error)
+            if label in self._timed_out:
+                cause = TrialFailure("timeout", self._timed_out.pop(label))
+            control = cause
+        self._hooks.on_control(size, control)
+
+    # ------------------------------------------------------------ the watchdog
+
+    def _watch(self) -> None:
+        now = time.monotonic()
+        if now - self._last_look < _TICK_S:
+            return
+        self._last_look = now
+        posts = self._workers.posts()
+        for size in self._controls.values():  # watched from their first line: before it they wait for a slot
+            if (label := control_label(size)) in posts and not self._watchdog.watches(label):
+                self._watchdog.begin(label, now)
+        for alarm in self._watchdog.look({who: post.count for who, post in posts.items()}, now):
+            if alarm.over:
+                self._end_stuck(alarm, posts.get(alarm.who))
+            else:
+                self._hooks.on_stuck(alarm.who, alarm.seconds)
+
+    def _end_stuck(self, alarm: Alarm, last: Post | None) -> None:
+        """End a worker's process; what waits for it then gets an error."""
+        import ray
+
+        self._watchdog.end(alarm.who)
+        self._timed_out[alarm.who] = (
+            f"no progress for {alarm.seconds:.0f} s{f' after: {last.text}' if last else ''}; ended. If it was only slow,"
+            " raise search.trial_timeout_s"
+        )
+        for number, trial in self._trials.items():
+            actor = trial.temporary_state.ray_actor
+            if trial_label(number) == alarm.who and actor is not None:
+                ray.kill(actor)
+        for ref, size in self._controls.items():
+            if control_label(size) == alarm.who:
+                ray.cancel(ref, force=True)

@@ -1,0 +1,163 @@
+"""Resume: take a run up again after a kill, a stop or a failure, as the search that was begun.
+
+The ledger says what is finished; nothing is unpickled and no time stamp is trusted. Optuna's study is
+made again, trials without an end are handed out first (the same number and parameters, one attempt
+more), and whatever they had finished is read from the store.
+
+Refused, with the difference, if the stored search-space file, the data, our code or the processor
+changed since: the finished trials could not stand beside the new ones. How long a search lasts
+(`FREE` keys) may change.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from eed_search.core.errors import EedSearchError, RunError
+from eed_search.core.ledger import FILE_NAME, Ledger, RunView, read_run
+from eed_search.core.spec import Spec
+from eed_search.core.spec_file import load, parse, to_text
+from eed_search.core.store import write_atomic
+from eed_search.search import origin
+from eed_search.search.driver import SPACE_FILE, Again, drive, interrupts, ray_workers, with_absolute_data, work_left
+from eed_search.search.journal import Journal
+from eed_search.search.listener import Listener, Silent
+from eed_search.search.lock import driving
+from eed_search.search.outcome import judge
+from eed_search.search.ray_glue import clear_session
+from eed_search.search.workers import LocalWorkers, Pipeline, Workers
+
+_PATIENCE_S = 10.0
+FREE = ("search.trials", "search.time_budget_s", "search.trial_timeout_s")
+
+
+def resume(
+    folder: Path,
+    *,
+    pipeline: Pipeline,
+    listener: Listener,
+    trials: int | None = None,
+    allow_drift: bool = False,
+    force: bool = False,
+    workers: Workers | None = None,
+) -> RunView:
+    """Take a run up again, and bring it to its end.
+
+    Args:
+        folder: The run's.
+        pipeline: What one trial does.
+        listener: Told of everything from here on.
+        trials: Trials in all, instead of what the run's file says; a finished run is extended so.
+        allow_drift: Go on although something changed; what, is written down.
+        force: Take up a run that was cancelled.
+        workers: Where trials run; Ray on this machine by default.
+
+    Returns:
+        The run as its ledger tells it.
+
+    Raises:
+        RunError: If it still runs, has nothing left to do, was cancelled, or something changed.
+        SpecError: If the run's own search-space file is wrong by now, or its data are gone.
+    """
+    folder = folder.expanduser().resolve()
+    with ExitStack() as stack:
+        lock = stack.enter_context(driving(folder))
+        if lock.before is not None:
+            clear_session(lock.before.session)
+        view = read_run(folder)
+        if not view.name:
+            raise RunError(f"run {folder.name}: was killed before it began; remove {folder} and launch it again")
+        spec = stored_spec(folder, view)
+        if trials is not None:
+            spec = _with_trials(spec, view, trials)
+        _check_state(view, spec, force)
+        left = work_left(view, spec)
+        drift = changes(view, spec) if left else []
+        if drift and not allow_drift:
+            raise RunError(
+                f"run {view.name}: cannot go on as it was begun, because something changed since:\n"
+                + "".join(f"  {line}\n" for line in drift)
+                + "Put it back; or launch under another name, which reuses every finished stage that still fits; or"
+                f" accept it: `eed-search resume {view.name} --allow-drift`"
+            )
+        there = workers or (stack.enter_context(ray_workers(lock.note)) if left else LocalWorkers())
+        stop = stack.enter_context(interrupts())
+        there.slots(spec.resources)
+        changed = spec.to_plain() != view.spec
+        if changed or not (folder / SPACE_FILE).exists():
+            write_atomic(folder / SPACE_FILE, to_text(spec).encode())
+        notes = origin.version_notes(view.facts) if left else []
+        again = Again(tuple(view.stopped_trials()), tuple(drift), tuple(notes), changed)
+        return drive(spec, folder, pipeline, listener, there, stop, again)
+
+
+def mark_cancelled(folder: Path) -> None:
+    """Write down that a run without a driver is cancelled, and close what it left open in MLflow.
+
+    Args:
+        folder: The run's.
+
+    Raises:
+        RunError: If it runs.
+    """
+    with driving(folder) as lock, Ledger(folder / FILE_NAME, write=True) as ledger:
+        if lock.before is not None:
+            clear_session(lock.before.session)
+        journal = Journal(ledger, Silent(), 0, 1)
+        view = journal.view
+        journal.append("request", {"what": "cancel", "offline": True})
+        for number in view.unfinished():
+            journal.result(judge(number, view.proposals[number], None))
+        if view.tracker:
+            from eed_search.tracking.mlflow_log import MlflowTracker
+
+            try:
+                spec = stored_spec(folder, view)
+                journal.open_tracker(MlflowTracker(spec, folder.parent, view.name, view.uid))
+            except EedSearchError as error:
+                journal.note(f"MLflow could not be told of the end ({str(error).splitlines()[0]})")
+            journal.close_tracker("cancelled", None, _PATIENCE_S)
+        journal.end("cancelled", "cancel")
+
+
+def stored_spec(folder: Path, view: RunView) -> Spec:
+    """Read a run's own search-space file; where it is gone, what the ledger kept of it.
+
+    Raises:
+        SpecError: If it is wrong by now.
+    """
+    path = folder / SPACE_FILE
+    return with_absolute_data(load(path) if path.exists() else parse(view.spec, f"run {view.name}"))
+
+
+def changes(view: RunView, spec: Spec) -> list[str]:
+    """Say what differs between a run's start and now, one line each; none if it may go on."""
+    lines = [
+        f"{SPACE_FILE}: {line}"
+        for line in origin.spec_drift(view.spec, spec.to_plain())
+        if line.partition(":")[0] not in FREE
+    ]
+    return lines + origin.drift(view.facts, view.origin, origin.origin(spec.data), spec)
+
+
+def _with_trials(spec: Spec, view: RunView, trials: int) -> Spec:
+    if trials < len(view.proposals):
+        raise RunError(
+            f"--trials {trials}: run {view.name} has proposed {len(view.proposals)} already; give at least that many"
+        )
+    return spec.model_copy(update={"search": spec.search.model_copy(update={"trials": trials})})
+
+
+def _check_state(view: RunView, spec: Spec, force: bool) -> None:
+    name, num = view.name, len(view.trials)
+    if view.state == "cancelled" and not force:
+        raise RunError(
+            f"run {name}: was cancelled after {num} trials; `eed-search resume {name} --force` takes it up all the same"
+        )
+    shown = view.tracker.get("complete", True)  # whether MLflow has everything
+    if view.state == "finished" and shown and spec.search.trials <= len(view.proposals):
+        raise RunError(
+            f"run {name}: is finished, with {num} trials: nothing is left to resume. Add trials with"
+            f" `eed-search resume {name} --trials {2 * num}`, or look at it with `eed-search report {name}`"
+        )

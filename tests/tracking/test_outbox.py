@@ -1,0 +1,115 @@
+"""The outbox: whatever MLflow does, the search goes on, and in the end everything has arrived."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eed_search.core.ledger import FILE_NAME, Ledger, RunView
+from eed_search.tracking.mlflow_log import MlflowTracker, connect
+from eed_search.tracking.outbox import Outbox
+from tests.core.ledgers import write_ledger
+from tests.tracking.factories import make_spec, make_view
+
+
+def started(home: Path, view: RunView) -> MlflowTracker:
+    """A tracker that is ready."""
+    tracker = MlflowTracker(make_spec(), home, view.name, view.uid)
+    tracker.start(view)
+    return tracker
+
+
+def names(tracker: MlflowTracker, query: str = "tags.kind = 'trial'") -> list[str]:
+    """Name the runs that MLflow holds."""
+    client = connect(tracker.uri)
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    return sorted(run.data.tags["point"] for run in client.search_runs(experiments, query))
+
+
+def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
+    """Wait for something that another thread does."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert condition()
+
+
+def test_events_arrive_without_being_waited_for(tmp_path: Path) -> None:
+    """The cursor ends at the last event; the runs are closed by `finish`."""
+    view = make_view(2)
+    folder = write_ledger(tmp_path / "digits", view)
+    tracker = started(tmp_path, view)
+    outbox = Outbox(folder / FILE_NAME, tracker)
+    outbox.wake()
+    with Ledger(folder / FILE_NAME) as ledger:
+        last = len(list(ledger.events()))
+    until(lambda: outbox.cursor == last)
+    assert names(tracker) == ["0.0", "1.0"]
+    assert outbox.finish(view, None, "finished")
+    assert names(tracker, "attributes.status = 'RUNNING'") == []
+
+
+def test_what_was_delivered_before_is_not_delivered_again(tmp_path: Path) -> None:
+    """Delivery goes on behind the cursor; only the end looks at everything."""
+    view = make_view(2)
+    folder = write_ledger(tmp_path / "digits", view)
+    delivered: list[int] = []
+    tracker = started(tmp_path, view)
+    tracker.deliver = lambda event, view: delivered.append(event.seq)  # type: ignore[method-assign]
+    outbox = Outbox(folder / FILE_NAME, tracker, cursor=5)
+    outbox.wake()
+    until(lambda: delivered and delivered[-1] == outbox.cursor)
+    outbox.stop()
+    assert delivered[0] == 6
+
+
+def test_a_failing_mlflow_is_noted_once_and_gets_everything_later(tmp_path: Path) -> None:
+    """MLflow's tables vanish in the middle: the search is not held up, and nothing is lost."""
+    view = make_view(3)
+    folder = write_ledger(tmp_path / "digits", view)
+    tracker = started(tmp_path, view)
+    with sqlite3.connect(tmp_path / "mlflow.db") as db:
+        db.execute("alter table runs rename to lost")
+    outbox = Outbox(folder / FILE_NAME, tracker)
+    outbox.wake()
+    until(lambda: outbox.num_failures >= 2)
+    notes = [outbox.take_note(), outbox.take_note()]
+    assert "could not be written" in notes[0]
+    assert notes[1] == ""
+    with sqlite3.connect(tmp_path / "mlflow.db") as db:
+        db.execute("alter table lost rename to runs")
+    db.close()
+    assert outbox.finish(view, None, "finished")
+    assert names(tracker) == ["0.0", "1.0", "2.0"]
+    assert names(tracker, "attributes.status = 'RUNNING'") == []
+
+
+def test_a_frozen_mlflow_is_given_up_in_the_end(tmp_path: Path) -> None:
+    """A call that never comes back does not hold the search's end for ever."""
+    view = make_view(1)
+    folder = write_ledger(tmp_path / "digits", view)
+    tracker = started(tmp_path, view)
+    tracker.deliver = lambda event, view: time.sleep(600)  # type: ignore[method-assign]
+    outbox = Outbox(folder / FILE_NAME, tracker)
+    outbox.wake()
+    start = time.monotonic()
+    assert not outbox.finish(view, None, "finished", patience_s=0.5)
+    assert time.monotonic() - start < 60
+    assert outbox.cursor == 0
+
+
+@pytest.mark.parametrize("state", ["stopped", "failed", "cancelled"])
+def test_every_end_closes_the_runs(tmp_path: Path, state: Any) -> None:
+    """However a search ends, MLflow shows no run as RUNNING."""
+    view = make_view(1)
+    folder = write_ledger(tmp_path / "digits", view)
+    tracker = started(tmp_path, view)
+    assert Outbox(folder / FILE_NAME, tracker).finish(view, None, state)
+    assert names(tracker, "attributes.status = 'RUNNING'") == []
+    parent = connect(tracker.uri).get_run(tracker.parent_run_id)
+    assert parent.data.tags["state"] == state
