@@ -97,6 +97,71 @@ def launch(
 
 
 @app.command()
+def resume(
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RUN",
+            help="Name of a search, or its folder; the latest unfinished one by default.",
+            show_default=False,
+        ),
+    ] = None,
+    home: Home = DEFAULT_HOME,
+    trials: Annotated[
+        int | None,
+        typer.Option("--trials", min=1, help="Trials in all; extends a finished search.", show_default=False),
+    ] = None,
+    allow_drift: Annotated[
+        bool, typer.Option("--allow-drift", help="Go on although file, data, code or processor changed.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Take up a search that was cancelled.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Go on with a search that was interrupted."""
+    from eed_search.cli.resume import resume as body
+
+    body(run, home=home, trials=trials, allow_drift=allow_drift, force=force)
+
+
+@app.command()
+def status(
+    run: Run = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Print again until it does not run any more.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
+    home: Home = DEFAULT_HOME,
+    debug: Debug = False,
+) -> None:
+    """Say how a search stands."""
+    from eed_search.cli.status import status as body
+
+    body(run, home=home, watch=watch, as_json=as_json)
+
+
+RunningRun = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RUN", help="Name of a search, or its folder; the one that runs by default.", show_default=False
+    ),
+]
+
+
+@app.command()
+def stop(run: RunningRun = None, home: Home = DEFAULT_HOME, debug: Debug = False) -> None:
+    """End a search; what is finished is kept."""
+    from eed_search.cli.stop import stop as body
+
+    body(run, home=home)
+
+
+@app.command()
+def cancel(run: RunningRun = None, home: Home = DEFAULT_HOME, debug: Debug = False) -> None:
+    """End a search at once, for good."""
+    from eed_search.cli.stop import cancel as body
+
+    body(run, home=home)
+
+
+@app.command()
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Search-space file, or the name of a packaged one.")],
     data: DataPath = None,

@@ -2,10 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from eed_search.core.errors import RunError
 from eed_search.core.ledger import FILE_NAME, Ledger, RunView, read_run
+
+
+@dataclass(frozen=True)
+class Found:
+    """A search of a home.
+
+    Attributes:
+        folder: Where it lies.
+        view: What its ledger tells.
+        state: `running`, `interrupted`, `stopped`, `finished`, `failed` or `cancelled`.
+    """
+
+    folder: Path
+    view: RunView
+    state: str
+
+    @classmethod
+    def at(cls, folder: Path) -> Found:
+        """Read a search.
+
+        Raises:
+            RunError: If its ledger is not readable.
+        """
+        from eed_search.search.lock import run_state
+
+        view = read_run(folder)
+        return cls(folder, view, run_state(folder, view))
+
+
+def found_runs(home: Path) -> list[Found]:
+    """Read the searches of a home, the latest started last; those that cannot be read are left out."""
+    found = []
+    for folder in run_folders(home):
+        with suppress(RunError):
+            found.append(Found.at(folder))
+    return found
+
+
+def find_by_state(home: Path, run: str | None, states: Container[str], what: str) -> Found:
+    """Find the search that a command is meant for: the one that is named, or the latest in a fitting state.
+
+    Args:
+        home: The folder that holds every search.
+        run: Its name, or its folder; none takes the latest that fits.
+        states: What fits where none is named.
+        what: How the message calls those, such as `running`.
+
+    Raises:
+        RunError: If there is none; says what there is.
+    """
+    if run is not None:
+        return Found.at(find_run(home, run))
+    find_run(home, None)
+    there = found_runs(home)
+    fitting = [one for one in there if one.state in states]
+    if not fitting:
+        shown = ", ".join(f"{one.folder.name} ({one.state})" for one in there[-10:]) or "none that can be read"
+        raise RunError(f"{home}: no search is {what}; there: {shown}. Name one of them")
+    return fitting[-1]
 
 
 def run_folders(home: Path) -> list[Path]:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from eed_search.cli.check import summary
 from eed_search.cli.console import say
-from eed_search.cli.guard import INTERRUPTED
+from eed_search.cli.guard import INTERRUPTED, TERMINATED
 from eed_search.cli.space_file import Changes, find, read
 from eed_search.core.errors import RunError
+
+if TYPE_CHECKING:
+    from eed_search.core.ledger import RunView
 
 
 def launch(file: Path | None, changes: Changes, *, home: Path, name: str | None) -> None:
@@ -34,20 +40,38 @@ def launch(file: Path | None, changes: Changes, *, home: Path, name: str | None)
 
     from eed_search import trial  # from here on torch, Ray and the rest are loaded
     from eed_search.cli.progress import progress
-    from eed_search.cli.result import command, show, where
-    from eed_search.core.points import points
     from eed_search.search import run
 
+    with stopped_at_once(home), progress() as listener:
+        view = run(spec, home=home, name=name, pipeline=trial, listener=listener)
+    conclude(view, home / view.name, home)
+
+
+@contextmanager
+def stopped_at_once(home: Path) -> Iterator[None]:
+    """Say what is kept when a second interrupt ends the search; the first lets it end and return."""
     try:
-        with progress() as listener:
-            view = run(spec, home=home, name=name, pipeline=trial, listener=listener)
-    except KeyboardInterrupt:  # the second one: the first lets the search end and return
-        print(f"Stopped at once. What was finished is kept: {command('report')}{where(home)}", file=sys.stderr)
+        yield
+    except KeyboardInterrupt:
+        from eed_search.cli.result import command, where
+
+        print(f"Stopped at once. What was finished is kept: {command('resume')}{where(home)}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
+
+
+def conclude(view: RunView, folder: Path, home: Path) -> None:
+    """Show how a search ended, and end with the exit code that belongs to it.
+
+    Raises:
+        RunError: If it was finished and no trial gave a point.
+    """
+    from eed_search.cli.result import show
+    from eed_search.core.points import points
+
     say()
-    show(view, home / view.name, home)
-    if view.state == "stopped":
-        raise typer.Exit(INTERRUPTED)
+    show(view, folder, home)
+    if view.state in ("stopped", "cancelled"):
+        raise typer.Exit(TERMINATED if view.reason == "SIGTERM" else INTERRUPTED)
     if not points(view):
         raise RunError(
             f"run {view.name}: no trial gave a point; the lines above say why. Correct the file and launch it again"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from eed_search.cli.console import say
 from eed_search.cli.homes import open_run
+from eed_search.search.lock import run_state
 
 
 def report(run: str | None, *, home: Path, as_json: bool) -> None:
@@ -16,6 +18,7 @@ def report(run: str | None, *, home: Path, as_json: bool) -> None:
         RunError: If there is no such search.
     """
     folder, view = open_run(home, run)
+    view = replace(view, state=run_state(folder, view))  # a killed search says no end of itself
     if as_json:
         from eed_search.tracking.report import as_json as facts
 

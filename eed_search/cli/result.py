@@ -178,6 +178,8 @@ def next_steps(view: RunView, folder: Path, home: Path) -> list[str]:
         lines.append(f"plot    {plot}")
     there = where(home)
     name = shlex.quote(folder.name)
+    if view.state in ("stopped", "failed", "interrupted"):
+        lines.append(f"resume  {command('resume')} {name}{there}")
     lines.append(f"MLflow  {command('ui')} {name}{there}")
     lines.append(f"again   {command('report')} {name}{there}")
     if frontier(view):

@@ -9,7 +9,7 @@ import pytest
 import eed_search
 from tests.cli.calling import call
 
-COMMANDS = ("launch", "check", "report", "export", "verify", "ui", "doctor")
+COMMANDS = ("launch", "resume", "status", "stop", "cancel", "check", "report", "export", "verify", "ui", "doctor")
 MISTAKES = "name: t\nthreat: {eps: 8}\nserch: {trials: 3}\n"
 
 

@@ -13,6 +13,7 @@ from eed_search.cli.result import command, duration, frontier_table, next_steps
 from eed_search.core.errors import RunError
 from eed_search.core.ledger import FILE_NAME, Ledger
 from eed_search.core.points import frontier
+from eed_search.search.lock import driving
 from eed_search.tracking.table import table_rows
 from tests.cli.calling import call
 from tests.core.ledgers import write_ledger
@@ -116,9 +117,13 @@ def test_a_search_that_has_just_begun_can_be_shown(tmp_path: Path) -> None:
     folder.mkdir()
     with Ledger(folder / FILE_NAME, write=True) as ledger:
         ledger.append("run", {"name": "young", "spec": {}, "facts": {}})
-    result = call("report", "--home", tmp_path)
+    with driving(folder):
+        result = call("report", "--home", tmp_path)
     assert result.exit_code == 0
     assert result.stdout.startswith("young: running after 0 s; trials: none yet\n")
+    killed = call("report", "--home", tmp_path).stdout
+    assert killed.startswith("young: interrupted after 0 s")
+    assert "resume  eed-search resume young" in killed
     assert "export" not in result.stdout
 
 

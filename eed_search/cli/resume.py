@@ -1,0 +1,54 @@
+"""`eed-search resume`: a search that was interrupted goes on, a finished one gets more trials."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from eed_search.cli.console import say
+from eed_search.cli.homes import Found, find_by_state
+from eed_search.cli.launch import conclude, stopped_at_once
+from eed_search.core.ledger import RunView
+
+_UNFINISHED = ("interrupted", "stopped", "failed")
+
+
+def resume(run: str | None, *, home: Path, trials: int | None, allow_drift: bool, force: bool) -> None:
+    """Take a search up again and show its result.
+
+    Args:
+        run: Its name, or its folder; none takes the latest that is not finished.
+        home: The folder that holds every search.
+        trials: Trials in all, instead of what its file says.
+        allow_drift: Go on although something changed.
+        force: Take up a search that was cancelled.
+
+    Raises:
+        RunError: If there is none, or it cannot be taken up; says why.
+    """
+    states = (*_UNFINISHED, "cancelled") if force else _UNFINISHED
+    found = find_by_state(home, run, states, "waiting to be resumed")
+    for line in plan(found, trials):
+        say(line)
+
+    from eed_search import trial  # from here on torch, Ray and the rest are loaded
+    from eed_search.cli.progress import progress
+    from eed_search.search.resume import resume as go_on
+
+    folder = found.folder
+    with stopped_at_once(home), progress() as listener:
+        view: RunView = go_on(
+            folder, pipeline=trial, listener=listener, trials=trials, allow_drift=allow_drift, force=force
+        )
+    conclude(view, folder, folder.parent)
+
+
+def plan(found: Found, trials: int | None) -> list[str]:
+    """Say what there is of a search, and what will be done."""
+    view = found.view
+    again = len(view.unfinished()) + len(view.stopped_trials())
+    num_ended = len(view.trials) - len(view.stopped_trials())
+    total = trials or view.spec.get("search", {}).get("trials", 0)
+    lines = [f"Resuming {found.folder.name} ({found.state}): {num_ended} of {total} trials are finished"]
+    if again:
+        lines.append(f"  {again} {'was' if again == 1 else 'were'} under way and run{'s' if again == 1 else ''} again")
+    return lines

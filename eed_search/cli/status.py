@@ -1,0 +1,185 @@
+"""`eed-search status`: how a search stands, from its ledger; it may run, have ended, or have been killed."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from eed_search.cli.console import console, is_terminal, say
+from eed_search.cli.homes import Found, find_run, found_runs
+from eed_search.cli.result import command, duration, where
+from eed_search.core.points import frontier, run_hypervolume
+from eed_search.search.journal import NOW_FILE
+from eed_search.search.lock import driver_of
+from eed_search.tracking.text import per_cent, with_arm
+
+_EVERY_S = 2.0
+_FRESH_S = 30.0  # what is older was left by a driver that is stuck or dead
+_MOST = 8
+_WIDTH = 80
+
+
+def status(run: str | None, *, home: Path, watch: bool, as_json: bool) -> None:
+    """Print how a search stands.
+
+    Args:
+        run: Its name, or its folder; none takes the latest.
+        home: The folder that holds every search.
+        watch: Print again until it does not run any more.
+        as_json: Print one JSON object for other programs; with `watch`, one a line.
+
+    Raises:
+        RunError: If there is no such search.
+    """
+    folder = find_run(home, run)
+    found = Found.at(folder)
+    if watch and is_terminal() and not as_json:
+        _watch_live(folder, home)
+        return
+    shown = ""
+    while True:
+        text = json.dumps(facts(found, home), ensure_ascii=False) if as_json else "\n".join(lines(found, home))
+        if text != shown:
+            say(text)
+            shown = text
+        if not (watch and found.state == "running"):
+            break
+        time.sleep(_EVERY_S)
+        found = Found.at(folder)
+    if run is None and not as_json:
+        for line in others(home, folder):
+            say(line)
+
+
+def _watch_live(folder: Path, home: Path) -> None:
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(console=console(), auto_refresh=False) as live:
+        while True:
+            found = Found.at(folder)
+            live.update(Text("\n".join(lines(found, home))), refresh=True)
+            if found.state != "running":
+                return
+            time.sleep(_EVERY_S)
+
+
+def facts(found: Found, home: Path) -> dict[str, Any]:
+    """Describe how a search stands, for other programs."""
+    view, now = found.view, _now(found)
+    driver = driver_of(found.folder)
+    return {
+        "name": found.folder.name,
+        "state": found.state,
+        "reason": view.reason,
+        "pid": driver.pid if driver else None,
+        "phase": view.stage,
+        "seconds": round(_seconds(found), 1),
+        "eta_s": now.get("eta_s"),
+        "num_trials": _total(found),
+        "trials": view.num_trials(),
+        "stages": now.get("stages", {}),
+        "hypervolume": run_hypervolume(view) if view.base else None,
+        "frontier": [
+            {
+                "id": point.id,
+                "robust_accuracy": point.measurement.robust_accuracy.value,
+                "clean_accuracy": point.measurement.clean_accuracy.value,
+                "latency_ms": point.measurement.latency.latency_ms.value,
+                "speedup": point.measurement.latency.speedup.value,
+            }
+            for point in frontier(view)
+        ],
+        "notes": view.notes,
+        "num_resumes": view.num_resumes,
+        "mlflow_complete": view.tracker.get("complete"),
+        "next": [text for _, text in next_steps(found, home)],
+    }
+
+
+def lines(found: Found, home: Path) -> list[str]:
+    """Describe how a search stands, for people."""
+    view, now = found.view, _now(found)
+    counts, total = view.num_trials(), _total(found)
+    ended = sum(counts.values()) - counts["running"]
+    head = f"{found.folder.name}: {found.state}"
+    if found.state == "running":
+        driver = driver_of(found.folder)
+        head += f" (process {driver.pid})" if driver else ""
+    elif view.reason:
+        head += f" ({view.reason.splitlines()[0]})"
+    head += f", {duration(_seconds(found))} of work"
+    found_lines = textwrap.wrap(head, _WIDTH, subsequent_indent="  ")
+    states = ", ".join(f"{number} {_word(state, found.state)}" for state, number in counts.items() if number)
+    left = now.get("eta_s")
+    about = f"; about {duration(left)} left" if left and ended < total else ""
+    found_lines.append(f"trials  {ended} of {total}{f' ({states})' if states else ''}{about}")
+    if found.state == "running":
+        found_lines.append(f"phase   {view.stage or 'starting'}")
+        found_lines += [
+            f"now     {who}: {text}"[:_WIDTH] for who, text in sorted(now.get("stages", {}).items())[:_MOST]
+        ]
+    front = frontier(view)
+    if front:
+        found_lines.append(f"best    {len(front)} on the frontier, hypervolume {run_hypervolume(view):.3f}")
+        for point in front[:_MOST]:
+            m = point.measurement
+            found_lines.append(
+                f"  {point.id:<6} robust {per_cent(m.robust_accuracy)}, {with_arm(m.latency.speedup)} × as fast"
+            )
+        if len(front) > _MOST:
+            found_lines.append(f"  … and {len(front) - _MOST} more")
+    if view.notes:
+        found_lines += textwrap.wrap(f"note    {view.notes[-1]}", _WIDTH, subsequent_indent="        ")
+    return found_lines + [f"{what:<7} {text}" for what, text in next_steps(found, home)]
+
+
+def next_steps(found: Found, home: Path) -> list[tuple[str, str]]:
+    """Give the commands that come next, each with a word for what it does."""
+    name, there = found.folder.name, where(home)
+
+    def step(what: str, more: str = "") -> tuple[str, str]:
+        return what, f"{command(what)} {name}{more}{there}"
+
+    if found.state == "running":
+        return [step("stop"), step("status", " --watch")]
+    if found.state == "finished":
+        behind = found.view.tracker.get("complete") is False  # `resume` completes MLflow
+        return [step("report"), step("resume") if behind else step("resume", " --trials N")]
+    return [step("resume", " --force" if found.state == "cancelled" else ""), step("report")]
+
+
+def others(home: Path, shown: Path) -> list[str]:
+    """Name the other searches of a home that are not finished."""
+    rest = [one for one in found_runs(home) if one.folder != shown and one.state not in ("finished", "cancelled")]
+    return [f"also    {one.folder.name}: {one.state}" for one in rest[-_MOST:]]
+
+
+def _now(found: Found) -> dict[str, Any]:
+    """Read what the driver does now, if it runs and has said so lately."""
+    if found.state != "running":
+        return {}
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        now = json.loads((found.folder / NOW_FILE).read_text())
+        if time.time() - now["at"] < _FRESH_S:
+            return dict(now)
+    return {}
+
+
+def _seconds(found: Found) -> float:
+    """Give the time that drivers have been at work, up to now."""
+    view = found.view
+    since = time.time() - view.last_at if found.state == "running" and view.last_at else 0.0
+    return view.seconds + max(0.0, since)
+
+
+def _total(found: Found) -> int:
+    return int(found.view.spec.get("search", {}).get("trials", 0))
+
+
+def _word(state: str, run: str) -> str:
+    return "under way" if state == "running" and run != "running" else state
