@@ -251,6 +251,7 @@ class SimulatedController:
         self._watch = _Stopwatch()
         self._trials: list[Trial] = []
         self._live: set[Trial] = set()
+        self._unfinished: set[str] = set()
         self._runs: dict[str, _Run] = {}
         self._pending: dict[str, _Run] = {}  # oldest first
         self._running: dict[str, _Run] = {}
@@ -275,7 +276,7 @@ class SimulatedController:
 
     def is_finished(self) -> bool:
         """Tell whether all trials have ended and no more will be proposed."""
-        return self.search_alg.is_finished() and all(trial.is_finished() for trial in self._trials)
+        return self.search_alg.is_finished() and not self._unfinished
 
     def stop_trial(self, trial: Trial) -> None:
         """End a trial of any status, and tell scheduler and searcher; one that has ended is left alone."""
@@ -378,6 +379,7 @@ class SimulatedController:
             self._runs[trial_id] = run
             self._trials.append(trial)
             self._live.add(trial)
+            self._unfinished.add(trial_id)
             self._watch("scheduler", self.scheduler_alg.on_trial_add, self, trial)
             self._pending[trial_id] = run
             changed = True
@@ -517,6 +519,7 @@ class SimulatedController:
             run.event = -1  # what it had in the queue does not happen
         run.trial.set_status(status)
         if run.trial.is_finished():
+            self._unfinished.discard(trial_id)
             _close(run.reports)
 
     def _charge(self, run: _Run) -> None:
