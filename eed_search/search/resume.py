@@ -65,9 +65,7 @@ def resume(
         lock = stack.enter_context(driving(folder))
         if lock.before is not None:
             clear_session(lock.before.session)
-        view = read_run(folder)
-        if not view.name:
-            raise RunError(f"run {folder.name}: was killed before it began; remove {folder} and launch it again")
+        view = _read(folder)
         spec = stored_spec(folder, view)
         if trials is not None:
             spec = _with_trials(spec, view, trials)
@@ -87,9 +85,22 @@ def resume(
         changed = spec.to_plain() != view.spec
         if changed or not (folder / SPACE_FILE).exists():
             write_atomic(folder / SPACE_FILE, to_text(spec).encode())
+        if not view.name:  # killed before its first event
+            return drive(spec, folder, pipeline, listener, there, stop)
         notes = origin.version_notes(view.facts) if left else []
         again = Again(tuple(view.stopped_trials()), tuple(drift), tuple(notes), changed)
         return drive(spec, folder, pipeline, listener, there, stop, again)
+
+
+def _read(folder: Path) -> RunView:
+    """Read a run; one that was killed before it wrote anything is empty.
+
+    Raises:
+        RunError: If there is none.
+    """
+    if (folder / SPACE_FILE).is_file():
+        Ledger(folder / FILE_NAME, write=True).close()
+    return read_run(folder)
 
 
 def mark_cancelled(folder: Path) -> None:
@@ -133,6 +144,8 @@ def stored_spec(folder: Path, view: RunView) -> Spec:
 
 def changes(view: RunView, spec: Spec) -> list[str]:
     """Say what differs between a run's start and now, one line each; none if it may go on."""
+    if not view.name:
+        return []
     lines = [
         f"{SPACE_FILE}: {line}"
         for line in origin.spec_drift(view.spec, spec.to_plain())

@@ -191,11 +191,27 @@ def _remove(path: Path) -> None:
         path.with_name(path.name + end).unlink(missing_ok=True)
 
 
+class _Replayed(Trial):
+    """A trial whose every draw is given, and whose sampler is asked all the same where it was asked before.
+
+    Optuna asks a sampler for a trial's parameters at the first one that is not given; samplers
+    that keep something in the study do so then.
+    """
+
+    given_before: frozenset[str] = frozenset()
+
+    def _is_fixed_param(self, name: str, distribution: Any) -> bool:
+        if name not in self.given_before:
+            self.relative_params  # noqa: B018 - a property that asks the sampler
+        return bool(super()._is_fixed_param(name, distribution))
+
+
 def _replay(view: RunView, spec: Spec) -> optuna.Study:
     """Live through the search again, in memory, with every draw given."""
     study = _create(InMemoryStorage(), view.name)
     open_: dict[int, Trial] = {}
     plain = optuna.samplers.RandomSampler(seed=0)
+    first = first_proposals(spec)
     for what, number in view.history:
         if what == "result":
             tell(study, open_.pop(number), view.trials[number])
@@ -203,7 +219,8 @@ def _replay(view: RunView, spec: Spec) -> optuna.Study:
         ended = number in view.trials
         study.sampler = plain if ended and spec.search.sampler in _KEEP_NOTHING else sampler_for(spec, number)
         study.enqueue_trial(view.drawn[number])
-        trial = study.ask()
+        trial = _Replayed(study, study.ask()._trial_id)
+        trial.given_before = frozenset(first[number]) if number < len(first) else frozenset()
         if trial.number != number:
             raise RunError(f"run {view.name}: its ledger lacks proposal {trial.number}; restore it from a copy")
         if (problem := _misfit(trial, view.proposals[number], spec)) != "":
@@ -212,7 +229,7 @@ def _replay(view: RunView, spec: Spec) -> optuna.Study:
                 " back, or launch the changed file under another name: finished stages are reused"
             )
         open_[number] = trial
-    for proposal in first_proposals(spec)[len(view.proposals) : spec.search.trials]:
+    for proposal in first[len(view.proposals) : spec.search.trials]:
         study.enqueue_trial(proposal)
     return study
 

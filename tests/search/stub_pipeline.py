@@ -1,7 +1,8 @@
 """A pipeline without torch: every value follows from the parameters; faults on demand.
 
 `EED_STUB_FAULTS` maps trial numbers to a fault, as JSON: `raise`, `nan`, `missing`, `exit`, `wrong`,
-`sleep`, `limit`. `EED_STUB_PIDS` names a folder where each call leaves its process id.
+`sleep`, `limit`. `EED_STUB_PIDS` names a folder where each call leaves its process id;
+`EED_STUB_SECONDS` is how long a trial takes.
 """
 
 from __future__ import annotations
@@ -108,6 +109,7 @@ def run(number, params, setting, probe, report):
         return {"robust_accuracy": 1.0}
     if fault == "sleep":
         time.sleep(600)
+    time.sleep(float(os.environ.get("EED_STUB_SECONDS", "0")))
     ratio = probe.measure(b"x" * round(1000 * sum(m.size for m in params.members) / 2))
     robust = 0.5 + 0.3 * max(m.size for m in params.members)
     made = measurement(float("nan") if fault == "nan" else robust, ratio, f"team.1/{number}", len(params.members))

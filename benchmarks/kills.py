@@ -1,0 +1,433 @@
+"""Is a search that is killed again and again the same search? `kill -9` of its driver, then resume, many times.
+
+    python benchmarks/kills.py [--kills 50] [--ray-kills 10] [--seed 0] [--home DIR] [--out FILE.json]
+
+A search with a trial that only computes (`tests/search/stub_pipeline.py`) runs once undisturbed. Then it runs
+again, and its driver is killed at seeded random moments: after a random number of further ledger
+events and a random delay, and one time in three at a random moment of its first seconds. It is resumed until the
+kills are used up, and once more to its end. Most kills hit the search with its work done inside the driver's
+process (`LocalWorkers`); `--ray-kills` of them hit real Ray. Ledger, Optuna's study on SQLite, MLflow on
+SQLite and the stage of the report are real in both. What must hold of every killed search:
+
+- each trial that was finished at some kill is finished at the end, with the same result;
+- trials, parameters, results, frontier and final latencies are the undisturbed search's;
+- each trial has one end in the ledger, whose events count without a gap;
+- Optuna has each trial once, as the undisturbed study has it, and none RUNNING or WAITING;
+- MLflow has the search once and each trial, control and base once, and nothing RUNNING;
+- no process of a killed driver's Ray session is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+ROOT = Path(__file__).parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from eed_search.core.errors import RunError  # noqa: E402
+from eed_search.core.ledger import FILE_NAME, Ledger, RunView, read_run  # noqa: E402
+from eed_search.core.points import frontier  # noqa: E402
+from eed_search.core.records import to_json  # noqa: E402
+from eed_search.search.lock import driver_of, noted  # noqa: E402
+
+Where = Literal["local", "ray"]
+RESULT = Path(__file__).parent / "results" / "kills.json"
+SAMPLERS = ("tpe", "nsga2", "qmc", "random")
+_LONGEST_S = 300.0
+_PER_SEARCH = 10  # kills of one search before it may finish
+
+
+# ---------------------------------------------------------------- one driver, as a process of its own
+
+
+def drive(home: Path, name: str, where: Where, sampler: str, trials: int) -> None:
+    """Launch a search, or resume it if its folder is there; the body of the processes that are killed."""
+    from eed_search.core.spec import Controls, Resources, Search, Spec, Threat
+    from eed_search.search import LocalWorkers, Silent
+    from eed_search.search.driver import run
+    from eed_search.search.resume import resume
+    from tests.search import stub_pipeline
+
+    workers = LocalWorkers() if where == "local" else None
+    pipeline: Any = stub_pipeline
+    if (home / name / "search_space.yaml").exists():
+        resume(home / name, pipeline=pipeline, listener=Silent(), workers=workers)
+        return
+    shutil.rmtree(home / name, ignore_errors=True)  # killed between the folder and its first file
+    # One trial at a time, also under Ray: only then does the order of the results not depend on the clock.
+    spec = Spec(
+        name="kills",
+        threat=Threat(eps=0.15),
+        search=Search(
+            trials=trials,
+            startup_trials=4,
+            sampler=sampler,
+            first=({"num_members": 1}, {"num_members": 2}),  # type: ignore[arg-type]
+        ),
+        controls=Controls(sizes=(0.5,)),
+        resources=Resources(cpu=float(os.cpu_count() or 1)),
+    )
+    run(spec, home=home, name=name, pipeline=pipeline, listener=Silent(), workers=workers)
+
+
+class _Driver(subprocess.Popen[bytes]):
+    """A driver's process; `begun` is when it was started, in seconds since 1970."""
+
+    begun = 0.0
+
+
+def _start(home: Path, name: str, where: Where, sampler: str, trials: int) -> _Driver:
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / f"{name}.log").open("ab") as log:
+        arguments = ["--drive", where, "--home", str(home), "--name", name]
+        driver = _Driver(
+            [sys.executable, __file__, *arguments, "--sampler", sampler, "--trials", str(trials)],
+            cwd=ROOT,
+            env={**os.environ, "EED_STUB_SECONDS": "0.05", "EED_STUB_FAULTS": FAULTS},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    driver.begun = time.time()
+    return driver
+
+
+FAULTS = json.dumps({3: "raise", 6: "nan", 9: "limit"})
+
+
+# ---------------------------------------------------------------- killing
+
+
+@dataclass
+class Kill:
+    """One kill.
+
+    Attributes:
+        after_s: Seconds after the driver's start.
+        events: Events in the ledger then.
+        last: Kind of the last one; empty where there was no ledger.
+        resumed_s: Seconds from the next driver's start to its first event.
+    """
+
+    after_s: float
+    events: int
+    last: str
+    resumed_s: float | None = None
+
+
+@dataclass
+class Searched:
+    """One search and its kills.
+
+    Attributes:
+        where: In the driver's process, or under Ray.
+        sampler: Who proposed.
+        kills: Those it went through.
+        problems: What does not hold, one line each.
+        seconds: Time of it all.
+    """
+
+    where: Where
+    sampler: str
+    kills: list[Kill] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def kill_and_resume(
+    home: Path, where: Where, sampler: str, trials: int, num_kills: int, dice: random.Random
+) -> Searched:
+    """Bring one search to its end through a number of kills, and compare it with the undisturbed one.
+
+    Args:
+        home: Where the killed search lies; the undisturbed one lies beside it and is made if absent.
+        where: In the driver's process, or under Ray.
+        sampler: Who proposes.
+        trials: Of the search.
+        num_kills: Kills before it may finish; fewer where it finishes before.
+        dice: Draws the moments.
+    """
+    begin = time.monotonic()
+    calm = home.with_name(f"calm-{sampler}-{trials}")
+    if not (calm / "run").is_dir():
+        _finish(_start(calm, "run", "local", sampler, trials))
+    found = Searched(where, sampler)
+    ended: dict[int, Any] = {}
+    sessions: set[str] = set()
+    folder = home / "run"
+    while len(found.kills) < num_kills:
+        before = num_events(folder)
+        process = _start(home, "run", where, sampler, trials)
+        kill = _kill(process, folder, before, dice, where)
+        if found.kills and found.kills[-1].resumed_s is None:
+            found.kills[-1].resumed_s = _first_event_s(folder, before, process)
+        if kill is None:
+            break
+        found.kills.append(kill)
+        if (driver := noted(folder)) and driver.session:
+            sessions.add(driver.session)
+        with suppress(RunError):
+            view = read_run(folder)
+            found.problems += _lost(ended, view, f"after kill {len(found.kills)}")
+            # A trial that ended because its search was stopped has no result yet.
+            ended |= {n: t for n, t in view.trials.items() if n not in view.stopped_trials()}
+    process = _start(home, "run", where, sampler, trials)
+    code = _finish(process, may_refuse=True)
+    if code not in (0, 7) or not (folder / FILE_NAME).exists():  # 7: it had finished before the last kill
+        found.problems.append(f"the last driver ended with {code}: {_tail(home / 'run.log')}")
+    else:
+        found.problems += _lost(ended, read_run(folder), "at the end") + compare(calm, home)
+        found.problems += [f"Ray's session {one} is left" for one in sessions if Path(one).exists()]
+    if driver_of(folder) is not None:
+        found.problems.append("a driver still holds the lock")
+    found.seconds = time.monotonic() - begin
+    return found
+
+
+def _kill(process: _Driver, folder: Path, before: int, dice: random.Random, where: Where) -> Kill | None:
+    """Kill a driver at a random moment; none if it ended before."""
+    start = time.monotonic()
+    slow = 4.0 if where == "ray" else 1.0
+    early = dice.random() < 1 / 3
+    further, delay = dice.randint(1, 20), dice.uniform(0, 0.15)
+    moment = dice.uniform(0, 4.0 * slow)
+    while process.poll() is None and time.monotonic() - start < _LONGEST_S:
+        if early and time.monotonic() - start >= moment:
+            break
+        if not early and num_events(folder) >= before + further:
+            time.sleep(delay)
+            break
+        time.sleep(0.005)
+    if process.poll() is not None:
+        return None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    events = num_events(folder)
+    return Kill(round(time.monotonic() - start, 2), events, _last_kind(folder))
+
+
+def _finish(process: _Driver, *, may_refuse: bool = False) -> int:
+    try:
+        code = process.wait(_LONGEST_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise
+    if code and not may_refuse:
+        raise RuntimeError(f"a driver that nobody killed ended with {code}")
+    return code
+
+
+def num_events(folder: Path) -> int:
+    """Count a ledger's events; 0 where there is none."""
+    return int(_ask(folder, "SELECT coalesce(max(seq), 0) FROM event") or 0)
+
+
+def _last_kind(folder: Path) -> str:
+    return str(_ask(folder, "SELECT kind FROM event ORDER BY seq DESC LIMIT 1") or "")
+
+
+def _first_event_s(folder: Path, before: int, process: _Driver) -> float | None:
+    at = _ask(folder, f"SELECT at FROM event WHERE seq = {before + 1}")
+    return None if at is None else round(float(at) - process.begun, 2)
+
+
+def _ask(folder: Path, question: str) -> Any:
+    path = folder / FILE_NAME
+    if not path.is_file():
+        return None
+    with suppress(sqlite3.Error):
+        database = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+        try:
+            row = database.execute(question).fetchone()
+        finally:
+            database.close()
+        return row[0] if row else None
+    return None
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(errors="replace").strip().splitlines()[-1] if log.exists() else ""
+
+
+# ---------------------------------------------------------------- comparing
+
+
+def _lost(ended: dict[int, Any], view: RunView, when: str) -> list[str]:
+    return [f"trial {n} was finished and is not, {when}" for n, trial in ended.items() if view.trials.get(n) != trial]
+
+
+def compare(calm: Path, killed: Path) -> list[str]:
+    """Say in what a killed search differs from the undisturbed one, and what is doubled or open."""
+    one, other = read_run(calm / "run"), read_run(killed / "run")
+    problems = []
+    if other.state != "finished":
+        problems.append(f"it is {other.state}")
+    for what, was, is_ in (
+        ("proposals", one.proposals, other.proposals),
+        ("what Optuna drew", one.drawn, other.drawn),
+        ("results", one.trials, other.trials),
+        ("controls", one.controls, other.controls),
+        ("base", one.base, other.base),
+        ("final latencies", one.latencies, other.latencies),
+        ("frontier", [to_json(p) for p in frontier(one)], [to_json(p) for p in frontier(other)]),
+    ):
+        if was != is_:
+            problems.append(f"{what} differ from the undisturbed search's")
+    with Ledger(killed / "run" / FILE_NAME) as ledger:
+        events = list(ledger.events())
+    if [event.seq for event in events] != list(range(1, len(events) + 1)):
+        problems.append("the ledger's events do not count without a gap")
+    ends = Counter(event.trial for event in events if event.kind == "result")
+    problems += [f"trial {n} has {count} ends in the ledger" for n, count in ends.items() if count > 1]
+    if (was := study_of(calm, one)) != (is_ := study_of(killed, other)):
+        problems.append(f"Optuna's study differs: {len(was)} and {len(is_)} trials")
+    problems += [f"Optuna: trial {n} is {t[0]}" for n, t in is_.items() if t[0] in ("RUNNING", "WAITING")]
+    return problems + mlflow_problems(other)
+
+
+def study_of(home: Path, view: RunView) -> dict[int, tuple[str, Any, Any, Any]]:
+    """Read Optuna's study: state, values, parameters and constraints by number."""
+    import optuna
+
+    from eed_search.search.study import STUDY_FILE, close_study
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.load_study(study_name=view.name, storage=f"sqlite:///{home / 'run' / STUDY_FILE}")
+    try:
+        return {t.number: (t.state.name, t.values, t.params, t.constraints) for t in study.trials}
+    finally:
+        close_study(study)
+
+
+def mlflow_problems(view: RunView) -> list[str]:
+    """Say what MLflow lacks, has twice, or holds open."""
+    from eed_search.tracking.mlflow_log import connect
+
+    client = connect(view.tracker["uri"])
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()], max_results=10_000)
+    has = Counter(run.data.tags.get("point", "the search") for run in runs)
+    wanted = {"the search", "dense base", *(c.name for c in view.controls), *(f"{n}.0" for n in view.trials)}
+    problems = [f"MLflow has {point} {count} times" for point, count in has.items() if count > 1]
+    problems += [f"MLflow lacks {point}" for point in sorted(wanted - has.keys())]
+    problems += [f"MLflow has {point}, which is none" for point in sorted(has.keys() - wanted)]
+    problems += [
+        f"MLflow: {run.info.run_name} is {run.info.status}"
+        for run in runs
+        if run.info.status in ("RUNNING", "SCHEDULED")
+    ]
+    for run in runs:
+        number = run.data.tags.get("trial")
+        if number and run.data.tags["outcome"] != view.trials[int(number)].outcome:
+            problems.append(f"MLflow: trial {number} is shown as {run.data.tags['outcome']}")
+    return problems
+
+
+# ---------------------------------------------------------------- the campaign
+
+
+def campaign(
+    root: Path, *, kills: int, ray_kills: int, seed: int, trials: int = 24, say: Any = lambda line: None
+) -> list[Searched]:
+    """Kill searches until all kills are used up.
+
+    Args:
+        root: A folder for all of them.
+        kills: In all.
+        ray_kills: How many of them hit a search under Ray.
+        seed: Of the moments.
+        trials: Of each search.
+        say: Told of each search that came to its end.
+    """
+    dice = random.Random(seed)
+    done: list[Searched] = []
+    for where, number in (("local", kills - ray_kills), ("ray", ray_kills)):
+        left = number
+        while left > 0:
+            sampler = SAMPLERS[len(done) % len(SAMPLERS)]
+            searched = kill_and_resume(
+                root / f"killed-{len(done)}",
+                where,  # type: ignore[arg-type]
+                sampler,
+                trials,
+                min(left, _PER_SEARCH),
+                dice,
+            )
+            left -= max(1, len(searched.kills))
+            done.append(searched)
+            hits = Counter(kill.last or "before the ledger" for kill in searched.kills)
+            say(
+                f"{where:<6}{sampler:<7}{len(searched.kills):>3} kills in {searched.seconds:5.0f} s;"
+                f" last event: {', '.join(f'{what} {n}' for what, n in hits.most_common())};"
+                f" {'as undisturbed' if not searched.problems else '; '.join(searched.problems)}"
+            )
+    return done
+
+
+def main() -> int:
+    """Run the campaign, print it, and store it."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--kills", type=int, default=50, help="kills in all (50)")
+    parser.add_argument("--ray-kills", type=int, default=10, help="how many of them under Ray (10)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (0)")
+    parser.add_argument("--trials", type=int, default=24, help="trials of each search (24)")
+    parser.add_argument("--home", type=Path, help="folder for the searches; a temporary one by default")
+    parser.add_argument("--out", type=Path, default=RESULT, help="JSON file for what was found")
+    parser.add_argument("--drive", choices=["local", "ray"], help=argparse.SUPPRESS)
+    parser.add_argument("--name", help=argparse.SUPPRESS)
+    parser.add_argument("--sampler", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.drive:
+        try:
+            drive(options.home, options.name, options.drive, options.sampler, options.trials)
+        except RunError as error:
+            print(error, file=sys.stderr)
+            return error.exit_code
+        return 0
+    root = options.home or Path(tempfile.mkdtemp(prefix="eed-kills-"))
+    done = campaign(
+        root,
+        kills=options.kills,
+        ray_kills=options.ray_kills,
+        seed=options.seed,
+        trials=options.trials,
+        say=lambda line: print(line, flush=True),
+    )
+    num_kills = sum(len(searched.kills) for searched in done)
+    problems = [problem for searched in done for problem in searched.problems]
+    stored = {
+        "date": time.strftime("%Y-%m-%d"),
+        "seed": options.seed,
+        "trials": options.trials,
+        "kills": num_kills,
+        "passed": not problems,
+        "machine": {"platform": platform.platform(), "num_cpus": os.cpu_count(), "load": os.getloadavg()},
+        "searches": [asdict(searched) for searched in done],
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(stored, indent=1) + "\n")
+    print(f"{num_kills} kills, {len(problems)} problems: {'passed' if not problems else 'FAILED'}; {options.out}")
+    if options.home is None and not problems:
+        shutil.rmtree(root, ignore_errors=True)
+    return 0 if not problems else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
