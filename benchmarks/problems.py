@@ -29,7 +29,7 @@ BENCH_FOLDER = Path(__file__).resolve().parents[2] / "shared" / "bench"
 DEVELOPMENT_TASKS = ("126026", "167168", "189354", "168868")
 SAMPLE_SIZE, SAMPLE_SEED = 20_000, 20_261_121
 NUM_EPOCHS = 52
-LEVELS = (1, 3, 9, 27, NUM_EPOCHS)
+LEVELS = (3, 9, 27, NUM_EPOCHS)
 
 # The surrogate's inputs and outputs in the order of its training; the order is YAHPO Gym's
 # (Pfisterer et al. 2022, benchmarks/lcbench.py) and is not in the network's file.

@@ -85,6 +85,7 @@ class Cell:
         budget: Full trainings.
         bench: Folder of the benchmark's files.
         scale: The task's.
+        levels: Epochs at which trials report and are compared.
     """
 
     task: str
@@ -94,6 +95,7 @@ class Cell:
     budget: float
     bench: str
     scale: Scale
+    levels: tuple[int, ...] = LEVELS
 
 
 @dataclass(frozen=True)
@@ -137,12 +139,12 @@ def _problem(task: str, bench: str) -> Lcbench:
 def run_cell(cell: Cell) -> Outcome:
     """Run one search; its outcome depends on nothing but the cell."""
     problem = _problem(cell.task, cell.bench)
-    searcher, scheduler = METHODS[cell.method](problem, LEVELS, cell.seed, cell.workers)
+    searcher, scheduler = METHODS[cell.method](problem, cell.levels, cell.seed, cell.workers)
     total = cell.budget * NUM_EPOCHS
     simulation = simulate(
         searcher,
         scheduler,
-        partial(problem.evaluate, levels=LEVELS),
+        partial(problem.evaluate, levels=cell.levels),
         workers=cell.workers,
         max_time=total / cell.workers,
     )
@@ -155,7 +157,7 @@ def run_cell(cell: Cell) -> Outcome:
         method=cell.method,
         steps=regret_steps(spent, points, cell.scale),
         num_trials=len(simulation.trials),
-        num_complete=sum(r.result["epoch"] >= LEVELS[-1] for r in simulation.reports),
+        num_complete=sum(r.result["epoch"] >= cell.levels[-1] for r in simulation.reports),
         decision_ms=1e3 * float(np.median(simulation.decision_seconds or (0.0,))),
         suggest_ms=1e3 * float(np.median(suggested)),
         end=simulation.end,
@@ -284,12 +286,23 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), metavar="METHOD")
     parser.add_argument("--workers", type=int, default=4, help="simulated workers (default 4)")
     parser.add_argument("--budget", type=float, default=20.0, help="in full trainings of 52 epochs (default 20)")
+    parser.add_argument(
+        "--levels",
+        type=int,
+        nargs="+",
+        default=LEVELS,
+        metavar="EPOCH",
+        help=f"where trials report and are compared, by all methods (default {' '.join(map(str, LEVELS))})",
+    )
     parser.add_argument("--bench", type=Path, default=BENCH_FOLDER, metavar="FOLDER", help="holds yahpo_lcbench/")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write every search's whole curve")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="real ones (default: one a core)")
     parser.add_argument("--smoke", action="store_true", help="2 tasks, 3 seeds")
     parser.add_argument("--proof", action="store_true", help="allow the tasks kept for the proof")
     arguments = parser.parse_args(argv)
+    levels = arguments.levels
+    if sorted(set(levels)) != list(levels) or levels[0] < 1 or levels[-1] != NUM_EPOCHS:
+        parser.error(f"--levels {levels}: must rise from 1 or more and end with {NUM_EPOCHS}")
     if arguments.smoke:
         arguments.tasks, arguments.seeds = list(SMOKE_TASKS), SMOKE_SEEDS
     for name in ("seeds", "workers", "processes"):
@@ -313,7 +326,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     cells = [
-        Cell(task, seed, method, arguments.workers, arguments.budget, str(arguments.bench), scales[task])
+        Cell(
+            task,
+            seed,
+            method,
+            arguments.workers,
+            arguments.budget,
+            str(arguments.bench),
+            scales[task],
+            tuple(arguments.levels),
+        )
         for method in arguments.methods
         for task in arguments.tasks
         for seed in range(arguments.seeds)
@@ -331,7 +353,7 @@ def _record(arguments: argparse.Namespace, scales: Mapping[str, Scale], outcomes
     return {
         "workers": arguments.workers,
         "budget": arguments.budget,
-        "levels": LEVELS,
+        "levels": arguments.levels,
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
         "scales": {task: asdict(scale) for task, scale in scales.items()},
         "searches": [asdict(outcome) for outcome in outcomes],

@@ -54,7 +54,7 @@ def net_order(values: Float[np.ndarray, "trials objectives"]) -> list[int]:
         Indices, best first.
 
     Source:
-        Epsilon-net order as in Salinas et al. 2021 (MOASHA), section 3, https://arxiv.org/abs/2106.12639;
+        Epsilon-net order as in Schmucker et al. 2021 (MOASHA), https://arxiv.org/abs/2106.12639;
         the choice of the first is ours.
     """
     if len(values) == 0:
