@@ -1,0 +1,112 @@
+"""The model's proposals: it finds what is good, keeps limits, and copes with parameters that come and go."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+
+from eed_search.search.model import Model, Observation, RandomTrial, _Encoder
+
+
+def space(trial: Any) -> dict[str, Any]:
+    """A number, a choice, and a number that only one of the choices has."""
+    config = {"x": trial.suggest_float("x", 0.0, 1.0), "kind": trial.suggest_categorical("kind", ["a", "b", "c"])}
+    if config["kind"] == "b":
+        config["depth"] = trial.suggest_int("depth", 1, 8, log=True)
+    config["width"] = trial.suggest_int("width", 8, 64, step=8)
+    return config
+
+
+def error(config: dict[str, Any]) -> float:
+    return (config["x"] - 0.3) ** 2 + (0.0 if config["kind"] == "a" else 0.2) + 4 / config["width"]
+
+
+def observe(num: int, seed: int = 0, level: int = 0) -> list[Observation]:
+    rng = np.random.default_rng(seed)
+    seen = []
+    for number in range(num):
+        trial = RandomTrial(rng)
+        config = space(trial)
+        seen.append(Observation(number, trial.params, level, (error(config), float(config["width"]))))
+    return seen
+
+
+def model(**options: Any) -> Model:
+    return Model(space, 2, 1, known=lambda config: {1: float(config["width"])}, **options)
+
+
+def propose(one: Model, seen: list[Observation], seed: int, running: list[dict[str, Any]] | None = None) -> Any:
+    return one.propose(seen, running or [], np.random.default_rng(seed))
+
+
+def test_it_proposes_where_the_error_is_low() -> None:
+    seen, one = observe(40), model()
+    proposals = [propose(one, seen, seed) for seed in range(12)]
+    by_chance = [o.params for o in observe(200, seed=9)]
+    assert np.mean([error(p) - 4 / p["width"] for p in proposals]) < 0.3 * np.mean(
+        [error(p) - 4 / p["width"] for p in by_chance]
+    )
+
+
+def test_the_same_reports_and_draws_give_the_same_proposal() -> None:
+    assert propose(model(), observe(15), 3) == propose(model(), observe(15), 3)
+
+
+def test_limits_known_beforehand_are_kept() -> None:
+    one = model(allowed=lambda config: config["width"] <= 16)
+    assert {propose(one, observe(15), seed)["width"] for seed in range(6)} <= {8, 16}
+
+
+def test_without_reports_or_candidates_there_is_no_proposal() -> None:
+    assert propose(model(), [], 0) is None
+    assert propose(model(allowed=lambda config: False), observe(5), 0) is None
+
+
+def test_what_runs_already_is_not_proposed_again() -> None:
+    seen, one = observe(30), model()
+    first = propose(one, seen, 1)
+    again = propose(one, seen, 1, running=[first] * 3)
+    assert again != first
+
+
+def test_cheap_proposals_are_preferred() -> None:
+    seen = observe(30)
+    dear = [propose(model(), seen, seed)["width"] for seed in range(8)]
+    cheap = [propose(model(cost=lambda config: float(config["width"]) ** 4), seen, seed)["width"] for seed in range(8)]
+    assert np.mean(cheap) < np.mean(dear)
+
+
+def test_reports_at_lower_levels_teach_too() -> None:
+    """The final value is predicted from early reports of 40 trials and final ones of ten."""
+    one = Model(space, 2, 2, known=lambda config: {1: float(config["width"])})
+    early = [Observation(o.trial, o.params, 0, (o.values[0] + 0.5, o.values[1])) for o in observe(40)]
+    final = [Observation(o.trial, o.params, 1, o.values) for o in observe(40)[:10]]
+    propose(one, early + final, 0)  # draws candidates: the space is known from here on
+    encoder = _Encoder(one._seen)
+    others = observe(30, seed=7)
+    mean, deviation = one._predict(0, early + final, encoder, encoder.encode([o.params for o in others]))
+    misses = np.abs(mean - [o.values[0] for o in others])
+    assert np.median(misses) < 0.06
+    assert (misses < 4 * deviation + 0.02).mean() > 0.8
+
+
+@pytest.mark.parametrize("near", [None, {"x": 0.5, "kind": "b", "depth": 3, "width": 24}])
+def test_random_draws_stay_in_the_space(near: dict[str, Any] | None) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        trial = RandomTrial(rng, near=near)
+        space(trial)
+        for name, distribution in trial.distributions.items():
+            assert distribution._contains(distribution.to_internal_repr(trial.params[name])), (name, trial.params)
+
+
+def test_optuna_takes_every_proposal() -> None:
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    proposal = propose(model(), observe(10), 0)
+    study.enqueue_trial(proposal)
+    trial = study.ask()
+    space(trial)
+    assert trial.params == proposal

@@ -1,0 +1,117 @@
+"""What the searcher proposes, and that it tells Optuna the truth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from eed_search.search import ParetoRacing, StudySearcher
+from eed_search.search.samplers import SAMPLERS
+from eed_search.search.simulator import simulate
+
+METRICS = {"accuracy": "max", "cost": "min"}
+LEVELS = (1, 3, 9)
+
+
+def space(trial: Any) -> dict[str, Any]:
+    return {"x": trial.suggest_float("x", 0.0, 1.0), "n": trial.suggest_int("n", 1, 8)}
+
+
+def learn(config: dict[str, Any]) -> Any:
+    for before, epoch in ((0, 1), (1, 3), (3, 9)):
+        accuracy = (1 - abs(config["x"] - 0.3)) * (config["n"] / 8) ** 0.3 * (1 - 0.5 / epoch)
+        yield float(epoch - before), {"accuracy": accuracy, "cost": float(config["n"]), "epoch": epoch}
+
+
+def searcher(**options: Any) -> tuple[StudySearcher, optuna.Study]:
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    fixed = {"resource": "epoch", "levels": LEVELS, "sampler": "random", "study": study}
+    return StudySearcher(space, METRICS, **(fixed | options)), study  # type: ignore[arg-type]
+
+
+def report(epoch: int, **changes: Any) -> dict[str, Any]:
+    return {"accuracy": 0.5, "cost": 2.0, "epoch": epoch} | changes
+
+
+def test_a_complete_trial_is_told_with_its_values() -> None:
+    one, study = searcher()
+    one.suggest("a")
+    one.on_trial_complete("a", report(9))
+    assert study.trials[0].state == TrialState.COMPLETE
+    assert study.trials[0].values == [0.5, 2.0]
+
+
+@pytest.mark.parametrize("result", [None, report(3)])
+def test_a_trial_stopped_before_its_end_is_pruned(result: dict[str, Any] | None) -> None:
+    one, study = searcher()
+    one.suggest("a")
+    one.on_trial_complete("a", result)
+    assert study.trials[0].state == TrialState.PRUNED
+
+
+@pytest.mark.parametrize("bad", [{"accuracy": float("nan")}, {"cost": None}, {"cost": float("inf")}])
+def test_a_metric_that_is_no_number_is_a_failure(bad: dict[str, Any]) -> None:
+    one, study = searcher()
+    one.suggest("a")
+    one.on_trial_complete("a", report(9, **bad))
+    assert study.trials[0].state == TrialState.FAIL
+
+
+def test_a_crash_is_a_failure_and_a_second_end_is_ignored() -> None:
+    one, study = searcher()
+    one.suggest("a")
+    one.on_trial_complete("a", error=True)
+    one.on_trial_complete("a", report(9))
+    assert study.trials[0].state == TrialState.FAIL
+
+
+def test_over_a_limit_is_pruned_with_the_excess() -> None:
+    one, study = searcher(limits={"cost": 1.5})
+    one.suggest("a")
+    one.on_trial_complete("a", report(9))
+    assert study.trials[0].state == TrialState.PRUNED
+    assert list(study.trials[0].constraints.values()) == [0.5]
+
+
+def test_it_ends_after_its_trials_and_waits_while_enough_run() -> None:
+    one, _ = searcher(num_trials=3, max_concurrent=2)
+    assert isinstance(one.suggest("a"), dict)
+    assert isinstance(one.suggest("b"), dict)
+    assert one.suggest("c") is None
+    one.on_trial_complete("a", report(9))
+    assert isinstance(one.suggest("c"), dict)
+    one.on_trial_complete("b", report(9))
+    assert one.suggest("d") == Searcher.FINISHED
+
+
+@pytest.mark.parametrize("name", sorted(set(SAMPLERS) - {"gp"}))  # GP takes seconds; it is tried by hand
+def test_every_sampler_comes_to_the_end_of_a_race(name: str) -> None:
+    scheduler = ParetoRacing(METRICS, resource="epoch", levels=LEVELS)  # type: ignore[arg-type]
+    one, study = searcher(
+        sampler=name, num_trials=24, max_concurrent=3, startup=6, scheduler=scheduler, known=lambda c: {"cost": c["n"]}
+    )
+    found = simulate(one, scheduler, learn, workers=3)
+    assert found.end == "finished"
+    states = [trial.state for trial in study.trials]
+    assert len(states) == 24
+    assert set(states) == {TrialState.COMPLETE, TrialState.PRUNED}
+
+
+def test_the_portfolio_finds_a_better_frontier_than_chance() -> None:
+    def volume(sampler: str, seed: int) -> float:
+        scheduler = ParetoRacing(METRICS, resource="epoch", levels=LEVELS)  # type: ignore[arg-type]
+        one, _ = searcher(
+            sampler=sampler, seed=seed, max_concurrent=2, scheduler=scheduler, known=lambda c: {"cost": c["n"]}
+        )
+        found = simulate(one, scheduler, learn, workers=2, max_time=90)
+        best = dict.fromkeys(range(1, 9), 0.0)
+        for one_report in found.reports:
+            n = int(one_report.result["cost"])
+            best[n] = max(best[n], one_report.result["accuracy"])
+        return sum(best.values())
+
+    assert sum(volume("portfolio", s) for s in range(3)) > sum(volume("random", s) for s in range(3))
