@@ -41,11 +41,11 @@ ROOT = Path(__file__).parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from eed_search.core.errors import RunError  # noqa: E402
+from eed_search.core.errors import EedSearchError, RunError  # noqa: E402
 from eed_search.core.ledger import FILE_NAME, Ledger, RunView, read_run  # noqa: E402
 from eed_search.core.points import frontier  # noqa: E402
 from eed_search.core.records import to_json  # noqa: E402
-from eed_search.search.lock import driver_of, noted  # noqa: E402
+from eed_search.search.lock import driver_of  # noqa: E402
 
 Where = Literal["local", "ray"]
 RESULT = Path(__file__).parent / "results" / "kills.json"
@@ -93,14 +93,20 @@ class _Driver(subprocess.Popen[bytes]):
     begun = 0.0
 
 
-def _start(home: Path, name: str, where: Where, sampler: str, trials: int) -> _Driver:
+def start(home: Path, name: str, where: Where, sampler: str, trials: int, fail_point: str = "") -> _Driver:
+    """Start a driver as a process of its own."""
     home.mkdir(parents=True, exist_ok=True)
     with (home / f"{name}.log").open("ab") as log:
         arguments = ["--drive", where, "--home", str(home), "--name", name]
         driver = _Driver(
             [sys.executable, __file__, *arguments, "--sampler", sampler, "--trials", str(trials)],
             cwd=ROOT,
-            env={**os.environ, "EED_STUB_SECONDS": "0.05", "EED_STUB_FAULTS": FAULTS},
+            env={
+                **os.environ,
+                "EED_STUB_SECONDS": "0.05",
+                "EED_STUB_FAULTS": FAULTS,
+                "EED_SEARCH_FAILPOINT": fail_point,
+            },
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -165,39 +171,54 @@ def kill_and_resume(
         dice: Draws the moments.
     """
     begin = time.monotonic()
-    calm = home.with_name(f"calm-{sampler}-{trials}")
-    if not (calm / "run").is_dir():
-        _finish(_start(calm, "run", "local", sampler, trials))
+    calm = undisturbed(home.parent, sampler, trials)
     found = Searched(where, sampler)
     ended: dict[int, Any] = {}
-    sessions: set[str] = set()
+    dead: set[int] = set()
     folder = home / "run"
     while len(found.kills) < num_kills:
         before = num_events(folder)
-        process = _start(home, "run", where, sampler, trials)
+        process = start(home, "run", where, sampler, trials)
         kill = _kill(process, folder, before, dice, where)
         if found.kills and found.kills[-1].resumed_s is None:
             found.kills[-1].resumed_s = _first_event_s(folder, before, process)
         if kill is None:
             break
         found.kills.append(kill)
-        if (driver := noted(folder)) and driver.session:
-            sessions.add(driver.session)
+        dead.add(process.pid)
         with suppress(RunError):
             view = read_run(folder)
             found.problems += _lost(ended, view, f"after kill {len(found.kills)}")
             # A trial that ended because its search was stopped has no result yet.
             ended |= {n: t for n, t in view.trials.items() if n not in view.stopped_trials()}
-    process = _start(home, "run", where, sampler, trials)
+    process = start(home, "run", where, sampler, trials)
     code = _finish(process, may_refuse=True)
     if code not in (0, 7) or not (folder / FILE_NAME).exists():  # 7: it had finished before the last kill
         found.problems.append(f"the last driver ended with {code}: {_tail(home / 'run.log')}")
     else:
         found.problems += _lost(ended, read_run(folder), "at the end") + compare(calm, home)
-        found.problems += [f"Ray's session {one} is left" for one in sessions if Path(one).exists()]
+        found.problems += [f"Ray's session {one} is left" for one in sessions_of(dead)]
     if driver_of(folder) is not None:
         found.problems.append("a driver still holds the lock")
     found.seconds = time.monotonic() - begin
+    return found
+
+
+def undisturbed(root: Path, sampler: str, trials: int) -> Path:
+    """Run the search once without a kill, unless that was done before; gives its home."""
+    calm = root / f"calm-{sampler}-{trials}"
+    if not (calm / "run").is_dir():
+        _finish(start(calm, "run", "local", sampler, trials))
+    return calm
+
+
+def sessions_of(pids: set[int]) -> list[str]:
+    """Find the temporary folders of Ray sessions that some processes have started."""
+    found = []
+    for owner in Path(tempfile.gettempdir()).glob("eed-*/owner.json"):
+        with suppress(OSError, ValueError):
+            if json.loads(owner.read_text())["pid"] in pids:
+                found.append(str(owner.parent))
     return found
 
 
@@ -397,7 +418,7 @@ def main() -> int:
     if options.drive:
         try:
             drive(options.home, options.name, options.drive, options.sampler, options.trials)
-        except RunError as error:
+        except EedSearchError as error:
             print(error, file=sys.stderr)
             return error.exit_code
         return 0

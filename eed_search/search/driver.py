@@ -125,14 +125,12 @@ def run(
     home = home.expanduser().resolve()
     spec = with_absolute_data(spec)
     _check_name(home, name)
-    session: list[str] = []
     with ExitStack() as stack:
-        there = workers or stack.enter_context(ray_workers(session.append))
+        there = workers or stack.enter_context(ray_workers())
         stop = stack.enter_context(interrupts())  # after Ray, whose import takes SIGTERM for itself
         there.slots(spec.resources)
         folder = claim(home, spec, name)
-        lock = stack.enter_context(driving(folder))
-        lock.note(*session)
+        stack.enter_context(driving(folder))
         return drive(spec, folder, pipeline, listener, there, stop)
 
 
@@ -170,11 +168,11 @@ def drive(
 
 
 @contextmanager
-def ray_workers(on_session: Any) -> Iterator[Workers]:
+def ray_workers() -> Iterator[Workers]:
     """Start Ray on this machine for as long as the block lasts."""
     from eed_search.search.ray_glue import local_ray
 
-    with local_ray(on_session) as machine:
+    with local_ray() as machine:
         from eed_search.search.ray_workers import RayWorkers
 
         yield RayWorkers(machine)

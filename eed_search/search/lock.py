@@ -1,8 +1,7 @@
 """Who drives a run: one process at a time, by a file lock that the system releases when its holder dies.
 
-Beside the lock lies a note of who that is, for messages, for `status`, and for the next driver,
-which ends what a killed one has left. A process is known by its id and when it started: ids are
-used again.
+Beside the lock lies a note of who that is, for messages and for `status`. A process is known by its id and
+when it started: ids are used again.
 """
 
 from __future__ import annotations
@@ -34,72 +33,44 @@ class Driver:
     Attributes:
         pid: Its id.
         born: When it started, in the system's ticks since it was switched on; 0 where the system does not tell.
-        session: The temporary folder of its Ray session; empty before there is one.
     """
 
     pid: int
     born: int
-    session: str = ""
 
     def alive(self) -> bool:
         """Whether that very process still runs."""
         return _born(self.pid) == self.born if self.born else _exists(self.pid)
 
 
-class DriverLock:
-    """Held by the one process that drives a run.
-
-    Args:
-        folder: The run's folder.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._lock = _file_lock(folder)
-        self.before: Driver | None = None
-
-    def acquire(self) -> None:
-        """Take the lock and leave a note; `before` is then the driver that held it last, if any.
-
-        Raises:
-            RunError: If another process drives the run; names it.
-        """
-        from filelock import Timeout
-
-        try:
-            self._lock.acquire(timeout=_WAIT_S)
-        except Timeout as error:
-            there = noted(self._folder)
-            who = f"process {there.pid}" if there else "another process"
-            name = self._folder.name
-            raise RunError(
-                f"run {name}: still runs ({who}); watch it with `eed-search status {name} --watch`, or end it with"
-                f" `eed-search stop {name}` first"
-            ) from error
-        self.before = noted(self._folder)
-        self.note()
-
-    def note(self, session: str = "") -> None:
-        """Write down who holds the lock."""
-        pid = os.getpid()
-        write_atomic(self._folder / DRIVER_FILE, json.dumps(asdict(Driver(pid, _born(pid), session))).encode())
-
-    def release(self) -> None:
-        """Give the lock back; the note stays for the next driver."""
-        self._lock.release()
+def this_process() -> Driver:
+    """Describe this process."""
+    return Driver(os.getpid(), _born(os.getpid()))
 
 
 @contextmanager
-def driving(folder: Path) -> Iterator[DriverLock]:
+def driving(folder: Path) -> Iterator[None]:
     """Hold a run's driver lock for as long as the block lasts.
 
     Raises:
-        RunError: If another process drives the run.
+        RunError: If another process drives the run; names it.
     """
-    lock = DriverLock(folder)
-    lock.acquire()
+    from filelock import Timeout
+
+    lock = _file_lock(folder)
     try:
-        yield lock
+        lock.acquire(timeout=_WAIT_S)
+    except Timeout as error:
+        there = noted(folder)
+        who = f"process {there.pid}" if there else "another process"
+        name = folder.name
+        raise RunError(
+            f"run {name}: still runs ({who}); watch it with `eed-search status {name} --watch`, or end it with"
+            f" `eed-search stop {name}` first"
+        ) from error
+    try:
+        write_atomic(folder / DRIVER_FILE, json.dumps(asdict(this_process())).encode())
+        yield
     finally:
         lock.release()
 

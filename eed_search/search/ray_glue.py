@@ -7,6 +7,7 @@ on a worker is importable by name; the pipeline (a module) travels by name as we
 from __future__ import annotations
 
 import faulthandler
+import json
 import logging
 import os
 import secrets
@@ -17,13 +18,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eed_search.core.errors import RunError, SpecError
 from eed_search.core.records import Reference
 from eed_search.core.spec import Resources
+from eed_search.search.lock import Driver, this_process
 from eed_search.search.monitor import control_label, reporter, trial_label
 from eed_search.search.outcome import attempt
 from eed_search.search.watchdog import SOFT
@@ -35,7 +37,8 @@ if TYPE_CHECKING:
 
 PROBE_RESOURCE = "latency_probe"
 START_TRIES = 3
-_PREFIX = "eed-"
+_PREFIX, _OWNER = "eed-", "owner.json"
+_CLEAR_S = 10.0
 # Below this, the sockets of a session keep within the 107 characters that the system allows.
 _LONGEST_TEMP = 40
 
@@ -72,21 +75,20 @@ class Machine:
 
 
 @contextmanager
-def local_ray(on_session: Callable[[str], None] = lambda folder: None) -> Iterator[Machine]:
+def local_ray() -> Iterator[Machine]:
     """Start Ray on this machine for the length of a search, and shut down just that.
 
     It joins no cluster that someone else started, opens no dashboard, sends no usage reports, is
     closed to other users by a token of its own, prints nothing, and keeps its session in a
-    temporary folder (a socket's path may not be long) that is removed at the end.
-
-    Args:
-        on_session: Told that folder before Ray starts: whoever comes after a kill clears it.
+    temporary folder (a socket's path may not be long) that is removed at the end; of a driver that was
+    killed, by the next one.
     """
     _quiet_environment()
     import ray
 
-    folder = _temp_folder()
-    on_session(str(folder))
+    clear_dead_sessions()
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_temp_root()))
+    (folder / _OWNER).write_text(json.dumps(asdict(this_process())))
     try:
         with _logs_not_on_terminal():
             _start(folder)
@@ -151,33 +153,32 @@ def _quiet_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def _temp_folder() -> Path:
+def _temp_root() -> Path:
     root = tempfile.gettempdir()
-    if len(root) > _LONGEST_TEMP:
-        root = "/tmp"
-    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
+    return Path("/tmp" if len(root) > _LONGEST_TEMP else root)
 
 
-def clear_session(folder: str, wait_s: float = 10.0) -> None:
-    """End what a killed driver's Ray session has left, and remove its folder.
+def clear_dead_sessions() -> None:
+    """End what killed drivers' Ray sessions have left on this machine, and remove their folders.
 
-    Ray's own processes end by themselves within seconds of their driver, bar some agents. Those that
-    still hold a file of just that session open are ended.
-
-    Args:
-        folder: The session's folder, as `local_ray` told it.
-        wait_s: Time for them to end by themselves.
+    Ray's own processes end by themselves within seconds of their driver, bar some agents.
     """
-    path = Path(folder)
-    if not folder or not path.name.startswith(_PREFIX) or not path.is_dir():
-        return
-    deadline = time.monotonic() + wait_s
-    while (left := _holders(path)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    for pid in left:
-        with suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
-    shutil.rmtree(path, ignore_errors=True)
+    for folder in _temp_root().glob(f"{_PREFIX}*"):
+        with suppress(OSError, ValueError, TypeError):
+            owner = Driver(**json.loads((folder / _OWNER).read_text()))
+            if not owner.alive():
+                _clear(folder)
+
+
+def _clear(folder: Path) -> None:
+    """End the processes that hold a file of a session open, and remove its folder."""
+    deadline = time.monotonic() + _CLEAR_S
+    while (left := _holders(folder)) and time.monotonic() < deadline:
+        for pid in left:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.1)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _holders(folder: Path) -> list[int]:

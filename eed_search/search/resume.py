@@ -25,7 +25,7 @@ from eed_search.search.journal import Journal
 from eed_search.search.listener import Listener, Silent
 from eed_search.search.lock import driving
 from eed_search.search.outcome import judge
-from eed_search.search.ray_glue import clear_session
+from eed_search.search.ray_glue import clear_dead_sessions
 from eed_search.search.workers import LocalWorkers, Pipeline, Workers
 
 _PATIENCE_S = 10.0
@@ -62,9 +62,8 @@ def resume(
     """
     folder = folder.expanduser().resolve()
     with ExitStack() as stack:
-        lock = stack.enter_context(driving(folder))
-        if lock.before is not None:
-            clear_session(lock.before.session)
+        stack.enter_context(driving(folder))
+        clear_dead_sessions()
         view = _read(folder)
         spec = stored_spec(folder, view)
         if trials is not None:
@@ -79,7 +78,7 @@ def resume(
                 + "Put it back; or launch under another name, which reuses every finished stage that still fits; or"
                 f" accept it: `eed-search resume {view.name} --allow-drift`"
             )
-        there = workers or (stack.enter_context(ray_workers(lock.note)) if left else LocalWorkers())
+        there = workers or (stack.enter_context(ray_workers()) if left else LocalWorkers())
         stop = stack.enter_context(interrupts())
         there.slots(spec.resources)
         changed = spec.to_plain() != view.spec
@@ -112,9 +111,8 @@ def mark_cancelled(folder: Path) -> None:
     Raises:
         RunError: If it runs.
     """
-    with driving(folder) as lock, Ledger(folder / FILE_NAME, write=True) as ledger:
-        if lock.before is not None:
-            clear_session(lock.before.session)
+    with driving(folder), Ledger(folder / FILE_NAME, write=True) as ledger:
+        clear_dead_sessions()
         journal = Journal(ledger, Silent(), 0, 1)
         view = journal.view
         journal.append("request", {"what": "cancel", "offline": True})

@@ -1,0 +1,75 @@
+"""A search that is killed again and again is the same search in the end: real processes, real SQLite, MLflow, Ray."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from eed_search.core.ledger import read_run
+
+TRIALS = 10
+
+
+@pytest.fixture(scope="module")
+def kills() -> ModuleType:
+    """Load the benchmark's script, which is no part of the package."""
+    path = Path(__file__).parents[2] / "benchmarks" / "kills.py"
+    spec = importlib.util.spec_from_file_location("kills", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules["kills"] = importlib.util.module_from_spec(spec)  # its dataclasses look for it there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all searches, so that the undisturbed one runs once."""
+    return tmp_path_factory.mktemp("kills")
+
+
+def test_random_kills_change_nothing(kills: ModuleType, root: Path) -> None:
+    """Three kills of a search in the driver's own process, two of one under Ray."""
+    done = kills.campaign(root, kills=5, ray_kills=2, seed=5, trials=TRIALS)
+    assert {searched.where for searched in done} == {"local", "ray"}
+    assert [problem for searched in done for problem in searched.problems] == []
+    assert sum(len(searched.kills) for searched in done) >= 4
+
+
+def test_a_kill_at_each_critical_place_changes_nothing(kills: ModuleType, root: Path) -> None:
+    """One search, killed at one place after the other; each driver goes on where the last one died."""
+    places = (
+        "ledger.append:kill:1",  # nothing is written yet
+        "tracker.created:kill:1",  # MLflow has the search, nobody knows
+        "ledger.appended:kill:12",
+        "study.rebuilt:kill",
+        "study.tell:kill:2",  # the ledger has an end that Optuna was not told
+        "tracker.created:kill:2",  # MLflow has a trial, nobody knows
+        "tracker.create:kill:2",
+        "driver.trials_done:kill",
+        "driver.report:kill",
+        "tracker.close:kill",
+    )
+    home = root / "places"
+    for place in places:
+        process = kills.start(home, "run", "local", "tpe", TRIALS, place)
+        assert process.wait(120) == -9, place
+    assert kills.start(home, "run", "local", "tpe", TRIALS).wait(120) == 0
+    assert kills.compare(kills.undisturbed(root, "tpe", TRIALS), home) == []
+
+
+def test_a_full_disk_is_one_clear_error_and_no_loss(kills: ModuleType, root: Path) -> None:
+    """The ledger cannot be written: exit code 6, what is finished stays readable, and goes on with space."""
+    home = root / "full"
+    assert kills.start(home, "run", "local", "tpe", TRIALS, "ledger.append:enospc:25").wait(120) == 6
+    message = (home / "run.log").read_text().strip().splitlines()[-1]
+    assert "ledger.sqlite: cannot be written" in message
+    assert "No space left on device" in message
+    assert "free the disk" in message
+    assert len(read_run(home / "run").trials) > 0
+    assert kills.start(home, "run", "local", "tpe", TRIALS).wait(120) == 0
+    assert kills.compare(kills.undisturbed(root, "tpe", TRIALS), home) == []
