@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,9 @@ from eed_search.core.records import Measurement, Point, Reference, TrialRecord
 from eed_search.core.spec import Constraints
 
 
-def points(view: RunView, *, unrankable: bool = False, unconfirmed: bool = False) -> list[Point]:
+def points(
+    view: RunView, *, unrankable: bool = False, unconfirmed: bool = False, without: Collection[str] = ()
+) -> list[Point]:
     """List the points that may enter the frontier: each trial's own, and its confirmed swept thresholds.
 
     A final latency replaces the search's where one was taken, noisy or not: it is the deployed
@@ -25,6 +28,7 @@ def points(view: RunView, *, unrankable: bool = False, unconfirmed: bool = False
         view: The run.
         unrankable: Keep those too: what `final latencies` should time once more.
         unconfirmed: Keep swept thresholds that no attack has confirmed yet.
+        without: Points to leave out.
     """
     found = []
     for number, trial in sorted(view.trials.items()):
@@ -32,7 +36,7 @@ def points(view: RunView, *, unrankable: bool = False, unconfirmed: bool = False
             continue
         for point in _points_of(number, trial, view):
             final = view.latencies.get(point.id)
-            if not point.confirmed and not unconfirmed:
+            if point.id in without or not (point.confirmed or unconfirmed):
                 continue
             if final is not None:
                 found.append(replace(point, measurement=replace(point.measurement, latency=final)))
@@ -52,9 +56,11 @@ def _points_of(number: int, trial: TrialRecord, view: RunView) -> list[Point]:
     return own
 
 
-def frontier(view: RunView, *, unrankable: bool = False, unconfirmed: bool = False) -> list[Point]:
+def frontier(
+    view: RunView, *, unrankable: bool = False, unconfirmed: bool = False, without: Collection[str] = ()
+) -> list[Point]:
     """Keep the points that no other point dominates in robust accuracy and latency, fastest first."""
-    all_points = points(view, unrankable=unrankable, unconfirmed=unconfirmed)
+    all_points = points(view, unrankable=unrankable, unconfirmed=unconfirmed, without=without)
     keep = non_dominated(objectives([p.measurement for p in all_points]))
     kept = [point for point, on in zip(all_points, keep, strict=True) if on]
     return sorted(kept, key=lambda p: (p.measurement.latency.latency_ms.value, -p.measurement.robust_accuracy.value))

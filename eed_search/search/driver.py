@@ -1,7 +1,7 @@
-"""One search from its file to its frontier: claim the folder, prepare, run the trials, time the frontier.
+"""One search from its file to its frontier: claim the folder, prepare, run the trials, check the frontier.
 
     claim HOME/NAME → workers → dense base (whole machine) → controls and trials side by side
-    → final latencies (whole machine, one at a time, until the frontier is stable) → report → end
+    → finals (whole machine, one at a time, until the frontier is stable) → report → end
 
 The driver's main thread does everything but the trials: it alone writes the ledger. A search that
 was interrupted goes through the same phases again (`resume`), and each does only what its ledger
@@ -28,13 +28,12 @@ from typing import TYPE_CHECKING, Any
 from eed_search.core.errors import EedSearchError, FailureReason, RunError, TrialFailure
 from eed_search.core.failpoints import fail_point
 from eed_search.core.ledger import FILE_NAME, Ledger, RunView, read_run
-from eed_search.core.params import TrialParams
-from eed_search.core.points import frontier
-from eed_search.core.records import Latency, Reference, TrialRecord
+from eed_search.core.records import Measurement, Reference, TrialRecord
 from eed_search.core.spec import Spec
 from eed_search.core.spec_file import to_text
 from eed_search.core.store import write_atomic
 from eed_search.search import origin, requests
+from eed_search.search.finals import Final, What, next_final
 from eed_search.search.journal import Journal
 from eed_search.search.listener import Listener
 from eed_search.search.lock import driving, run_state
@@ -52,6 +51,11 @@ MOST_LOSSES = 2  # a trial whose worker is lost is tried again so often
 _RESERVED = frozenset({"store", "mlartifacts", "mlflow.db"})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _TICK_S = 0.5
+_FINALS: dict[What, str] = {
+    "confirm": "attack at its own threshold",
+    "final_latency": "final latency",
+    "recheck": "check on fresh images",
+}
 _SLOWER = 0.1  # by this share may the dense base's latency differ at a resume, unsaid
 _CANCEL_PATIENCE_S = 10.0
 
@@ -275,16 +279,6 @@ def interrupts() -> Iterator[Stop]:
 # ---------------------------------------------------------------- the search
 
 
-def to_time(view: RunView) -> list[tuple[str, str, TrialParams | None]]:
-    """List what has no final latency yet: base, controls and frontier, as id, artifact and parameters."""
-    references = [view.base, *view.controls] if view.base else view.controls
-    wanted: list[tuple[str, str, TrialParams | None]] = [
-        (one.name, one.measurement.artifact, None) for one in references if one is not None
-    ]
-    wanted += [(p.id, p.measurement.artifact, TrialParams.from_flat(p.params)) for p in frontier(view, unrankable=True)]
-    return [one for one in wanted if one[0] not in view.latencies]
-
-
 def controls_to_train(view: RunView, spec: Spec) -> list[float]:
     """List the sizes of the controls that a run lacks."""
     there = {control.size for control in view.controls}
@@ -323,7 +317,7 @@ class _Search:
                 setting = self._prepare()
                 self._trials(setting)
                 fail_point("driver.trials_done")
-                self._final_latencies(setting)
+                self._finals(setting)
             except _Stopped:
                 pass
             self._finish()
@@ -519,38 +513,36 @@ class _Search:
         """Whether everything is to end."""
         return self.stop.is_set()
 
-    # ------------------------------------------------------------ final latencies
+    # ------------------------------------------------------------ finals
 
-    def _final_latencies(self, setting: Setting | None) -> None:
-        """Time the base, the controls and the frontier alone on the machine, each once.
-
-        A new time can bring another point onto the frontier, which is then timed too.
-        """
+    def _finals(self, setting: Setting | None) -> None:
+        """Confirm, time and check base, controls and frontier, alone on the machine, each once."""
         if setting is None:
             return
-        self.journal.stage("final latencies")
-        tried: set[str] = set()
-        while waiting := [one for one in to_time(self.view) if one[0] not in tried]:
-            id_, artifact, params = waiting[0]
-            tried.add(id_)
-            self._time_one(id_, artifact, params, setting)
+        self.journal.stage("finals")
+        tried: set[tuple[What, str]] = set()
+        while (one := next_final(self.view, tried)) is not None:
+            tried.add((one.what, one.id))
+            self._final(one, setting)
 
-    def _time_one(self, id_: str, artifact: str, params: TrialParams | None, setting: Setting) -> None:
-        self._now = {id_: "final latency"}
+    def _final(self, one: Final, setting: Setting) -> None:
+        name = _FINALS[one.what]
+        self._now = {one.id: name}
         try:
-            given = {"artifact": artifact, "setting": setting, "params": params}
-            latency: Latency = self.workers.alone(self.pipeline, "final_latency", given, who=id_, poll=self._poll)
+            given = {"artifact": one.artifact, "setting": setting, "params": one.params}
+            found = self.workers.alone(self.pipeline, one.what, given, who=one.id, poll=self._poll)
         except _Stopped:
             raise
         except Exception as error:
-            self.journal.note(f"{id_}: no final latency, the search's stands ({failure_of(error)[1]})")
+            self.journal.note(f"{one.id}: no {name}, the search's figure stands ({failure_of(error)[1]})")
             return
         finally:
             self._now = {}
-        if problem := next(number_problems("latency", latency), ""):
-            self.journal.note(f"{id_}: no final latency, the search's stands ({problem})")
+        problem = reference_problem(found) if isinstance(found, Measurement) else ""
+        if problem := problem or next(number_problems(name, found), ""):
+            self.journal.note(f"{one.id}: no {name}, the search's figure stands ({problem})")
             return
-        self.journal.latency(id_, latency)
+        self.journal.final(one.id, found)
 
     # ------------------------------------------------------------ waiting, progress
 
@@ -623,14 +615,14 @@ class _Search:
 
 
 def work_left(view: RunView, spec: Spec) -> bool:
-    """Whether a run lacks a base, a control, a trial or a final latency."""
+    """Whether a run lacks a base, a control, a trial or something of its finals."""
     proposed, ended = len(view.proposals), len(view.trials)
     return bool(
         view.base is None
         or controls_to_train(view, spec)
         or ended < proposed
         or proposed < spec.search.trials
-        or to_time(view)
+        or next_final(view) is not None
     )
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from eed_search.core.ledger import EventKind, Ledger, RunView, fold
 from eed_search.core.params import ParamValue
-from eed_search.core.records import Latency, Reference, TrialRecord, to_json
+from eed_search.core.records import FreshCheck, Latency, Measurement, Reference, TrialRecord, to_json
 from eed_search.search.listener import Listener, Status
 
 if TYPE_CHECKING:
@@ -116,9 +116,14 @@ class Journal:
         self.append("result", to_json(record), record.number)
         self.listener.on_result(record, self.view)
 
-    def latency(self, id_: str, latency: Latency) -> None:
-        """Keep a final latency."""
-        self.append("latency", {"id": id_, "latency": to_json(latency)})
+    def final(self, id_: str, found: Latency | Measurement | FreshCheck) -> None:
+        """Keep what a point's finals found: its latency, its confirmed measurement, or its fresh check."""
+        if isinstance(found, Latency):
+            self.append("latency", {"id": id_, "latency": to_json(found)})
+        elif isinstance(found, Measurement):
+            self.append("confirmed", {"id": id_, "measurement": to_json(found)})
+        else:
+            self.append("fresh", {"id": id_, "check": to_json(found)})
 
     def end(self, state: State, reason: str = "") -> None:
         """Close the run; a `resume` may open it again."""

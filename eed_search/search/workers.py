@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from eed_search.core.errors import FailureReason
 from eed_search.core.params import TrialParams
-from eed_search.core.records import Latency, Reference, TrialRecord
+from eed_search.core.records import FreshCheck, Latency, Measurement, Reference, TrialRecord
 from eed_search.core.spec import Resources, Spec
 from eed_search.search.monitor import control_label, trial_label
 from eed_search.search.outcome import attempt
@@ -45,6 +45,14 @@ class Pipeline(Protocol):
 
     def final_latency(self, artifact: str, setting: Setting, params: TrialParams | None) -> Latency:
         """Time one classifier alone on the machine; no parameters for the base and controls."""
+
+    def confirm(
+        self, artifact: str, params: TrialParams, setting: Setting, probe: Probe, report: Report
+    ) -> Measurement:
+        """Attack a trained team at a swept gate threshold."""
+
+    def recheck(self, artifact: str, params: TrialParams | None, setting: Setting, report: Report) -> FreshCheck:
+        """Evaluate one classifier on fresh images; no parameters for the base and controls."""
 
 
 def call(pipeline: Pipeline, what: str, arguments: Mapping[str, Any], report: Report) -> Any:

@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -25,7 +26,16 @@ from eed_search.core.failpoints import fail_point
 from eed_search.core.ledger import STOPPED, Event, RunView
 from eed_search.core.params import ParamValue
 from eed_search.core.points import frontier, run_hypervolume
-from eed_search.core.records import Interval, Latency, Measurement, Reference, TrialRecord
+from eed_search.core.records import (
+    Accuracy,
+    FreshCheck,
+    Interval,
+    Latency,
+    Measurement,
+    Reference,
+    RobustAccuracy,
+    TrialRecord,
+)
 from eed_search.core.spec import Range, Spec
 from eed_search.tracking.text import flatten, team_title
 from eed_search.tracking.verdict import judge
@@ -226,6 +236,23 @@ class MlflowTracker:
             self._progress(view, event.at)
         elif event.kind == "latency":
             self._final_latency(event.data["id"], view.latencies[event.data["id"]], event.at)
+        elif event.kind == "confirmed":
+            self._swept(event.data["id"], view, event.at)
+        elif event.kind == "fresh":
+            self._fresh(event.data["id"], view.fresh[event.data["id"]], event.at)
+
+    def _swept(self, point: str, view: RunView, at: float) -> None:
+        """Show a confirmed swept threshold as a run beside its trial's own."""
+        number, _, place = point.partition(".")
+        trial = view.trials[int(number)]
+        params = trial.params | {"gate_threshold": trial.swept[int(place) - 1].gate_threshold}
+        self._trial(replace(trial, params=params, measurement=view.confirmed[point], seconds=0.0), at, point)
+
+    def _fresh(self, point: str, check: FreshCheck, at: float) -> None:
+        if run_id := self._children.get(point):
+            metrics = _with_ends("robust_accuracy_fresh", check.robust_accuracy)
+            metrics |= _with_ends("clean_accuracy_fresh", check.clean_accuracy)
+            self._log(run_id, metrics=metrics, at=at)
 
     def _final_latency(self, point: str, latency: Latency, at: float) -> None:
         if run_id := self._children.get(point):
@@ -280,6 +307,8 @@ class MlflowTracker:
             self._reference(control, "control", at)
         for record in view.trials.values():
             self._trial(record, at)
+        for point in view.confirmed:
+            self._swept(point, view, at)
 
     def _attach(self, folder: Path | None) -> None:
         for path in sorted(folder.iterdir()) if folder and folder.is_dir() else ():
@@ -289,8 +318,7 @@ class MlflowTracker:
 
     def _mark(self, view: RunView) -> None:
         on_front = {point.id for point in frontier(view)}
-        for number in view.trials:
-            point = f"{number}.0"
+        for point in [f"{number}.0" for number in view.trials] + list(view.confirmed):
             if run_id := self._children.get(point):
                 self._client.set_tag(run_id, "frontier", "yes" if point in on_front else "no")
                 self.num_calls += 1
@@ -323,10 +351,12 @@ class MlflowTracker:
         params = {"size": reference.size, "recipe": reference.recipe}
         self._child(reference.name, reference.name, params, metrics, tags, "FINISHED", (reference.seconds, at))
 
-    def _trial(self, record: TrialRecord, at: float) -> None:
-        title = f"{record.number:03d} {team_title(record.params)}".strip()
+    def _trial(self, record: TrialRecord, at: float, point: str = "") -> None:
+        point = point or f"{record.number}.0"
+        place = "" if point.endswith(".0") else f" at {record.params['gate_threshold']:.3g}"
+        title = f"{record.number:03d} {team_title(record.params)}{place}".strip()
         tags = {
-            "kind": "trial",
+            "kind": "swept" if place else "trial",
             "trial": record.number,
             "team": team_title(record.params),
             "outcome": record.outcome,
@@ -342,7 +372,7 @@ class MlflowTracker:
         metrics |= {f"constraint.{name}": broken for name, broken in record.constraints.items()}
         params = {**record.params, **self._absent_members(record)}
         status = _STATUS[record.outcome]
-        self._child(f"{record.number}.0", title, params, metrics, tags, status, (record.seconds, at))
+        self._child(point, title, params, metrics, tags, status, (record.seconds, at))
 
     def _absent_members(self, record: TrialRecord) -> dict[str, ParamValue]:
         """Say `none` and size 0 for members that a smaller team lacks.
@@ -475,7 +505,7 @@ def _latency_metrics(latency: Latency) -> dict[str, float | None]:
     }
 
 
-def _with_ends(name: str, interval: Interval) -> dict[str, float | None]:
+def _with_ends(name: str, interval: Interval | Accuracy | RobustAccuracy) -> dict[str, float | None]:
     return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 

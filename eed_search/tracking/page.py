@@ -11,7 +11,7 @@ from plotly.offline import get_plotlyjs
 from eed_search.core.ledger import RunView
 from eed_search.core.points import frontier, run_hypervolume
 from eed_search.tracking.plots import frontier_figure, hypervolume_figure
-from eed_search.tracking.table import COLUMNS, table_rows, throughput_note
+from eed_search.tracking.table import COLUMNS, fresh_note, table_rows, throughput_note
 from eed_search.tracking.verdict import judge
 
 _STYLE = """
@@ -54,7 +54,11 @@ def page(view: RunView) -> str:
             "Share of the square between chance accuracy at the dense base's latency and perfect accuracy at no time."
         )
         parts.append(_section("Hypervolume over trials", _drawn(hypervolume_figure(view), "hypervolume"), note))
-    parts.append(_section("Frontier, dense base and controls", _table(view), throughput_note(view)))
+    parts.append(
+        _section(
+            "Frontier, dense base and controls", _table(view), f"{fresh_note(view)} {throughput_note(view)}".strip()
+        )
+    )
     parts += [_unfinished(view), _notes(view)]
     return (
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"

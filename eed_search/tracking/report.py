@@ -34,7 +34,8 @@ def as_json(view: RunView) -> dict[str, Any]:
         (share of the unit square, see `core.frontier.normalise`), `base`, `controls`, `frontier`
         (fastest first), `verdict`, `stages` (computed and reused by stage), `member_trainings`,
         `members_used`, `notes`. Accuracies are fractions, latencies milliseconds. `latency_ms` is
-        the mean over the validation images; its interval stands under `latency`.
+        the mean over the validation images; its interval stands under `latency`. `fresh` is the
+        same attack on images that no decision of the search has seen, or null.
     """
     verdict = judge(view)
     stages = view.stage_counts()
@@ -48,7 +49,7 @@ def as_json(view: RunView) -> dict[str, Any]:
         "hypervolume": run_hypervolume(view),
         "base": None if view.base is None else _reference(view, view.base),
         "controls": [_reference(view, control) for control in view.controls],
-        "frontier": [_point(point) for point in frontier(view)],
+        "frontier": [_point(view, point) for point in frontier(view)],
         "verdict": {**asdict(verdict), "comparisons": [asdict(comparison) for comparison in verdict.comparisons]},
         "stages": {name: {"computed": new, "reused": old} for name, (new, old) in sorted(stages.items())},
         "member_trainings": trained,
@@ -57,8 +58,14 @@ def as_json(view: RunView) -> dict[str, Any]:
     }
 
 
-def _point(point: Point) -> dict[str, Any]:
-    return {"id": point.id, "trial": point.trial, "params": dict(point.params), **_measured(point.measurement)}
+def _point(view: RunView, point: Point) -> dict[str, Any]:
+    return {
+        "id": point.id,
+        "trial": point.trial,
+        "params": dict(point.params),
+        **_measured(point.measurement),
+        "fresh": _fresh(view, point.id),
+    }
 
 
 def _reference(view: RunView, reference: Reference) -> dict[str, Any]:
@@ -68,7 +75,15 @@ def _reference(view: RunView, reference: Reference) -> dict[str, Any]:
         "recipe": reference.recipe,
         "seconds": reference.seconds,
         **_measured(final(view, reference)),
+        "fresh": _fresh(view, reference.name),
     }
+
+
+def _fresh(view: RunView, id_: str) -> dict[str, Any] | None:
+    check = view.fresh.get(id_)
+    if check is None:
+        return None
+    return {"robust_accuracy": asdict(check.robust_accuracy), "clean_accuracy": asdict(check.clean_accuracy)}
 
 
 def _measured(m: Measurement) -> dict[str, Any]:

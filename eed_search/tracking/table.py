@@ -59,6 +59,17 @@ def throughput_note(view: RunView) -> str:
     return f"Images per second in batches of 64: {', '.join(told)}." if told else ""
 
 
+def fresh_note(view: RunView) -> str:
+    """Say how robust the rows of the table are on fresh images; empty where none was checked."""
+    shown = [p.id for p in frontier(view)] + [one.name for one in ([view.base] if view.base else []) + view.controls]
+    checks = [(name, view.fresh[name]) for name in shown if name in view.fresh]
+    if not checks:
+        return ""
+    told = ", ".join(f"{name} {per_cent(check.robust_accuracy)}" for name, check in checks)
+    num = checks[0][1].robust_accuracy.num_samples
+    return f"Robust on {num} fresh images, which no decision has seen: {told}."
+
+
 def _cells(m: Measurement) -> tuple[str, ...]:
     return (
         per_cent(m.robust_accuracy),

@@ -18,12 +18,14 @@ import numpy as np
 from eed_search.core.errors import TrialFailure
 from eed_search.core.records import (
     Accuracy,
+    FreshCheck,
     Interval,
     Latency,
     Measurement,
     Reference,
     RobustAccuracy,
     StageUse,
+    SweptPoint,
     TrialRecord,
     pack_bits,
 )
@@ -111,7 +113,7 @@ def run(number, params, setting, probe, report):
         time.sleep(600)
     time.sleep(float(os.environ.get("EED_STUB_SECONDS", "0")))
     ratio = probe.measure(b"x" * round(1000 * sum(m.size for m in params.members) / 2))
-    robust = 0.5 + 0.3 * max(m.size for m in params.members)
+    robust = _robust(params.members)
     made = measurement(float("nan") if fault == "nan" else robust, ratio, f"team.1/{number}", len(params.members))
     record = TrialRecord(
         number,
@@ -121,6 +123,10 @@ def run(number, params, setting, probe, report):
         constraints={"max_latency_ms": 0.5 if fault == "limit" else -0.5},
         stages=(StageUse("member.1", "k", False, 0.1),),
         seconds=0.2,
+        # teams of two have another threshold: more than twice as fast, and its bound 1 point below the trial's own
+        swept=(SweptPoint(0.2, measurement(robust - 0.01, 0.45 * ratio, made.artifact, 2)),)
+        if len(params.members) == 2 and fault != "nan"
+        else (),
     )
     report("evaluation")
     return record
@@ -140,6 +146,28 @@ def final_latency(artifact, setting, params):
     if params is None:
         return latency(1.0 if artifact.startswith("base") else 0.5, "cascade")
     return latency(1.05 * sum(m.size for m in params.members) / 2, "cascade")
+
+
+def confirm(artifact, params, setting, probe, report):
+    """Give a swept point 2 points less than its bound."""
+    _leave_pid("confirm")
+    report("attack")
+    return measurement(_robust(params.members) - 0.03, 0.45 * _share(params.members), artifact, len(params.members))
+
+
+def recheck(artifact, params, setting, report):
+    """Give fresh accuracies a point below the search's."""
+    _leave_pid("recheck")
+    fresh = measurement(0.6 if params is None else _robust(params.members) - 0.01, 1.0)
+    return FreshCheck(fresh.clean_accuracy, fresh.robust_accuracy, fresh.robust_hex)
+
+
+def _robust(members):
+    return 0.5 + 0.3 * max(m.size for m in members)
+
+
+def _share(members):
+    return sum(m.size for m in members) / 2
 
 
 def _leave_pid(what):

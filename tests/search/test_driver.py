@@ -262,9 +262,24 @@ def test_base_controls_and_frontier_get_one_final_latency_each(done: Done) -> No
     assert sum(event.kind == "latency" for event in done.events) == len(done.view.latencies)
 
 
+def test_swept_thresholds_on_the_frontier_are_confirmed_before_they_are_shown(done: Done) -> None:
+    """Each got an attack of its own, which took 2 points from its bound, or it is not shown."""
+    assert done.view.confirmed
+    for id_, measured in done.view.confirmed.items():
+        trial = done.view.trials[int(id_.partition(".")[0])]
+        bound = trial.swept[0].measurement.robust_accuracy.value
+        assert measured.robust_accuracy.value == pytest.approx(bound - 0.02)
+    assert all(p.id.endswith(".0") or p.id in done.view.confirmed for p in frontier(done.view))
+
+
+def test_base_controls_and_frontier_are_checked_on_fresh_images(done: Done) -> None:
+    wanted = {"dense base", "scratch 50 % (labels)", *(point.id for point in frontier(done.view))}
+    assert wanted <= done.view.fresh.keys()
+
+
 def test_the_listener_hears_everything(done: Done) -> None:
     """The listener hears everything."""
-    assert done.watcher.stages == ["dense base", "controls and trials", "final latencies", "report"]
+    assert done.watcher.stages == ["dense base", "controls and trials", "finals", "report"]
     assert {record.number for record in done.watcher.results} == set(range(NUM_TRIALS))
     assert done.watcher.ticks[-1].num_trials == NUM_TRIALS
     assert any(status.eta_s is not None for status in done.watcher.ticks)

@@ -63,7 +63,8 @@ def test_a_copy_comes_after_all_that_differ() -> None:
 def test_scaling_takes_the_5th_to_95th_percentile_to_the_unit_range() -> None:
     values = np.column_stack([np.arange(101.0), 7 * np.ones(101)])
     out = scaled(values)
-    assert out[5, 0] == pytest.approx(0) and out[95, 0] == pytest.approx(1)
+    assert out[5, 0] == pytest.approx(0)
+    assert out[95, 0] == pytest.approx(1)
     assert (out[:, 1] == 0).all()
 
 
