@@ -1,0 +1,254 @@
+"""`eed-search status`, `stop`, `cancel` and `resume`: what they say of a search in each state, and to each other."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eed_search.core.ledger import FILE_NAME, Ledger, read_run
+from eed_search.search.lock import driving
+from tests.cli.calling import ROOT, STUBBED, call, environment, python
+from tests.core.ledgers import write_ledger
+from tests.tracking.factories import make_view
+
+FILE = """
+name: quick
+threat: {eps: 0.15}
+search: {trials: 4, startup_trials: 2}
+controls: {sizes: []}
+resources: {cpu: 1}
+"""
+
+
+def until(condition: Callable[[], Any], seconds: float = 120.0) -> None:
+    """Wait for another process."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert condition()
+
+
+@contextmanager
+def launched(home: Path, name: str, faults: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """A search that runs in another process; its trial 2 hangs."""
+    (home.parent / "quick.yaml").write_text(FILE, encoding="utf-8")
+    command = [sys.executable, "-c", STUBBED, "launch", str(home.parent / "quick.yaml"), "--home", str(home)]
+    process = subprocess.Popen(
+        [*command, "--name", name],
+        cwd=ROOT,
+        env=environment(EED_STUB_FAULTS=json.dumps(faults)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def ended(folder: Path) -> int:
+    """Count the trials that have ended."""
+    return len(read_run(folder).trials) if (folder / FILE_NAME).exists() else 0
+
+
+def test_a_running_search_is_watched_stopped_and_resumed(tmp_path: Path) -> None:
+    """One search through its states: running, stopped by request, resumed to its end."""
+    home = tmp_path / "home"
+    with launched(home, "one", {"2": "sleep", "3": "sleep"}) as process:
+        until(lambda: ended(home / "one") == 2)
+        until(lambda: "trial 2" in json.loads(call("status", "--home", home, "--json").stdout)["stages"])
+        facts = json.loads(call("status", "--home", home, "--json").stdout)
+        assert (facts["name"], facts["state"], facts["pid"]) == ("one", "running", process.pid)
+        assert facts["trials"]["done"] == 2
+        assert facts["num_trials"] == 4
+        assert facts["stages"]["trial 2"] == "members"
+        text = call("status", "one", "--home", home).stdout
+        assert text.startswith(f"one: running (process {process.pid}), ")
+        assert "\nnow     trial 2: members\n" in text
+        assert f"\nstop    eed-search stop one --home {home}\n" in text
+        refused = call("resume", "one", "--home", home)
+        assert refused.exit_code == 7
+        assert f"run one: still runs (process {process.pid})" in refused.stderr
+        stopped = call("stop", "--home", home)
+        assert stopped.exit_code == 0, stopped.stderr
+        assert stopped.stdout.splitlines()[0] == f"Asked one (process {process.pid}) to stop; waiting for it …"
+        assert re.search(r"^one: stopped after \d+ s; 2 trials are finished, 2 done$", stopped.stdout, re.MULTILINE)
+        assert f"resume  eed-search resume one --home {home}" in stopped.stdout
+        assert process.wait(30) == 130
+    assert call("status", "one", "--home", home).stdout.startswith("one: stopped (stop), ")
+    done = python(STUBBED, "resume", "--home", home)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "Resuming one (stopped): 2 of 4 trials are finished"
+    assert lines[1] == "  2 were under way and run again"
+    assert any(line.startswith("one: finished after ") for line in lines)
+    view = read_run(home / "one")
+    assert (view.state, view.num_trials()["done"], view.requests) == ("finished", 4, ["stop"])
+    assert not (home / "one" / "request.json").exists()
+
+
+def test_a_killed_search_is_interrupted_and_can_be_cancelled(tmp_path: Path) -> None:
+    """Nobody is there to say its end: `status` sees that, `cancel` writes it down and closes MLflow's runs."""
+    home = tmp_path / "home"
+    with launched(home, "two", {"1": "sleep", "2": "sleep"}) as process:
+        until(lambda: ended(home / "two") == 1)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    text = call("status", "--home", home).stdout
+    assert text.startswith("two: interrupted, ")
+    assert "1 of 4 (1 done, 2 under way)" in text or "1 of 4 (1 done, 1 under way)" in text
+    assert f"resume  eed-search resume two --home {home}" in text
+    assert "two: interrupted after" in call("report", "--home", home).stdout
+    refused = call("stop", "two", "--home", home)
+    assert refused.exit_code == 7
+    assert "run two: does not run (interrupted), so there is nothing to stop; go on with" in refused.stderr
+    cancelled = python("from eed_search.cli import main; main()", "cancel", "two", "--home", home)
+    assert (cancelled.returncode, cancelled.stderr) == (0, "")
+    assert "two: cancelled after" in cancelled.stdout
+    view = read_run(home / "two")
+    from eed_search.tracking.mlflow_log import connect
+
+    runs = connect(view.tracker["uri"]).search_runs([view.tracker["experiment_id"]])
+    assert "RUNNING" not in {run.info.status for run in runs}
+    again = call("resume", "two", "--home", home)
+    assert again.exit_code == 7
+    assert "--force` takes it up all the same" in again.stderr
+
+
+def test_cancel_ends_a_running_search_at_once(tmp_path: Path) -> None:
+    """Its process ends by itself with 130; no report is written."""
+    home = tmp_path / "home"
+    with launched(home, "three", {"0": "sleep", "1": "sleep"}) as process:
+        until(lambda: (home / "three" / FILE_NAME).exists() and read_run(home / "three").attempts)
+        done = call("cancel", "three", "--home", home)
+        assert done.exit_code == 0, done.stderr
+        assert "three: cancelled after" in done.stdout
+        assert process.wait(30) == 130
+    assert not (home / "three" / "report").exists()
+    assert read_run(home / "three").state == "cancelled"
+
+
+def test_sigterm_ends_with_143(tmp_path: Path) -> None:
+    """As a job system ends it: what is finished is kept."""
+    home = tmp_path / "home"
+    with launched(home, "four", {"1": "sleep", "2": "sleep"}) as process:
+        until(lambda: ended(home / "four") == 1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143
+    view = read_run(home / "four")
+    assert (view.state, view.reason, view.trials[0].outcome) == ("stopped", "SIGTERM", "done")
+
+
+# ---------------------------------------------------------------- states that need no process
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home with one search in each state but running."""
+    write_ledger(tmp_path / "a", make_view(8, name="a"))
+    write_ledger(tmp_path / "b", make_view(8, name="b", state="running"))
+    write_ledger(tmp_path / "c", make_view(8, name="c", state="failed", reason="the base went wrong: no data"))
+    return tmp_path
+
+
+def test_status_names_the_others(home: Path) -> None:
+    """The latest in full, the others that are not finished in a line each."""
+    text = call("status", "--home", home).stdout
+    assert text.startswith("c: failed (the base went wrong: no data), ")
+    assert text.splitlines()[-1] == "also    b: interrupted"
+
+
+def test_status_of_a_finished_search_says_what_comes_next(home: Path) -> None:
+    """Its points, and the commands."""
+    lines = call("status", "a", "--home", home).stdout.splitlines()
+    assert lines[0].startswith("a: finished, ")
+    assert any(re.match(r"best    \d+ on the frontier, hypervolume 0\.\d+$", line) for line in lines)
+    assert f"report  eed-search report a --home {home}" in lines
+    assert f"resume  eed-search resume a --trials N --home {home}" in lines
+
+
+def test_watch_ends_with_the_search(home: Path) -> None:
+    """What does not run is said once."""
+    watched = call("status", "b", "--watch", "--home", home)
+    assert watched.exit_code == 0
+    assert watched.stdout.startswith("b: interrupted, ")
+
+
+def test_json_is_one_object(home: Path) -> None:
+    """Every number that the text shows."""
+    facts = json.loads(call("status", "a", "--json", "--home", home).stdout)
+    assert facts["state"] == "finished"
+    assert facts["pid"] is None
+    assert {"id", "robust_accuracy", "latency_ms", "speedup", "clean_accuracy"} <= facts["frontier"][0].keys()
+    assert sum(facts["trials"].values()) == 8
+
+
+@pytest.mark.parametrize("command", ["status", "resume", "stop", "cancel"])
+def test_a_home_without_a_search_says_so(tmp_path: Path, command: str) -> None:
+    """And how to start one."""
+    result = call(command, "--home", tmp_path)
+    assert result.exit_code == 7
+    assert f"{tmp_path}: holds no search; start one with `eed-search launch`" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "resume", "stop", "cancel"])
+def test_an_unknown_name_names_those_that_are_there(home: Path, command: str) -> None:
+    """A slip of the pen is seen at once."""
+    result = call(command, "aa", "--home", home)
+    assert result.exit_code == 7
+    assert "aa: no such search in" in result.stderr
+    assert "a, b, c" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["stop", "cancel"])
+def test_nothing_runs_is_said_with_what_there_is(home: Path, command: str) -> None:
+    """Without a name, these end what runs and nothing else."""
+    result = call(command, "--home", home)
+    assert result.exit_code == 7
+    assert "no search is running; there: a (finished), b (interrupted), c (failed). Name one of them" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["stop", "cancel"])
+def test_several_that_run_must_be_named(home: Path, command: str) -> None:
+    """It does not guess."""
+    with driving(home / "a"), driving(home / "b"):
+        result = call(command, "--home", home)
+    assert result.exit_code == 7
+    assert "several searches run: a, b; name one" in result.stderr
+
+
+def test_resume_of_a_home_where_all_is_finished(home: Path) -> None:
+    """There is nothing to take up without a name."""
+    shutil.rmtree(home / "b"), shutil.rmtree(home / "c")
+    result = call("resume", "--home", home)
+    assert result.exit_code == 7
+    assert "no search is waiting to be resumed; there: a (finished). Name one of them" in result.stderr
+
+
+def test_cancel_of_a_finished_search_is_refused(home: Path) -> None:
+    """It has its result."""
+    result = call("cancel", "a", "--home", home)
+    assert result.exit_code == 7
+    assert "run a: is finished, so there is nothing to cancel" in result.stderr
+
+
+def test_a_damaged_ledger_hides_no_other_search(home: Path) -> None:
+    """It is passed over where none is named."""
+    with Ledger(home / "c" / FILE_NAME, write=True) as ledger:
+        ledger.append("result", {"number": 0}, 0)
+    result = call("stop", "--home", home)
+    assert "there: a (finished), b (interrupted). Name" in result.stderr
