@@ -308,6 +308,8 @@ def compare(calm: Path, killed: Path) -> list[str]:
         ("controls", one.controls, other.controls),
         ("base", one.base, other.base),
         ("final latencies", one.latencies, other.latencies),
+        ("confirmed thresholds", one.confirmed, other.confirmed),
+        ("checks on fresh images", one.fresh, other.fresh),
         ("frontier", [to_json(p) for p in frontier(one)], [to_json(p) for p in frontier(other)]),
     ):
         if was != is_:
@@ -345,7 +347,8 @@ def mlflow_problems(view: RunView) -> list[str]:
     client = connect(view.tracker["uri"])
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()], max_results=10_000)
     has = Counter(run.data.tags.get("point", "the search") for run in runs)
-    wanted = {"the search", "dense base", *(c.name for c in view.controls), *(f"{n}.0" for n in view.trials)}
+    named = {"the search", "dense base", *view.confirmed}
+    wanted = named | {c.name for c in view.controls} | {f"{n}.0" for n in view.trials}
     problems = [f"MLflow has {point} {count} times" for point, count in has.items() if count > 1]
     problems += [f"MLflow lacks {point}" for point in sorted(wanted - has.keys())]
     problems += [f"MLflow has {point}, which is none" for point in sorted(has.keys() - wanted)]
