@@ -245,25 +245,22 @@ def _sweep(
     return tuple(found[i - 1] for i in sorted(chosen[1:]))
 
 
-def confirm(artifact: str, params: TrialParams, setting: Setting, probe: Probe, report: Report) -> Measurement:
+def confirm(artifact: str, params: TrialParams, bound: Measurement, setting: Setting, report: Report) -> Measurement:
     """Attack a trained team at one gate threshold: what was an upper bound becomes a measurement.
 
     Args:
         artifact: `stage/key` of the team in the store.
         params: Of the point, its threshold included.
+        bound: What the sweep measured there: all but the robust accuracy is exact and stays.
         setting: What all trials share.
-        probe: Measures latency; members that were measured before are not measured again.
         report: Told which stage runs.
     """
-    shop = open_workshop(setting.spec, setting.store_root, report, whole_machine=True)
+    spec = setting.spec
+    shop = open_workshop(spec, setting.store_root, report, whole_machine=True)
     stored = shop.store.load(artifact)
-    team = shop.read_members(stored)
-    judged = shop.judgement(
-        [m.model for m in team], stored.key, _gate(setting.spec, params.gate_threshold), name="a swept threshold"
-    )
-    reference = signature(shop.base()[0], setting.image_shape)
-    ratios = [shop.latency(m.model, probe, reference) for m in team]
-    return _measure(team, judged, ratios, setting, artifact=artifact)
+    team = [m.model for m in shop.read_members(stored)]
+    judged = shop.judgement(team, stored.key, _gate(spec, params.gate_threshold), name="a swept threshold")
+    return replace(bound, **_robustness(judged, setting))
 
 
 def recheck(artifact: str, params: TrialParams | None, setting: Setting, report: Report) -> FreshCheck:
@@ -351,11 +348,8 @@ def _measure(
     macs = [count_macs(m.model, setting.image_shape) for m in team]
     base = setting.base.measurement
     latency = additive_latency(ratios, shares, base.latency.latency_ms.value, setting.gate_ms if num > 1 else 0.0)
-    base_right = unpack_bits(base.robust_hex, base.robust_accuracy.num_samples)
     return Measurement(
         clean_accuracy=Accuracy.of(judged.clean_right),
-        robust_accuracy=_robust(judged, setting.spec),
-        difference_to_base=Interval(*paired_difference(judged.robust_right, base_right)),
         latency=latency,
         mean_members_run=float(judged.members_run.mean()),
         num_members=num,
@@ -363,9 +357,20 @@ def _measure(
         macs=round(sum(r * m for r, m in zip(reach, macs, strict=True))),
         worst_case_macs=sum(macs),
         size_bytes=sum(m.size_bytes for m in team),
-        robust_hex=pack_bits(judged.robust_right),
         artifact=artifact,
+        **_robustness(judged, setting),
     )
+
+
+def _robustness(judged: Judgement, setting: Setting) -> dict[str, Any]:
+    """The fields of a measurement that the attack decides."""
+    base = setting.base.measurement
+    base_right = unpack_bits(base.robust_hex, base.robust_accuracy.num_samples)
+    return {
+        "robust_accuracy": _robust(judged, setting.spec),
+        "difference_to_base": Interval(*paired_difference(judged.robust_right, base_right)),
+        "robust_hex": pack_bits(judged.robust_right),
+    }
 
 
 def _robust(judged: Judgement, spec: Spec) -> RobustAccuracy:

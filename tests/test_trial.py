@@ -120,7 +120,7 @@ def test_other_thresholds_of_the_team_are_bounds_that_an_attack_confirms(pair: T
         bound = point.measurement
         assert "upper bound" in bound.robust_accuracy.attack
         chosen = params(("nis", 0.5), ("bnsf", 1.0), gate_threshold=point.gate_threshold)
-        found = trial.confirm(bound.artifact, chosen, session.setting, session.probe, silent)
+        found = trial.confirm(bound.artifact, chosen, bound, session.setting, silent)
         assert found.clean_accuracy == bound.clean_accuracy
         assert found.exit_shares == bound.exit_shares
         assert found.robust_accuracy.value <= bound.robust_accuracy.value + 0.05  # 40 images: an attack has luck too

@@ -529,7 +529,7 @@ class _Search:
         name = _FINALS[one.what]
         self._now = {one.id: name}
         try:
-            given = {"artifact": one.artifact, "setting": setting, "params": one.params}
+            given = one.arguments() | {"setting": setting}
             found = self.workers.alone(self.pipeline, one.what, given, who=one.id, poll=self._poll)
         except _Stopped:
             raise

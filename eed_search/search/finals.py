@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from eed_search.core.ledger import RunView
 from eed_search.core.params import TrialParams
 from eed_search.core.points import frontier
-from eed_search.core.records import Reference
+from eed_search.core.records import Measurement, Reference
 
 What = Literal["confirm", "final_latency", "recheck"]
 
@@ -31,12 +31,19 @@ class Final:
         id: The point, or the reference's name.
         artifact: `stage/key` of its networks in the store.
         params: Of the point; none for the base and the controls.
+        bound: What the sweep measured, for a point to confirm.
     """
 
     what: What
     id: str
     artifact: str
     params: TrialParams | None
+    bound: Measurement | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the pipeline's function, but for what all calls share."""
+        given: dict[str, Any] = {"artifact": self.artifact, "params": self.params}
+        return given if self.bound is None else given | {"bound": self.bound}
 
 
 def next_final(view: RunView, tried: Collection[tuple[What, str]] = ()) -> Final | None:
@@ -54,7 +61,7 @@ def next_final(view: RunView, tried: Collection[tuple[What, str]] = ()) -> Final
     given_up = {id_ for what, id_ in tried if what == "confirm"} - view.confirmed.keys()
     candidates = frontier(view, unrankable=True, unconfirmed=True, without=given_up)
     wanted = [
-        Final("confirm", p.id, p.measurement.artifact, TrialParams.from_flat(p.params))
+        Final("confirm", p.id, p.measurement.artifact, TrialParams.from_flat(p.params), p.measurement)
         for p in candidates
         if not p.confirmed
     ]

@@ -65,7 +65,7 @@ def _two(mean: np.ndarray, deviation: np.ndarray, front: np.ndarray, reference: 
     left = positive_part(edges[None], mean[:, :1], deviation[:, :1])
     widths = np.diff(left, axis=1, prepend=0.0)
     heights = positive_part(tops[None], mean[:, 1:], deviation[:, 1:])
-    return np.maximum((widths * heights).sum(axis=1), 0.0)
+    return np.asarray(np.maximum((widths * heights).sum(axis=1), 0.0))
 
 
 def _staircase(front: np.ndarray, reference: np.ndarray) -> np.ndarray:

@@ -203,7 +203,7 @@ class ParetoRacing(TrialScheduler):
         value: Any = result.get(self._resource)
         if metric_problem(self._resource, value):
             return None
-        return sum(value >= level for level in self._levels) - 1
+        return sum(bool(value >= level) for level in self._levels) - 1
 
 
 _DECISIONS: dict[Verdict, str] = {

@@ -47,7 +47,7 @@ class Pipeline(Protocol):
         """Time one classifier alone on the machine; no parameters for the base and controls."""
 
     def confirm(
-        self, artifact: str, params: TrialParams, setting: Setting, probe: Probe, report: Report
+        self, artifact: str, params: TrialParams, bound: Measurement, setting: Setting, report: Report
     ) -> Measurement:
         """Attack a trained team at a swept gate threshold."""
 

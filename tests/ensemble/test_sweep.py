@@ -20,13 +20,15 @@ def test_it_says_what_the_gate_says_at_each_threshold(members: int) -> None:
     labels, run = answers_at(Gate(0.5, sharpness=1.5, tau=0.7), probabilities, thresholds)
     for i, threshold in enumerate(thresholds.tolist()):
         decision = Gate(threshold, sharpness=1.5, tau=0.7).decide(probabilities)
-        assert torch.equal(labels[i], decision.labels) and torch.equal(run[i], decision.members_run)
+        assert torch.equal(labels[i], decision.labels)
+        assert torch.equal(run[i], decision.members_run)
 
 
 def test_thresholds_lie_between_observed_values_and_part_them_evenly() -> None:
     stop = Gate().stop_probabilities(prefix_means(_probabilities()))[:-1].numpy()
     thresholds = swept_thresholds(stop, 9)
-    assert len(thresholds) == 9 and (np.diff(thresholds) > 0).all()
+    assert len(thresholds) == 9
+    assert (np.diff(thresholds) > 0).all()
     assert np.abs(stop.ravel()[None] - thresholds[:, None]).min() > 1e-6
     shares = [(stop < t).mean() for t in thresholds]
     assert shares == pytest.approx((np.arange(9) + 0.5) / 9, abs=0.03)

@@ -128,7 +128,8 @@ def test_swept_accuracies_are_upper_bounds_and_clean_ones_exact() -> None:
         assert np.array_equal(swept.swept_clean_right[i], own.clean_right)
         assert np.array_equal(swept.swept_members_run[i], own.members_run)
         kinder.append(swept.swept_robust_right[i].mean() - own.robust_right.mean())
-    assert min(kinder) > -0.02 and max(kinder) > 0
+    assert min(kinder) > -0.02
+    assert max(kinder) > 0
 
 
 def test_one_member_has_no_threshold_to_sweep() -> None:

@@ -148,7 +148,7 @@ def final_latency(artifact, setting, params):
     return latency(1.05 * sum(m.size for m in params.members) / 2, "cascade")
 
 
-def confirm(artifact, params, setting, probe, report):
+def confirm(artifact, params, bound, setting, report):
     """Give a swept point 2 points less than its bound."""
     _leave_pid("confirm")
     report("attack")
