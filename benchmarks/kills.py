@@ -193,7 +193,8 @@ def kill_and_resume(
             ended |= {n: t for n, t in view.trials.items() if n not in view.stopped_trials()}
     process = start(home, "run", where, sampler, trials)
     code = _finish(process, may_refuse=True)
-    if code not in (0, 7) or not (folder / FILE_NAME).exists():  # 7: it had finished before the last kill
+    over = code == 7 and "is finished" in _tail(home / "run.log")  # before the last kill
+    if code != 0 and not over:
         found.problems.append(f"the last driver ended with {code}: {_tail(home / 'run.log')}")
     else:
         found.problems += _lost(ended, read_run(folder), "at the end") + compare(calm, home)
