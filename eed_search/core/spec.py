@@ -320,7 +320,7 @@ class Search(_Section):
         gt=0,
         description="a trial or control without progress for this long has failed (timeout); null for no limit",
     )
-    sampler: Literal["tpe", "nsga2", "qmc", "random"] = "tpe"
+    sampler: Literal["portfolio", "tpe", "nsga2", "qmc", "random", "gp"] = "portfolio"
     startup_trials: int = Field(8, ge=1, description="random trials before a model is trusted")
     space: Space = Space()
     first: Annotated[tuple[dict[str, ParamValue], ...], BeforeValidator(_read_proposals)] = Field(

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import optuna
 from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.trial import Trial, TrialState
@@ -31,9 +32,9 @@ from eed_search.core.errors import RunError
 from eed_search.core.ledger import STOPPED, RunView
 from eed_search.core.params import ParamValue
 from eed_search.core.records import TrialRecord
-from eed_search.core.seeds import seed_of
 from eed_search.core.spec import Spec
 from eed_search.search.proposals import first_proposals, suggest
+from eed_search.search.samplers import PORTFOLIO, make_sampler
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -44,51 +45,42 @@ OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {"robust_accuracy": "ma
 
 # ---------------------------------------------------------------- samplers
 
-
-def _tpe(spec: Spec, seed: int) -> BaseSampler:
-    # `group`: each set of parameters that occur together is modelled together, so that what a
-    # second member is, is learnt only from teams that have one.
-    return optuna.samplers.TPESampler(
-        seed=seed, n_startup_trials=spec.search.startup_trials, multivariate=True, group=True
-    )
-
-
-def _nsga2(spec: Spec, seed: int) -> BaseSampler:
-    # A generation is filled by finished trials only, so it is kept small.
-    return optuna.samplers.NSGAIISampler(seed=seed, population_size=max(4, spec.search.startup_trials))
-
-
-def _qmc(spec: Spec, seed: int) -> BaseSampler:
-    # One sequence for the whole search; only what stands outside it is drawn by the proposal's seed.
-    return optuna.samplers.QMCSampler(
-        seed=spec.seed,
-        scramble=True,
-        warn_independent_sampling=False,
-        independent_sampler=optuna.samplers.RandomSampler(seed=seed),
-    )
-
-
-def _random(spec: Spec, seed: int) -> BaseSampler:
-    del spec
-    return optuna.samplers.RandomSampler(seed=seed)
-
-
-SAMPLERS: dict[str, Callable[[Spec, int], BaseSampler]] = {
-    "tpe": _tpe,
-    "nsga2": _nsga2,
-    "qmc": _qmc,
-    "random": _random,
-}
 # These keep nothing in the study for a trial that has ended: a study can be made again without them.
-_KEEP_NOTHING = frozenset({"tpe", "random"})
+_KEEP_NOTHING = frozenset({"tpe", "random", PORTFOLIO})
+_EXPLORES = 3  # every third proposal of the portfolio is drawn at random
 
 
 def sampler_for(spec: Spec, number: int) -> BaseSampler:
     """Make the sampler of one proposal; the same for the same search and number."""
-    with warnings.catch_warnings():
-        # TPE's `group` and QMC are marked experimental.
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return SAMPLERS[spec.search.sampler](spec, seed_of(str(spec.seed), f"proposal {number}") % 2**32)
+    return make_sampler(spec.search.sampler, spec.seed, number, spec.search.startup_trials)
+
+
+def model_proposal(study: optuna.Study, spec: Spec, number: int) -> dict[str, Any] | None:
+    """Ask the model where the frontier is expected to grow most.
+
+    Args:
+        study: Its complete trials teach; its running ones count as if they had ended as predicted.
+        spec: The search.
+        number: The proposal's; it seeds the draws.
+
+    Returns:
+        Parameters under Optuna's names; none where the portfolio's sampler is to be asked.
+    """
+    if spec.search.sampler != PORTFOLIO or number < spec.search.startup_trials or number % _EXPLORES == _EXPLORES - 1:
+        return None
+    from eed_search.search.model import Model, Observation
+
+    trials = study.get_trials(deepcopy=False)
+    if any(trial.state == TrialState.WAITING for trial in trials):
+        return None  # first proposals come first
+    seen = [
+        Observation(trial.number, dict(trial.params), 0, (-trial.values[0], trial.values[1]))
+        for trial in trials
+        if trial.state == TrialState.COMPLETE
+    ]
+    running = [dict(trial.params) for trial in trials if trial.state == TrialState.RUNNING]
+    model = Model(lambda trial: suggest(trial, spec), 2, 1)
+    return model.propose(seen, running, np.random.default_rng([spec.seed, number]))
 
 
 # ---------------------------------------------------------------- open, close, make again
@@ -371,6 +363,8 @@ class Proposer:
 
     def _ask(self) -> int:
         # Waiting trials have their numbers already, so the next is the count of those that were asked for.
+        if (chosen := model_proposal(self._study, self._spec, self._num_proposed)) is not None:
+            self._study.enqueue_trial(chosen)
         self._study.sampler = sampler_for(self._spec, self._num_proposed)
         trial = self._study.ask()
         # Kept from here on: whatever happens next, `close` will not leave it RUNNING.

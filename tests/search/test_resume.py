@@ -303,7 +303,7 @@ def test_what_mlflow_missed_is_completed(cut: Any) -> None:
     assert pipeline.calls == {}
     assert view.tracker["complete"] is True
     runs = connect(view.tracker["uri"]).search_runs([view.tracker["experiment_id"]])
-    assert len(runs) == 1 + 1 + 1 + NUM_TRIALS
+    assert len(runs) == 1 + 1 + 1 + NUM_TRIALS + len(view.confirmed)
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 

@@ -17,8 +17,9 @@ from ray.tune.search import Searcher
 from eed_search.core.params import TrialParams
 from eed_search.core.records import TrialRecord
 from eed_search.core.spec import Search, Spec, Threat
+from eed_search.search.samplers import SAMPLERS
 from eed_search.search.searcher import EedSearcher
-from eed_search.search.study import SAMPLERS, STUDY_FILE, Proposer, close_study, open_study
+from eed_search.search.study import STUDY_FILE, Proposer, close_study, open_study
 from tests.search.stub_pipeline import measurement
 
 
@@ -209,8 +210,8 @@ def test_every_sampler_lives_with_every_end(make: Any, sampler: str) -> None:
     """Conditional parameters and a mix of ends, well past the random start."""
     searcher, study = make(spec_of(sampler=sampler, startup_trials=4, trials=14), max_concurrent=2)
     ends: list[tuple[dict[str, Any] | None, bool]] = [
-        ({"record": done(0.7, 0.3)}, False),
-        ({"record": done(0.8, 0.9)}, False),
+        ({"record": done(0.7, 0.3, constraints={"size": -1.0})}, False),
+        ({"record": done(0.8, 0.9, constraints={"size": -2.0})}, False),
         (None, False),
         (None, True),
         ({"record": done(float("nan"))}, False),
