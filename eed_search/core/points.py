@@ -93,6 +93,20 @@ def run_hypervolume(view: RunView) -> float:
     return hypervolume(normalised(view, [p.measurement for p in points(view)]))
 
 
+def stalled(view: RunView, patience: int | None) -> bool:
+    """Say whether the last trials that came to their end have added nothing to the hypervolume.
+
+    Args:
+        view: The run.
+        patience: How many trials; none never stalls.
+    """
+    ended = [number for what, number in view.history if what == "result"]
+    if patience is None or len(ended) <= patience:
+        return False
+    earlier = {number: view.trials[number] for number in ended[:-patience]}
+    return run_hypervolume(view) <= run_hypervolume(replace(view, trials=earlier))
+
+
 def constraint_excess(limits: Constraints, measured: Measurement, base: Reference) -> dict[str, float]:
     """By how much a measurement breaks each limit of the file, in the limit's unit; at most 0 is kept."""
     latency = measured.latency

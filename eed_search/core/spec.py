@@ -315,6 +315,9 @@ class Search(_Section):
 
     trials: int = Field(16, ge=1, le=100_000)
     time_budget_s: float | None = Field(None, gt=0, description="no new trial after this long")
+    patience: int | None = Field(
+        None, ge=1, description="no new trial after this many in a row that added nothing to the hypervolume"
+    )
     trial_timeout_s: float | None = Field(
         14_400,
         gt=0,

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from eed_search.core.errors import EedSearchError, FailureReason, RunError, TrialFailure
 from eed_search.core.failpoints import fail_point
 from eed_search.core.ledger import FILE_NAME, Ledger, RunView, read_run
+from eed_search.core.points import stalled
 from eed_search.core.records import Measurement, Reference, TrialRecord
 from eed_search.core.spec import Spec
 from eed_search.core.spec_file import to_text
@@ -446,6 +447,7 @@ class _Search:
                 deadline=None if budget is None else time.monotonic() + budget - self.journal.used_s,
                 on_proposal=self.journal.proposal,
                 should_stop=self.stop.is_set,
+                enough=lambda: stalled(self.view, self.spec.search.patience),
             )
             controls = controls_to_train(self.view, self.spec)
             work = Work(self.spec, setting, controls, self._proposer, self.folder, 1 + self.view.num_resumes)
@@ -621,7 +623,7 @@ def work_left(view: RunView, spec: Spec) -> bool:
         view.base is None
         or controls_to_train(view, spec)
         or ended < proposed
-        or proposed < spec.search.trials
+        or (proposed < spec.search.trials and not stalled(view, spec.search.patience))
         or next_final(view) is not None
     )
 

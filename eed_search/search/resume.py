@@ -167,7 +167,8 @@ def _check_state(view: RunView, spec: Spec, force: bool) -> None:
             f"run {name}: was cancelled after {num} trials; `eed-search resume {name} --force` takes it up all the same"
         )
     shown = view.tracker.get("complete", True)  # whether MLflow has everything
-    if view.state == "finished" and shown and spec.search.trials <= len(view.proposals):
+    # Its time budget or its patience may have ended it before its trials: only what has changed opens it again.
+    if view.state == "finished" and shown and spec.to_plain() == view.spec:
         raise RunError(
             f"run {name}: is finished, with {num} trials: nothing is left to resume. Add trials with"
             f" `eed-search resume {name} --trials {2 * num}`, or look at it with `eed-search report {name}`"

@@ -282,6 +282,7 @@ class Proposer:
         on_proposal: Told number, flat parameters and what Optuna drew, before a new proposal is
             handed out; not again for one that is handed out again.
         should_stop: Asked before each proposal.
+        enough: Whether no new proposal is wanted, before the number of trials is reached.
     """
 
     def __init__(
@@ -294,8 +295,10 @@ class Proposer:
         deadline: float | None = None,
         on_proposal: Callable[[int, dict[str, ParamValue], dict[str, ParamValue]], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
+        enough: Callable[[], bool] | None = None,
     ) -> None:
         self._study = study
+        self._enough = enough
         self._spec = spec
         self._max_concurrent = max(1, max_concurrent)
         self._deadline = deadline
@@ -356,7 +359,9 @@ class Proposer:
             self.tell(TrialRecord(number, self._params.get(number, {}), "pruned", STOPPED))
 
     def _may_ask(self) -> bool:
-        return self._num_proposed < self._spec.search.trials and not self._late()
+        if self._num_proposed >= self._spec.search.trials or self._late():
+            return False
+        return self._enough is None or not self._enough()
 
     def _late(self) -> bool:
         return self._deadline is not None and time.monotonic() >= self._deadline

@@ -8,7 +8,7 @@ import pytest
 
 from eed_search.core.errors import RunError
 from eed_search.core.ledger import RunView
-from eed_search.core.points import constraint_excess, frontier, normalised, points, run_hypervolume, select
+from eed_search.core.points import constraint_excess, frontier, normalised, points, run_hypervolume, select, stalled
 from eed_search.core.spec import Constraints
 from tests.tracking.factories import BASE_MS, make_latency, make_measurement, make_trial, make_view
 
@@ -141,3 +141,19 @@ def test_a_point_without_a_latency_to_rank_by_is_among_those_timed_at_the_end() 
     noisy = make_measurement(0.9, 0.1, latency=make_latency(0.1, noisy=True))
     view = make_view(0, trials={0: make_trial(0, measurement=noisy)})
     assert [p.id for p in frontier(view, unrankable=True)] == ["0.0"]
+
+
+def _ended(*measured: tuple[float, float]) -> RunView:
+    view = _view(*measured)
+    return replace(view, history=[("result", number) for number in view.trials])
+
+
+@pytest.mark.parametrize(("patience", "expected"), [(None, False), (1, True), (2, True), (3, False), (9, False)])
+def test_a_search_stalls_when_its_last_trials_add_nothing(patience: int | None, expected: bool) -> None:
+    """The second trial is the best there is; two more follow it."""
+    view = _ended((0.70, 0.20), (0.80, 0.10), (0.75, 0.20), (0.60, 0.15))
+    assert stalled(view, patience) is expected
+
+
+def test_a_search_that_grows_does_not_stall() -> None:
+    assert not stalled(_ended((0.70, 0.20), (0.75, 0.20), (0.80, 0.20)), 1)

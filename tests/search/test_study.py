@@ -223,3 +223,20 @@ def test_a_ledger_without_a_proposal_is_refused(tmp_path: Path) -> None:
     fold(view, whole.events[2])  # proposal 1
     with pytest.raises(RunError, match="its ledger lacks proposal 0"):
         rebuild_study(view, spec_of("random"), tmp_path / STUDY_FILE)
+
+
+def test_nothing_new_is_proposed_once_it_is_enough(tmp_path: Path) -> None:
+    """Trials that are out go on; then the search is finished before its number of trials."""
+    study = open_study(tmp_path / STUDY_FILE, "s", spec_of("random"))
+    enough = False
+    proposer = Proposer(study, spec_of("random"), max_concurrent=2, enough=lambda: enough)
+    first, second = proposer.propose(), proposer.propose()
+    assert first is not None
+    assert second is not None
+    enough = True
+    proposer.tell(record_of(first.number, first.params))
+    assert proposer.propose() is None
+    assert not proposer.finished
+    proposer.tell(record_of(second.number, second.params))
+    assert proposer.finished
+    close_study(study)
