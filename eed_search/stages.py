@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from eed_search.compression.member import Member, cut, fresh, from_arrays, recover, recovery_loss, to_arrays
 from eed_search.compression.scores import SCORES, ScoreBatch
-from eed_search.core.params import MemberChoice, Recovery, Score, Subsets, TrialParams
+from eed_search.core.params import Recovery, Score, TrialParams
+from eed_search.core.plans import MemberPlan
 from eed_search.core.records import Interval, Latency, from_json, to_json
 from eed_search.core.seeds import seed_of
 from eed_search.core.spec import Data, Recipe, Spec
@@ -34,7 +35,7 @@ from eed_search.deployment.onnx_export import to_onnx
 from eed_search.ensemble.gate import Gate, GatedEnsemble
 from eed_search.ensemble.loss import JointLoss
 from eed_search.ensemble.loss import Members as MemberStack
-from eed_search.ensemble.subsets import NUM_PARTS, subset_indices
+from eed_search.ensemble.subsets import subset_indices
 from eed_search.evaluation.latency import Probe, RatioEstimate, cascade_latency
 from eed_search.evaluation.robust import Judgement, craft, judge
 from eed_search.models import build, signature
@@ -45,46 +46,12 @@ _SWEPT = 15  # gate thresholds that a sweep replays
 
 
 @dataclass(frozen=True)
-class MemberPlan:
-    """One member of a team, down to what makes it itself.
-
-    Attributes:
-        choice: Score and size.
-        subsets: Which images it is fine-tuned on.
-        part: With `shared`, which third beside the shared quarter.
-        copy: Counts members that would otherwise be equal; each gets other random numbers.
-        recovery: How it is fine-tuned.
-    """
-
-    choice: MemberChoice
-    subsets: Subsets
-    part: int
-    copy: int
-    recovery: Recovery
-
-
-@dataclass(frozen=True)
 class TrainedMember:
     """A member with the key it lies under in the store."""
 
     member: Member = field(repr=False)
     key: str
     plan: MemberPlan
-
-
-def plan_members(choices: Sequence[MemberChoice], subsets: Subsets, recovery: Recovery) -> list[MemberPlan]:
-    """Give each named member its images and its copy number.
-
-    The order in which a trial names its members does not matter: they are sorted first. Members of
-    one score get different parts of the images in turn.
-    """
-    plans: list[MemberPlan] = []
-    for choice in sorted(choices, key=lambda c: (c.score, c.size)):
-        same_score = sum(plan.choice.score == choice.score for plan in plans)
-        part = same_score % NUM_PARTS if subsets == "shared" else 0
-        copy = sum(plan.choice == choice and plan.part == part for plan in plans)
-        plans.append(MemberPlan(choice, subsets, part, copy, recovery))
-    return plans
 
 
 class Workshop:

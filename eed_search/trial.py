@@ -24,6 +24,7 @@ from eed_search.core.errors import TrialFailure
 from eed_search.core.frontier import hypervolume, normalise
 from eed_search.core.ledger import RunView
 from eed_search.core.params import MemberChoice, TrialParams
+from eed_search.core.plans import plan_members
 from eed_search.core.points import constraint_excess
 from eed_search.core.records import (
     Accuracy,
@@ -50,7 +51,7 @@ from eed_search.evaluation.deploy import deploy
 from eed_search.evaluation.latency import LatencyProbe, Probe, RatioEstimate, additive_latency
 from eed_search.evaluation.robust import Judgement
 from eed_search.models import count_macs, signature
-from eed_search.stages import Report, TrainedMember, Workshop, open_workshop, plan_members
+from eed_search.stages import Report, TrainedMember, Workshop, open_workshop
 
 _SLACK = 1.1  # how far beyond the slowest threshold hypervolume is measured to
 _WORTHWHILE = 1e-3  # share of the square that another threshold must add to be kept

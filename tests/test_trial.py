@@ -14,13 +14,14 @@ import torch
 from eed_search import trial
 from eed_search.core.ledger import RunView
 from eed_search.core.params import MemberChoice, TrialParams
+from eed_search.core.plans import plan_members
 from eed_search.core.points import points
 from eed_search.core.records import Point, TrialRecord, unpack_bits
 from eed_search.core.spec import Spec
 from eed_search.core.spec_file import parse
 from eed_search.deployment.bundle import verify
 from eed_search.search.proposals import first_proposals, suggest
-from eed_search.stages import open_workshop, plan_members
+from eed_search.stages import open_workshop
 
 TINY: dict[str, Any] = {
     "name": "tiny",

@@ -34,6 +34,7 @@ from eed_search.core.spec import Spec
 from eed_search.core.spec_file import to_text
 from eed_search.core.store import write_atomic
 from eed_search.search import origin, requests
+from eed_search.search.cost import remaining_cost
 from eed_search.search.finals import Final, What, next_final
 from eed_search.search.journal import Journal
 from eed_search.search.listener import Listener
@@ -448,6 +449,7 @@ class _Search:
                 on_proposal=self.journal.proposal,
                 should_stop=self.stop.is_set,
                 enough=lambda: stalled(self.view, self.spec.search.patience),
+                cost=lambda params: remaining_cost(self.view, params),
             )
             controls = controls_to_train(self.view, self.spec)
             work = Work(self.spec, setting, controls, self._proposer, self.folder, 1 + self.view.num_resumes)

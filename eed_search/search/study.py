@@ -55,13 +55,16 @@ def sampler_for(spec: Spec, number: int) -> BaseSampler:
     return make_sampler(spec.search.sampler, spec.seed, number, spec.search.startup_trials)
 
 
-def model_proposal(study: optuna.Study, spec: Spec, number: int) -> dict[str, Any] | None:
+def model_proposal(
+    study: optuna.Study, spec: Spec, number: int, cost: Callable[[dict[str, Any]], float] | None = None
+) -> dict[str, Any] | None:
     """Ask the model where the frontier is expected to grow most.
 
     Args:
         study: Its complete trials teach; its running ones count as if they had ended as predicted.
         spec: The search.
         number: The proposal's; it seeds the draws.
+        cost: What a configuration would still cost; the model divides by it.
 
     Returns:
         Parameters under Optuna's names; none where the portfolio's sampler is to be asked.
@@ -79,7 +82,7 @@ def model_proposal(study: optuna.Study, spec: Spec, number: int) -> dict[str, An
         if trial.state == TrialState.COMPLETE
     ]
     running = [dict(trial.params) for trial in trials if trial.state == TrialState.RUNNING]
-    model = Model(lambda trial: suggest(trial, spec), 2, 1)
+    model = Model(lambda trial: suggest(trial, spec), 2, 1, cost=cost)
     return model.propose(seen, running, np.random.default_rng([spec.seed, number]))
 
 
@@ -282,6 +285,7 @@ class Proposer:
         on_proposal: Told number, flat parameters and what Optuna drew, before a new proposal is
             handed out; not again for one that is handed out again.
         should_stop: Asked before each proposal.
+        cost: What flat parameters would still cost, for the portfolio.
         enough: Whether no new proposal is wanted, before the number of trials is reached.
     """
 
@@ -296,8 +300,10 @@ class Proposer:
         on_proposal: Callable[[int, dict[str, ParamValue], dict[str, ParamValue]], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
         enough: Callable[[], bool] | None = None,
+        cost: Callable[[dict[str, Any]], float] | None = None,
     ) -> None:
         self._study = study
+        self._cost = cost
         self._enough = enough
         self._spec = spec
         self._max_concurrent = max(1, max_concurrent)
@@ -368,7 +374,7 @@ class Proposer:
 
     def _ask(self) -> int:
         # Waiting trials have their numbers already, so the next is the count of those that were asked for.
-        if (chosen := model_proposal(self._study, self._spec, self._num_proposed)) is not None:
+        if (chosen := model_proposal(self._study, self._spec, self._num_proposed, self._cost)) is not None:
             self._study.enqueue_trial(chosen)
         self._study.sampler = sampler_for(self._spec, self._num_proposed)
         trial = self._study.ask()

@@ -151,6 +151,17 @@ def test_a_finished_run_is_refused_with_what_can_be_done(finished: Path) -> None
     assert read_run(finished / "s").state == "finished"
 
 
+def test_a_run_that_its_time_budget_ended_is_finished(cut: Any) -> None:
+    """Fewer trials than its file allows: it is opened again by more time or more trials only."""
+    folder = cut("result", 3)
+    with Ledger(folder / FILE_NAME, write=True) as ledger:
+        ledger.append("tracker", {"complete": True})
+        ledger.append("end", {"state": "finished", "reason": ""})
+    with pytest.raises(RunError, match="run s: is finished, with 3 trials"):
+        go_on(folder)
+    assert len(go_on(folder, trials=NUM_TRIALS + 1).trials) == NUM_TRIALS + 1
+
+
 def test_more_trials_extend_a_finished_run(cut: Any) -> None:
     """The file says so afterwards; what was there stays."""
     folder = cut("end")

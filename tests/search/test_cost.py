@@ -1,0 +1,54 @@
+"""A proposal costs what the store does not have yet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from eed_search.core.ledger import RunView
+from eed_search.core.params import MemberChoice, TrialParams
+from eed_search.core.records import StageUse, TrialRecord
+from eed_search.search.cost import remaining_cost
+
+
+def params(*members: tuple[str, float], subsets: str = "all", recovery: str = "labels") -> dict[str, Any]:
+    chosen = tuple(MemberChoice(score, size) for score, size in members)  # type: ignore[arg-type]
+    return TrialParams(chosen, subsets, recovery, "fast_first", 0.1, 0.0, 0.0, 0.5).to_flat()  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def view() -> RunView:
+    """One trial of two members: 4 s and 6 s for the members, 3 s beside them."""
+    made = params(("nis", 0.5), ("bnsf", 0.25))
+    stages = (
+        StageUse("member.1", "a", False, 4.0),
+        StageUse("member.1", "b", False, 6.0),
+        StageUse("base.1", "c", True, 0.1),
+    )
+    found = RunView(name="s", proposals={0: made})
+    found.trials[0] = TrialRecord(0, made, "done", stages=stages, seconds=13.0)
+    return found
+
+
+def test_members_that_were_made_cost_nothing(view: RunView) -> None:
+    assert remaining_cost(view, params(("nis", 0.5))) == pytest.approx(3.0)
+    assert remaining_cost(view, params(("bnsf", 0.25), ("nis", 0.5))) == pytest.approx(3.0)
+
+
+def test_each_new_member_costs_a_training(view: RunView) -> None:
+    assert remaining_cost(view, params(("nis", 0.5), ("nis", 0.25))) == pytest.approx(8.0)
+    assert remaining_cost(view, params(("ase", 0.5), ("nis", 0.25))) == pytest.approx(13.0)
+
+
+@pytest.mark.parametrize("other", [{"subsets": "shared"}, {"recovery": "distill"}])
+def test_other_images_or_another_recovery_make_another_member(view: RunView, other: dict[str, str]) -> None:
+    assert remaining_cost(view, params(("nis", 0.5), **other)) == pytest.approx(8.0)
+
+
+def test_a_copy_in_one_team_is_a_member_of_its_own(view: RunView) -> None:
+    assert remaining_cost(view, params(("nis", 0.5), ("nis", 0.5))) == pytest.approx(8.0)
+
+
+def test_before_anything_is_known_all_cost_the_same() -> None:
+    assert remaining_cost(RunView(name="s"), params(("nis", 0.5))) == 1.0
