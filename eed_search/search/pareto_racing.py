@@ -75,6 +75,7 @@ class ParetoRacing(TrialScheduler):
         self._finish_undecided = finish_undecided
         self._on_decision = on_decision
         self._numbers: dict[str, int] = {}
+        self._trials: list[Trial] = []  # by number
         self._chosen: tuple[int, Trial] | None = None  # the paused trial that Ray was told to set going
         bounds = tuple(sign * limits[name] if name in limits else None for name, sign in self._signs.items())
         self.race = Race(len(metrics), len(levels), eta=eta, min_complete=min_complete, limits=bounds)
@@ -90,7 +91,9 @@ class ParetoRacing(TrialScheduler):
         """Enter a trial; one that comes back after a failure keeps its number and what it reported."""
         del tune_controller
         self._take_in_resumed()
-        self.race.add(self._numbers.setdefault(trial.trial_id, len(self._numbers)))
+        number = self._numbers.setdefault(trial.trial_id, len(self._numbers))
+        self._trials[number:] = [trial, *self._trials[number + 1 :]]
+        self.race.add(number)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Decide on a report.
@@ -136,21 +139,20 @@ class ParetoRacing(TrialScheduler):
         Once the searcher has no more trials, paused ones that may still belong to the frontier
         follow one by one; when none is left, the rest is stopped.
         """
-        live: dict[int, Trial] = {
-            self._numbers[t.trial_id]: t for t in tune_controller.get_live_trials() if not t.is_finished()
-        }
         self._take_in_resumed()
-        pending = [number for number in sorted(live) if live[number].status == Trial.PENDING]
+        active = [(number, self._trials[number]) for number in self.race.running()]
+        pending = sorted(number for number, trial in active if trial.status == Trial.PENDING)
         for number in pending:
             if self.race.has_reported(number):
-                return live[number]
+                return self._trials[number]
         chosen = self.race.next_to_resume()
         if chosen is None and not pending:
-            chosen = self._when_nothing_is_fresh(tune_controller, live)
-        if chosen is not None and live[chosen].status == Trial.PAUSED:
-            self._chosen = chosen, live[chosen]
-            return live[chosen]
-        return live[pending[0]] if pending else None
+            busy = any(trial.status == Trial.RUNNING for _, trial in active)
+            chosen = self._when_nothing_is_fresh(tune_controller, busy)
+        if chosen is not None and self._trials[chosen].status == Trial.PAUSED:
+            self._chosen = chosen, self._trials[chosen]
+            return self._trials[chosen]
+        return self._trials[pending[0]] if pending else None
 
     def debug_string(self) -> str:
         """Say in one line how the race stands."""
@@ -159,6 +161,10 @@ class ParetoRacing(TrialScheduler):
     def save(self, checkpoint_path: str) -> None:
         """Write which Ray trial has which number, as JSON; the race itself is a replay of the reports."""
         write_atomic(Path(checkpoint_path), json.dumps(self._numbers).encode())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray pickles its scheduler; trials stay out."""
+        return {**self.__dict__, "_trials": [], "_chosen": None}
 
     def restore(self, checkpoint_path: str) -> None:
         """Read what `save` wrote."""
@@ -185,17 +191,16 @@ class ParetoRacing(TrialScheduler):
             self.race.resume(self._chosen[0])
             self._chosen = None
 
-    def _when_nothing_is_fresh(self, controller: Any, live: Mapping[int, Trial]) -> int | None:
+    def _when_nothing_is_fresh(self, controller: Any, busy: bool) -> int | None:
         if not controller.search_alg.is_finished():
             # The searcher may be waiting for a result: rather than idle with it for ever, go on.
-            running = any(trial.status == Trial.RUNNING for trial in live.values())
-            return None if running else self.race.best_paused()
+            return None if busy else self.race.best_paused()
         if self._finish_undecided:
             for number in self.race.undecided():
                 return number
-        if not any(trial.status == Trial.RUNNING for trial in live.values()):
+        if not busy:
             for number in self.race.paused():
-                controller.stop_trial(live[number])
+                controller.stop_trial(self._trials[number])
         return None
 
     def _level(self, result: Mapping[str, Any]) -> int | None:

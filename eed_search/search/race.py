@@ -20,10 +20,12 @@ from jaxtyping import Float
 
 from eed_search.core.frontier import non_dominated
 from eed_search.search.improvement import expected_improvement
-from eed_search.search.ranking import best_first
+from eed_search.search.ranking import best_first, front_numbers
 
 Verdict = Literal["continue", "pause", "done", "infeasible"]
 _MARGIN = 0.1  # of the range, beyond the worst value: where hypervolume is measured to
+_WIDTHS = 4  # a 95 % interval is four standard deviations wide
+_HEAD = 64  # paused trials that are told apart by more than their front
 _SURE = 1.645  # standard deviations of an optimistic guess: 95 % of a normal lie below
 
 
@@ -60,6 +62,32 @@ class _Trial:
     readings: dict[int, Reading] = field(default_factory=dict)
     level: int = -1
     state: Literal["running", "paused", "ended"] = "running"
+
+
+class _Level:
+    """The reports of one level, in order; rows grow in place, so that a decision copies none."""
+
+    def __init__(self, width: int) -> None:
+        self.trials: list[int] = []
+        self.waiting: dict[int, int] = {}  # paused here: trial → its row
+        self.gone_on = 0
+        self._rows = np.empty((16, 2 * width))
+        self._width = width
+
+    def append(self, trial: int, reading: Reading) -> None:
+        if len(self.trials) == len(self._rows):
+            self._rows = np.concatenate([self._rows, np.empty_like(self._rows)])
+        error = [(high - low) / _WIDTHS for low, high in zip(reading.low, reading.high, strict=True)]
+        self._rows[len(self.trials)] = [*reading.value, *error]
+        self.trials.append(trial)
+
+    @property
+    def values(self) -> Float[np.ndarray, "reports objectives"]:
+        return self._rows[: len(self.trials), : self._width]
+
+    @property
+    def errors(self) -> Float[np.ndarray, "reports objectives"]:
+        return self._rows[: len(self.trials), self._width :]
 
 
 class Race:
@@ -100,8 +128,8 @@ class Race:
         self._num_objectives, self._eta, self._min_complete = num_objectives, eta, min_complete
         self._limits = limits or (None,) * num_objectives
         self._trials: dict[int, _Trial] = {}
-        self._reported: list[list[int]] = [[] for _ in range(num_levels)]
-        self._gone_on: list[int] = [0] * num_levels
+        self._running: dict[int, None] = {}
+        self._levels = [_Level(num_objectives) for _ in range(num_levels)]
         self._version = 0
         self._ranked: dict[int, tuple[int, tuple[int, ...]]] = {}  # by level: version, paused trials best first
 
@@ -109,8 +137,8 @@ class Race:
 
     def add(self, trial: int) -> None:
         """Enter a trial; one that is entered again keeps what it reported (it came back after a failure)."""
-        self._trials.setdefault(trial, _Trial()).state = "running"
-        self._version += 1
+        one = self._trials.setdefault(trial, _Trial())
+        self._move(trial, one, "running")
 
     def report(self, trial: int, level: int, reading: Reading) -> Verdict:
         """Take in what a trial measured and decide.
@@ -129,39 +157,33 @@ class Race:
             return "continue"
         one.level = level
         one.readings[level] = reading
-        self._reported[level].append(trial)
-        self._version += 1
+        here = self._levels[level]
+        here.append(trial, reading)
         if any(limit is not None and low > limit for low, limit in zip(reading.low, self._limits, strict=True)):
-            one.state = "ended"
+            self._move(trial, one, "ended")
             return "infeasible"
         if level == self.num_levels - 1:
-            one.state = "ended"
+            self._move(trial, one, "ended")
             return "done"
+        self._move(trial, one, "paused")  # for the comparison it is one of those that wait
         allowed = self._allowed(level)
-        if allowed > 0:
-            one.state = "paused"  # for the comparison it is one of those that wait
-            self._ranked.pop(level, None)
-            if trial in self._candidates(level)[:allowed]:
-                one.state = "running"
-                self._gone_on[level] += 1
-                self._version += 1
-                return "continue"
-        one.state = "paused"
+        if allowed > 0 and trial in self._candidates(level)[:allowed]:
+            self._move(trial, one, "running")
+            here.gone_on += 1
+            return "continue"
         return "pause"
 
     def resume(self, trial: int) -> None:
         """Take in that a paused trial goes on."""
         one = self._trials[trial]
         if one.state == "paused":
-            one.state = "running"
-            self._gone_on[one.level] += 1
-            self._version += 1
+            self._levels[one.level].gone_on += 1
+            self._move(trial, one, "running")
 
     def end(self, trial: int) -> None:
         """Take in that a trial ended, however; it counts where it reported and is no candidate any more."""
         if trial in self._trials and self._trials[trial].state != "ended":
-            self._trials[trial].state = "ended"
-            self._version += 1
+            self._move(trial, self._trials[trial], "ended")
 
     # ------------------------------------------------------------ questions
 
@@ -212,7 +234,7 @@ class Race:
             one = self._trials[trial]
             reading = one.readings[one.level]
             gain, spread = self._gain(one.level)
-            error = (np.array(reading.high) - np.array(reading.low)) / 4
+            error = (np.array(reading.high) - np.array(reading.low)) / _WIDTHS
             mean[row] = np.array(reading.value) + gain
             deviation[row] = np.sqrt(spread**2 + error**2)
         return Prediction(mean, deviation)
@@ -223,16 +245,34 @@ class Race:
 
     def complete(self) -> list[int]:
         """List the trials that reported at the last level, in that order."""
-        return list(self._reported[-1])
+        return list(self._levels[-1].trials)
 
     def paused(self) -> list[int]:
         """List the paused trials, in the order they were entered."""
-        return [trial for trial, one in self._trials.items() if one.state == "paused"]
+        return sorted(trial for level in self._levels for trial in level.waiting)
+
+    def running(self) -> list[int]:
+        """List the trials that run or wait for a worker, in the order they were entered or resumed."""
+        return list(self._running)
 
     # ------------------------------------------------------------ inside
 
+    def _move(self, trial: int, one: _Trial, state: Literal["running", "paused", "ended"]) -> None:
+        """Change a trial's state, and what follows from it."""
+        if one.level >= 0:
+            self._levels[one.level].waiting.pop(trial, None)
+        self._running.pop(trial, None)
+        one.state = state
+        if state == "running":
+            self._running[trial] = None
+        elif state == "paused":
+            here = self._levels[one.level]
+            here.waiting[trial] = len(here.trials) - 1
+        self._version += 1
+
     def _allowed(self, level: int) -> int:
-        return len(self._reported[level]) // self._eta - self._gone_on[level]
+        here = self._levels[level]
+        return len(here.trials) // self._eta - here.gone_on
 
     def _candidates(self, level: int) -> tuple[int, ...]:
         """Order the paused trials of a level, best first; computed once after each event."""
@@ -243,29 +283,40 @@ class Race:
         return ranked
 
     def _rank(self, level: int) -> tuple[int, ...]:
-        waiting = [
-            t for t in self._reported[level] if self._trials[t].state == "paused" and self._trials[t].level == level
-        ]
+        """Order by front; among the first fronts by spread, or by expected improvement once it can be said.
+
+        All at one level have nearly the same uncertainty, so a trial that another dominates promises less.
+        """
+        here = self._levels[level]
+        waiting = list(here.waiting)
         if len(waiting) <= 1:
             return tuple(waiting)
-        values = np.array([self._trials[t].readings[level].value for t in waiting])
-        if len(self._reported[-1]) < self._min_complete:
-            return tuple(waiting[i] for i in best_first(values))
-        predicted = self.predict(waiting)
-        front = self._front("value")
-        gain, _ = self._gain(level)
-        there = np.array([self._trials[t].readings[level].value for t in self._reported[level]]) + gain
-        worst, best = np.maximum(front.max(axis=0), there.max(axis=0)), np.minimum(front.min(axis=0), there.min(axis=0))
-        reference = worst + _MARGIN * np.maximum(worst - best, 1e-12)
-        gains = expected_improvement(predicted.mean, predicted.deviation, front, reference)
-        places = np.empty(len(waiting), dtype=np.int64)
-        places[best_first(values)] = np.arange(len(waiting))
-        return tuple(waiting[i] for i in np.lexsort((places, -gains)))
+        rows = np.fromiter(here.waiting.values(), dtype=np.int64, count=len(waiting))
+        values = here.values[rows]
+        fronts = front_numbers(values)
+        order = np.argsort(fronts, kind="stable")
+        last_front = fronts[order[min(_HEAD, len(order)) - 1]]
+        num_head = int(np.searchsorted(fronts[order], last_front, side="right"))
+        head, tail = order[:num_head], order[num_head:]
+        places = best_first(values[head])
+        if len(self._levels[-1].trials) >= self._min_complete:
+            front = self._front("value")
+            gain, spread = self._gain(level)
+            there = here.values + gain
+            worst = np.maximum(front.max(axis=0), there.max(axis=0))
+            best = np.minimum(front.min(axis=0), there.min(axis=0))
+            reference = worst + _MARGIN * np.maximum(worst - best, 1e-12)
+            deviation = np.sqrt(spread**2 + here.errors[rows[head]] ** 2)
+            improvement = expected_improvement(values[head] + gain, deviation, front, reference)
+            rank = np.empty(num_head, dtype=np.int64)
+            rank[places] = np.arange(num_head)
+            places = [int(i) for i in np.lexsort((rank, -improvement))]
+        return tuple(waiting[i] for i in [*head[places], *tail])
 
     def _front(self, end: Literal["value", "high"]) -> Float[np.ndarray, "points objectives"]:
         """The frontier of the complete trials that keep every limit."""
         last = self.num_levels - 1
-        readings = [self._trials[t].readings[last] for t in self._reported[last]]
+        readings = [self._trials[t].readings[last] for t in self._levels[last].trials]
         kept = [r for r in readings if all(m is None or v <= m for v, m in zip(r.value, self._limits, strict=True))]
         values = np.array([getattr(r, end) for r in kept], dtype=float).reshape(-1, self._num_objectives)
         return np.asarray(values[non_dominated(values)])
@@ -275,11 +326,11 @@ class Race:
         last = self.num_levels - 1
         pairs = [
             (one.readings[level].value, one.readings[last].value)
-            for one in (self._trials[t] for t in self._reported[last])
+            for one in (self._trials[t] for t in self._levels[last].trials)
             if level in one.readings
         ]
         if len(pairs) < 2:
-            seen = [r.value for one in self._trials.values() for r in one.readings.values()]
-            return np.zeros(self._num_objectives), np.ptp(np.array(seen), axis=0)
+            seen = np.concatenate([one.values for one in self._levels])
+            return np.zeros(self._num_objectives), np.ptp(seen, axis=0)
         gains = np.array([np.subtract(final, early) for early, final in pairs])
         return gains.mean(axis=0), gains.std(axis=0, ddof=1)

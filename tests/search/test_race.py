@@ -131,7 +131,7 @@ def test_the_same_events_give_the_same_decisions() -> None:
                 said.append(nxt)
                 if nxt is not None:
                     race.resume(nxt)
-                    level = 1 + max(k for k in range(3) if nxt in race._reported[k])
+                    level = 1 + max(k for k in range(3) if nxt in race._levels[k].trials)
                     said.append(race.report(nxt, level, _at(*rng.random(2))))
         return said
 
@@ -155,7 +155,7 @@ def test_a_decision_among_a_thousand_trials_takes_milliseconds() -> None:
             level += 1
         if waiting is not None:
             race.resume(waiting)
-            race.report(waiting, 1 + max(k for k in range(9) if waiting in race._reported[k]), _at(*rng.random(2)))
+            race.report(waiting, 1 + max(k for k in range(9) if waiting in race._levels[k].trials), _at(*rng.random(2)))
     assert np.median(seconds) < 0.02  # 5 ms is what is aimed at; a busy test machine is slower
 
 
