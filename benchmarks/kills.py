@@ -42,7 +42,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from eed_search.core.errors import EedSearchError, RunError  # noqa: E402
-from eed_search.core.ledger import FILE_NAME, Ledger, RunView, read_run  # noqa: E402
+from eed_search.core.ledger import FILE_NAME, STOPPED, Ledger, RunView, read_run  # noqa: E402
 from eed_search.core.points import frontier  # noqa: E402
 from eed_search.core.records import to_json  # noqa: E402
 from eed_search.search.lock import driver_of  # noqa: E402
@@ -319,7 +319,8 @@ def compare(calm: Path, killed: Path) -> list[str]:
         events = list(ledger.events())
     if [event.seq for event in events] != list(range(1, len(events) + 1)):
         problems.append("the ledger's events do not count without a gap")
-    ends = Counter(event.trial for event in events if event.kind == "result")
+    # An end that was only the search's own stop is taken back by the resume.
+    ends = Counter(e.trial for e in events if e.kind == "result" and e.data["reason"] != STOPPED)
     problems += [f"trial {n} has {count} ends in the ledger" for n, count in ends.items() if count > 1]
     if (was := study_of(calm, one)) != (is_ := study_of(killed, other)):
         problems.append(f"Optuna's study differs: {len(was)} and {len(is_)} trials")

@@ -248,7 +248,7 @@ class Workshop:
             "gate": asdict(gate) if len(members) > 1 else None,
             "attack": spec.evaluation.model_dump(exclude={"batch_size"}),
         }
-        settings |= {"sweep": num_swept} if num_swept else {}
+        settings |= {"sweep": num_swept, "until": "wrong at every threshold"} if num_swept else {}
 
         def compute(seed: int) -> Artifact:
             self.report(f"attack on {name}")

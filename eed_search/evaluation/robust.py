@@ -38,8 +38,8 @@ class Judgement:
         attack: What attacked, for people.
         thresholds: Gate thresholds that the same evaluation was replayed at; empty without a sweep.
         swept_clean_right: Right answers on the clean images at each threshold.
-        swept_robust_right: Right on every image seen, at each threshold. An upper bound: the attack
-            followed the gate at its own threshold, and left samples alone that it had broken there.
+        swept_robust_right: Right on every image seen, at each threshold. An upper bound: the attack on
+            the executed path followed the gate at its own threshold.
         swept_members_run: Members run on each clean image at each threshold.
     """
 
@@ -54,8 +54,9 @@ class Judgement:
     swept_members_run: Int[np.ndarray, "thresholds samples"] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
 
 
-Watch = Callable[[Int[Tensor, " some"], Float[Tensor, "members some classes"]], None]
-"""Told the positions in a batch, and the members' probabilities, of every image that the attack tries."""
+Watch = Callable[[Int[Tensor, " some"], Float[Tensor, "members some classes"]], Bool[Tensor, " some"]]
+"""Told the positions in a batch, and the members' probabilities, of every image that the attack tries; says
+which of them are worth attacking on, broken or not."""
 
 
 def judge(
@@ -109,11 +110,11 @@ def judge(
         right = decision.labels == labels
         clean[where], run[where] = right.cpu().numpy(), decision.members_run.cpu().numpy()
         for number, surrogate in enumerate(surrogates):
-            alive = right.nonzero().flatten()
+            alive = (right if replay is None else right | replay.alive(where, device)).nonzero().flatten()
             if len(alive):
                 noise = _starts(num, images.shape[1:], where, seed, surrogate).to(device)[alive]
                 watch = replay.watch(start, labels, alive) if replay else None
-                right[alive] = ~_broken(team, images[alive], labels[alive], noise, surrogate, eps, settings, watch)
+                right[alive] &= ~_broken(team, images[alive], labels[alive], noise, surrogate, eps, settings, watch)
             if number == 0:
                 executed[where] = right.cpu().numpy()
         robust[where] = right.cpu().numpy()
@@ -147,14 +148,20 @@ class _Replay:
         self.run = run.cpu().numpy()
         self.robust = self.clean.copy()
 
+    def alive(self, where: slice, device: torch.device) -> Bool[Tensor, " batch"]:
+        """Which samples of a batch some threshold still answers rightly."""
+        return torch.from_numpy(self.robust[:, where].any(axis=0)).to(device)
+
     def watch(self, start: int, labels: Int[Tensor, " batch"], alive: Int[Tensor, " some"]) -> Watch:
         """Take in what the attack tries on the samples `alive` of the batch that begins at `start`."""
 
-        def see(positions: Tensor, probabilities: Tensor) -> None:
+        def see(positions: Tensor, probabilities: Tensor) -> Tensor:
             where = alive[positions]
             answers, _ = answers_at(self._gate, probabilities, self._thresholds)
             wrong = (answers != labels[where]).cpu().numpy()
-            self.robust[:, start + where.cpu().numpy()] &= ~wrong
+            here = start + where.cpu().numpy()
+            self.robust[:, here] &= ~wrong
+            return torch.from_numpy(self.robust[:, here].any(axis=0)).to(positions.device)
 
         return see
 
@@ -219,15 +226,14 @@ def _broken(
             logs = team.member_log_probabilities(point)
             probabilities = logs.detach().exp()
             decision = team.gate.decide(probabilities)
-            if watch is not None:
-                watch(active, probabilities)
             wrong = decision.labels != labels[active]
             broken[active[wrong]] = True
-            if iterate == settings.steps or bool(wrong.all()):
+            done = broken[active] if watch is None else broken[active] & ~watch(active, probabilities)
+            if iterate == settings.steps or bool(done.all()):
                 break
             answer = decision.answer if surrogate == 0 else torch.full_like(decision.answer, surrogate)
             loss = functional.nll_loss(log_prefix_mean(logs, answer), labels[active], reduction="sum")
         (gradient,) = torch.autograd.grad(loss, point)
         moved[active] = torch.clamp(point.detach() + step * gradient.sign(), low[active], high[active])
-        active = active[~wrong]
+        active = active[~done]
     return broken
