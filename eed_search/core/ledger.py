@@ -22,6 +22,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -87,17 +88,14 @@ class Ledger:
         self.path = path
         try:
             if write:
+                if not path.exists():
+                    _make(path)
                 self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-                self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=FULL")
-                self._db.execute(
-                    "CREATE TABLE IF NOT EXISTS event (seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL,"
-                    " trial INTEGER, data TEXT NOT NULL, at REAL NOT NULL)"
-                )
             else:
                 self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
                 self._db.execute("SELECT count(*) FROM event").fetchone()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise RunError(f"{path}: is not a readable ledger ({error})") from error
 
     def append(self, kind: EventKind, data: dict[str, Any], trial: int | None = None) -> int:
@@ -145,6 +143,20 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _make(path: Path) -> None:
+    """Make an empty ledger; it appears with its table or not at all, so that a reader finds no half of one."""
+    made = path.with_name(f".{path.name}.new")
+    for end in ("", "-journal", "-wal", "-shm"):  # left by a kill
+        made.with_name(made.name + end).unlink(missing_ok=True)
+    with closing(sqlite3.connect(made)) as database:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute(
+            "CREATE TABLE event (seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL,"
+            " trial INTEGER, data TEXT NOT NULL, at REAL NOT NULL)"
+        )
+    made.rename(path)
 
 
 @dataclass(frozen=True)

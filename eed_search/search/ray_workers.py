@@ -111,6 +111,7 @@ class _SideBySide:
         self._controls: dict[Any, float] = {}
         self._trials: dict[int, Any] = {}  # Tune's trials by number, from their start to their end
         self._timed_out: dict[str, str] = {}
+        self._ended = False
 
     def run(self) -> None:
         """Start the controls, run the trials beside them, wait for what is left."""
@@ -218,6 +219,17 @@ class _SideBySide:
             self._control_ended(self._controls.pop(ref), ref)
         self._watch()
         self._hooks.on_step()
+        if self._hooks.stopping() and not self._ended:
+            self._ended = True
+            self._end_trials()
+
+    def _end_trials(self) -> None:
+        """End the trials that run: Tune would wait ten seconds for each, and a result that nobody wants."""
+        import ray
+
+        for trial in self._trials.values():
+            if (actor := trial.temporary_state.ray_actor) is not None:
+                ray.kill(actor)
 
     def _control_ended(self, size: float, ref: Any) -> None:
         import ray

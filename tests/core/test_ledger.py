@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eed_search.core.errors import RunError, StoreError
-from eed_search.core.ledger import FILE_NAME, Ledger, RunView, read_run, replay
+from eed_search.core.ledger import FILE_NAME, Event, Ledger, RungReport, RunView, fold, read_run, replay
 from eed_search.core.records import StageUse, TrialRecord, to_json
 from tests.core.ledgers import write_ledger
 from tests.tracking.factories import make_latency, make_trial, make_view
@@ -84,6 +84,59 @@ def test_a_reader_cannotwrite_ledger(tmp_path: Path) -> None:
     write_ledger(tmp_path, make_view(2))
     with Ledger(tmp_path / FILE_NAME) as ledger, pytest.raises(StoreError, match=r"cannot be written .*readonly"):
         ledger.append("note", {"text": "x"})
+
+
+def test_a_kill_while_the_file_is_made_leaves_no_half_of_it(tmp_path: Path) -> None:
+    """What lies beside it is thrown away; nothing else is left when it is made."""
+    for end in ("", "-wal"):
+        (tmp_path / f".{FILE_NAME}.new{end}").write_bytes(b"left by a kill")
+    with Ledger(tmp_path / FILE_NAME, write=True):
+        assert read_run(tmp_path) == RunView()
+    assert {path.name for path in tmp_path.iterdir()} == {FILE_NAME}
+
+
+def test_time_counts_only_while_a_driver_is_at_work() -> None:
+    """Not before a resume, and not before what is written down without a driver."""
+    view = RunView()
+    for seq, (kind, at, data) in enumerate(
+        (
+            ("run", 100.0, {"name": "r", "spec": {}}),
+            ("note", 110.0, {"text": "x"}),
+            ("resume", 5000.0, {}),
+            ("note", 5003.0, {"text": "y"}),
+            ("request", 9000.0, {"what": "cancel", "offline": True}),
+            ("end", 9001.0, {"state": "cancelled"}),
+        ),
+        start=1,
+    ):
+        fold(view, Event(seq, kind, None, data, at))  # type: ignore[arg-type]
+    assert (view.seconds, view.state, view.num_resumes) == (14.0, "cancelled", 1)
+
+
+def test_a_resume_takes_back_the_ends_that_a_stop_made() -> None:
+    """The trial is open again, and its proposal stays."""
+    view = make_view(2)
+    view.history = [("proposal", 0), ("proposal", 1), ("result", 0), ("result", 1)]
+    fold(view, Event(99, "resume", None, {"reopened": [1]}, 0.0))
+    assert view.unfinished() == [1]
+    assert view.history == [("proposal", 0), ("proposal", 1), ("result", 0)]
+
+
+def test_reports_keep_what_the_scheduler_made_of_them() -> None:
+    """By trial and rung, in order."""
+    view = RunView()
+    fold(view, Event(1, "report", 3, {"rung": 0, "metrics": {"robust": 0.5}}, 0.0))
+    fold(view, Event(2, "report", 3, {"rung": 1, "metrics": {"robust": 0.6}}, 0.0))
+    fold(view, Event(3, "decision", 3, {"rung": 1, "decision": "pause"}, 0.0))
+    assert view.reports == {3: [RungReport(0, {"robust": 0.5}), RungReport(1, {"robust": 0.6}, "pause")]}
+
+
+def test_attempts_and_losses_are_counted() -> None:
+    """How often a trial was started, and how often its worker was lost."""
+    view = RunView()
+    for seq, (number, state) in enumerate(((1, "started"), (1, "lost"), (2, "started")), start=1):
+        fold(view, Event(seq, "attempt", 0, {"attempt": number, "state": state}, 0.0))
+    assert (view.attempts, view.losses) == ({0: 2}, {0: 1})
 
 
 def test_reading_makes_no_file(tmp_path: Path) -> None:
