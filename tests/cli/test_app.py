@@ -93,7 +93,7 @@ def test_check_with_data_looks_into_the_folder(tmp_path: Path) -> None:
 def test_check_sums_a_search_up(tmp_path: Path) -> None:
     """What would be searched stands in a few lines; fixed dimensions do not vary."""
     result = call("check", "digits", "--set", "search.space.recovery=labels", "--set", "search.trials=3")
-    assert "search    3 trials (tpe)" in result.stdout
+    assert "search    3 trials (portfolio)" in result.stdout
     varies = next(line for line in result.stdout.splitlines() if line.strip().startswith("varies"))
     assert "score" in varies
     assert "recovery" not in varies

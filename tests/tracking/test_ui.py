@@ -35,7 +35,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tracker = MlflowTracker(make_spec(), folder, view.name)
     tracker.start(view)
     tracker.finish(view, write_report(view, folder / "digits" / "report")["html"].parent, "finished")
-    assert tracker.num_failures == 0
     return folder
 
 
@@ -126,7 +125,6 @@ def test_a_search_writes_to_a_server_as_to_a_database(served: Ui, tmp_path: Path
     tracker = MlflowTracker(make_spec(tracking={"uri": served.url, "experiment": "remote"}), tmp_path, view.name)
     tracker.start(view)
     tracker.finish(view, write_report(view, tmp_path / "report")["html"].parent, "finished")
-    assert tracker.num_failures == 0
     client = connect(served.url)
     assert len(client.list_artifacts(tracker.parent_run_id, "report")) == 3
     assert client.get_run(tracker.parent_run_id).info.status == "FINISHED"
