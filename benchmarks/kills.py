@@ -43,6 +43,7 @@ if str(ROOT) not in sys.path:
 
 from eed_search.core.errors import EedSearchError, RunError  # noqa: E402
 from eed_search.core.ledger import FILE_NAME, STOPPED, Ledger, RunView, read_run  # noqa: E402
+from eed_search.core.params import ParamValue  # noqa: E402
 from eed_search.core.points import frontier  # noqa: E402
 from eed_search.core.records import to_json  # noqa: E402
 from eed_search.search.lock import driver_of  # noqa: E402
@@ -72,6 +73,7 @@ def drive(home: Path, name: str, where: Where, sampler: str, trials: int) -> Non
         return
     shutil.rmtree(home / name, ignore_errors=True)  # killed between the folder and its first file
     # One trial at a time, also under Ray: only then does the order of the results not depend on the clock.
+    first: tuple[dict[str, ParamValue], ...] = ({"num_members": 1}, {"num_members": 2})
     spec = Spec(
         name="kills",
         threat=Threat(eps=0.15),
@@ -79,7 +81,7 @@ def drive(home: Path, name: str, where: Where, sampler: str, trials: int) -> Non
             trials=trials,
             startup_trials=4,
             sampler=sampler,
-            first=({"num_members": 1}, {"num_members": 2}),  # type: ignore[arg-type]
+            first=first,
         ),
         controls=Controls(sizes=(0.5,)),
         resources=Resources(cpu=float(os.cpu_count() or 1)),
@@ -384,13 +386,14 @@ def campaign(
     """
     dice = random.Random(seed)
     done: list[Searched] = []
-    for where, number in (("local", kills - ray_kills), ("ray", ray_kills)):
+    shares: tuple[tuple[Where, int], ...] = (("local", kills - ray_kills), ("ray", ray_kills))
+    for where, number in shares:
         left = number
         while left > 0:
             sampler = SAMPLERS[len(done) % len(SAMPLERS)]
             searched = kill_and_resume(
                 root / f"killed-{len(done)}",
-                where,  # type: ignore[arg-type]
+                where,
                 sampler,
                 trials,
                 min(left, _PER_SEARCH),

@@ -356,7 +356,7 @@ class Workshop:
             return Artifact(meta=to_json(found))
 
         # noisy ones too: `dense_ms` is this search's own, so the time is not carried to another
-        return from_json(Latency, self.store.get("cascade.1", settings, compute).artifact.meta)
+        return from_json(Latency, self.store.get("cascade.2", settings, compute).artifact.meta)
 
     def sentinel(self) -> bytes:
         """A half-width network: if it does not time as half, the machine is not to be trusted."""
