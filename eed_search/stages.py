@@ -36,7 +36,8 @@ from eed_search.ensemble.gate import Gate, GatedEnsemble
 from eed_search.ensemble.loss import JointLoss
 from eed_search.ensemble.loss import Members as MemberStack
 from eed_search.ensemble.subsets import subset_indices
-from eed_search.evaluation.latency import Probe, RatioEstimate, cascade_latency
+from eed_search.evaluation.cascade import Cascade, cascade_latencies
+from eed_search.evaluation.latency import Probe, RatioEstimate
 from eed_search.evaluation.robust import Judgement, craft, judge
 from eed_search.models import build, signature
 from eed_search.training import train
@@ -52,6 +53,15 @@ class TrainedMember:
     member: Member = field(repr=False)
     key: str
     plan: MemberPlan
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """Members in gate order with their gate, and where they lie in the store."""
+
+    members: Sequence[Member]
+    gate: Gate
+    artifact: str
 
 
 class Workshop:
@@ -319,44 +329,54 @@ class Workshop:
             **(meta | {name: Interval(**value) for name, value in meta.items() if isinstance(value, dict)})
         )
 
-    def cascade(
-        self, members: Sequence[Member], artifact: str, gate: Gate, base: nn.Module, dense_ms: float
-    ) -> Latency:
-        """Time a deployed cascade on the validation images; equal single networks are timed once.
+    def cascades(self, teams: Sequence[Deployed], base: nn.Module, dense_ms: float) -> list[Latency]:
+        """Time deployed cascades together on the validation images; those in the store are not timed again.
 
         Args:
-            members: In gate order.
-            artifact: Where they lie in the store.
-            gate: The rule.
+            teams: What is deployed; equal single networks are timed once.
             base: The dense base.
             dense_ms: Its latency in this search.
         """
         spec, shape = self.spec, self.data.image_shape
-        settings = {
-            # a single network's time depends on its architecture, a team's on whom the gate asks too
-            "networks": [signature(m.model, shape) for m in members],
-            "team": [artifact, asdict(gate), self.data.key] if len(members) > 1 else None,
+        shared = {
             "reference": signature(base, shape),
             "dense_ms": dense_ms,
             "runtime": _runtime_version(),
             "protocol": spec.latency.model_dump(),
             "machine": machine_name(),
         }
+        settings = [
+            shared
+            | {
+                "networks": [signature(m.model, shape) for m in team.members],
+                # a single network's time depends on its architecture, a team's on whom the gate asks too
+                "team": [team.artifact, asdict(team.gate), self.data.key] if len(team.members) > 1 else None,
+            }
+            for team in teams
+        ]
+        keys = [self.store.key("cascade.3", one) for one in settings]
+        untimed = {key: team for key, team in zip(keys, teams, strict=True) if not self.store.has("cascade.3", key)}
+        timed = self._time_cascades(list(untimed.values()), base, dense_ms) if untimed else []
+        found = {key: to_json(one) for key, one in zip(untimed, timed, strict=True)}
 
-        def compute(seed: int) -> Artifact:
-            found = cascade_latency(
-                [to_onnx(m.model, shape) for m in members],
-                GateSettings(rule=gate.rule, threshold=gate.threshold, sharpness=gate.sharpness, tau=gate.tau),
-                self.data.validation.images.numpy(),
-                to_onnx(base, shape),
-                self.sentinel(),
-                spec.latency,
-                dense_ms,
+        def kept(key: str, one: dict[str, Any]) -> Latency:
+            # noisy ones too: `dense_ms` is this search's own, so the time is not carried to another
+            stored = self.store.get("cascade.3", one, lambda seed: Artifact(meta=found[key]))
+            return from_json(Latency, stored.artifact.meta)
+
+        return [kept(key, one) for key, one in zip(keys, settings, strict=True)]
+
+    def _time_cascades(self, teams: Sequence[Deployed], base: nn.Module, dense_ms: float) -> list[Latency]:
+        shape = self.data.image_shape
+        cascades = [
+            Cascade(
+                [to_onnx(m.model, shape) for m in team.members],
+                GateSettings(team.gate.rule, team.gate.threshold, team.gate.sharpness, team.gate.tau),
             )
-            return Artifact(meta=to_json(found))
-
-        # noisy ones too: `dense_ms` is this search's own, so the time is not carried to another
-        return from_json(Latency, self.store.get("cascade.2", settings, compute).artifact.meta)
+            for team in teams
+        ]
+        images = self.data.validation.images.numpy()
+        return cascade_latencies(cascades, images, to_onnx(base, shape), self.sentinel(), self.spec.latency, dense_ms)
 
     def sentinel(self) -> bytes:
         """A half-width network: if it does not time as half, the machine is not to be trusted."""

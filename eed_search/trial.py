@@ -51,7 +51,7 @@ from eed_search.evaluation.deploy import deploy
 from eed_search.evaluation.latency import LatencyProbe, Probe, RatioEstimate, additive_latency
 from eed_search.evaluation.robust import Judgement
 from eed_search.models import count_macs, signature
-from eed_search.stages import Report, TrainedMember, Workshop, open_workshop
+from eed_search.stages import Deployed, Report, TrainedMember, Workshop, open_workshop
 
 _SLACK = 1.1  # how far beyond the slowest threshold hypervolume is measured to
 _WORTHWHILE = 1e-3  # share of the square that another threshold must add to be kept
@@ -445,19 +445,31 @@ def control(size: float, setting: Setting, probe: Probe, report: Report) -> Refe
     return Reference(f"from scratch {round(100 * size)} % ({recovery})", measurement, stored.seconds, size, recovery)
 
 
-def final_latency(artifact: str, setting: Setting, params: TrialParams | None) -> Latency:
-    """Time the deployed cascade itself, image by image, with the whole machine to itself.
+def final_latencies(
+    classifiers: Sequence[tuple[str, TrialParams | None]], setting: Setting, report: Report
+) -> list[Latency]:
+    """Time deployed cascades themselves, image by image, in the same rounds, with the whole machine to themselves.
 
     Args:
-        artifact: `stage/key` of the networks in the store.
+        classifiers: For each the `stage/key` of its networks in the store, and the trial's parameters for
+            its gate; no parameters for the base and the controls.
         setting: What all trials share.
-        params: Of the trial, for its gate; none for the base and the controls.
+        report: Told what is going on.
+
+    Returns:
+        One for each.
     """
-    shop = open_workshop(setting.spec, setting.store_root, lambda text: None)
-    members = shop.read_members(shop.store.load(artifact))
-    gate = _gate(setting.spec, params.gate_threshold if params else RUNS_ALL)
-    base = setting.base.measurement.latency.latency_ms.value
-    return shop.cascade(members, artifact, gate, shop.base()[0], base)
+    shop = open_workshop(setting.spec, setting.store_root, report)
+    report(f"{len(classifiers)} classifiers in turns")
+    teams = [
+        Deployed(
+            shop.read_members(shop.store.load(artifact)),
+            _gate(setting.spec, params.gate_threshold if params else RUNS_ALL),
+            artifact,
+        )
+        for artifact, params in classifiers
+    ]
+    return shop.cascades(teams, shop.base()[0], setting.base.measurement.latency.latency_ms.value)
 
 
 def export_point(view: RunView, point: Point, home: Path, out: Path) -> Path:

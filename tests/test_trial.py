@@ -299,9 +299,18 @@ def test_the_exported_file_reruns_exactly_this_point(pair: TrialRecord, session:
 def test_final_latencies_time_the_cascade(pair: TrialRecord, session: Session) -> None:
     """The real cascade, not the sum of its members."""
     assert pair.measurement is not None
-    found = trial.final_latency(pair.measurement.artifact, session.setting, TrialParams.from_flat(pair.params))
+    both = [
+        (pair.measurement.artifact, TrialParams.from_flat(pair.params)),
+        (session.setting.base.measurement.artifact, None),
+    ]
+    found, base = trial.final_latencies(both, session.setting, silent)
     assert found.method == "cascade"
     assert 0 < found.latency_ms.value <= found.worst_case_ms * 1.5
+    assert 0.7 < base.speedup.value < 1.4
+    assert trial.final_latencies(both[::-1], session.setting, silent) == [
+        base,
+        found,
+    ]  # from the store, in the order asked
 
 
 def test_trials_take_their_own_cores_only(session: Session) -> None:

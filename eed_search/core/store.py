@@ -129,7 +129,7 @@ class Store:
         """
         from filelock import FileLock
 
-        key = digest({"stage": stage, "settings": json.loads(canonical_json(dict(settings)))})
+        key = self.key(stage, settings)
         start = time.perf_counter()
         folder = self._folder(stage, key)
         if (found := self._read(folder, key)) is None:
@@ -153,6 +153,14 @@ class Store:
                 lock.release()
         self.uses.append(StageUse(stage, key, True, time.perf_counter() - start))
         return found
+
+    def key(self, stage: str, settings: Mapping[str, Any]) -> str:
+        """Name the artifact of these settings."""
+        return digest({"stage": stage, "settings": json.loads(canonical_json(dict(settings)))})
+
+    def has(self, stage: str, key: str) -> bool:
+        """Whether a sound artifact lies under a key."""
+        return self._read(self._folder(stage, key), key) is not None
 
     def load(self, reference: str) -> Stored:
         """Read an artifact by its `stage/key`, as records name it.

@@ -55,7 +55,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _TICK_S = 0.5
 _FINALS: dict[What, str] = {
     "confirm": "attack at its own threshold",
-    "final_latency": "final latency",
+    "final_latencies": "final latency",
     "recheck": "check on fresh images",
 }
 _SLOWER = 0.1  # by this share may the dense base's latency differ at a resume, unsaid
@@ -525,28 +525,36 @@ class _Search:
             return
         self.journal.stage("finals")
         tried: set[tuple[What, str]] = set()
-        while (one := next_final(self.view, tried)) is not None:
-            tried.add((one.what, one.id))
-            self._final(one, setting)
+        together = True
+        while (one := next_final(self.view, tried, together=together)) is not None:
+            done = self._final(one, setting)
+            if done or len(one.finalists) == 1:
+                tried |= {(one.what, finalist.id) for finalist in one.finalists}
+            else:
+                together = False  # so that the one that cannot be timed is found
 
-    def _final(self, one: Final, setting: Setting) -> None:
+    def _final(self, one: Final, setting: Setting) -> bool:
+        """Do one thing and keep what it found; False if it failed."""
         name = _FINALS[one.what]
-        self._now = {one.id: name}
+        self._now = {one.who: name}
         try:
             given = one.arguments() | {"setting": setting}
-            found = self.workers.alone(self.pipeline, one.what, given, who=one.id, poll=self._poll)
+            found = self.workers.alone(self.pipeline, one.what, given, who=one.who, poll=self._poll)
         except _Stopped:
             raise
         except Exception as error:
-            self.journal.note(f"{one.id}: no {name}, the search's figure stands ({failure_of(error)[1]})")
-            return
+            stands = "the search's figure stands" if len(one.finalists) == 1 else "one by one now"
+            self.journal.note(f"{one.who}: no {name}, {stands} ({failure_of(error)[1]})")
+            return False
         finally:
             self._now = {}
-        problem = reference_problem(found) if isinstance(found, Measurement) else ""
-        if problem := problem or next(number_problems(name, found), ""):
-            self.journal.note(f"{one.id}: no {name}, the search's figure stands ({problem})")
-            return
-        self.journal.final(one.id, found)
+        for finalist, value in zip(one.finalists, found if isinstance(found, list) else [found], strict=True):
+            problem = reference_problem(value) if isinstance(value, Measurement) else ""
+            if problem := problem or next(number_problems(name, value), ""):
+                self.journal.note(f"{finalist.id}: no {name}, the search's figure stands ({problem})")
+            else:
+                self.journal.final(finalist.id, value)
+        return True
 
     # ------------------------------------------------------------ waiting, progress
 

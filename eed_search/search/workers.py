@@ -43,8 +43,10 @@ class Pipeline(Protocol):
     def control(self, size: float, setting: Setting, probe: Probe, report: Report) -> Reference:
         """Train a small network from scratch and measure it."""
 
-    def final_latency(self, artifact: str, setting: Setting, params: TrialParams | None) -> Latency:
-        """Time one classifier alone on the machine; no parameters for the base and controls."""
+    def final_latencies(
+        self, classifiers: Sequence[tuple[str, TrialParams | None]], setting: Setting, report: Report
+    ) -> list[Latency]:
+        """Time classifiers in turns, alone on the machine; no parameters for the base and controls."""
 
     def confirm(
         self, artifact: str, params: TrialParams, bound: Measurement, setting: Setting, report: Report

@@ -140,9 +140,13 @@ def control(size, setting, probe, report):
     return Reference(f"scratch {round(100 * size)} % (labels)", measurement(0.6, size, "scratch.1/c"), 0.1, size)
 
 
-def final_latency(artifact, setting, params):
-    """Give a final latency 5 % above the search's."""
+def final_latencies(classifiers, setting, report):
+    """Give final latencies 5 % above the search's."""
     _leave_pid("final")
+    return [_final_latency(artifact, params) for artifact, params in classifiers]
+
+
+def _final_latency(artifact, params):
     if params is None:
         return latency(1.0 if artifact.startswith("base") else 0.5, "cascade")
     return latency(1.05 * sum(m.size for m in params.members) / 2, "cascade")

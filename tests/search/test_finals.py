@@ -8,7 +8,7 @@ from eed_search.core.ledger import RunView
 from eed_search.core.params import TrialParams
 from eed_search.core.points import frontier
 from eed_search.core.records import FreshCheck, SweptPoint
-from eed_search.search.finals import Final, next_final
+from eed_search.search.finals import Final, What, next_final
 from tests.tracking.factories import make_latency, make_measurement, make_trial, make_view
 
 
@@ -20,43 +20,47 @@ def _view() -> RunView:
     return make_view(0, trials={0: slow, 1: replace(team, swept=(swept,))}, controls=[], latencies={})
 
 
-def _do(view: RunView, one: Final, robust: float) -> None:
-    if one.what == "confirm":
-        view.confirmed[one.id] = make_measurement(robust, 0.10)
-    elif one.what == "final_latency":
-        view.latencies[one.id] = make_latency({"1.1": 0.1, "1.0": 0.2}.get(one.id, 0.3), method="cascade")
-    else:
-        fresh = make_measurement(0.7, 0.1)
-        view.fresh[one.id] = FreshCheck(fresh.clean_accuracy, fresh.robust_accuracy, fresh.robust_hex)
+def _do(view: RunView, final: Final, robust: float) -> None:
+    for one in final.finalists:
+        if final.what == "confirm":
+            view.confirmed[one.id] = make_measurement(robust, 0.10)
+        elif final.what == "final_latencies":
+            view.latencies[one.id] = make_latency({"1.1": 0.1, "1.0": 0.2}.get(one.id, 0.3), method="cascade")
+        else:
+            fresh = make_measurement(0.7, 0.1)
+            view.fresh[one.id] = FreshCheck(fresh.clean_accuracy, fresh.robust_accuracy, fresh.robust_hex)
 
 
-def _play(view: RunView, robust: float) -> list[tuple[str, str]]:
+def _play(view: RunView, robust: float, *, together: bool = True) -> list[tuple[str, list[str]]]:
     done = []
-    while (one := next_final(view)) is not None:
+    while (one := next_final(view, together=together)) is not None:
         _do(view, one, robust)
-        done.append((one.what, one.id))
+        done.append((str(one.what), [finalist.id for finalist in one.finalists]))
     return done
 
 
-def test_a_bound_is_confirmed_first_then_all_is_timed_then_checked() -> None:
+def test_a_bound_is_confirmed_first_then_all_are_timed_together_then_checked() -> None:
     view = _view()
     assert view.base is not None
     base = view.base.name
     assert _play(view, 0.785) == [
-        ("confirm", "1.1"),
-        ("final_latency", base),
-        ("final_latency", "1.1"),
-        ("final_latency", "0.0"),
-        ("recheck", base),
-        ("recheck", "1.1"),
-        ("recheck", "0.0"),
+        ("confirm", ["1.1"]),
+        ("final_latencies", [base, "1.1", "0.0"]),
+        ("recheck", [base]),
+        ("recheck", ["1.1"]),
+        ("recheck", ["0.0"]),
     ]
+
+
+def test_one_by_one_where_they_cannot_be_timed_together() -> None:
+    done = _play(_view(), 0.785, together=False)
+    assert [len(ids) for what, ids in done if what == "final_latencies"] == [1, 1, 1]
 
 
 def test_a_bound_that_falls_gives_its_place_back() -> None:
     view = _view()
     done = _play(view, 0.30)
-    assert ("recheck", "1.0") in done
+    assert ("recheck", ["1.0"]) in done
     assert [p.id for p in frontier(view)] == ["1.1", "1.0", "0.0"]
 
 
@@ -64,8 +68,8 @@ def test_what_cannot_be_confirmed_hides_nothing() -> None:
     view = _view()
     found = next_final(view, {("confirm", "1.1")})
     assert found is not None
-    assert found.what == "final_latency"
-    tried = {("confirm", "1.1")}
+    assert found.what == "final_latencies"
+    tried: set[tuple[What, str]] = {("confirm", "1.1")}
     while (one := next_final(view, tried)) is not None:
         _do(view, one, 0.0)
     assert "1.0" in view.latencies

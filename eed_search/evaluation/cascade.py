@@ -1,0 +1,273 @@
+"""The time of deployed ensembles, gate included: the finalists of a search, all in the same rounds.
+
+A search ranks by the sum of its members' times; what is deployed is the cascade itself, and members
+that run one after the other evict each other's weights. So finalists run as they will be deployed, on
+real images, in turns with the dense base and a sentinel of known cost (`timing`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from eed_search.core.records import Interval, Latency
+from eed_search.core.spec import LatencySpec
+from eed_search.deployment.runtime import GatedClassifier, GateSettings
+from eed_search.evaluation.latency import FINAL_HALF_WIDTH
+from eed_search.evaluation.timing import (
+    MIN_CALLS,
+    NUM_DOUBLINGS,
+    Call,
+    Round,
+    block_calls,
+    call_quantiles,
+    calls_of,
+    half_width,
+    inverse,
+    median_interval,
+    ratios,
+    take_rounds,
+    time_block,
+    undisturbed,
+    warm_up,
+)
+
+_BATCH, _NUM_BATCHES = 64, 8  # images in a batch whose throughput is timed, and batches that are visited in turn
+_MIN_STRATIFIED = 20  # images in a round of a cascade, so that every common exit occurs
+
+Images = Float[np.ndarray, "images channels height width"]
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """What is deployed.
+
+    Attributes:
+        member_onnx: Members in gate order, as `to_onnx` writes them.
+        gate: The team's gate; never asked in a team of one.
+    """
+
+    member_onnx: Sequence[bytes]
+    gate: GateSettings
+
+
+def stratified(depths: Int[np.ndarray, " images"], size: int, rng: np.random.Generator) -> Int[np.ndarray, " size"]:
+    """Draw images whose exits are in the proportions of the whole set, in random order.
+
+    The count of each exit is within one of its share; every image is equally likely.
+
+    Args:
+        depths: Members run for each image.
+        size: Images to draw; more than there are repeats them.
+        rng: Draws.
+
+    Returns:
+        Image numbers.
+    """
+    num = len(depths)
+    shuffled = rng.permutation(num)
+    by_depth = shuffled[np.argsort(depths[shuffled], kind="stable")]
+    places = np.floor((rng.random() + np.arange(size)) * num / size).astype(np.int64)
+    return rng.permutation(by_depth[np.minimum(places, num - 1)])
+
+
+def cascade_latencies(
+    cascades: Sequence[Cascade],
+    images: Images,
+    reference_onnx: bytes,
+    sentinel_onnx: bytes | None,
+    spec: LatencySpec,
+    reference_ms: float,
+) -> list[Latency]:
+    """Time deployed cascades on real images, one image at a time, paired with the dense base and with each other.
+
+    Every round visits the base, the sentinel, every cascade, and every cascade with all its members
+    run, in random order. The images of a cascade's round hold each exit in its share of all images,
+    in random order, so members meet the caches as they would in service; what the draw misses of the
+    exact shares is corrected by the exits' own median times. A cascade whose interval is narrow
+    enough leaves; the others double their rounds, up to twice.
+
+    Args:
+        cascades: Those to time.
+        images: float32 in [0, 1]; the mean is over these.
+        reference_onnx: The dense base; it runs through the same runtime, as a team of one.
+        sentinel_onnx: A network of known cost; its interval must be narrow too. None does without.
+        spec: Threads, final rounds, calls and block length.
+        reference_ms: Wall time of the dense base from a quiet window; scales ratios to milliseconds.
+
+    Returns:
+        One for each cascade, method `cascade`, with the throughput of whole batches. The interval is
+        that of the ratio; `reference_ms` is taken as exact. `noisy` if it, or the sentinel's, stayed
+        wider than 1 % after two doublings of the rounds.
+    """
+    rng = np.random.default_rng(0)
+    contests = [_Contest.of(one, images, spec) for one in cascades]
+    shared = {"reference": _Entrant.of(_alone(reference_onnx, spec), images, spec)}
+    if sentinel_onnx is not None:
+        shared["sentinel"] = _Entrant.of(_alone(sentinel_onnx, spec), images, spec)
+    racing, num_rounds = contests, spec.final_rounds
+    for _ in range(1 + NUM_DOUBLINGS):
+        _time_together(racing, shared, num_rounds, rng)
+        racing = [one for one in racing if not one.settled()]
+        if not racing:
+            break
+        num_rounds = len(racing[0].rounds)
+    return [one.latency(images, spec, reference_ms) for one in contests]
+
+
+def _alone(onnx: bytes, spec: LatencySpec) -> GatedClassifier:
+    gate = GateSettings(rule="threshold", threshold=1.0, sharpness=1.0, tau=1.0)  # one member: never asked
+    return GatedClassifier.from_onnx([onnx], gate, spec.threads)
+
+
+@dataclass(frozen=True)
+class _Entrant:
+    """One thing that is timed: its call, warmed up, and how many of them its block holds."""
+
+    call: Call
+    size: int
+
+    @classmethod
+    def of(cls, team: GatedClassifier, images: Images, spec: LatencySpec, at_least: int = 1) -> _Entrant:
+        def call(i: int) -> object:
+            return team.predict(images[i])
+
+        return cls(call, max(at_least, block_calls(warm_up(call, len(images)), spec.block_ms)))
+
+
+@dataclass
+class _Contest:
+    """One cascade against the reference, round by round.
+
+    Attributes:
+        team: As deployed.
+        depths: Members run for each image.
+        entrants: `candidate`, and in a team of several `worst`, which runs all members.
+        rounds: Blocks of the entrants, the reference and the sentinel.
+        visited: The candidate's images in each round.
+    """
+
+    team: GatedClassifier
+    depths: Int[np.ndarray, " images"]
+    entrants: dict[str, _Entrant]
+    rounds: list[Round] = field(default_factory=list)
+    visited: list[Int[np.ndarray, " calls"]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, cascade: Cascade, images: Images, spec: LatencySpec) -> _Contest:
+        """Load a cascade, find out where its images stop, and warm it up."""
+        gate = cascade.gate
+        team = GatedClassifier.from_onnx(cascade.member_onnx, gate, spec.threads)
+        depths = np.array([int(team.predict(image).num_members_run[0]) for image in images])
+        at_least = max(_MIN_STRATIFIED, math.ceil(spec.final_calls / spec.final_rounds))
+        entrants = {"candidate": _Entrant.of(team, images, spec, at_least)}
+        if len(cascade.member_onnx) > 1:
+            never = GateSettings("threshold", 2.0, gate.sharpness, gate.tau)
+            entrants["worst"] = _Entrant.of(GatedClassifier.from_sessions(team.sessions, never), images, spec)
+        return cls(team, depths, entrants)
+
+    @property
+    def shares(self) -> Float[np.ndarray, " depths"]:
+        """Share of all images that stop at each depth, from 0 on."""
+        return np.bincount(self.depths, minlength=len(self.team.sessions) + 1) / len(self.depths)
+
+    @property
+    def exits(self) -> list[Int[np.ndarray, " calls"]]:
+        """Members run in each of the candidate's calls, round by round."""
+        return [self.depths[picks] for picks in self.visited]
+
+    def corrected(self) -> Float[np.ndarray, " rounds"]:
+        """Ratio of each round, as if it had drawn the exact shares of exits."""
+        return np.asarray(ratios(self.rounds, "candidate") * _share_correction(self.rounds, self.exits, self.shares))
+
+    def settled(self) -> bool:
+        """Whether the intervals, the sentinel's too, are narrow enough."""
+        widths = [half_width(median_interval(self.corrected()))]
+        if "sentinel" in self.rounds[0]:
+            widths.append(half_width(median_interval(ratios(self.rounds, "sentinel"))))
+        return max(widths) <= FINAL_HALF_WIDTH
+
+    def latency(self, images: Images, spec: LatencySpec, reference_ms: float) -> Latency:
+        """Sum the rounds up, and time whole batches."""
+        ratio = median_interval(self.corrected())
+        worst = float(np.median(ratios(self.rounds, "worst"))) if "worst" in self.entrants else ratio.value
+        p50, p95, num_calls = call_quantiles(self.rounds, self.exits, self.shares, spec.threads)
+        told = num_calls >= MIN_CALLS
+        return Latency(
+            latency_ms=Interval(*(reference_ms * end for end in (ratio.value, ratio.low, ratio.high))),
+            p50_ms=reference_ms * p50 if told else None,
+            p95_ms=reference_ms * p95 if told else None,
+            worst_case_ms=reference_ms * worst,
+            speedup=inverse(ratio, 1.0),
+            worst_case_speedup=1 / worst,
+            method="cascade",
+            noisy=not self.settled(),
+            images_per_second=throughput(self.team, images, self.depths, spec),
+            num_calls=num_calls,
+        )
+
+
+def _time_together(
+    contests: Sequence[_Contest], shared: Mapping[str, _Entrant], num_rounds: int, rng: np.random.Generator
+) -> None:
+    """Take rounds of all that is timed, and hand each contest what concerns it."""
+    entrants = {(-1, role): entrant for role, entrant in shared.items()}
+    entrants |= {(n, role): entrant for n, one in enumerate(contests) for role, entrant in one.entrants.items()}
+
+    def draw() -> dict[tuple[int, str], list[int]]:
+        for one in contests:
+            one.visited.append(stratified(one.depths, one.entrants["candidate"].size, rng))
+        return {  # base and sentinel take as long for any image: they visit the last contest's, whose number is -1 too
+            (n, role): np.resize(contests[n].visited[-1], entrant.size).tolist()
+            for (n, role), entrant in entrants.items()
+        }
+
+    calls = {who: entrant.call for who, entrant in entrants.items()}
+    for taken in take_rounds(calls, draw, num_rounds, rng):
+        for n, one in enumerate(contests):
+            one.rounds.append({role: block for (of, role), block in taken.items() if of in (n, -1)})
+
+
+def _share_correction(
+    rounds: list[Round], depths: list[np.ndarray], shares: Float[np.ndarray, " depths"]
+) -> Float[np.ndarray, " rounds"]:
+    """By how much each round's draw of exits was cheaper than the exact shares (1 = exact)."""
+    times, exits = calls_of(rounds, "candidate"), np.concatenate(depths)
+    cost = np.array([np.median(times[exits == t]) if (exits == t).any() else 0.0 for t in range(len(shares))])
+    seen = shares * (cost > 0)  # an exit so rare that no round drew it weighs nothing on either side
+    exact = float(seen @ cost) / float(seen.sum())
+    return np.array([exact / cost[one].mean() for one in depths])
+
+
+def throughput(
+    team: GatedClassifier,
+    images: Images,
+    depths: Int[np.ndarray, " images"],
+    spec: LatencySpec,
+) -> Interval:
+    """Time a deployed team on whole batches of 64; in each, only the undecided images go on to the next member.
+
+    Args:
+        team: As deployed, or the dense base as a team of one.
+        images: float32 in [0, 1].
+        depths: Members run for each image; every batch holds each exit in its share, but for one image.
+        spec: Threads, rounds of the search and block length.
+
+    Returns:
+        Images per second of wall time, with the interval of the median over undisturbed rounds.
+    """
+    rng = np.random.default_rng(0)
+    batches = [images[stratified(depths, _BATCH, rng)] for _ in range(_NUM_BATCHES)]
+
+    def call(i: int) -> object:
+        return team.predict(batches[i % _NUM_BATCHES])
+
+    call(0)  # onnxruntime allocates for the new batch size; all else is warm already
+    size = block_calls(time_block(call, [1]).cpu_ms, spec.block_ms)
+    blocks = [time_block(call, range(n * size, (n + 1) * size)) for n in range(spec.rounds)]
+    per_batch = median_interval(np.array([block.wall_ms.mean() for block in undisturbed(blocks, spec.threads)]))
+    return inverse(per_batch, 1000.0 * _BATCH)

@@ -1,0 +1,228 @@
+"""How long something takes on a machine that is never quite still: contestants in turns, medians over rounds.
+
+All contestants are timed in one process, block by block in random order, so that what slows the
+machine down meets them alike. Process CPU time ranks; wall time is quoted only from rounds in which
+nothing else took the core.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Float
+
+from eed_search.core.records import Interval
+
+WARM_UP_S, WARM_UP_CALLS = 0.5, 10
+MIN_CALLS = 1000  # single calls below which no p50 and p95 are given
+NUM_DOUBLINGS = 2  # of the rounds, before a measurement is called noisy
+QUIET = 1.05  # wall over CPU time up to which a round counts as undisturbed
+_NUM_RESAMPLES = 4000
+_MAX_SLICES, _SLICE_CALLS = 8, 10  # a block's slices at most, and the calls that each holds at least
+
+Name = TypeVar("Name", bound=Hashable)
+Call = Callable[[int], object]
+"""Classifies image number i; the result is thrown away."""
+
+# ---------------------------------------------------------------- pure parts
+
+
+def median_interval(values: Float[np.ndarray, " rounds"], seed: int = 0) -> Interval:
+    """Give the median with its 95 % bootstrap interval.
+
+    Args:
+        values: One value for each round, at least one.
+        seed: Of the resampling.
+
+    Returns:
+        The median, and the 2.5th and 97.5th percentile of the medians of resampled rounds.
+
+    Source:
+        Efron 1979 (percentile bootstrap), https://doi.org/10.1214/aos/1176344552.
+    """
+    rng = np.random.default_rng(seed)
+    picks = rng.integers(0, len(values), (_NUM_RESAMPLES, len(values)))
+    low, high = np.quantile(np.median(values[picks], axis=1), [0.025, 0.975])
+    return Interval(float(np.median(values)), float(low), float(high))
+
+
+def half_width(interval: Interval) -> float:
+    """Half of an interval's width, relative to its value."""
+    return (interval.high - interval.low) / 2 / interval.value
+
+
+def block_calls(call_ms: float, block_ms: float) -> int:
+    """Calls that a block needs to last at least `block_ms`."""
+    return max(1, math.ceil(block_ms / call_ms))
+
+
+def weighted_quantile(values: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"], share: float) -> float:
+    """Smallest value at which the summed weight of all values up to it reaches `share` of the total."""
+    order = np.argsort(values, kind="stable")
+    reached = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(reached, share * reached[-1] * (1 - 1e-12))])
+
+
+def inverse(interval: Interval, numerator: float) -> Interval:
+    """Divide a number by an interval, such as a base's time by another's to get a speed-up."""
+    return Interval(numerator / interval.value, numerator / interval.high, numerator / interval.low)
+
+
+# ---------------------------------------------------------------- blocks and rounds
+
+
+@dataclass(frozen=True)
+class Block:
+    """One timed block of calls.
+
+    Attributes:
+        cpu_ms: Process CPU time for each call, on average.
+        wall_ms: Wall time of every call.
+    """
+
+    cpu_ms: float
+    wall_ms: Float[np.ndarray, " calls"]
+
+    def noise(self, threads: int) -> float:
+        """Wall over CPU time: 1 where nothing else took the cores, more the more did."""
+        return float(self.wall_ms.mean()) * threads / self.cpu_ms
+
+
+def time_block(call: Call, images: Sequence[int]) -> Block:
+    """Time one call after the other, on these images."""
+    clock = time.perf_counter_ns
+    stamps = [0] * (len(images) + 1)
+    collects = gc.isenabled()
+    gc.disable()  # a collection inside one block would be charged to whoever runs then
+    try:
+        # The CPU clock is a system call (0.7 µs), so it is read around the block and not around each call.
+        cpu = time.process_time_ns()
+        stamps[0] = clock()
+        for n, image in enumerate(images, start=1):
+            call(image)
+            stamps[n] = clock()
+        cpu = time.process_time_ns() - cpu
+    finally:
+        if collects:
+            gc.enable()
+    return Block(cpu / len(images) / 1e6, np.diff(np.array(stamps)) / 1e6)
+
+
+def warm_up(call: Call, num_images: int) -> float:
+    """Run until caches, clocks and allocations have settled.
+
+    Returns:
+        Milliseconds of CPU for one call.
+    """
+    start, blocks = time.perf_counter(), list[float]()
+    while not blocks or time.perf_counter() - start < WARM_UP_S:
+        first = WARM_UP_CALLS * len(blocks)
+        blocks.append(time_block(call, [n % num_images for n in range(first, first + WARM_UP_CALLS)]).cpu_ms)
+    return max(float(np.median(blocks[len(blocks) // 2 :])), 1e-6)
+
+
+Round = dict[str, Block]
+"""A block of every contestant; one of them is the `reference`."""
+
+
+def take_rounds(
+    calls: Mapping[Name, Call],
+    images: Callable[[], Mapping[Name, Sequence[int]]],
+    num_rounds: int,
+    rng: np.random.Generator,
+) -> list[dict[Name, Block]]:
+    """Time every contestant's block once in each round.
+
+    A block is cut into up to 8 slices of at least 10 calls; the contestants take turns slice by
+    slice, in an order drawn anew each time, so that a disturbance of some milliseconds meets them
+    all alike (on a busy machine this halves the interval). Shorter slices would measure cold caches.
+
+    Args:
+        calls: The contestants by name.
+        images: Asked once a round for the images that each contestant visits.
+        num_rounds: Rounds.
+        rng: Draws the order.
+    """
+    names = list(calls)
+    taken: list[dict[Name, Block]] = []
+    for _ in range(num_rounds):
+        picks = images()
+        num_slices = max(1, min(_MAX_SLICES, min(map(len, picks.values())) // _SLICE_CALLS))
+        slices: dict[Name, list[Block]] = {name: [] for name in names}
+        for part in range(num_slices):
+            for i in rng.permutation(len(names)):
+                name = names[i]
+                size = len(picks[name])
+                part_of = picks[name][size * part // num_slices : size * (part + 1) // num_slices]
+                slices[name].append(time_block(calls[name], part_of))
+        taken.append({name: _join(blocks) for name, blocks in slices.items()})
+    return taken
+
+
+def undisturbed(blocks: Sequence[Block], threads: int) -> list[Block]:
+    """Keep the blocks in which nothing else took the cores; the quietest quarter where those are fewer than three."""
+    by_noise = sorted(blocks, key=lambda block: block.noise(threads))
+    num_quiet = sum(block.noise(threads) <= QUIET for block in blocks)
+    return by_noise[: num_quiet if num_quiet >= 3 else max(3, len(blocks) // 4)]
+
+
+def _join(blocks: Sequence[Block]) -> Block:
+    wall = np.concatenate([block.wall_ms for block in blocks])
+    return Block(sum(block.cpu_ms * len(block.wall_ms) for block in blocks) / len(wall), wall)
+
+
+def until_settled(
+    take: Callable[[int], list[Round]], settled: Callable[[list[Round]], bool], num_rounds: int
+) -> list[Round]:
+    """Take rounds, and as many again up to twice, until the estimate is narrow enough."""
+    rounds = take(num_rounds)
+    for _ in range(NUM_DOUBLINGS):
+        if settled(rounds):
+            break
+        rounds += take(len(rounds))
+    return rounds
+
+
+def ratios(rounds: Sequence[Round], name: str) -> Float[np.ndarray, " rounds"]:
+    """Give a contestant's CPU time in each round as a share of the reference's."""
+    return np.array([one[name].cpu_ms / one["reference"].cpu_ms for one in rounds])
+
+
+def calls_of(rounds: Sequence[Round], name: str) -> Float[np.ndarray, " calls"]:
+    """Give the wall time of every call of a contestant, in milliseconds."""
+    return np.concatenate([one[name].wall_ms for one in rounds])
+
+
+def call_quantiles(
+    rounds: Sequence[Round], depths: Sequence[np.ndarray], shares: Float[np.ndarray, " depths"], threads: int
+) -> tuple[float, float, int]:
+    """Give median and 95th percentile of the candidate's single calls, as shares of the reference's median call.
+
+    From the rounds in which nothing else took the cores; where these hold too few calls, from as many
+    of the next quietest as it takes.
+
+    Args:
+        rounds: With a `candidate` and a `reference`.
+        depths: For each round, the members run in each of the candidate's calls.
+        shares: Share of all images that stop at each depth; weighs the calls.
+        threads: Of the runtime.
+
+    Returns:
+        Both, and how many calls they rest on.
+    """
+    noise = np.array([max(one[name].noise(threads) for name in ("candidate", "reference")) for one in rounds])
+    by_noise = np.argsort(noise, kind="stable")
+    calls = np.cumsum([len(rounds[n]["candidate"].wall_ms) for n in by_noise])
+    enough = int(np.searchsorted(calls, MIN_CALLS)) + 1
+    kept = by_noise[: max(int((noise <= QUIET).sum()), enough)]
+    times = calls_of([rounds[n] for n in kept], "candidate")
+    exits = np.concatenate([depths[n] for n in kept])
+    weights = (shares / np.maximum(np.bincount(exits, minlength=len(shares)), 1))[exits]
+    base = float(np.median(calls_of([rounds[n] for n in kept], "reference")))
+    return weighted_quantile(times, weights, 0.5) / base, weighted_quantile(times, weights, 0.95) / base, len(times)

@@ -1,0 +1,127 @@
+"""The cascade's time: draws of exits by law, real cascades on real onnxruntime sessions.
+
+No test asserts a wall time: the machine may be busy, so only ratios far from each other are compared.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eed_search.deployment.runtime import GatedClassifier, GateSettings
+from eed_search.evaluation import cascade, timing
+from eed_search.evaluation.cascade import Cascade, cascade_latencies, stratified, throughput
+from eed_search.evaluation.timing import Block
+from tests.evaluation.networks import DENSE, HALF, QUARTER, SHAPE, SPEC
+
+
+@pytest.fixture(autouse=True)
+def _short_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "WARM_UP_S", 0.05)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    counts=st.lists(st.integers(0, 60), min_size=1, max_size=4).filter(lambda c: sum(c) > 0),
+    size=st.integers(1, 300),
+    seed=st.integers(0, 1000),
+)
+def test_draw_keeps_the_shares_of_the_exits(counts: list[int], size: int, seed: int) -> None:
+    """Each exit occurs as often as its share says, but for one, in any draw."""
+    depths = np.repeat(np.arange(1, len(counts) + 1), counts)
+    picks = stratified(depths, size, np.random.default_rng(seed))
+    assert len(picks) == size
+    found = np.bincount(depths[picks], minlength=len(counts) + 1)[1:]
+    assert (np.abs(found - np.array(counts) * size / sum(counts)) < 1 + 1e-9).all()
+
+
+def test_draw_takes_every_image_equally_often() -> None:
+    """Over many draws no image is preferred, and a whole set is drawn without a repeat."""
+    depths = np.array([1] * 7 + [2] * 2 + [3])
+    rng = np.random.default_rng(0)
+    counts = np.bincount(np.concatenate([stratified(depths, 3, rng) for _ in range(5000)]), minlength=10)
+    assert np.abs(counts - 1500).max() < 6 * math.sqrt(1500)
+    assert sorted(stratified(depths, 10, rng)) == list(range(10))
+
+
+def test_correction_for_the_draw_of_exits() -> None:
+    """Exits cost 1 and 3 ms in shares 3:1, so 1.5 ms; a round that drew 1:1 costs 2 and is scaled by 0.75."""
+
+    def block(*wall: float) -> Block:
+        return Block(sum(wall) / len(wall), np.array(wall))
+
+    rounds = [{"candidate": block(1, 1, 1, 3)}, {"candidate": block(1, 3)}]
+    depths = [np.array([1, 1, 1, 2]), np.array([1, 2])]
+    shares = np.array([0.0, 0.75, 0.25])
+    assert cascade._share_correction(rounds, depths, shares) == pytest.approx([1.0, 0.75])
+
+
+def test_cascade_lies_between_first_member_and_all() -> None:
+    """Half of the images stop at the first member: dearer than one member, cheaper than both."""
+    images = np.random.default_rng(0).random((40, *SHAPE), dtype=np.float32)
+    members = [QUARTER, HALF]
+    stop = GatedClassifier.from_onnx([QUARTER], GateSettings("threshold", 2, 1, 1)).predict(images).probabilities
+    middle = float(np.median((stop.max(axis=1) - 0.25) / 0.75))
+
+    gates = [GateSettings("threshold", threshold, 1.0, 1.0) for threshold in (0.0, middle, 2.0)]
+    first, mixed, both = cascade_latencies([Cascade(members, gate) for gate in gates], images, DENSE, HALF, SPEC, 2.0)
+    assert first.latency_ms.value < mixed.latency_ms.value < both.latency_ms.value
+    assert mixed.p50_ms is not None
+    assert mixed.p95_ms is not None
+    assert mixed.p50_ms <= mixed.p95_ms
+    assert mixed.num_calls >= 1000
+    assert 0.6 * mixed.worst_case_ms < both.latency_ms.value < 1.6 * mixed.worst_case_ms
+    assert mixed.speedup.value == pytest.approx(2.0 / mixed.latency_ms.value)
+    assert mixed.speedup.low <= mixed.speedup.value <= mixed.speedup.high
+    assert mixed.method == "cascade"
+    assert first.images_per_second is not None
+    assert both.images_per_second is not None
+    assert first.images_per_second.value > both.images_per_second.value
+
+
+def test_cascade_of_the_dense_base_alone() -> None:
+    """A team of one runs without a gate; its worst case is its latency."""
+    images = np.random.default_rng(0).random((10, *SHAPE), dtype=np.float32)
+    (found,) = cascade_latencies([Cascade([DENSE], GateSettings("map", 0.5, 1, 1))], images, DENSE, None, SPEC, 3.0)
+    assert 0.8 < found.speedup.value < 1.25
+    assert found.worst_case_ms == found.latency_ms.value
+
+
+def test_throughput_of_a_smaller_network_is_higher() -> None:
+    """Images per second in batches of 64, from fewer images than a batch holds."""
+    images, first = np.random.default_rng(0).random((10, *SHAPE), dtype=np.float32), np.ones(10, np.int64)
+    quarter, dense = (
+        throughput(GatedClassifier.from_onnx([one], GateSettings("map", 0.5, 1, 1)), images, first, SPEC)
+        for one in (QUARTER, DENSE)
+    )
+    assert 0 < quarter.low <= quarter.value <= quarter.high
+    assert quarter.value > dense.value
+
+
+def test_who_has_settled_leaves_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds double for those alone whose interval is wide; each is summed up over its own rounds."""
+    taken: list[set[tuple[int, str]]] = []
+    real = cascade.take_rounds
+
+    def spy(calls, images, num_rounds, rng):
+        taken.append(set(calls))
+        assert num_rounds == (5, 5, 10)[len(taken) - 1]
+        return real(calls, images, num_rounds, rng)
+
+    monkeypatch.setattr(cascade, "take_rounds", spy)
+    monkeypatch.setattr(cascade._Contest, "settled", lambda one: len(one.entrants) == 1)  # the team of two never does
+    images = np.random.default_rng(0).random((10, *SHAPE), dtype=np.float32)
+    gate = GateSettings("threshold", 0.5, 1.0, 1.0)
+    alone, team = cascade_latencies(
+        [Cascade([HALF], gate), Cascade([QUARTER, HALF], gate)], images, DENSE, None, SPEC, 3.0
+    )
+    shared = {(-1, "reference"), (1, "candidate"), (1, "worst")}
+    assert taken[0] == shared | {(0, "candidate")}
+    assert [{role for _, role in one} for one in taken[1:]] == [{"reference", "candidate", "worst"}] * 2
+    assert (alone.noisy, team.noisy) == (False, True)
+    assert alone.num_calls == 1000  # all of its five rounds
+    assert 1000 <= team.num_calls <= 4000  # of its twenty, those that were quiet

@@ -1,0 +1,128 @@
+"""Timing: the pure parts against closed forms and by hand. No test asserts a wall time."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eed_search.core.records import Interval
+from eed_search.evaluation.timing import (
+    Block,
+    block_calls,
+    call_quantiles,
+    half_width,
+    median_interval,
+    take_rounds,
+    undisturbed,
+    until_settled,
+    weighted_quantile,
+)
+
+
+@pytest.mark.parametrize("num", [3, 4, 5, 7])
+def test_interval_equals_every_resample(num: int) -> None:
+    """The interval's ends are the quantiles over ALL resamples, counted one by one."""
+    values = np.random.default_rng(num).normal(1, 0.1, num)
+    picks = np.array(list(itertools.product(range(num), repeat=num)))
+    expected = np.quantile(np.median(values[picks], axis=1), [0.025, 0.975])
+    found = median_interval(values)
+    assert found.value == np.median(values)
+    assert [found.low, found.high] == pytest.approx(expected, rel=2e-3)
+
+
+def test_interval_covers_the_true_median() -> None:
+    """Of 300 sets of 15 rounds about 95 % hold the true median in their interval."""
+    rng = np.random.default_rng(0)
+    found = [median_interval(rng.normal(1, 0.1, 15), seed) for seed in range(300)]
+    covered = np.mean([one.low <= 1 <= one.high for one in found])
+    assert 0.90 <= covered <= 0.99
+
+
+def test_interval_of_equal_rounds_is_a_point() -> None:
+    """Rounds that agree leave no doubt."""
+    assert median_interval(np.full(15, 0.25)) == Interval(0.25, 0.25, 0.25)
+    assert half_width(Interval(2.0, 1.9, 2.1)) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(
+    ("call_ms", "block_ms", "calls"), [(0.1, 40, 400), (0.3, 40, 134), (40, 40, 1), (300, 40, 1), (39, 40, 2)]
+)
+def test_block_lasts_long_enough(call_ms: float, block_ms: float, calls: int) -> None:
+    """The fewest calls that reach the block's length, at least one."""
+    assert block_calls(call_ms, block_ms) == calls
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    values=st.lists(st.integers(0, 9), min_size=1, max_size=12),
+    seed=st.integers(0, 100),
+    share=st.sampled_from([0.01, 0.25, 0.5, 0.95, 1.0]),
+)
+def test_weighted_quantile_is_that_of_repeated_values(values: list[int], seed: int, share: float) -> None:
+    """Whole weights mean repeated values."""
+    weights = np.random.default_rng(seed).integers(1, 6, len(values))
+    repeated = np.sort(np.repeat(values, weights))
+    expected = repeated[max(0, math.ceil(share * len(repeated) * (1 - 1e-12)) - 1)]
+    assert weighted_quantile(np.array(values, float), weights.astype(float), share) == expected
+
+
+@pytest.mark.parametrize(("settles_at", "total"), [(15, 15), (30, 30), (60, 60), (10_000, 60)])
+def test_rounds_double_at_most_twice(settles_at: int, total: int) -> None:
+    """15 rounds, then 30 in all, then 60, and no more."""
+    rounds = until_settled(lambda num: [{}] * num, lambda taken: len(taken) >= settles_at, 15)
+    assert len(rounds) == total
+
+
+def test_every_round_visits_everyone_in_changing_order() -> None:
+    """Each contestant gets its images once a round, in turns, and no one is always first."""
+    log: list[tuple[str, int]] = []
+    calls = {name: (lambda i, name=name: log.append((name, i))) for name in "abc"}
+    images = {"a": list(range(40)), "b": list(range(20)), "c": list(range(80))}
+    rounds = take_rounds(calls, lambda: images, 6, np.random.default_rng(0))
+    size = len(log) // 6
+    firsts = set()
+    for n in range(6):
+        visited = log[n * size : (n + 1) * size]
+        assert {name: [i for who, i in visited if who == name] for name in "abc"} == images
+        firsts.add(visited[0][0])
+    assert len(firsts) > 1
+    assert {name: len(rounds[0][name].wall_ms) for name in "abc"} == {"a": 40, "b": 20, "c": 80}
+
+
+@pytest.mark.parametrize(
+    ("noises", "num_calls", "p95"),
+    [
+        ([1.0, 1.0, 1.5, 1.3], 1200, 1.0),  # the quiet rounds suffice
+        ([1.0, 1.5, 1.3, 1.4], 1200, 1.3),  # one more is taken: the next quietest
+        ([1.4, 1.5, 1.3, 1.6], 1200, 1.4),  # none is quiet
+        ([1.0, 1.0, 1.0, 1.5], 1800, 1.0),  # more quiet ones than are needed
+        ([1.5], 600, 1.5),  # all that there are
+    ],
+)
+def test_percentiles_come_from_the_quietest_rounds(noises: list[float], num_calls: int, p95: float) -> None:
+    """Rounds of 600 calls, each call as slow as its round is noisy, against a base that is never disturbed."""
+    base = Block(1.0, np.ones(10))
+    rounds = [{"candidate": Block(1.0, np.full(600, noise)), "reference": base} for noise in noises]
+    ones = [np.ones(600, np.int64)] * len(rounds)
+    p50, found, num = call_quantiles(rounds, ones, np.array([0.0, 1.0]), threads=1)
+    assert (found, num) == (p95, num_calls)
+    assert p50 == min(noises)
+
+
+@pytest.mark.parametrize(
+    ("noises", "kept"),
+    [
+        ([1.0, 1.3, 1.04, 1.0, 1.2], [1.0, 1.0, 1.04]),  # three were quiet
+        ([1.0, 1.3, 1.5, 1.2, 1.4], [1.0, 1.2, 1.3]),  # one was: three are the least
+        ([1.5] * 14 + [1.1, 1.0], [1.0, 1.1, 1.5, 1.5]),  # a quarter of sixteen
+    ],
+)
+def test_disturbed_blocks_are_left_out(noises: list[float], kept: list[float]) -> None:
+    """The quiet blocks, or where they are fewer than three the quietest quarter."""
+    blocks = [Block(2.0, np.array([2.0 * noise])) for noise in noises]
+    assert [block.noise(1) for block in undisturbed(blocks, 1)] == kept
