@@ -323,7 +323,7 @@ class Workshop:
             estimate = probe.measure(to_onnx(model, self.data.image_shape))
             return Artifact(meta={"estimate": asdict(estimate)})
 
-        stored = self.store.get("latency.2", settings, compute, keep=lambda found: not found.meta["estimate"]["noisy"])
+        stored = self.store.get("latency.3", settings, compute, keep=lambda found: not found.meta["estimate"]["noisy"])
         meta = stored.artifact.meta["estimate"]
         return RatioEstimate(
             **(meta | {name: Interval(**value) for name, value in meta.items() if isinstance(value, dict)})

@@ -25,10 +25,10 @@ from eed_search.evaluation.timing import (
     Round,
     block_calls,
     call_quantiles,
-    calls_of,
     half_width,
     inverse,
     median_interval,
+    ranks_by_cpu,
     ratios,
     take_rounds,
     time_block,
@@ -87,8 +87,8 @@ def cascade_latencies(
 
     Every round visits the base, the sentinel, every cascade, and every cascade with all its members
     run, in random order. The images of a cascade's round hold each exit in its share of all images,
-    in random order, so members meet the caches as they would in service; what the draw misses of the
-    exact shares is corrected by the exits' own median times. A cascade whose interval is narrow
+    in random order, so members meet the caches as they would in service. A round's time is the
+    typical call of each exit, weighted by the exit's exact share. A cascade whose interval is narrow
     enough leaves; the others double their rounds, up to twice.
 
     Args:
@@ -109,9 +109,11 @@ def cascade_latencies(
     shared = {"reference": _Entrant.of(_alone(reference_onnx, spec), images, spec)}
     if sentinel_onnx is not None:
         shared["sentinel"] = _Entrant.of(_alone(sentinel_onnx, spec), images, spec)
+    everyone = [*shared.values(), *(entrant for one in contests for entrant in one.entrants.values())]
+    by_cpu = ranks_by_cpu(entrant.call_ms for entrant in everyone)
     racing, num_rounds = contests, spec.final_rounds
     for _ in range(1 + NUM_DOUBLINGS):
-        _time_together(racing, shared, num_rounds, rng)
+        _time_together(racing, shared, num_rounds, rng, by_cpu=by_cpu)
         racing = [one for one in racing if not one.settled()]
         if not racing:
             break
@@ -126,9 +128,10 @@ def _alone(onnx: bytes, spec: LatencySpec) -> GatedClassifier:
 
 @dataclass(frozen=True)
 class _Entrant:
-    """One thing that is timed: its call, warmed up, and how many of them its block holds."""
+    """One thing that is timed: its call, how long it takes once warmed up, and how many its block holds."""
 
     call: Call
+    call_ms: float
     size: int
 
     @classmethod
@@ -136,7 +139,8 @@ class _Entrant:
         def call(i: int) -> object:
             return team.predict(images[i])
 
-        return cls(call, max(at_least, block_calls(warm_up(call, len(images)), spec.block_ms)))
+        call_ms = warm_up(call, len(images))
+        return cls(call, call_ms, max(at_least, block_calls(call_ms, spec.block_ms)))
 
 
 @dataclass
@@ -180,20 +184,20 @@ class _Contest:
         """Members run in each of the candidate's calls, round by round."""
         return [self.depths[picks] for picks in self.visited]
 
-    def corrected(self) -> Float[np.ndarray, " rounds"]:
-        """Ratio of each round, as if it had drawn the exact shares of exits."""
-        return np.asarray(ratios(self.rounds, "candidate") * _share_correction(self.rounds, self.exits, self.shares))
+    def ratios(self) -> Float[np.ndarray, " rounds"]:
+        """Time of the cascade over the reference's, round by round."""
+        return mix_of_exits(self.rounds, self.exits, self.shares)
 
     def settled(self) -> bool:
         """Whether the intervals, the sentinel's too, are narrow enough."""
-        widths = [half_width(median_interval(self.corrected()))]
+        widths = [half_width(median_interval(self.ratios()))]
         if "sentinel" in self.rounds[0]:
             widths.append(half_width(median_interval(ratios(self.rounds, "sentinel"))))
         return max(widths) <= FINAL_HALF_WIDTH
 
     def latency(self, images: Images, spec: LatencySpec, reference_ms: float) -> Latency:
         """Sum the rounds up, and time whole batches."""
-        ratio = median_interval(self.corrected())
+        ratio = median_interval(self.ratios())
         worst = float(np.median(ratios(self.rounds, "worst"))) if "worst" in self.entrants else ratio.value
         p50, p95, num_calls = call_quantiles(self.rounds, self.exits, self.shares, spec.threads)
         told = num_calls >= MIN_CALLS
@@ -212,7 +216,12 @@ class _Contest:
 
 
 def _time_together(
-    contests: Sequence[_Contest], shared: Mapping[str, _Entrant], num_rounds: int, rng: np.random.Generator
+    contests: Sequence[_Contest],
+    shared: Mapping[str, _Entrant],
+    num_rounds: int,
+    rng: np.random.Generator,
+    *,
+    by_cpu: bool,
 ) -> None:
     """Take rounds of all that is timed, and hand each contest what concerns it."""
     entrants = {(-1, role): entrant for role, entrant in shared.items()}
@@ -227,20 +236,34 @@ def _time_together(
         }
 
     calls = {who: entrant.call for who, entrant in entrants.items()}
-    for taken in take_rounds(calls, draw, num_rounds, rng):
+    for taken in take_rounds(calls, draw, num_rounds, rng, by_cpu=by_cpu):
         for n, one in enumerate(contests):
             one.rounds.append({role: block for (of, role), block in taken.items() if of in (n, -1)})
 
 
-def _share_correction(
-    rounds: list[Round], depths: list[np.ndarray], shares: Float[np.ndarray, " depths"]
+def mix_of_exits(
+    rounds: Sequence[Round], exits: Sequence[Int[np.ndarray, " calls"]], shares: Float[np.ndarray, " depths"]
 ) -> Float[np.ndarray, " rounds"]:
-    """By how much each round's draw of exits was cheaper than the exact shares (1 = exact)."""
-    times, exits = calls_of(rounds, "candidate"), np.concatenate(depths)
-    cost = np.array([np.median(times[exits == t]) if (exits == t).any() else 0.0 for t in range(len(shares))])
-    seen = shares * (cost > 0)  # an exit so rare that no round drew it weighs nothing on either side
-    exact = float(seen @ cost) / float(seen.sum())
-    return np.array([exact / cost[one].mean() for one in depths])
+    """Give the candidate's time over the reference's in each round: each exit's typical call in its exact share.
+
+    An exit that a round did not draw takes its typical time over all rounds; one that no round drew,
+    so rare it is, weighs nothing.
+
+    Args:
+        rounds: With a `candidate` and a `reference`.
+        exits: For each round, the members run in each of the candidate's calls.
+        shares: Share of all images that stop at each depth, from 0 on.
+    """
+    calls = [one["candidate"].ms / one["reference"].typical_ms for one in rounds]
+    pooled, depths = np.concatenate(calls), np.concatenate(exits)
+    drawn = [t for t in range(len(shares)) if (depths == t).any()]
+    overall = {t: np.median(pooled[depths == t]) for t in drawn}
+    weights = shares[drawn] / shares[drawn].sum()
+    times = [
+        [np.median(ms[found == t]) if (found == t).any() else overall[t] for t in drawn]
+        for ms, found in zip(calls, exits, strict=True)
+    ]
+    return np.asarray(np.array(times) @ weights)
 
 
 def throughput(

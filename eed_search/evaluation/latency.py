@@ -30,6 +30,7 @@ from eed_search.evaluation.timing import (
     half_width,
     inverse,
     median_interval,
+    ranks_by_cpu,
     ratios,
     take_rounds,
     time_block,
@@ -47,7 +48,7 @@ class RatioEstimate:
     """Time of one network as a share of the dense base's, at batch 1 in the same process.
 
     Attributes:
-        ratio: Median over rounds of CPU time over the base's CPU time, with its bootstrap interval.
+        ratio: Median over rounds of the typical call over the base's typical call, with its bootstrap interval.
         p50_ratio: Median of single calls over the median of the base's single calls (wall, from the
             undisturbed rounds).
         p95_ratio: 95th percentile of the same calls over the median of the base's.
@@ -234,6 +235,7 @@ class LatencyProbe:
         calls = {**self._calls, "candidate": call}
         call_ms = {**self._call_ms, "candidate": warm_up(call, _NUM_IMAGES)}
         images = {name: self._block_images(call_ms[name]) for name in calls}
+        by_cpu = ranks_by_cpu(call_ms.values())
 
         def settled(rounds: list[Round]) -> bool:
             narrow = half_width(median_interval(ratios(rounds, "candidate"))) <= limit
@@ -242,7 +244,7 @@ class LatencyProbe:
             return narrow and sentinel_holds(float(np.median(ratios(rounds, "sentinel"))), self._sentinel_ratios, limit)
 
         rounds = until_settled(
-            lambda num: take_rounds(calls, lambda: images, num, self._rng),
+            lambda num: take_rounds(calls, lambda: images, num, self._rng, by_cpu=by_cpu),
             settled,
             self._spec.final_rounds if final else self._spec.rounds,
         )
@@ -265,7 +267,7 @@ class LatencyProbe:
         )
 
     def reference_ms(self) -> Interval:
-        """Wall time of the dense base at batch 1, from rounds in which nothing else took the cores.
+        """Wall time of the dense base's typical call, from rounds in which nothing else took the cores.
 
         Where no round is quiet after the last doubling, the quietest quarter is taken.
         """
@@ -276,12 +278,14 @@ class LatencyProbe:
             num = sum(one["reference"].noise(self._spec.threads) <= QUIET for one in rounds)
             return num >= max(3, self._spec.rounds // 2)
 
-        rounds = until_settled(lambda num: take_rounds(only, lambda: images, num, self._rng), quiet, self._spec.rounds)
+        rounds = until_settled(
+            lambda num: take_rounds(only, lambda: images, num, self._rng, by_cpu=False), quiet, self._spec.rounds
+        )
         blocks = undisturbed([one["reference"] for one in rounds], self._spec.threads)
-        return median_interval(np.array([block.wall_ms.mean() for block in blocks]))
+        return median_interval(np.array([block.typical_ms for block in blocks]))
 
     def gate_ms(self, num_classes: int) -> float:
-        """CPU time of one gate step at batch 1, averaged over the steps of a team of three."""
+        """Time of one gate step at batch 1: a third of a team of three's typical walk."""
         answers = np.random.default_rng(0).dirichlet(np.ones(num_classes), (_NUM_IMAGES, 3)).astype(np.float32)
         gate = GateSettings("threshold", 2.0, 1.0, 1.0)
 
@@ -291,7 +295,7 @@ class LatencyProbe:
                 way.step(answer)
 
         images = self._block_images(warm_up(walk, _NUM_IMAGES))
-        return float(np.median([time_block(walk, images).cpu_ms for _ in range(self._spec.rounds)])) / 3
+        return float(np.median([time_block(walk, images).typical_ms for _ in range(self._spec.rounds)])) / 3
 
     def _block_images(self, call_ms: float) -> list[int]:
         return [n % _NUM_IMAGES for n in range(block_calls(call_ms, self._spec.block_ms))]

@@ -1,8 +1,10 @@
-"""How long something takes on a machine that is never quite still: contestants in turns, medians over rounds.
+"""How long a call takes on a machine that is never quite still: contestants in turns, medians of calls and rounds.
 
 All contestants are timed in one process, block by block in random order, so that what slows the
-machine down meets them alike. Process CPU time ranks; wall time is quoted only from rounds in which
-nothing else took the core.
+machine down meets them alike. What counts is a block's typical call, its median: on a shared machine
+the mean of a block drifts ten times as much (docs/log.md, 2026-11-21). Calls far shorter than a
+scheduler's slice are timed by the wall clock, for they are rarely interrupted; longer ones by the
+process's CPU clock, whose reading (0.6 µs) would weigh on short ones.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -23,6 +25,7 @@ WARM_UP_S, WARM_UP_CALLS = 0.5, 10
 MIN_CALLS = 1000  # single calls below which no p50 and p95 are given
 NUM_DOUBLINGS = 2  # of the rounds, before a measurement is called noisy
 QUIET = 1.05  # wall over CPU time up to which a round counts as undisturbed
+_SHORT_CALL_MS = 0.5  # calls up to which the wall clock ranks; a scheduler's slice is some milliseconds
 _NUM_RESAMPLES = 4000
 _MAX_SLICES, _SLICE_CALLS = 8, 10  # a block's slices at most, and the calls that each holds at least
 
@@ -84,34 +87,56 @@ class Block:
     Attributes:
         cpu_ms: Process CPU time for each call, on average.
         wall_ms: Wall time of every call.
+        ms: Time of every call by the clock that ranks.
     """
 
     cpu_ms: float
     wall_ms: Float[np.ndarray, " calls"]
+    ms: Float[np.ndarray, " calls"]
+
+    @property
+    def typical_ms(self) -> float:
+        """Median call, by the clock that ranks."""
+        return float(np.median(self.ms))
 
     def noise(self, threads: int) -> float:
         """Wall over CPU time: 1 where nothing else took the cores, more the more did."""
         return float(self.wall_ms.mean()) * threads / self.cpu_ms
 
 
-def time_block(call: Call, images: Sequence[int]) -> Block:
-    """Time one call after the other, on these images."""
-    clock = time.perf_counter_ns
-    stamps = [0] * (len(images) + 1)
+def ranks_by_cpu(call_ms: Iterable[float]) -> bool:
+    """Whether contestants with calls this long are ranked by CPU time; by wall time where all are short."""
+    return max(call_ms) > _SHORT_CALL_MS
+
+
+def time_block(call: Call, images: Sequence[int], *, by_cpu: bool = False) -> Block:
+    """Time one call after the other, on these images.
+
+    Args:
+        call: What is timed.
+        images: Their numbers, at least one.
+        by_cpu: Whether every call is timed by the CPU clock too, which then ranks.
+    """
+    wall_clock, cpu_clock = time.perf_counter_ns, time.process_time_ns
+    wall, cpu = [0] * (len(images) + 1), [0] * (len(images) + 1)
     collects = gc.isenabled()
     gc.disable()  # a collection inside one block would be charged to whoever runs then
     try:
-        # The CPU clock is a system call (0.7 µs), so it is read around the block and not around each call.
-        cpu = time.process_time_ns()
-        stamps[0] = clock()
-        for n, image in enumerate(images, start=1):
-            call(image)
-            stamps[n] = clock()
-        cpu = time.process_time_ns() - cpu
+        wall[0], cpu[0] = wall_clock(), cpu_clock()
+        if by_cpu:
+            for n, image in enumerate(images, start=1):
+                call(image)
+                wall[n], cpu[n] = wall_clock(), cpu_clock()
+        else:
+            for n, image in enumerate(images, start=1):
+                call(image)
+                wall[n] = wall_clock()
+            cpu[-1] = cpu_clock()
     finally:
         if collects:
             gc.enable()
-    return Block(cpu / len(images) / 1e6, np.diff(np.array(stamps)) / 1e6)
+    wall_ms = np.diff(np.array(wall)) / 1e6
+    return Block((cpu[-1] - cpu[0]) / len(images) / 1e6, wall_ms, np.diff(np.array(cpu)) / 1e6 if by_cpu else wall_ms)
 
 
 def warm_up(call: Call, num_images: int) -> float:
@@ -136,6 +161,8 @@ def take_rounds(
     images: Callable[[], Mapping[Name, Sequence[int]]],
     num_rounds: int,
     rng: np.random.Generator,
+    *,
+    by_cpu: bool,
 ) -> list[dict[Name, Block]]:
     """Time every contestant's block once in each round.
 
@@ -148,6 +175,7 @@ def take_rounds(
         images: Asked once a round for the images that each contestant visits.
         num_rounds: Rounds.
         rng: Draws the order.
+        by_cpu: Whether the CPU clock ranks.
     """
     names = list(calls)
     taken: list[dict[Name, Block]] = []
@@ -160,7 +188,7 @@ def take_rounds(
                 name = names[i]
                 size = len(picks[name])
                 part_of = picks[name][size * part // num_slices : size * (part + 1) // num_slices]
-                slices[name].append(time_block(calls[name], part_of))
+                slices[name].append(time_block(calls[name], part_of, by_cpu=by_cpu))
         taken.append({name: _join(blocks) for name, blocks in slices.items()})
     return taken
 
@@ -173,8 +201,8 @@ def undisturbed(blocks: Sequence[Block], threads: int) -> list[Block]:
 
 
 def _join(blocks: Sequence[Block]) -> Block:
-    wall = np.concatenate([block.wall_ms for block in blocks])
-    return Block(sum(block.cpu_ms * len(block.wall_ms) for block in blocks) / len(wall), wall)
+    wall, ms = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("wall_ms", "ms"))
+    return Block(sum(block.cpu_ms * len(block.ms) for block in blocks) / len(ms), wall, ms)
 
 
 def until_settled(
@@ -190,8 +218,8 @@ def until_settled(
 
 
 def ratios(rounds: Sequence[Round], name: str) -> Float[np.ndarray, " rounds"]:
-    """Give a contestant's CPU time in each round as a share of the reference's."""
-    return np.array([one[name].cpu_ms / one["reference"].cpu_ms for one in rounds])
+    """Give a contestant's typical call in each round as a share of the reference's."""
+    return np.array([one[name].typical_ms / one["reference"].typical_ms for one in rounds])
 
 
 def calls_of(rounds: Sequence[Round], name: str) -> Float[np.ndarray, " calls"]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from eed_search.deployment.runtime import GatedClassifier, GateSettings
 from eed_search.evaluation import cascade, timing
-from eed_search.evaluation.cascade import Cascade, cascade_latencies, stratified, throughput
+from eed_search.evaluation.cascade import Cascade, cascade_latencies, mix_of_exits, stratified, throughput
 from eed_search.evaluation.timing import Block
 from tests.evaluation.networks import DENSE, HALF, QUARTER, SHAPE, SPEC
 
@@ -48,16 +48,26 @@ def test_draw_takes_every_image_equally_often() -> None:
     assert sorted(stratified(depths, 10, rng)) == list(range(10))
 
 
-def test_correction_for_the_draw_of_exits() -> None:
-    """Exits cost 1 and 3 ms in shares 3:1, so 1.5 ms; a round that drew 1:1 costs 2 and is scaled by 0.75."""
+def test_each_exit_weighs_its_exact_share() -> None:
+    """Exits cost 1 and 3 ms in shares 3:1, so 1.5 ms against a base of 2 ms, whatever a round drew."""
+    rounds = [
+        {"candidate": _block(1, 1, 1, 3), "reference": _block(2)},
+        {"candidate": _block(1, 3), "reference": _block(2)},
+        {"candidate": _block(1, 1, 9, 3), "reference": _block(2)},  # a call that was interrupted does not count
+        {"candidate": _block(2, 2), "reference": _block(4)},  # drew no second exit: that of the other rounds
+    ]
+    exits = [np.array(one) for one in ([1, 1, 1, 2], [1, 2], [1, 1, 1, 2], [1, 1])]
+    assert mix_of_exits(rounds, exits, np.array([0.0, 0.75, 0.25])) == pytest.approx([0.75] * 4)
 
-    def block(*wall: float) -> Block:
-        return Block(sum(wall) / len(wall), np.array(wall))
 
-    rounds = [{"candidate": block(1, 1, 1, 3)}, {"candidate": block(1, 3)}]
-    depths = [np.array([1, 1, 1, 2]), np.array([1, 2])]
-    shares = np.array([0.0, 0.75, 0.25])
-    assert cascade._share_correction(rounds, depths, shares) == pytest.approx([1.0, 0.75])
+def test_an_exit_that_no_round_drew_weighs_nothing() -> None:
+    rounds = [{"candidate": _block(1, 3), "reference": _block(2)}]
+    found = mix_of_exits(rounds, [np.array([1, 2])], np.array([0.0, 0.74, 0.25, 0.01]))
+    assert found == pytest.approx([(0.74 * 0.5 + 0.25 * 1.5) / 0.99])
+
+
+def _block(*ms: float) -> Block:
+    return Block(float(np.mean(ms)), np.array(ms, float), np.array(ms, float))
 
 
 def test_cascade_lies_between_first_member_and_all() -> None:
@@ -107,10 +117,10 @@ def test_who_has_settled_leaves_and_the_others_go_on(monkeypatch: pytest.MonkeyP
     taken: list[set[tuple[int, str]]] = []
     real = cascade.take_rounds
 
-    def spy(calls, images, num_rounds, rng):
+    def spy(calls, images, num_rounds, rng, *, by_cpu):
         taken.append(set(calls))
         assert num_rounds == (5, 5, 10)[len(taken) - 1]
-        return real(calls, images, num_rounds, rng)
+        return real(calls, images, num_rounds, rng, by_cpu=by_cpu)
 
     monkeypatch.setattr(cascade, "take_rounds", spy)
     monkeypatch.setattr(cascade._Contest, "settled", lambda one: len(one.entrants) == 1)  # the team of two never does

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 
 import numpy as np
 import pytest
@@ -17,7 +18,10 @@ from eed_search.evaluation.timing import (
     call_quantiles,
     half_width,
     median_interval,
+    ranks_by_cpu,
+    ratios,
     take_rounds,
+    time_block,
     undisturbed,
     until_settled,
     weighted_quantile,
@@ -78,12 +82,13 @@ def test_rounds_double_at_most_twice(settles_at: int, total: int) -> None:
     assert len(rounds) == total
 
 
-def test_every_round_visits_everyone_in_changing_order() -> None:
+@pytest.mark.parametrize("by_cpu", [False, True])
+def test_every_round_visits_everyone_in_changing_order(by_cpu: bool) -> None:
     """Each contestant gets its images once a round, in turns, and no one is always first."""
     log: list[tuple[str, int]] = []
     calls = {name: (lambda i, name=name: log.append((name, i))) for name in "abc"}
     images = {"a": list(range(40)), "b": list(range(20)), "c": list(range(80))}
-    rounds = take_rounds(calls, lambda: images, 6, np.random.default_rng(0))
+    rounds = take_rounds(calls, lambda: images, 6, np.random.default_rng(0), by_cpu=by_cpu)
     size = len(log) // 6
     firsts = set()
     for n in range(6):
@@ -106,8 +111,10 @@ def test_every_round_visits_everyone_in_changing_order() -> None:
 )
 def test_percentiles_come_from_the_quietest_rounds(noises: list[float], num_calls: int, p95: float) -> None:
     """Rounds of 600 calls, each call as slow as its round is noisy, against a base that is never disturbed."""
-    base = Block(1.0, np.ones(10))
-    rounds = [{"candidate": Block(1.0, np.full(600, noise)), "reference": base} for noise in noises]
+    base = Block(1.0, np.ones(10), np.ones(10))
+    rounds = [
+        {"candidate": Block(1.0, np.full(600, noise), np.full(600, noise)), "reference": base} for noise in noises
+    ]
     ones = [np.ones(600, np.int64)] * len(rounds)
     p50, found, num = call_quantiles(rounds, ones, np.array([0.0, 1.0]), threads=1)
     assert (found, num) == (p95, num_calls)
@@ -124,5 +131,27 @@ def test_percentiles_come_from_the_quietest_rounds(noises: list[float], num_call
 )
 def test_disturbed_blocks_are_left_out(noises: list[float], kept: list[float]) -> None:
     """The quiet blocks, or where they are fewer than three the quietest quarter."""
-    blocks = [Block(2.0, np.array([2.0 * noise])) for noise in noises]
+    blocks = [Block(2.0, np.array([2.0 * noise]), np.array([2.0])) for noise in noises]
     assert [block.noise(1) for block in undisturbed(blocks, 1)] == kept
+
+
+@pytest.mark.parametrize(("call_ms", "by_cpu"), [([0.02, 0.5], False), ([0.02, 0.6], True), ([3.0, 9.0], True)])
+def test_long_calls_are_ranked_by_the_cpu_clock(call_ms: list[float], by_cpu: bool) -> None:
+    """One long contestant is enough: all are timed by one clock."""
+    assert ranks_by_cpu(call_ms) == by_cpu
+
+
+def test_waiting_counts_for_the_wall_clock_alone() -> None:
+    """A call that sleeps takes wall time and next to no CPU time; the clock that ranks says which is meant."""
+    by_wall, by_cpu = (time_block(lambda i: time.sleep(0.02), range(3), by_cpu=by_cpu) for by_cpu in (False, True))
+    assert by_wall.typical_ms >= 20
+    assert by_cpu.typical_ms < 5
+    assert min(by_cpu.wall_ms) >= 20
+    assert len(by_cpu.ms) == len(by_cpu.wall_ms) == 3
+
+
+def test_a_typical_call_is_no_mean() -> None:
+    """One call of ten that was interrupted leaves the ratio as it is."""
+    calm, hit = np.ones(10), np.array([1.0] * 9 + [100.0])
+    rounds = [{"reference": Block(1.0, calm, calm), "candidate": Block(10.9, hit, hit)}]
+    assert ratios(rounds, "candidate") == pytest.approx([1.0])
