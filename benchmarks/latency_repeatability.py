@@ -7,13 +7,11 @@ base with an injected slow-down of 5 % (every call spins on for a twentieth of i
 ladder of narrower networks. What must hold:
 
 - the A/A ratio lies within 1 ± 0.02 in at least 19 of 20 measurements, in each process;
-- the slow-down is found (the whole interval above 1) in at least 19 of 20, in each process;
+- the slow-down is found (the whole interval above 1.02, A/A's bound) in at least 19 of 20, in each process;
 - both processes rank the ladder alike: Kendall's τ at least 0.95.
 
-Run on 2026-11-21 with `--repeats 10` (AMD EPYC, 2 cores, onnxruntime 1.31.1, other work on the
-machine: load 8-18): A/A within the bounds in 10 and 9 of 10, slow-down found in 10 and 10 of 10, τ 1.0.
-At 10 repeats 19/20 means 10 of 10, so the verdict is FAILED by one measurement (1.0227). A run of 20
-on a quiet machine is still to be made.
+Run on 2026-11-21 (20 repeats, AMD EPYC, 2 cores, onnxruntime 1.31.1, nothing else running): A/A within the bounds in 20 and 20 of
+20, slow-down found in 19 and 20 of 20, τ 1.0: passed.
 
 All raw ratios, the versions, the processor and its load go into the JSON file.
 """
@@ -101,7 +99,7 @@ def judge(processes: list[dict[str, Any]]) -> dict[str, Any]:
     ladders = [[one["ladder"][width]["ratio"] for width in processes[0]["ladder"]] for one in processes]
     return {
         "same_within": [sum(abs(m["ratio"] - 1) <= AA_TOLERANCE for m in one["same"]) for one in processes],
-        "slow_down_found": [sum(m["low"] > 1 for m in one["slowed"]) for one in processes],
+        "slow_down_found": [sum(m["low"] > 1 + AA_TOLERANCE for m in one["slowed"]) for one in processes],
         "repeats": len(processes[0]["same"]),
         "kendall_tau": round(float(kendalltau(*ladders).statistic), 4),
         "noisy": [sum(m["noisy"] for m in (*one["same"], *one["slowed"])) for one in processes],
