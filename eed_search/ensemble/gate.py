@@ -2,18 +2,21 @@
 
 The paper's dynamic inference ensemble. `Gate` holds the rule and works on the members' cached
 probabilities; `GatedEnsemble` is the team as one module. `deployment/runtime.py` is the same rule
-in numpy; a test holds the two together.
+in numpy; a test holds the two together. Another combiner or stop rule is another `StopRule`: the
+attacks of `evaluation/attacks` work on any.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Generic, Literal, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 _TINY = 1e-12
 
@@ -30,6 +33,33 @@ class Decision(NamedTuple):
     labels: Int[Tensor, " batch"]
     answer: Int[Tensor, " batch"]
     members_run: Int[Tensor, " batch"]
+
+
+class StopRule(Protocol):
+    """How a team combines its members and when it stops asking; what an attack must know of a gate.
+
+    Everything starts from the members' log-softmax outputs in gate order. Members behind the stop
+    must not influence `decide_logs`.
+    """
+
+    def combine(self, logs: Float[Tensor, "members batch classes"]) -> Float[Tensor, "members batch classes"]:
+        """Logits of the answer that each prefix of the team would give; differentiable."""
+        ...
+
+    def surplus(self, combined: Float[Tensor, "members batch classes"]) -> Float[Tensor, "members batch"]:
+        """How far each prefix is past its stop: it stops where this is at least 0; differentiable.
+
+        The last row means nothing, since the last member always answers.
+        """
+        ...
+
+    def soft_stops(self, combined: Float[Tensor, "members batch classes"]) -> Float[Tensor, "members batch"]:
+        """Chance, in [0, 1], that a softened gate stops at each prefix it reaches; 1 at the last."""
+        ...
+
+    def decide_logs(self, logs: Float[Tensor, "members batch classes"]) -> Decision:
+        """What the gate does, hard: labels, the prefix that answers, members run."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -98,8 +128,66 @@ class Gate:
             # Every later value is at most `survive`, so the best so far is final once it reaches it.
             members_run = first_true(best >= survive) + 1
             answer = where.gather(0, (members_run - 1)[None])[0] + 1
-        chosen = means.gather(0, (answer - 1)[None, :, None].expand(1, -1, means.shape[-1]))[0]
-        return Decision(chosen.argmax(-1), answer, members_run)
+        return Decision(at_prefix(means, answer).argmax(-1), answer, members_run)
+
+    def combine(self, logs: Float[Tensor, "members batch classes"]) -> Float[Tensor, "members batch classes"]:
+        """Log of the mean probabilities of each prefix, without underflow."""
+        return torch.stack([torch.logsumexp(logs[:k], 0) - math.log(k) for k in range(1, len(logs) + 1)])
+
+    def surplus(self, combined: Float[Tensor, "members batch classes"]) -> Float[Tensor, "members batch"]:
+        """Stop probability above the threshold; for `map` the best stop so far above what is left."""
+        stop = self.stop_probabilities(combined.exp())
+        if self.rule == "threshold":
+            return stop - self.threshold
+        survive = torch.cumprod(1 - stop, dim=0)
+        before = torch.cat([torch.ones_like(survive[:1]), survive[:-1]])
+        return torch.cummax(stop * before, dim=0).values - survive
+
+    def soft_stops(self, combined: Float[Tensor, "members batch classes"]) -> Float[Tensor, "members batch"]:
+        """The stop probabilities q_t."""
+        return self.stop_probabilities(combined.exp())
+
+    def decide_logs(self, logs: Float[Tensor, "members batch classes"]) -> Decision:
+        """`decide` on log-softmax outputs."""
+        return self.decide(logs.exp())
+
+
+@dataclass(frozen=True)
+class MarginGate:
+    """Mean logits, and a stop where the best class leads the second by a margin.
+
+    Log-softmax outputs stand for the logits: they differ by one constant a member and image, which
+    neither the order of the classes nor their distances notice.
+
+    Attributes:
+        threshold: Lead at which a prefix answers, in units of the logits.
+        width: Lead over which the softened gate's chance of a stop goes from a half to 0.73.
+    """
+
+    threshold: float
+    width: float = 1.0
+
+    def combine(self, logs: Float[Tensor, "members batch classes"]) -> Float[Tensor, "members batch classes"]:
+        """Mean logits of each prefix."""
+        return prefix_means(logs)
+
+    def surplus(self, combined: Float[Tensor, "members batch classes"]) -> Float[Tensor, "members batch"]:
+        """Lead of the best class above the threshold."""
+        top = combined.topk(2, dim=-1).values
+        return top[..., 0] - top[..., 1] - self.threshold
+
+    def soft_stops(self, combined: Float[Tensor, "members batch classes"]) -> Float[Tensor, "members batch"]:
+        """A sigmoid of the surplus; 1 at the last prefix."""
+        stop = torch.sigmoid(self.surplus(combined) / self.width)
+        return torch.cat([stop[:-1], torch.ones_like(stop[-1:])])
+
+    def decide_logs(self, logs: Float[Tensor, "members batch classes"]) -> Decision:
+        """Stop at the first prefix whose lead reaches the threshold; its best class is the label."""
+        combined = self.combine(logs)
+        reached = self.surplus(combined) >= 0
+        reached[-1] = True
+        members_run = first_true(reached) + 1
+        return Decision(at_prefix(combined, members_run).argmax(-1), members_run, members_run)
 
 
 def prefix_means(
@@ -110,24 +198,34 @@ def prefix_means(
     return probabilities.cumsum(0) / counts[:, None, None]
 
 
+def at_prefix(
+    values: Float[Tensor, "members batch classes"], answer: Int[Tensor, " batch"]
+) -> Float[Tensor, "batch classes"]:
+    """Each sample's row of the prefix that answers it, 1..members."""
+    return values.gather(0, (answer - 1)[None, :, None].expand(1, -1, values.shape[-1]))[0]
+
+
 def first_true(flags: Tensor) -> Int[Tensor, " batch"]:
     """Index of the first true row in each column; each column has one."""
     return flags.to(torch.uint8).argmax(0)
 
 
-class GatedEnsemble(nn.Module):
+Rule = TypeVar("Rule", bound=StopRule, default=Gate)
+
+
+class GatedEnsemble(nn.Module, Generic[Rule]):
     """A team behind its gate, as one module.
 
-    `forward` gives the log of the deployed mean probabilities, so it can be attacked or evaluated
-    like any classifier of logits; the members it needs not run are still computed, since a batch
+    `forward` gives the logits of the prefix that answers (behind a `Gate` the log of the deployed
+    mean probabilities), so it can be attacked or evaluated like any classifier of logits; the members it needs not run are still computed, since a batch
     shares no exit. `deployment/runtime.py` skips them.
 
     Args:
         members: Networks from images in [0, 1] to logits, in gate order; at least one.
-        gate: The rule.
+        gate: The rule: a `Gate`, a `MarginGate` or your own `StopRule`.
     """
 
-    def __init__(self, members: Sequence[nn.Module], gate: Gate) -> None:
+    def __init__(self, members: Sequence[nn.Module], gate: Rule) -> None:
         super().__init__()
         if not members:
             raise ValueError("a team needs at least one member")
@@ -141,14 +239,14 @@ class GatedEnsemble(nn.Module):
         return torch.stack([member(images).float().log_softmax(-1) for member in self.members])
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
-        """Log of the mean probabilities of the prefix that answers."""
+        """Logits of the prefix that answers."""
         logs = self.member_log_probabilities(images)
-        answer = self.gate.decide(logs.detach().exp()).answer
-        return log_prefix_mean(logs, answer)
+        answer = self.gate.decide_logs(logs.detach()).answer
+        return at_prefix(self.gate.combine(logs), answer)
 
     def decide(self, images: Float[Tensor, "batch channels height width"]) -> Decision:
         """Run the gate on images."""
-        return self.gate.decide(self.member_log_probabilities(images).exp())
+        return self.gate.decide_logs(self.member_log_probabilities(images))
 
 
 def log_prefix_mean(
