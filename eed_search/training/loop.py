@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import torch
@@ -50,6 +51,165 @@ class TrainingResult:
     num_steps: int
 
 
+class Training:
+    """One training run; can be stopped after any step, kept, and continued with equal bits.
+
+    Call `advance` until `done`, then `finish`; `train` does both at once.
+
+    Args:
+        model: The network; trained in place on `device`.
+        split: Training images and labels.
+        recipe: Epochs, batch size, optimiser, schedule, averaging, precision.
+        batch_loss: Attacks a batch and gives its loss.
+        seed: Of the order, the augmentation and the attacks' random starts.
+        augment: Random crops (4 pixels of padding) and horizontal flips.
+        masks: For masked parameters, true where a weight is kept; applied again after every step,
+            because momentum and weight decay would move zeros.
+        device: Where to compute; the CPU by default.
+        report: Called with a line of progress after each epoch.
+
+    Attributes:
+        step: Optimiser steps done.
+        num_steps: Optimiser steps of the whole run.
+        steps_per_epoch: Optimiser steps of one pass over the images.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        split: Split,
+        recipe: Recipe,
+        batch_loss: BatchLoss,
+        *,
+        seed: int,
+        augment: bool = False,
+        masks: Masks | None = None,
+        device: torch.device | None = None,
+        report: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._model, self._split, self._recipe, self._batch_loss = model, split, recipe, batch_loss
+        self._seed, self._augment, self._report = seed, augment, report
+        self._device = device = device or torch.device("cpu")
+        place(model, device).train()
+        self.steps_per_epoch = math.ceil(len(split) / recipe.batch_size)
+        self.num_steps = math.ceil(recipe.epochs * self.steps_per_epoch)
+        self.step = 0
+        self._masks = {name: mask.to(device) for name, mask in (masks or {}).items()}
+        if self.num_steps:
+            apply_masks(model, self._masks)
+        self._optimiser = torch.optim.SGD(
+            _groups(model, recipe.weight_decay), lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0
+        )
+        self._average = _Average(model, recipe.ema) if recipe.ema > 0 else None
+        self._generator = torch.Generator(device).manual_seed(seed)
+        self._batches = self._batches_from(0)
+        self._losses: list[float] = []
+        self._total, self._count = torch.zeros((), device=device), 0
+
+    @property
+    def done(self) -> bool:
+        """Whether every step was taken."""
+        return self.step >= self.num_steps
+
+    def advance(self, num_steps: int | None = None) -> None:
+        """Take some optimiser steps, by default all that are left.
+
+        Raises:
+            Diverged: If an epoch's mean loss is NaN or infinite.
+        """
+        last = self.num_steps if num_steps is None else min(self.num_steps, self.step + num_steps)
+        model, recipe = self._model, self._recipe
+        model.train()
+        with precision_context(recipe.precision, self._device):
+            while self.step < last:
+                images, labels = next(self._batches)
+                for group in self._optimiser.param_groups:
+                    group["lr"] = recipe.lr * learning_rate_factor(recipe.schedule, self.step / self.num_steps)
+                self._optimiser.zero_grad(set_to_none=True)
+                loss = self._batch_loss(model, images, labels, self._generator)
+                loss.backward()
+                if recipe.clip_norm is not None:
+                    nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+                self._optimiser.step()
+                apply_masks(model, self._masks)
+                if self._average is not None:
+                    self._average.update(model, self.step)
+                self._total, self._count = self._total + loss.detach(), self._count + 1
+                self.step += 1
+                if self._count == self.steps_per_epoch or self.done:
+                    self._end_epoch()
+
+    def finish(self) -> TrainingResult:
+        """Take the averaged weights where the recipe wants them, and put the network into evaluation mode.
+
+        Raises:
+            Diverged: If a weight or a statistic is NaN or infinite.
+        """
+        if self.step:
+            if self._average is not None:
+                self._average.copy_to(self._model)
+                apply_masks(self._model, self._masks)
+            state = self._model.state_dict()
+            if broken := next((name for name, t in state.items() if not bool(torch.isfinite(t).all())), ""):
+                raise Diverged(f"{broken} is not finite after training; lower the learning rate or set clip_norm")
+        self._model.eval()
+        return TrainingResult(tuple(self._losses), self.step)
+
+    def state(self) -> dict[str, Tensor]:
+        """Give everything that `restore` needs to go on from here, as copies by name."""
+        kept = {
+            "step": torch.tensor(self.step),
+            "attacks": self._generator.get_state(),
+            "losses": torch.tensor(self._losses, dtype=torch.float64),
+            "epoch_loss": self._total,
+            "epoch_steps": torch.tensor(self._count),
+        }
+        kept |= {f"model/{name}": tensor for name, tensor in self._model.state_dict().items()}
+        for i, parameter in enumerate(self._parameters()):
+            if (momentum := self._optimiser.state[parameter].get("momentum_buffer")) is not None:
+                kept[f"momentum/{i}"] = momentum
+        if self._average is not None:
+            kept |= {f"average/{i}": tensor for i, tensor in enumerate(self._average.state)}
+        return {name: tensor.detach().clone().cpu() for name, tensor in kept.items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave, in a run made with the same arguments."""
+        self.step, self._count = int(state["step"]), int(state["epoch_steps"])
+        self._generator.set_state(state["attacks"])
+        self._losses = state["losses"].tolist()
+        self._total = state["epoch_loss"].to(self._device)
+        self._model.load_state_dict(
+            {name.removeprefix("model/"): tensor for name, tensor in state.items() if name.startswith("model/")}
+        )
+        for i, parameter in enumerate(self._parameters()):
+            if f"momentum/{i}" in state:
+                buffer = torch.empty_like(parameter).copy_(state[f"momentum/{i}"]).detach()
+                self._optimiser.state[parameter]["momentum_buffer"] = buffer
+        if self._average is not None:
+            for i, tensor in enumerate(self._average.state):
+                tensor.copy_(state[f"average/{i}"])
+        self._batches = self._batches_from(self.step)
+
+    def _parameters(self) -> list[Tensor]:
+        return [parameter for group in self._optimiser.param_groups for parameter in group["params"]]
+
+    def _batches_from(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = _batches(
+            self._split,
+            self._recipe.batch_size,
+            self.num_steps,
+            seed=self._seed,
+            augment=self._augment,
+            device=self._device,
+        )
+        return islice(batches, step, None)
+
+    def _end_epoch(self) -> None:
+        self._losses.append(_finite(float(self._total) / self._count, self.step - 1))
+        self._report(f"epoch {len(self._losses)} of {math.ceil(self._recipe.epochs)}, loss {self._losses[-1]:.3f}")
+        self._total, self._count = torch.zeros((), device=self._device), 0
+
+
 def train(
     model: nn.Module,
     split: Split,
@@ -62,69 +222,20 @@ def train(
     device: torch.device | None = None,
     report: Callable[[str], None] = lambda text: None,
 ) -> TrainingResult:
-    """Train a network in place.
-
-    Args:
-        model: The network; afterwards in evaluation mode on `device`, holding the averaged weights
-            where `recipe.ema` is above 0.
-        split: Training images and labels.
-        recipe: Epochs, batch size, optimiser, schedule, averaging, precision.
-        batch_loss: Attacks a batch and gives its loss.
-        seed: Of the order, the augmentation and the attacks' random starts.
-        augment: Random crops (4 pixels of padding) and horizontal flips.
-        masks: For masked parameters, true where a weight is kept; applied again after every step,
-            because momentum and weight decay would move zeros.
-        device: Where to compute; the CPU by default.
-        report: Called with a line of progress after each epoch.
+    """Train a network in place; the arguments are those of `Training`.
 
     Returns:
-        Losses by epoch.
+        Losses by epoch; the network is then in evaluation mode on `device`, holding the averaged
+        weights where `recipe.ema` is above 0.
 
     Raises:
         Diverged: If a loss, a weight or a statistic becomes NaN or infinite.
     """
-    device = device or torch.device("cpu")
-    place(model, device).train()
-    steps_per_epoch = math.ceil(len(split) / recipe.batch_size)
-    num_steps = math.ceil(recipe.epochs * steps_per_epoch)
-    if num_steps == 0:
-        model.eval()
-        return TrainingResult((), 0)
-    masks = {name: mask.to(device) for name, mask in (masks or {}).items()}
-    apply_masks(model, masks)
-    optimiser = torch.optim.SGD(
-        _groups(model, recipe.weight_decay), lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0
+    run = Training(
+        model, split, recipe, batch_loss, seed=seed, augment=augment, masks=masks, device=device, report=report
     )
-    average = _Average(model, recipe.ema) if recipe.ema > 0 else None
-    generator = torch.Generator(device).manual_seed(seed)
-    batches = _batches(split, recipe.batch_size, num_steps, seed=seed, augment=augment, device=device)
-    losses: list[float] = []
-    total, count = torch.zeros((), device=device), 0
-    with precision_context(recipe.precision, device):
-        for step, (images, labels) in enumerate(batches):
-            for group in optimiser.param_groups:
-                group["lr"] = recipe.lr * learning_rate_factor(recipe.schedule, step / num_steps)
-            optimiser.zero_grad(set_to_none=True)
-            loss = batch_loss(model, images, labels, generator)
-            loss.backward()
-            if recipe.clip_norm is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-            optimiser.step()
-            apply_masks(model, masks)
-            if average is not None:
-                average.update(model, step)
-            total, count = total + loss.detach(), count + 1
-            if count == steps_per_epoch or step == num_steps - 1:
-                losses.append(_finite(float(total) / count, step))
-                report(f"epoch {len(losses)} of {math.ceil(recipe.epochs)}, loss {losses[-1]:.3f}")
-                total, count = torch.zeros((), device=device), 0
-    if average is not None:
-        average.copy_to(model)
-        apply_masks(model, masks)
-    if broken := next((name for name, t in model.state_dict().items() if not bool(torch.isfinite(t).all())), ""):
-        raise Diverged(f"{broken} is not finite after training; lower the learning rate or set clip_norm")
-    model.eval()
-    return TrainingResult(tuple(losses), num_steps)
+    run.advance()
+    return run.finish()
 
 
 def apply_masks(model: nn.Module, masks: Masks) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from eed_search.core.errors import Diverged
 from eed_search.core.spec import Recipe, TrainingAttack
 from eed_search.data.splits import Split
-from eed_search.training.loop import _Average, crop_flip, learning_rate_factor, train
+from eed_search.training.loop import Training, _Average, crop_flip, learning_rate_factor, train
 from eed_search.training.recovery import DistillRecovery, LabelRecovery, distill_loss, soft_label_loss
 
 ATTACK = TrainingAttack(steps=1)
@@ -136,3 +136,28 @@ def test_distillation_does_not_look_at_labels(split):
     for model, labels in ((first, split.labels), (second, 1 - split.labels)):
         train(model, Split(split.images, labels), RECIPE, DistillRecovery(0.05, ATTACK, teacher), seed=0)
     assert torch.equal(first[4].weight, second[4].weight)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize("stop", [1, 5, 9])
+def test_a_run_continued_from_its_state_ends_with_the_same_bits(split, ema, stop):
+    """Momentum, averages, order, augmentation and attacks all go on where they were, mid-epoch too."""
+    recipe = RECIPE.model_copy(update={"ema": ema})
+    loss = LabelRecovery(0.05, ATTACK)
+    whole = Training(network(), split, recipe, loss, seed=5, augment=True)
+    whole.advance()
+    first = Training(network(), split, recipe, loss, seed=5, augment=True)
+    first.advance(stop)
+    state = first.state()
+    first.advance()  # going on does not change what was kept
+    model = network(seed=9)
+    second = Training(model, split, recipe, loss, seed=5, augment=True)
+    second.restore(state)
+    second.advance()
+    result = second.finish()
+    assert result == whole.finish()
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), _state(whole).values(), strict=True))
+
+
+def _state(run):
+    return {name.removeprefix("model/"): t for name, t in run.state().items() if name.startswith("model/")}
