@@ -43,6 +43,8 @@ from eed_search.models import build, signature
 from eed_search.training import train
 
 Report = Callable[[str], None]
+Stage = tuple[str, dict[str, Any]]
+"""A stage's name with its version, and its settings: together they are its key in the store."""
 _SWEPT = 15  # gate thresholds that a sweep replays
 
 
@@ -84,15 +86,18 @@ class Workshop:
     def base(self) -> tuple[nn.Module, str]:
         """Train the dense base adversarially, or read it; gives it with its key."""
         spec = self.spec
-        settings = self._training(spec.base) | {"model": spec.model.model_dump()}
 
         def compute(seed: int) -> Artifact:
             model = self._untrained(seed)
             self._train(model, self.data.train, spec.base, seed=seed, recovery="labels", teacher=None, name="base")
             return _to_artifact(to_arrays(Member(model.cpu())))
 
-        stored = self.store.get("base.1", settings, compute)
+        stored = self.store.get(*self.base_stage(), compute)
         return self.read_members(stored)[0].model, stored.key
+
+    def base_stage(self) -> Stage:
+        """What the dense base lies under."""
+        return "base.1", self._training(self.spec.base) | {"model": self.spec.model.model_dump()}
 
     def read_members(self, stored: Stored) -> list[Member]:
         """Read the networks of any artifact that holds some: a base, a control, a member, a team."""
@@ -112,16 +117,7 @@ class Workshop:
 
     def control(self, size: float, recovery: Recovery, base: nn.Module, base_key: str) -> Stored:
         """Train a network of a member's architecture from scratch, for as many epochs as a deployed member saw."""
-        spec = self.spec
-        epochs = spec.base.epochs + spec.members.finetune.epochs + spec.joint.epochs
-        recipe = spec.base.model_copy(update={"epochs": epochs})
-        settings = self._training(recipe) | {
-            "model": spec.model.model_dump(),
-            "size": size,
-            "block": spec.members.block,
-            "recovery": recovery,
-            "teacher": base_key if recovery == "distill" else None,
-        }
+        spec, recipe = self.spec, self.control_recipe()
 
         def compute(seed: int) -> Artifact:
             model = fresh(base, self.data.image_shape, size, spec.members.block, seed)
@@ -130,20 +126,29 @@ class Workshop:
             )
             return _to_artifact(to_arrays(Member(model.cpu())))
 
-        return self.store.get("control.1", settings, compute)
+        return self.store.get(*self.control_stage(size, recovery, base_key), compute)
+
+    def control_recipe(self) -> Recipe:
+        """The base's recipe, for as many epochs as base, member and joint fine-tune have together."""
+        spec = self.spec
+        epochs = spec.base.epochs + spec.members.finetune.epochs + spec.joint.epochs
+        return spec.base.model_copy(update={"epochs": epochs})
+
+    def control_stage(self, size: float, recovery: Recovery, base_key: str) -> Stage:
+        """What a control lies under."""
+        return "control.1", self._training(self.control_recipe()) | {
+            "model": self.spec.model.model_dump(),
+            "size": size,
+            "block": self.spec.members.block,
+            "recovery": recovery,
+            "teacher": base_key if recovery == "distill" else None,
+        }
 
     # ------------------------------------------------------------ members
 
     def scores(self, score: Score, base: nn.Module, base_key: str) -> Stored:
         """Score every weight of the base."""
         spec = self.spec
-        settings = {
-            "base": base_key,
-            "score": score,
-            "num_samples": spec.members.score_samples,
-            "eps": spec.threat.eps,
-            "attack": spec.members.finetune.attack.model_dump(),
-        }
 
         def compute(seed: int) -> Artifact:
             self.report(f"scores {score}")
@@ -157,16 +162,23 @@ class Workshop:
             )
             return _to_artifact(SCORES[score](base.to(self.device), batch))
 
-        return self.store.get("scores.1", settings, compute)
+        return self.store.get(*self.scores_stage(score, base_key), compute)
+
+    def scores_stage(self, score: Score, base_key: str) -> Stage:
+        """What the scores of the base lie under."""
+        spec = self.spec
+        return "scores.1", {
+            "base": base_key,
+            "score": score,
+            "num_samples": spec.members.score_samples,
+            "eps": spec.threat.eps,
+            "attack": spec.members.finetune.attack.model_dump(),
+        }
 
     def member(self, plan: MemberPlan, base: nn.Module, base_key: str) -> TrainedMember:
         """Cut a member from the base and fine-tune it on its images, or read it."""
         spec, data = self.spec, self.data
         scored = self.scores(plan.choice.score, base, base_key)
-        cutting = spec.members.model_dump(include={"granularity", "block"})
-        settings = (
-            self._training(spec.members.finetune) | asdict(plan) | {"scores": scored.key, "base": base_key} | cutting
-        )
 
         def compute(seed: int) -> Artifact:
             weights = {name: torch.from_numpy(array) for name, array in scored.artifact.tensors.items()}
@@ -190,8 +202,15 @@ class Workshop:
             )
             return _to_artifact(to_arrays(member))
 
-        stored = self.store.get("member.1", settings, compute)
+        stored = self.store.get(*self.member_stage(plan, base_key), compute)
         return TrainedMember(self.read_members(stored)[0], stored.key, plan)
+
+    def member_stage(self, plan: MemberPlan, base_key: str) -> Stage:
+        """What a member lies under."""
+        spec = self.spec
+        cutting = spec.members.model_dump(include={"granularity", "block"})
+        made_from = {"scores": self.store.key(*self.scores_stage(plan.choice.score, base_key)), "base": base_key}
+        return "member.1", self._training(spec.members.finetune) | asdict(plan) | made_from | cutting
 
     # ------------------------------------------------------------ the team
 
@@ -237,6 +256,7 @@ class Workshop:
         name: str,
         split: Literal["validation", "fresh"] = "validation",
         sweep: bool = False,
+        share: float = 1.0,
     ) -> Judgement:
         """Evaluate members behind a gate on a split, clean and under attack, or read it.
 
@@ -247,8 +267,10 @@ class Workshop:
             name: What is evaluated, for the progress line.
             split: The validation images, which rank, or the fresh ones, which check.
             sweep: Replay other gate thresholds on the way.
+            share: Of the images, from the first on, and of the attack's steps; the same for all.
         """
         spec = self.spec
+        evaluation = spec.evaluation.model_copy(update={"steps": max(1, round(share * spec.evaluation.steps))})
         num_swept = _SWEPT if sweep and len(members) > 1 and gate.rule == "threshold" else 0
         settings = {
             "networks": key,
@@ -256,17 +278,19 @@ class Workshop:
             "split": split,
             "eps": spec.threat.eps,
             "gate": asdict(gate) if len(members) > 1 else None,
-            "attack": spec.evaluation.model_dump(exclude={"batch_size"}),
+            "attack": evaluation.model_dump(exclude={"batch_size"}),
         }
+        settings |= {"share": share} if share < 1 else {}
         settings |= {"sweep": num_swept, "until": "wrong at every threshold"} if num_swept else {}
 
         def compute(seed: int) -> Artifact:
             self.report(f"attack on {name}")
+            images: Split = getattr(self.data, split)
             found = judge(
                 GatedEnsemble(members, gate),
-                getattr(self.data, split),
+                images.subset(torch.arange(max(1, round(share * len(images))))),
                 eps=spec.threat.eps,
-                settings=spec.evaluation,
+                settings=evaluation,
                 sweep=num_swept,
                 seed=spec.seed,  # not the stage's own: every classifier meets the same random starts
                 device=self.device,

@@ -90,15 +90,20 @@ class Store:
     Args:
         root: The folder; made if absent.
         on_stage: Called with the stage's name when a stage starts to compute.
+        read_only: Change nothing below the folder: nothing is computed or locked, and an altered artifact
+            stays where it is.
 
     Attributes:
         uses: Every stage asked for through this object, in order: the hit counts come from here.
     """
 
-    def __init__(self, root: Path, on_stage: Callable[[str], None] | None = None) -> None:
+    def __init__(self, root: Path, on_stage: Callable[[str], None] | None = None, *, read_only: bool = False) -> None:
         self.root = root
         self.uses: list[StageUse] = []
         self._on_stage = on_stage or (lambda stage: None)
+        self._read_only = read_only
+        if read_only:
+            return
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -133,6 +138,8 @@ class Store:
         start = time.perf_counter()
         folder = self._folder(stage, key)
         if (found := self._read(folder, key)) is None:
+            if self._read_only:
+                raise StoreError(f"{folder}: is not there, and the store is open for reading only")
             try:
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 lock = FileLock(f"{folder}.lock")
@@ -194,7 +201,8 @@ class Store:
                 return Stored(key, Artifact(load_file(folder / _TENSORS), meta), float(manifest["seconds"]))
         except (OSError, ValueError, KeyError):
             pass
-        self._quarantine(folder)
+        if not self._read_only:
+            self._quarantine(folder)
         return None
 
     def _quarantine(self, folder: Path) -> None:

@@ -279,3 +279,18 @@ def test_what_is_not_worth_keeping_is_computed_again(tmp_path: Path) -> None:
     assert len(calls) == 3
     assert found.artifact.meta == {"noisy": False}
     assert [use.hit for use in store.uses] == [False, False, False, True]
+
+
+def test_a_store_open_for_reading_changes_nothing(tmp_path: Path) -> None:
+    """It reads what is sound, leaves an altered artifact where it lies, makes no folder and computes nothing."""
+    made = Store(tmp_path / "store").get("member.1", SETTINGS, _make)
+    reader = Store(tmp_path / "store", read_only=True)
+    assert reader.has("member.1", made.key)
+    meta = tmp_path / "store" / "member.1" / made.key / "meta.json"
+    meta.write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+    assert not reader.has("member.1", made.key)
+    with pytest.raises(StoreError, match="open for reading only"):
+        reader.get("member.1", SETTINGS, _never)
+    assert not Store(tmp_path / "none", read_only=True).has("member.1", made.key)
+    assert sorted(tmp_path.rglob("*")) == before
