@@ -213,6 +213,31 @@ class Joint(Recipe):
     delta: float = Field(0.1, gt=0, le=100, description="where the activation surrogate a/(a+delta) is one half")
 
 
+class AdmmRecipe(Recipe):
+    """Adversarial training while ADMM pulls the weights into their set; `members.finetune` follows."""
+
+    epochs: float = Field(20, gt=0, le=10_000, description="passes over the training images")
+    lr: float = Field(0.1, gt=0, le=10, description="highest learning rate")
+    ema: float = Field(0, ge=0, lt=1, description="decay of the averaged weights, warming up; 0 takes the last weights")
+    updates: int = Field(10, ge=1, le=10_000, description="updates of Z and U, spread evenly over the epochs")
+    rho: float = Field(0.01, gt=0, le=1000, description="first weight of the penalty")
+    rho_growth: float = Field(1.35, ge=1, le=100, description="factor of the penalty's weight at each update")
+    rho_max: float = Field(1, gt=0, le=1000, description="largest weight of the penalty")
+    tolerance: float = Field(0.01, ge=0, le=1, description="stop when |W-Z|/|W| and |Z'-Z|/|W| of every layer are below")
+
+
+class Radmm(AdmmRecipe):
+    """Method `radmm`: concurrent adversarial training and ADMM pruning."""
+
+    set: Literal["irregular", "filter", "column"] = "filter"
+
+
+class Cstar(AdmmRecipe):
+    """Method `cstar`: adversarial training towards low rank, then factored layers."""
+
+    block: int = Field(4, ge=1, le=256, description="ranks are taken in multiples of this")
+
+
 class Members(_Section):
     """How members are cut from the base and recover."""
 
@@ -220,6 +245,8 @@ class Members(_Section):
     block: int = Field(8, ge=1, le=256, description="channels are kept in multiples of this")
     score_samples: int = Field(256, ge=8, description="training images from which scores are taken")
     finetune: Recipe = Recipe()
+    radmm: Radmm = Radmm()
+    cstar: Cstar = Cstar()
 
 
 class Pool(_Section):

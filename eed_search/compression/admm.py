@@ -1,0 +1,194 @@
+"""ADMM inside adversarial training: train towards a constraint set while the loss still decides.
+
+    W-step: descend the adversarial loss + Σ (ρ/2)·|W_l − Z_l + U_l|²
+    Z-step: Z ← Proj(W + U)
+    U-step: U ← U + W − Z
+
+`Admm` holds Z, U and ρ; `train_towards` runs the steps. What the set is (sparse or of low rank) is the
+projection's business, so R-ADMM and CSTAR share everything here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from eed_search.core.spec import AdmmRecipe
+from eed_search.data.splits import Split
+from eed_search.training.loop import BatchLoss, Training
+
+Weights = Mapping[str, Tensor]
+Project = Callable[[Weights], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """How far from the constraint set, and how still it stands; both relative to the layer's weights.
+
+    Attributes:
+        primal: max over layers of |W − Z| / |W|.
+        dual: max over layers of |Z_new − Z| / |W|.
+    """
+
+    primal: float
+    dual: float
+
+
+class Admm:
+    """The auxiliary weights Z, the scaled dual U and the penalty ρ of some named weights.
+
+    Z and U are constants between updates: they are detached copies, so the penalty's gradient is
+    ρ·(W − Z + U) after any number of updates. (Published code lets U keep its graph, which makes
+    that gradient 1 + updates times too large.)
+
+    Args:
+        auxiliary: The first Z, one for each constrained weight; U starts at zero.
+        project: Z-step, from all targets W + U together to the nearest allowed weights.
+        rho: Weight of the penalty, above 0.
+
+    Attributes:
+        z: Auxiliary weights by name.
+        u: Scaled dual by name.
+        rho: Weight of the penalty.
+        updates: Z- and U-steps done.
+
+    Source:
+        R-ADMM, Ye et al. 2019, arXiv 1903.12561, equations 6 to 9; Boyd et al. 2011, section 3.1.1 (scaled form).
+    """
+
+    def __init__(self, auxiliary: Weights, project: Project, rho: float) -> None:
+        self.z = {name: tensor.detach().clone() for name, tensor in auxiliary.items()}
+        self.u = {name: torch.zeros_like(tensor) for name, tensor in self.z.items()}
+        self.rho, self.updates = rho, 0
+        self._project = project
+
+    def penalty(self, weights: Weights) -> Float[Tensor, ""]:
+        """Σ (ρ/2)·|W − Z + U|² over the constrained weights."""
+        return torch.stack([(weights[n] - self.z[n] + self.u[n]).square().sum() for n in self.z]).sum() * (self.rho / 2)
+
+    @torch.no_grad()
+    def update(self, weights: Weights) -> Residuals:
+        """Take one Z-step and one U-step."""
+        targets = {name: weights[name].detach() + self.u[name] for name in self.z}
+        previous, self.z = self.z, {name: t.detach().clone() for name, t in self._project(targets).items()}
+        primal = dual = 0.0
+        for name, z in self.z.items():
+            gap = weights[name].detach() - z
+            self.u[name] = self.u[name] + gap
+            norm = float(weights[name].norm().clamp_min(1e-30))
+            primal = max(primal, float(gap.norm()) / norm)
+            dual = max(dual, float((z - previous[name]).norm()) / norm)
+        self.updates += 1
+        return Residuals(primal, dual)
+
+    def scale_rho(self, rho: float) -> None:
+        """Change ρ; U, which is the dual divided by ρ, is rescaled so that the dual itself stays."""
+        for name in self.u:
+            self.u[name] = self.u[name] * (self.rho / rho)
+        self.rho = rho
+
+    def state(self) -> dict[str, Tensor]:
+        """Give Z, U, ρ and the number of updates by name."""
+        kept = {"rho": torch.tensor(self.rho, dtype=torch.float64), "updates": torch.tensor(self.updates)}
+        kept |= {f"z/{name}": tensor.cpu().clone() for name, tensor in self.z.items()}
+        return kept | {f"u/{name}": tensor.cpu().clone() for name, tensor in self.u.items()}
+
+    def restore(self, state: Weights) -> None:
+        """Take over what `state` gave."""
+        self.rho, self.updates = float(state["rho"]), int(state["updates"])
+        self.z = {name: state[f"z/{name}"].to(tensor).clone() for name, tensor in self.z.items()}
+        self.u = {name: state[f"u/{name}"].to(tensor).clone() for name, tensor in self.u.items()}
+
+
+@dataclass(frozen=True)
+class PenalisedLoss:
+    """A batch loss plus the penalty of ADMM; without constrained weights, the batch loss itself.
+
+    Args:
+        inner: The adversarial loss; attacks are made anew for each batch against the current weights.
+        admm: Z, U and ρ, constant while batches are trained on.
+    """
+
+    inner: BatchLoss
+    admm: Admm
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean loss of a batch, plus the penalty."""
+        loss = self.inner(model, images, labels, generator)
+        if not self.admm.z:
+            return loss
+        return loss + self.admm.penalty(dict(model.named_parameters()))
+
+
+def train_towards(
+    model: nn.Module,
+    admm: Admm,
+    split: Split,
+    recipe: AdmmRecipe,
+    batch_loss: BatchLoss,
+    *,
+    seed: int,
+    augment: bool = False,
+    device: torch.device | None = None,
+    report: Callable[[str], None] = lambda text: None,
+    state: Weights | None = None,
+    keep: Callable[[dict[str, Tensor]], None] = lambda state: None,
+) -> tuple[Residuals, ...]:
+    """Train adversarially while ADMM pulls the constrained weights into their set.
+
+    Stops when both residuals are within `recipe.tolerance`, or at the end of the recipe.
+
+    Args:
+        model: Trained in place; afterwards in evaluation mode on `device`.
+        admm: Z, U and ρ on `device`; changed in place.
+        split: Training images and labels.
+        recipe: Of the training, with the number of updates and the schedule of ρ.
+        batch_loss: The adversarial loss.
+        seed: Of order, augmentation and attacks.
+        augment: Random crops and flips.
+        device: Where to compute; the CPU by default.
+        report: Called with a line of progress after each epoch and each update.
+        state: What `keep` was given by an earlier call with the same arguments; goes on from there.
+        keep: Called after each update with everything needed to go on.
+
+    Returns:
+        The residuals of every update of this call; with no constrained weight there is none, and this
+        is plain adversarial training to the last bit.
+
+    Raises:
+        Diverged: If a loss or a weight becomes NaN or infinite.
+    """
+    run = Training(
+        model,
+        split,
+        recipe,
+        PenalisedLoss(batch_loss, admm),
+        seed=seed,
+        augment=augment,
+        device=device,
+        report=report,
+    )
+    if state:
+        run.restore({name.removeprefix("run/"): t for name, t in state.items() if name.startswith("run/")})
+        admm.restore({name.removeprefix("admm/"): t for name, t in state.items() if name.startswith("admm/")})
+    history: list[Residuals] = []
+    while not run.done and admm.z:
+        run.advance(run.num_steps * (admm.updates + 1) // recipe.updates - run.step)
+        residuals = admm.update(dict(model.named_parameters()))
+        history.append(residuals)
+        report(
+            f"update {admm.updates}: |W-Z|/|W| {residuals.primal:.4f}, |Z'-Z|/|W| {residuals.dual:.4f}, rho {admm.rho:.3g}"
+        )
+        if max(residuals.primal, residuals.dual) <= recipe.tolerance:
+            break
+        if not run.done:
+            admm.scale_rho(min(recipe.rho_max, admm.rho * recipe.rho_growth))
+            keep({f"run/{n}": t for n, t in run.state().items()} | {f"admm/{n}": t for n, t in admm.state().items()})
+    else:
+        run.advance()
+    run.finish()
+    return tuple(history)
