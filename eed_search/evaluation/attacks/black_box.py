@@ -1,0 +1,159 @@
+"""G6: attacks without gradients on the hard deployed forward: Square by scores, RayS by labels alone.
+
+They see what a masked gradient hides. torchattacks' Square draws each sample's start by its place in
+the batch; here all samples meet the same draws, so that a result does not depend on the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from eed_search.core.seeds import seed_of
+from eed_search.evaluation.attacks.base import TeamAttack
+from eed_search.evaluation.attacks.victim import Victim
+
+Images = Float[Tensor, "batch channels height width"]
+
+
+class Square(TeamAttack):
+    """Random squares that are kept where the true class loses lead.
+
+    Args:
+        team: See `TeamAttack`.
+        eps: Budget in pixel units.
+        queries: Forward passes for each sample.
+        seed: Of stripes and squares.
+        first_area: Share of the image that the first squares cover.
+
+    Source:
+        Andriushchenko et al. 2020, arXiv 1912.00049, L∞ version, margin loss, schedule rescaled to the queries.
+    """
+
+    _SCHEDULE: ClassVar[tuple[int, ...]] = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+
+    def __init__(
+        self, team: nn.Module, *, eps: float, queries: int = 5000, seed: int = 0, first_area: float = 0.8
+    ) -> None:
+        super().__init__("Square on the deployed forward", team, eps=eps, steps=queries, restarts=1, seed=seed)
+        self.first_area = first_area
+
+    def run(self, images: Images, labels: Int[Tensor, " batch"]) -> Images:
+        """Search; a sample once broken is left alone."""
+        victim = Victim(self.model)
+        generator = torch.Generator().manual_seed(seed_of(str(self.seed), "square"))
+        _, channels, height, width = images.shape
+        found = images.clone()
+        where = torch.arange(len(labels), device=labels.device)
+        low, high = (images - self.eps).clamp_(min=0), (images + self.eps).clamp_(max=1)
+        best = torch.clamp(images + self.eps * _signs((channels, 1, width), generator, images), low, high)
+        lead = torch.full((len(labels),), torch.inf, device=images.device)
+        trial = best
+        with torch.no_grad():
+            for query in range(self.steps):
+                if query:
+                    side = self._side(query, height, width)
+                    top = int(torch.randint(0, height - side + 1, (1,), generator=generator))
+                    left = int(torch.randint(0, width - side + 1, (1,), generator=generator))
+                    window = (..., slice(top, top + side), slice(left, left + side))
+                    shift = 2 * self.eps * _signs((channels, 1, 1), generator, images)
+                    trial = best.clone()
+                    trial[window] = torch.clamp(best[window] + shift, low[window], high[window])
+                view = victim.look(trial)
+                scores = view.executed(view.combined)
+                others = scores.scatter(1, labels[:, None], -torch.inf).amax(-1)
+                margin = scores.gather(1, labels[:, None])[:, 0] - others
+                wrong = view.decision.labels != labels
+                better = wrong | (margin < lead)
+                best = torch.where(better[:, None, None, None], trial, best)
+                lead = torch.where(better, margin, lead)
+                if bool(wrong.any()):
+                    found[where[wrong]] = best[wrong]
+                    left_over = ~wrong
+                    where, labels, best, lead = (part[left_over] for part in (where, labels, best, lead))
+                    low, high = low[left_over], high[left_over]
+                    if len(where) == 0:
+                        return found
+        found[where] = best
+        return found
+
+    def _side(self, query: int, height: int, width: int) -> int:
+        """Side of the square at a query: its area is halved at each mark of the schedule."""
+        at = int(query / self.steps * 10000)
+        area = self.first_area / 2 ** sum(at > mark for mark in self._SCHEDULE)
+        return min(max(round(math.sqrt(area * height * width)), 1), height, width)
+
+
+class RayS(TeamAttack):
+    """Search for the sign direction along which the label flips soonest; sees labels alone.
+
+    Args:
+        team: See `TeamAttack`.
+        eps: Budget in pixel units.
+        queries: Forward passes for each sample, at least 20.
+        seed: Unused but recorded: nothing in it is random.
+
+    Source:
+        Chen and Gu 2020, arXiv 2006.12792, algorithms 1 to 3. All samples walk through the same blocks; a
+        sample stops once its radius is within `eps`.
+    """
+
+    def __init__(self, team: nn.Module, *, eps: float, queries: int = 1000, seed: int = 0) -> None:
+        super().__init__("RayS on the deployed labels", team, eps=eps, steps=queries, restarts=1, seed=seed)
+
+    def run(self, images: Images, labels: Int[Tensor, " batch"]) -> Images:
+        """Search; a sample once broken is left alone."""
+        victim = Victim(self.model)
+        size = images[0].numel()
+        found = images.clone()
+        alive = torch.arange(len(labels), device=labels.device)
+        signs = torch.ones(len(labels), size, device=images.device)
+        radius = torch.full((len(labels),), torch.inf, device=images.device)
+        spent = torch.zeros(len(labels), dtype=torch.long, device=images.device)
+
+        def flips(rows: Tensor, directions: Tensor, radii: Tensor) -> Tensor:
+            """Whether images moved along directions are wrong; counts the query."""
+            spent[rows] += 1
+            moved = torch.clamp(images[rows] + (radii[:, None] * directions).view_as(images[rows]), 0, 1)
+            return victim.wrong(moved, labels[rows])
+
+        def shorten(rows: Tensor, directions: Tensor) -> None:
+            """Where a direction flips sooner than the best so far, keep it and bisect its radius."""
+            reach = radius[rows].clamp(max=1.0)
+            hit = flips(rows, directions, reach)
+            rows, directions, upper = rows[hit], directions[hit], reach[hit]
+            lower = torch.zeros_like(upper)
+            for _ in range(10):
+                if len(rows) == 0:
+                    return
+                middle = (lower + upper) / 2
+                flipped = flips(rows, directions, middle)
+                upper, lower = torch.where(flipped, middle, upper), torch.where(flipped, lower, middle)
+            radius[rows] = upper
+            signs[rows] = directions
+
+        level, block = 0, 0
+        shorten(alive, signs[alive])
+        while True:
+            alive = alive[(radius[alive] > self.eps) & (spent[alive] < self.steps)]
+            if len(alive) == 0:
+                break
+            length = math.ceil(size / 2**level)
+            turned = signs[alive]
+            turned[:, block * length : (block + 1) * length] *= -1
+            shorten(alive, turned)
+            block += 1
+            if block * length >= size:
+                level, block = (level + 1, 0) if length > 1 else (0, 0)
+        inside = radius.clamp(max=self.eps)
+        found = torch.clamp(images + (inside[:, None] * signs).view_as(images), 0, 1)
+        return found
+
+
+def _signs(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
+    """Random signs on the device and in the type of another tensor."""
+    return torch.randint(0, 2, shape, generator=generator).mul(2).sub(1).to(like)

@@ -1,0 +1,119 @@
+"""S1: make the gate ask as many members as it can be made to, with the label kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from eed_search.core.seeds import seed_of
+from eed_search.ensemble.gate import GatedEnsemble
+from eed_search.evaluation.attacks.victim import Victim, View, frozen
+
+Images = Float[Tensor, "samples channels height width"]
+_WAYS: tuple[Literal["confidence", "stops"], ...] = ("confidence", "stops")
+
+
+@dataclass(frozen=True)
+class SlowDown:
+    """What the slow-down attack reached, sample by sample.
+
+    Attributes:
+        labels: The team's answers on the clean images, which the attack keeps.
+        clean_run: Members run on the clean images.
+        attacked_run: The most members run on any image tried that keeps the label.
+        adversarial: That image; the clean one where nothing was slower.
+    """
+
+    labels: Int[Tensor, " samples"]
+    clean_run: Int[Tensor, " samples"]
+    attacked_run: Int[Tensor, " samples"]
+    adversarial: Images
+
+
+def slow_down(
+    team: GatedEnsemble, images: Images, *, eps: float, steps: int = 50, seed: int = 0, batch_size: int = 128
+) -> SlowDown:
+    """Attack the cost of a team: hold every prefix below its stop while the answer stays.
+
+    Two objectives in turn: the entropy of all prefixes' answers (less confidence, which also moves the
+    prefixes' distances), then the surpluses over the stop rule, while the true answer's
+    lead is held above zero. Every iterate is judged on the hard gate.
+
+    Args:
+        team: Members and gate; any stop rule.
+        images: In [0, 1].
+        eps: L∞ budget in pixel units.
+        steps: Gradient steps of each of the two runs.
+        seed: Of the random starts.
+        batch_size: Images at a time.
+
+    Returns:
+        Members run before and under attack.
+
+    Source:
+        DeepSloth: Hong et al., ICLR 2021 (arXiv 2010.02432); the surplus objective is ours.
+    """
+    victim, device = Victim(team), next(team.parameters()).device
+    parts = []
+    with frozen(team):
+        for batch in images.split(batch_size):
+            given = batch.to(device)
+            with torch.no_grad():
+                clean = victim.look(given).decision
+            run, best = clean.members_run.clone(), given.clone()
+            for way in _WAYS:
+                _climb(victim, way, given, clean.labels, run, best, eps=eps, steps=steps, seed=seed)
+            parts.append((clean.labels, clean.members_run, run, best))
+    labels, clean_run, attacked, moved = (torch.cat(column).to(images.device) for column in zip(*parts, strict=True))
+    return SlowDown(labels, clean_run, attacked, moved)
+
+
+def _climb(
+    victim: Victim,
+    way: Literal["confidence", "stops"],
+    images: Images,
+    labels: Tensor,
+    run: Tensor,
+    best: Tensor,
+    *,
+    eps: float,
+    steps: int,
+    seed: int,
+) -> None:
+    """One run of sign steps that shrink; writes what it finds into `run` and `best`."""
+    low, high = (images - eps).clamp_(min=0), (images + eps).clamp_(max=1)
+    generator = torch.Generator().manual_seed(seed_of(str(seed), f"slow-down/{way}"))
+    noise = torch.rand(images.shape[1:], generator=generator).mul(2).sub(1).to(images)
+    now = torch.clamp(images + eps * noise, low, high)
+    for step in range(steps + 1):
+        point = now.detach().requires_grad_(True)
+        with torch.enable_grad():
+            view = victim.look(point)
+            loss = _loss(view, labels, way)
+            (gradient,) = torch.autograd.grad(loss.sum(), point)
+        slower = (view.decision.labels == labels) & (view.decision.members_run > run)
+        run[slower] = view.decision.members_run[slower]
+        best[slower] = now[slower]
+        size = eps * (0.5 if step < steps // 3 else 0.25 if step < 2 * steps // 3 else 0.05)
+        now = torch.clamp(now + size * gradient.sign(), low, high)
+
+
+def _loss(view: View, labels: Tensor, way: Literal["confidence", "stops"]) -> Float[Tensor, " samples"]:
+    """Larger is slower; a lost label costs more than any slowness brings."""
+    logs = view.combined.log_softmax(-1)
+    last = logs[-1]
+    lead = last.gather(1, labels[:, None])[:, 0] - last.scatter(1, labels[:, None], -torch.inf).amax(-1)
+    kept = 10 * functional.relu(0.05 - lead)
+    if way == "confidence":
+        return -(logs.exp() * logs).sum(-1).mean(0) - kept
+    return -functional.relu(view.surplus[:-1] + 0.01).sum(0) - kept
+
+
+def changed(result: SlowDown) -> Bool[Tensor, " samples"]:
+    """Samples that the attack made slower."""
+    return result.attacked_run > result.clean_run

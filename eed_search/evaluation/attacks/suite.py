@@ -1,0 +1,232 @@
+"""The attacks of each tier, and their union: a sample counts as robust only if none breaks it.
+
+Every break is judged once more on the hard deployed forward, by the suite and not by the attack,
+and an image outside the ball breaks nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torchattacks.attack import Attack
+
+from eed_search.evaluation.attacks.base import Climber, TeamAttack
+from eed_search.evaluation.attacks.black_box import RayS, Square
+from eed_search.evaluation.attacks.fab import BoundaryAttack
+from eed_search.evaluation.attacks.objectives import (
+    AllPrefixes,
+    Expected,
+    MemberLosses,
+    Objective,
+    Prefix,
+    Route,
+    Transfer,
+)
+from eed_search.evaluation.attacks.victim import PassMeter, Victim, frozen, num_members
+
+Images = Float[Tensor, "samples channels height width"]
+_ROUNDING = 1e-6  # what float32 may add to the budget
+
+
+@dataclass(frozen=True)
+class NamedAttack:
+    """An attack of a tier.
+
+    Attributes:
+        id: Its family, `G0` to `G7`; for a network without a gate `APGD`, `FAB`, `Square` or `RayS`.
+        name: For people.
+        attack: Called with images in [0, 1] and labels; gives adversarial images.
+    """
+
+    id: str
+    name: str
+    attack: Attack
+
+    def describe(self) -> dict[str, Any]:
+        """What the attack is and may spend, as plain data for a ledger."""
+        plain = {"attack": self.name, "eps": self.attack.eps}
+        own = self.attack.describe() if isinstance(self.attack, TeamAttack) else plain
+        return {"id": self.id, "name": self.name} | own
+
+
+class _Budget(NamedTuple):
+    steps: int
+    targets: int
+    queries: int
+
+
+_BUDGETS = {0: _Budget(20, 0, 0), 1: _Budget(50, 3, 1000), 2: _Budget(100, 9, 5000)}
+
+
+def tier_attacks(
+    team: nn.Module, tier: int, *, eps: float, num_classes: int, seed: int, base: nn.Module | None = None
+) -> list[NamedAttack]:
+    """The attacks of a tier in the order to run them: what breaks most for its cost first.
+
+    Args:
+        team: A `GatedEnsemble`, or any network from images in [0, 1] to logits. A team of one member has
+            no gate to attack and meets the standard attacks.
+        tier: 0 ranks trials, 1 checks a frontier, 2 is a claim.
+        eps: L∞ budget in pixel units.
+        num_classes: Classes of the task; at least 2.
+        seed: Of everything random in them.
+        base: The dense network that the members came from; adds transfer from it at tier 2.
+
+    Returns:
+        One attack or more.
+
+    Raises:
+        ValueError: If the tier is none of 0, 1, 2, or there are fewer than two classes.
+    """
+    if tier not in _BUDGETS:
+        raise ValueError(f"tier: {tier} is not one of 0, 1, 2")
+    if num_classes < 2:
+        raise ValueError(f"num_classes: {num_classes}; a classifier has at least 2")
+    steps, most_targets, queries = _BUDGETS[tier]
+    targets = min(most_targets, num_classes - 1)
+    found: list[NamedAttack] = []
+
+    def add(
+        family: str, name: str, *objectives: Objective, steps: int = steps, source: nn.Module | None = None
+    ) -> None:
+        attack = Climber(name, team, objectives, eps=eps, steps=steps, targets=targets, seed=seed, source=source)
+        found.append(NamedAttack(family, name, attack))
+
+    if num_members(team) == 1:
+        add("APGD", "APGD-CE", Prefix(0, "ce"))
+        if tier > 0:
+            add("APGD", "APGD-DLR", Prefix(0, "dlr"))
+            add("APGD", "APGD-T", Prefix(0, "dlr_t"))
+    else:
+        _add_gated(add, num_members(team), tier, base)
+    if tier == 2 and num_members(team) == 1:
+        found.append(NamedAttack("FAB", "FAB-T", BoundaryAttack(team, eps=eps, targets=targets, seed=seed)))
+    if tier > 0:
+        family = "Square" if num_members(team) == 1 else "G6"
+        found.append(NamedAttack(family, "Square", Square(team, eps=eps, queries=queries, seed=seed)))
+        hard = RayS(team, eps=eps, queries=queries // 5, seed=seed)
+        found.append(NamedAttack("RayS" if num_members(team) == 1 else "G6", "RayS", hard))
+    return found
+
+
+def _add_gated(add: Any, members: int, tier: int, base: nn.Module | None) -> None:
+    """The gate-aware attacks."""
+    if tier == 0:
+        add("G0", "APGD-CE on the executed path", Prefix(0, "ce"))
+        add("G2", "mean of all members", Prefix(members, "ce"), steps=10)
+        add("G2", "one class for all prefixes", AllPrefixes(), steps=10)
+        return
+    prefixes = range(1, members + 1)
+    add("G2", "mean of all members", Prefix(members, "ce"))
+    add("G2", "one class for all prefixes", AllPrefixes())
+    add("G0", "APGD-CE on the executed path", Prefix(0, "ce"))
+    add("G0", "APGD-DLR on the executed path", Prefix(0, "dlr", "mean_logits"))
+    add("G1", "APGD-CE on each prefix", *(Prefix(k, "ce") for k in prefixes))
+    add("G1", "APGD-DLR on each prefix", *(Prefix(k, "dlr", "mean_logits") for k in prefixes))
+    add("G3", "expected output", Expected(sharp=False), Expected(sharp=True))
+    add("G4", "early-wrong", *(Route(k) for k in prefixes[:-1]))
+    add("G0", "APGD-T on the executed path", Prefix(0, "dlr_t"))
+    add("G1", "APGD-T on each prefix", *(Prefix(k, "dlr_t") for k in prefixes))
+    if tier == 2:
+        add("G5", "force-deep", *(Route(k) for k in prefixes[1:]))
+        add("G1", "APGD-T on each prefix's mean logits", *(Prefix(k, "dlr_t", "mean_logits") for k in prefixes))
+        add("G7", "transfer from the static ensemble", MemberLosses())
+        if base is not None:
+            add("G7", "transfer from the dense base", Transfer(base, "ce"), Transfer(base, "dlr"), source=base)
+
+
+@dataclass(frozen=True)
+class UnionResult:
+    """What a union of attacks did, sample by sample.
+
+    Attributes:
+        clean_right: Samples that the deployed forward gets right without attack; only these are attacked.
+        broken_by: Index of the first attack that broke a sample; -1 if none did, or if it was wrong already.
+        adversarial: The image that broke each broken sample; the clean image elsewhere.
+        forward_passes: Sample passes through the team, for each attack.
+        backward_passes: The same backward.
+        seconds: Wall time of each attack.
+        strays: Images of each attack that left the ball or [0, 1]; they break nothing. Not 0: a fault in
+            the attack.
+    """
+
+    clean_right: Bool[Tensor, " samples"]
+    broken_by: Int[Tensor, " samples"]
+    adversarial: Images
+    forward_passes: tuple[int, ...]
+    backward_passes: tuple[int, ...]
+    seconds: tuple[float, ...]
+    strays: tuple[int, ...]
+
+    @property
+    def robust(self) -> Bool[Tensor, " samples"]:
+        """Right on the clean image and on everything tried."""
+        return self.clean_right & (self.broken_by < 0)
+
+
+def break_samples(
+    team: nn.Module,
+    attacks: Sequence[NamedAttack],
+    images: Images,
+    labels: Int[Tensor, " samples"],
+    *,
+    batch_size: int,
+) -> UnionResult:
+    """Run attacks one after another, each on what the earlier ones left.
+
+    Args:
+        team: What is attacked; put into evaluation mode meanwhile.
+        attacks: In order; made for `team`. Any attack of torchattacks fits too.
+        images: In [0, 1], on any device.
+        labels: True classes.
+        batch_size: Images attacked at a time; survivors are gathered anew for each attack.
+
+    Returns:
+        Flags, images and costs, on the images' device.
+    """
+    device = next(team.parameters()).device
+    victim = Victim(team)
+    broken_by = torch.full((len(labels),), -1, dtype=torch.long, device=images.device)
+    adversarial = images.clone()
+    forward, backward, seconds, strays = [], [], [], []
+    with frozen(team):
+        right = [~victim.wrong(i.to(device), t.to(device)) for i, t in _batches(images, labels, batch_size)]
+        clean_right = torch.cat(right).to(images.device) if right else torch.zeros(0, dtype=torch.bool)
+        for number, named in enumerate(attacks):
+            begin, outside = time.perf_counter(), 0
+            alive = (clean_right & (broken_by < 0)).nonzero().flatten()
+            with PassMeter(team) as meter:
+                for rows in alive.split(batch_size):
+                    given, target = images[rows].to(device), labels[rows].to(device)
+                    with torch.random.fork_rng():
+                        moved = named.attack(given, target).detach()
+                    inside = _inside(given, moved, named.attack.eps)
+                    outside += int((~inside).sum())
+                    hit = (inside & victim.wrong(moved, target)).to(images.device)
+                    broken_by[rows[hit]] = number
+                    adversarial[rows[hit]] = moved.to(images.device)[hit]
+            forward.append(meter.forward)
+            backward.append(meter.backward)
+            seconds.append(time.perf_counter() - begin)
+            strays.append(outside)
+    return UnionResult(
+        clean_right, broken_by, adversarial, tuple(forward), tuple(backward), tuple(seconds), tuple(strays)
+    )
+
+
+def _batches(images: Images, labels: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(images.split(size), labels.split(size), strict=True)) if len(labels) else []
+
+
+def _inside(given: Images, moved: Images, eps: float) -> Bool[Tensor, " samples"]:
+    """Whether moved images lie in the ball and in [0, 1], reckoned in float64."""
+    exact = moved.double()
+    far = (exact - given.double()).abs().flatten(1).amax(1) > eps + _ROUNDING
+    outside = ((exact < 0) | (exact > 1)).flatten(1).any(1)
+    return ~(far | outside | exact.isnan().flatten(1).any(1))
