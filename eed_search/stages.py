@@ -21,13 +21,16 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from eed_search.compression.member import Member, cut, fresh, from_arrays, recover, recovery_loss, to_arrays
+from eed_search.compression.contract import Target, Work
+from eed_search.compression.member import Member, fresh, from_arrays, recovery_loss, to_arrays
+from eed_search.compression.methods import METHODS, VERSIONS, settings_of
 from eed_search.compression.scores import SCORES, ScoreBatch
-from eed_search.core.params import Recovery, Score, TrialParams
+from eed_search.core.params import SCORED, MemberChoice, Recovery, Score, TrialParams
 from eed_search.core.plans import MemberPlan
 from eed_search.core.records import Interval, Latency, from_json, to_json
 from eed_search.core.seeds import seed_of
-from eed_search.core.spec import Data, Recipe, Spec
+from eed_search.core.spec import Choice, Data, Recipe, Spec
+from eed_search.core.spec_file import removes_channels
 from eed_search.core.store import Artifact, Store, Stored
 from eed_search.data.splits import Split, Splits, load_splits
 from eed_search.deployment.bundle import GateSettings
@@ -115,6 +118,18 @@ class Workshop:
             return self._untrained(0)
         return fresh(self._untrained(0), self.data.image_shape, size, spec.members.block, 0)
 
+    def form(self, choice: MemberChoice) -> nn.Module | None:
+        """The network that a choice will have, untrained; none where only its making tells."""
+        return self.architecture(choice.size) if removes_channels(self.spec, choice.method) else None
+
+    def known_forms(self) -> list[nn.Module]:
+        """Networks that members of the space have, as far as they are known before training."""
+        space = self.spec.search.space
+        sizes = space.size.values if isinstance(space.size, Choice) else ()
+        smaller = {removes_channels(self.spec, method) for method in self._methods}
+        found = [self.architecture(float(size)) for size in sizes] if True in smaller else []
+        return [*found, self._untrained(0)] if False in smaller else found
+
     def control(self, size: float, recovery: Recovery, base: nn.Module, base_key: str) -> Stored:
         """Train a network of a member's architecture from scratch, for as many epochs as a deployed member saw."""
         spec, recipe = self.spec, self.control_recipe()
@@ -131,7 +146,8 @@ class Workshop:
     def control_recipe(self) -> Recipe:
         """The base's recipe, for as many epochs as base, member and joint fine-tune have together."""
         spec = self.spec
-        epochs = spec.base.epochs + spec.members.finetune.epochs + spec.joint.epochs
+        before = max((recipe.epochs for m in self._methods if (recipe := settings_of(spec.members, m))), default=0)
+        epochs = spec.base.epochs + before + spec.members.finetune.epochs + spec.joint.epochs
         return spec.base.model_copy(update={"epochs": epochs})
 
     def control_stage(self, size: float, recovery: Recovery, base_key: str) -> Stage:
@@ -176,41 +192,46 @@ class Workshop:
         }
 
     def member(self, plan: MemberPlan, base: nn.Module, base_key: str) -> TrainedMember:
-        """Cut a member from the base and fine-tune it on its images, or read it."""
-        spec, data = self.spec, self.data
-        scored = self.scores(plan.choice.score, base, base_key)
+        """Make a member of the base on its images, or read it."""
+        spec, data, choice = self.spec, self.data, plan.choice
+        scored = self.scores(choice.score, base, base_key) if choice.method in SCORED else None
 
         def compute(seed: int) -> Artifact:
-            weights = {name: torch.from_numpy(array) for name, array in scored.artifact.tensors.items()}
-            member = cut(base, data.image_shape, weights, plan.choice.size, spec.members)
             split = data.train
             if plan.subsets == "shared":
-                shuffle = seed_of(data.key, f"subset/{spec.seed}/{plan.choice.score}")
+                shuffle = seed_of(data.key, f"subset/{spec.seed}/{choice.family}")
                 split = split.subset(subset_indices(len(split), plan.part, shuffle))
-            title = f"member {plan.choice.score}-{round(100 * plan.choice.size)}"
-            member = recover(
-                member,
-                base,
-                split,
-                spec.members.finetune,
-                recovery=plan.recovery,
+            arrays = scored.artifact.tensors if scored else {}
+            work = Work(
+                image_shape=data.image_shape,
+                split=split,
+                scores=lambda: {name: torch.from_numpy(array) for name, array in arrays.items()},
                 eps=spec.threat.eps,
+                recovery=plan.recovery,
                 seed=seed,
                 augment=self._augment,
                 device=self.device,
-                report=lambda text: self.report(f"{title}: {text}"),
+                report=lambda text: self.report(f"member {choice.title()}: {text}"),
             )
-            return _to_artifact(to_arrays(member))
+            return _to_artifact(to_arrays(METHODS[choice.method](base, Target(choice.size, spec.members), work)))
 
         stored = self.store.get(*self.member_stage(plan, base_key), compute)
         return TrainedMember(self.read_members(stored)[0], stored.key, plan)
 
     def member_stage(self, plan: MemberPlan, base_key: str) -> Stage:
         """What a member lies under."""
-        spec = self.spec
-        cutting = spec.members.model_dump(include={"granularity", "block"})
-        made_from = {"scores": self.store.key(*self.scores_stage(plan.choice.score, base_key)), "base": base_key}
-        return "member.1", self._training(spec.members.finetune) | asdict(plan) | made_from | cutting
+        spec, choice = self.spec, plan.choice
+        settings = self._training(spec.members.finetune) | asdict(plan) | {"base": base_key}
+        settings |= spec.members.model_dump(include={"granularity", "block"})
+        if choice.method in SCORED:
+            settings["scores"] = self.store.key(*self.scores_stage(choice.score, base_key))
+        else:
+            del settings["choice"]["score"], settings["granularity"]
+        if recipe := settings_of(spec.members, choice.method):
+            settings["method"] = recipe.model_dump() | {"version": VERSIONS[choice.method]}
+        else:
+            del settings["choice"]["method"]  # `prune` was there before the others: its keys stay
+        return "member.1", settings
 
     # ------------------------------------------------------------ the team
 
@@ -411,6 +432,12 @@ class Workshop:
     @property
     def _augment(self) -> bool:
         return self.spec.data.augment == "crop_flip"
+
+    @property
+    def _methods(self) -> tuple[str, ...]:
+        """The methods that the space names."""
+        dimension = self.spec.search.space.method
+        return tuple(str(method) for method in dimension.values) if isinstance(dimension, Choice) else ()
 
     def _training(self, recipe: Recipe) -> dict[str, Any]:
         """What every training stage's key holds."""

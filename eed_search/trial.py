@@ -23,7 +23,7 @@ from eed_search.compression.member import Member
 from eed_search.core.errors import TrialFailure
 from eed_search.core.frontier import hypervolume, normalise
 from eed_search.core.ledger import RunView
-from eed_search.core.params import MemberChoice, TrialParams
+from eed_search.core.params import TrialParams
 from eed_search.core.plans import plan_members
 from eed_search.core.points import constraint_excess
 from eed_search.core.records import (
@@ -126,9 +126,8 @@ def prepare(spec: Spec, store_root: Path, report: Report) -> Setting:
         robust_hex=pack_bits(judged.robust_right),
         artifact=f"base.1/{base_key}",
     )
-    if isinstance(spec.search.space.size, Choice):
-        for size in spec.search.space.size.values:
-            shop.latency(shop.architecture(float(size)), probe, signature(base, shop.data.image_shape))
+    for network in shop.known_forms():
+        shop.latency(network, probe, signature(base, shop.data.image_shape))
     return Setting(
         spec,
         str(store_root),
@@ -180,8 +179,8 @@ def _run(record: TrialRecord, params: TrialParams, setting: Setting, shop: Works
     spec = setting.spec
     base, base_key = shop.base()
     reference = signature(base, setting.image_shape)
-    if spec.members.granularity == "channel" and spec.team.mode == "direct":
-        networks = [shop.architecture(choice.size) for choice in params.members]
+    networks = [network for choice in params.members if (network := shop.form(choice)) is not None]
+    if len(networks) == len(params.members) and spec.team.mode == "direct":
         excess = _before_training(networks, [shop.latency(n, probe, reference) for n in networks], setting)
         if any(value > 0 for value in excess.values()):
             return _judged_by_constraints(record, excess)
@@ -291,7 +290,7 @@ def _assemble(
     choices = list(params.members)
     subsets = params.subsets
     if spec.team.mode == "pool":
-        choices = [MemberChoice(c.score, c.size) for c in choices for _ in range(spec.team.pool.num_subsets)]
+        choices = [c for c in choices for _ in range(spec.team.pool.num_subsets)]
         subsets = "shared" if spec.team.pool.num_subsets > 1 else subsets
     members = [shop.member(plan, base, base_key) for plan in plan_members(choices, subsets, params.recovery)]
     if len(members) == 1:
@@ -325,7 +324,7 @@ def _assemble(
 
 def _own(shop: Workshop, member: TrainedMember) -> Judgement:
     """A member alone under its own white-box attack."""
-    return shop.judgement([member.member.model], member.key, Gate(), name=f"member {member.plan.choice.score}")
+    return shop.judgement([member.member.model], member.key, Gate(), name=f"member {member.plan.choice.title()}")
 
 
 def _gate_order(
@@ -513,8 +512,13 @@ def export_point(view: RunView, point: Point, home: Path, out: Path) -> Path:
 
 def rerun_file(spec: Spec, point: Point) -> str:
     """Write the search-space file that runs exactly this point again: one trial, every choice fixed."""
-    params = point.params
+    params = dict(point.params)
     plain = spec.to_plain()
+    if spec.search.space.method != Choice(values=("prune",)):
+        for i in range(1, int(params["num_members"]) + 1):
+            params.setdefault(f"member{i}.method", "prune")  # said of the others only
+        used = {str(v) for k, v in params.items() if k.endswith(".method")}
+        plain["search"]["space"]["method"] = sorted(used)
     sizes = {float(v) for k, v in params.items() if k.endswith(".size")}
     scores = {str(v) for k, v in params.items() if k.endswith(".score")}
     fixed: dict[str, Any] = {k: v for k, v in params.items() if "." not in k}

@@ -21,6 +21,12 @@ def check(file: Path, changes: Changes) -> None:
         say(f"  {line}")
 
 
+def _methods(spec: Spec) -> str:
+    methods = spec.search.space.method.values if isinstance(spec.search.space.method, Choice) else ()
+    kinds = {"prune": spec.members.granularity, "radmm": spec.members.radmm.set}
+    return ", ".join(f"{method} ({kinds[str(method)]})" if method in kinds else str(method) for method in methods)
+
+
 def summary(spec: Spec) -> list[str]:
     """Describe a search in a few lines."""
     source = spec.data.source if spec.data.path is None else f"{spec.data.source} in {spec.data.path}"
@@ -34,7 +40,7 @@ def summary(spec: Spec) -> list[str]:
     return [
         f"data      {source}, eps {spec.threat.eps:.4g}",
         f"base      {spec.model.name} of width {spec.model.width}, {spec.base.epochs:g} epochs",
-        f"teams     {spec.team.mode}, members cut by {spec.members.granularity}",
+        f"teams     {spec.team.mode}, members by {_methods(spec)}",
         f"search    {spec.search.trials} trials ({spec.search.sampler}), {num_controls or 'no'} control{'' if num_controls == 1 else 's'}",
         f"varies    {', '.join(free) or 'nothing'}",
     ]

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ParamValue = str | int | float
+Method = Literal["prune", "radmm"]
 Score = Literal["nis", "erm", "ase", "bnsf"]
 Subsets = Literal["all", "shared"]
 Recovery = Literal["labels", "distill"]
 Order = Literal["fast_first", "robust_first"]
 
+METHODS: tuple[Method, ...] = get_args(Method)
+SCORED: tuple[Method, ...] = ("prune",)
+"""Methods that rank by importance scores; the others do not look at a member's score."""
 SCORES: tuple[Score, ...] = ("nis", "erm", "ase", "bnsf")
 
 
@@ -23,12 +27,25 @@ class MemberChoice:
 
     Attributes:
         score: Importance score that decides what is kept.
-        size: Fraction kept, in (0, 1]: of each layer's channels (granularity `channel`) or of its
-            weights (`unstructured`).
+        size: Fraction kept, in (0, 1]: of each layer's channels (granularity `channel`, R-ADMM's set
+            `filter`) or of the weights (the others).
+        method: How it is made.
     """
 
     score: Score
     size: float
+    method: Method = "prune"
+
+    @property
+    def family(self) -> str:
+        """What members of equal size still differ by: score, method, or both."""
+        if self.method == "prune":
+            return self.score
+        return f"{self.method}-{self.score}" if self.method in SCORED else self.method
+
+    def title(self) -> str:
+        """Name the member in plain ASCII, such as `nis-50` or `radmm-25`."""
+        return f"{self.family}-{round(100 * self.size)}"
 
 
 @dataclass(frozen=True)
@@ -57,11 +74,16 @@ class TrialParams:
     gate_threshold: float
 
     def to_flat(self) -> dict[str, ParamValue]:
-        """Write as one flat table: `num_members`, `member1.score`, `member1.size`, …, `beta`."""
+        """Write as one flat table: `num_members`, `member1.score`, `member1.size`, …, `beta`.
+
+        `memberN.method` stands there only where it is not `prune`.
+        """
         flat: dict[str, ParamValue] = {"num_members": len(self.members)}
         for i, member in enumerate(self.members, start=1):
             flat[f"member{i}.score"] = member.score
             flat[f"member{i}.size"] = member.size
+            if member.method != "prune":
+                flat[f"member{i}.method"] = member.method
         for name in ("subsets", "recovery", "order", "beta", "omega", "gamma", "gate_threshold"):
             flat[name] = getattr(self, name)
         return flat
@@ -75,7 +97,11 @@ class TrialParams:
         """
         return cls(
             members=tuple(
-                MemberChoice(cast("Score", flat[f"member{i}.score"]), float(flat[f"member{i}.size"]))
+                MemberChoice(
+                    cast("Score", flat[f"member{i}.score"]),
+                    float(flat[f"member{i}.size"]),
+                    cast("Method", flat.get(f"member{i}.method", "prune")),
+                )
                 for i in range(1, int(flat["num_members"]) + 1)
             ),
             subsets=cast("Subsets", flat["subsets"]),
@@ -89,4 +115,4 @@ class TrialParams:
 
     def title(self) -> str:
         """Name the trial's team in a few words, such as `nis½ + bnsf¼`, in plain ASCII: `nis-50 bnsf-25`."""
-        return " ".join(f"{m.score}-{round(100 * m.size)}" for m in self.members)
+        return " ".join(member.title() for member in self.members)

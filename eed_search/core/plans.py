@@ -33,12 +33,12 @@ def plan_members(choices: Sequence[MemberChoice], subsets: Subsets, recovery: Re
     """Give each named member its images and its copy number.
 
     The order in which a trial names its members does not matter: they are sorted first. Members of
-    one score get different parts of the images in turn.
+    one score (of one method, where it looks at none) get different parts of the images in turn.
     """
     plans: list[MemberPlan] = []
-    for choice in sorted(choices, key=lambda c: (c.score, c.size)):
-        same_score = sum(plan.choice.score == choice.score for plan in plans)
-        part = same_score % NUM_PARTS if subsets == "shared" else 0
+    for choice in sorted(choices, key=lambda c: (c.method, c.score, c.size)):
+        same_family = sum(plan.choice.family == choice.family for plan in plans)
+        part = same_family % NUM_PARTS if subsets == "shared" else 0
         copy = sum(plan.choice == choice and plan.part == part for plan in plans)
         plans.append(MemberPlan(choice, subsets, part, copy, recovery))
     return plans

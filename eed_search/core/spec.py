@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from eed_search.core.params import SCORES, Order, ParamValue, Recovery, Subsets
+from eed_search.core.params import METHODS, SCORES, Order, ParamValue, Recovery, Subsets
 
 
 class _Section(BaseModel):
@@ -130,6 +130,7 @@ class Space(_Section):
     """What one trial chooses. Each entry is one value (fixed), a list, or `{low, high, log, step}`."""
 
     num_members: _Count = Choice(values=(1, 2, 3))
+    method: Annotated[_Dimension, AfterValidator(_names(*METHODS))] = Choice(values=("prune",))
     score: Annotated[_Dimension, AfterValidator(_names(*SCORES))] = Choice(values=SCORES)
     size: _Size = Choice(values=(0.25, 0.5))
     subsets: Annotated[_Dimension, AfterValidator(_names(*get_args(Subsets)))] = Choice(values=("all", "shared"))

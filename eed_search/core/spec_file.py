@@ -18,10 +18,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from eed_search.core.errors import SpecError
-from eed_search.core.params import ParamValue
+from eed_search.core.params import SCORED, ParamValue
 from eed_search.core.spec import Choice, Range, Search, Space, Spec, shown
 
 MAX_FILE_BYTES = 1 << 20
+_OF_A_MEMBER = ("method", "score", "size")  # parameters that each member has its own of
 
 
 @dataclass(frozen=True)
@@ -318,7 +319,13 @@ def _cross_check(spec: Spec) -> list[str]:
         problems.append(f"data.path: {data.path} is not a folder; give the data's folder (in the file or by --data)")
     if spec.model.name == "resnet18" and spec.data.source == "digits":
         problems.append("model.name: resnet18 shrinks images eightfold, digits are 8×8; take small_cnn")
-    if spec.members.granularity == "channel":
+    methods = space.method.values if isinstance(space.method, Choice) else ()
+    if spec.team.mode == "pool" and (unscored := [str(method) for method in methods if method not in SCORED]):
+        problems.append(
+            f"search.space.method: {unscored[0]} does not look at scores, by which a pool's members differ; take"
+            f" {', '.join(SCORED)}, or team.mode direct"
+        )
+    if any(removes_channels(spec, str(method)) for method in methods):
         sizes = space.size.values if isinstance(space.size, Choice) else (space.size.low,)
         named = [("search.space.size", size) for size in sizes]
         named += [(f"controls.sizes[{i}]", size) for i, size in enumerate(spec.controls.sizes) if 0 < size <= 1]
@@ -338,14 +345,22 @@ def _cross_check(spec: Spec) -> list[str]:
     return problems
 
 
+def removes_channels(spec: Spec, method: str) -> bool:
+    """Whether a method's members have fewer channels, whose number follows from their size."""
+    if method == "radmm":
+        return spec.members.radmm.set == "filter"
+    return method in SCORED and spec.members.granularity == "channel"
+
+
 def _proposal_problems(space: Space, proposal: dict[str, ParamValue]) -> list[str]:
     problems = []
     for key, value in proposal.items():
         head, _, tail = key.partition(".")
-        name = tail if re.fullmatch("member[1-8]", head) and tail in ("score", "size") else key
+        name = tail if re.fullmatch("member[1-8]", head) and tail in _OF_A_MEMBER else key
         dimension = getattr(space, name, None)
-        if dimension is None or (name in ("score", "size")) != (name != key):
-            known = [*(n for n in Space.model_fields if n not in ("score", "size")), "member1.score", "member1.size"]
+        if dimension is None or (name in _OF_A_MEMBER) != (name != key):
+            known = [n for n in Space.model_fields if n not in _OF_A_MEMBER]
+            known += [f"member1.{name}" for name in _OF_A_MEMBER]
             close = difflib.get_close_matches(key, known, n=1)
             problems.append(
                 f"{key}: is not a parameter;{f' did you mean {close[0]}?' if close else ''} known: {', '.join(known)}, …"

@@ -11,8 +11,9 @@ reader see that they are one. What is made alike, and why that is certain:
   are not drawn either.
 - Gate rule `map`: it does not look at `gate_threshold`.
 - All members on all images (`subsets: all`): the gate's order is set by `order`, not by the names,
-  so the members are listed sorted by score, then size. With `shared` a member's place decides
-  which part of the images it sees, so the places stay as drawn.
+  so the members are listed sorted by method, score, then size. With `shared` a member's place
+  decides which part of the images it sees, so the places stay as drawn.
+- A method that does not look at scores: its members' `score` is not drawn.
 
 Not made alike, because it is not certain: two members of the same score and size.
 """
@@ -21,23 +22,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from eed_search.core.params import MemberChoice, ParamValue, TrialParams
+from eed_search.core.params import SCORED, MemberChoice, ParamValue, TrialParams
 from eed_search.core.spec import Choice, Dimension, Range, Spec
 
 if TYPE_CHECKING:
     import optuna
 
 _WHOLE = ("num_members",)
-_NAMES = ("score", "subsets", "recovery", "order")
+_NAMES = ("method", "score", "subsets", "recovery", "order")
 
 
 def suggest(trial: optuna.Trial, spec: Spec) -> dict[str, ParamValue]:
     """Ask Optuna for one proposal and write it flat, as `TrialParams` reads it.
 
     Dimensions with one value are never drawn but stand in the table. Team mode `direct` draws
-    `num_members` first, then `memberN.score` and `memberN.size` for the members there are. Team
-    mode `pool` draws one `size` for the whole pool: the table then lists one member for each of
-    the pool's scores, all of that size, and `num_members` counts them.
+    `num_members` first, then `memberN.method`, `memberN.score` and `memberN.size` for the members
+    there are. Team mode `pool` draws one `method` and one `size` for the whole pool: the table then
+    lists one member for each of the pool's scores, all of that size, and `num_members` counts them.
 
     Args:
         trial: A trial that was asked for and not told yet.
@@ -48,17 +49,12 @@ def suggest(trial: optuna.Trial, spec: Spec) -> dict[str, ParamValue]:
     """
     space = spec.search.space
     if spec.team.mode == "pool":
+        method = cast("Any", _draw(trial, "method", space.method))
         size = float(_draw(trial, "size", space.size))
-        members = tuple(MemberChoice(score, size) for score in spec.team.pool.scores)
+        members = tuple(MemberChoice(score, size, method) for score in spec.team.pool.scores)
     else:
         num_members = int(_draw(trial, "num_members", space.num_members))
-        members = tuple(
-            MemberChoice(
-                cast("Any", _draw(trial, f"member{i}.score", space.score)),
-                float(_draw(trial, f"member{i}.size", space.size)),
-            )
-            for i in range(1, num_members + 1)
-        )
+        members = tuple(_member(trial, f"member{i}", spec) for i in range(1, num_members + 1))
     idle = _idle(spec, len(members))
     rest: dict[str, Any] = {}
     for name in ("subsets", "recovery", "order", "beta", "omega", "gamma", "gate_threshold"):
@@ -66,15 +62,22 @@ def suggest(trial: optuna.Trial, spec: Spec) -> dict[str, ParamValue]:
         value = _first(dimension) if name in idle else _draw(trial, name, dimension)
         rest[name] = value if name in _NAMES else float(value)
     if spec.team.mode == "direct" and rest["subsets"] == "all":
-        members = tuple(sorted(members, key=lambda member: (member.score, member.size)))
+        members = tuple(sorted(members, key=lambda member: (member.method, member.score, member.size)))
     return TrialParams(members=members, **rest).to_flat()
+
+
+def _member(trial: optuna.Trial, name: str, spec: Spec) -> MemberChoice:
+    space = spec.search.space
+    method = cast("Any", _draw(trial, f"{name}.method", space.method))
+    score = _draw(trial, f"{name}.score", space.score) if method in SCORED else _first(space.score)
+    return MemberChoice(cast("Any", score), float(_draw(trial, f"{name}.size", space.size)), method)
 
 
 def first_proposals(spec: Spec) -> list[dict[str, ParamValue]]:
     """Give `search.first` under the names that Optuna draws by; what a proposal leaves out is drawn.
 
     Values of dimensions with a step go to the nearest step. In team mode `pool` the pool has one
-    size: `member1.size` names it.
+    method and one size: `member1.method` and `member1.size` name them.
     """
     proposals = []
     for given in spec.search.first:
@@ -82,9 +85,9 @@ def first_proposals(spec: Spec) -> list[dict[str, ParamValue]]:
         for key, value in given.items():
             name = key.rpartition(".")[2]
             dimension: Dimension = getattr(spec.search.space, name)
-            if spec.team.mode == "pool" and name == "size":
-                if key == "member1.size":
-                    proposal["size"] = _snap(name, dimension, value)
+            if spec.team.mode == "pool" and name in ("method", "size"):
+                if key == f"member1.{name}":
+                    proposal[name] = _snap(name, dimension, value)
             else:
                 proposal[key] = _snap(name, dimension, value)
         proposals.append(proposal)

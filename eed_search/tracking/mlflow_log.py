@@ -36,7 +36,7 @@ from eed_search.core.records import (
     RobustAccuracy,
     TrialRecord,
 )
-from eed_search.core.spec import Range, Spec
+from eed_search.core.spec import Choice, Range, Spec
 from eed_search.tracking.text import flatten, team_title
 from eed_search.tracking.verdict import judge
 
@@ -382,7 +382,14 @@ class MlflowTracker:
         dimension = self._spec.search.space.num_members
         largest = dimension.high if isinstance(dimension, Range) else max(float(v) for v in dimension.values)
         missing = range(int(record.params.get("num_members", largest)) + 1, int(largest) + 1)
-        return {f"member{i}.{key}": value for i in missing for key, value in (("score", "none"), ("size", 0.0))}
+        absent: dict[str, ParamValue] = {}
+        for i in missing:
+            absent |= {f"member{i}.score": "none", f"member{i}.size": 0.0}
+        if self._spec.search.space.method != Choice(values=("prune",)):
+            there = range(1, int(record.params.get("num_members", largest)) + 1)
+            absent |= {name: "prune" for i in there if (name := f"member{i}.method") not in record.params}
+            absent |= {f"member{i}.method": "none" for i in missing}
+        return absent
 
     def _child(
         self,

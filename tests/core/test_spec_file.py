@@ -14,7 +14,7 @@ from eed_search.core.spec_file import Override, load, parse, to_text
 MINIMAL = "name: t\nthreat: {eps: 0.1}\n"
 EPS = "(L∞ budget in pixel units on [0, 1]; 8/255 is 0.03137)"
 TOP = "name, seed, data, threat, model, base, members, team, joint, gate, evaluation, latency, controls, search, resources, tracking"
-PARAMETERS = "num_members, subsets, recovery, order, beta, omega, gamma, gate_threshold, member1.score, member1.size, …"
+PARAMETERS = "num_members, subsets, recovery, order, beta, omega, gamma, gate_threshold, member1.method, member1.score, member1.size, …"
 
 
 def _write(folder: Path, text: str) -> Path:
@@ -71,6 +71,9 @@ ONE_MISTAKE = {
     "search: {space: {omega: .nan}}": "search.space.omega: nan is neither text nor a finite number",
     "search: {space: {num_members: 2.5}}": "search.space.num_members: 2.5 is not a whole number; allowed: 1..8 (members)",
     "search: {space: {num_members: {low: 1, high: 3, step: 0.5}}}": "search.space.num_members.step: 0.5 is not a whole number; allowed: whole steps (members)",
+    "search: {space: {method: admm}}": "search.space.method: 'admm' is not one of prune, radmm",
+    "search: {space: {method: [prune, radmm]}, first: [{member1.method: nis}]}": "search.first[0].member1.method: 'nis' is not one of search.space's prune, radmm",
+    "search: {space: {method: radmm}}\nteam: {mode: pool}": "search.space.method: radmm does not look at scores, by which a pool's members differ; take prune, or team.mode direct",
     "search: {space: {score: [nis, foo]}}": "search.space.score: 'foo' is not one of nis, erm, ase, bnsf",
     "search: {space: {score: {low: 0, high: 1}}}": "search.space.score: a range of numbers; allowed: one or a list of nis, erm, ase, bnsf",
     "search: {space: {omega: {low: 4, high: 1}}}": "search.space.omega: low 4 is above high 1",

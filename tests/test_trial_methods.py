@@ -1,0 +1,161 @@
+"""Members made by other methods than `prune`, through whole trials on real digits with tiny networks."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+
+from eed_search import trial
+from eed_search.core.params import MemberChoice, TrialParams
+from eed_search.core.plans import plan_members
+from eed_search.core.records import TrialRecord
+from eed_search.core.spec_file import parse
+from eed_search.deployment.bundle import verify
+from eed_search.search.proposals import first_proposals, suggest
+from eed_search.stages import open_workshop
+from tests.test_trial import TINY, Session, silent, spec_with, view_of
+
+ADMM = {"epochs": 1, "batch_size": 32, "updates": 2, "rho": 0.5, "attack": {"steps": 1}}
+MEMBERS = {**TINY["members"], "radmm": {"set": "filter", **ADMM}}
+
+
+def mixed(**members: Any) -> Any:
+    return spec_with(
+        members={**MEMBERS, **members}, search={"space": {"size": [0.5, 1.0], "method": ["prune", "radmm"]}}
+    )
+
+
+def params(*members: MemberChoice) -> TrialParams:
+    return TrialParams(members, "all", "labels", "fast_first", 0.1, 1.0, 0.1, 0.3)
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    return Session(tmp_path_factory.mktemp("home"), mixed())
+
+
+def complete(session: Session, chosen: TrialParams) -> TrialRecord:
+    record = session.run(chosen)
+    assert isinstance(record, TrialRecord)
+    assert record.outcome == "done", record.message
+    return record
+
+
+@pytest.mark.parametrize("method", ["radmm"])
+def test_a_member_of_any_method_works_alone(session: Session, method: Any, tmp_path: Path) -> None:
+    """A team of one: trained, measured, exported, and its bundle answers as the trained network does."""
+    record = complete(session, params(MemberChoice("nis", 0.5, method)))
+    assert record.measurement is not None
+    assert record.measurement.size_bytes < session.setting.base.measurement.size_bytes
+    assert record.measurement.latency.latency_ms.value > 0
+    view, point = view_of(session, record)
+    bundle = trial.export_point(
+        view_of(session, record), point, Path(session.setting.store_root).parent, tmp_path / "b"
+    )
+    verify(bundle)
+
+
+def test_one_team_holds_members_of_several_methods(session: Session) -> None:
+    """The name says which is which, and a filter member has the form that its size says."""
+    chosen = params(MemberChoice("nis", 0.5), MemberChoice("nis", 0.5, "radmm"))
+    record = complete(session, chosen)
+    assert record.measurement is not None
+    assert chosen.title() == "nis-50 radmm-50"
+    shop = open_workshop(session.setting.spec, session.setting.store_root, silent)
+    team = shop.read_members(shop.store.load(record.measurement.artifact))
+    assert [m.model.classifier.in_features for m in team] == [16, 16]
+
+
+def test_masked_members_keep_their_form_and_their_masks(tmp_path: Path) -> None:
+    session = Session(tmp_path, mixed(radmm={"set": "irregular", **ADMM}))
+    record = complete(session, params(MemberChoice("nis", 0.5, "radmm")))
+    assert record.measurement is not None
+    shop = open_workshop(session.setting.spec, session.setting.store_root, silent)
+    (member,) = shop.read_members(shop.store.load(record.measurement.artifact))
+    for name, mask in member.masks.items():
+        assert int(mask.sum()) == round(0.5 * mask.numel())
+        assert not bool(member.model.get_parameter(name)[~mask].any())
+
+
+def test_a_flat_table_says_the_method_of_those_that_are_not_pruned() -> None:
+    """Tables written before there were methods read as they did, and stay as they were."""
+    chosen = params(MemberChoice("nis", 0.5), MemberChoice("nis", 0.25, "radmm"))
+    flat = chosen.to_flat()
+    assert "member1.method" not in flat
+    assert flat["member2.method"] == "radmm"
+    assert TrialParams.from_flat(flat) == chosen
+
+
+def test_what_a_pruned_member_lies_under_does_not_know_of_methods(tmp_path: Path) -> None:
+    """Its settings are those of the time before; recipes of other methods do not touch them."""
+    shop = open_workshop(mixed(), tmp_path, silent)
+    (plan,) = plan_members([MemberChoice("nis", 0.5)], "all", "labels")
+    name, settings = shop.member_stage(plan, "base")
+    assert name == "member.1"
+    assert settings == {
+        "data": shop.data.key,
+        "augment": "none",
+        "eps": 0.1,
+        "recipe": shop.spec.members.finetune.model_dump(),
+        "seed": 0,
+        "choice": {"score": "nis", "size": 0.5},
+        "subsets": "all",
+        "part": 0,
+        "copy": 0,
+        "recovery": "labels",
+        "base": "base",
+        "granularity": "channel",
+        "block": 4,
+        "scores": shop.store.key(*shop.scores_stage("nis", "base")),
+    }
+
+
+def test_an_admm_member_depends_on_its_recipe_and_not_on_a_score(tmp_path: Path) -> None:
+    shop, other = (
+        open_workshop(mixed(), tmp_path, silent),
+        open_workshop(mixed(radmm={**ADMM, "rho": 0.1}), tmp_path, silent),
+    )
+    nis, erm = (plan_members([MemberChoice(s, 0.5, "radmm")], "all", "labels")[0] for s in ("nis", "erm"))  # type: ignore[arg-type]
+    assert shop.member_stage(nis, "base") == shop.member_stage(erm, "base")
+    assert shop.member_stage(nis, "base") != other.member_stage(nis, "base")
+
+
+def test_controls_see_as_many_images_as_the_longest_member(tmp_path: Path) -> None:
+    """Base 3, ADMM 1, fine-tune 1 and joint fine-tune 1 epochs; without ADMM in the space 5, as before."""
+    assert open_workshop(mixed(), tmp_path, silent).control_recipe().epochs == 6
+    assert open_workshop(spec_with(), tmp_path, silent).control_recipe().epochs == 5
+
+
+def test_a_score_that_nobody_looks_at_is_not_drawn() -> None:
+    """Two proposals that must behave alike are one."""
+    plain = {
+        **TINY,
+        "members": MEMBERS,
+        "search": {"space": {"method": ["prune", "radmm"], "num_members": 1, "size": [0.5, 1.0]}},
+    }
+    spec = parse(plain, "case")
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    trials = []
+    for _ in range(40):
+        drawn = study.ask()
+        trials.append((suggest(drawn, spec), drawn.params))
+    ours = [(flat, drawn) for flat, drawn in trials if flat.get("member1.method") == "radmm"]
+    assert 5 < len(ours) < 35
+    assert all("member1.score" not in drawn and flat["member1.score"] == "nis" for flat, drawn in ours)
+
+
+def test_a_point_of_several_methods_runs_again_exactly(session: Session) -> None:
+    """Its file names every member's method."""
+    chosen = params(MemberChoice("nis", 0.5), MemberChoice("nis", 0.5, "radmm"))
+    record = complete(session, chosen)
+    _, point = view_of(session, record)
+    again = parse(yaml.safe_load(trial.rerun_file(session.setting.spec, point)), "again")
+    study = optuna.create_study()
+    study.enqueue_trial(first_proposals(again)[0])
+    assert TrialParams.from_flat(suggest(study.ask(), again)) == chosen
+    assert asdict(chosen)["members"][1]["method"] == "radmm"
