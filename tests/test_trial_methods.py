@@ -21,12 +21,12 @@ from eed_search.stages import open_workshop
 from tests.test_trial import TINY, Session, silent, spec_with, view_of
 
 ADMM = {"epochs": 1, "batch_size": 32, "updates": 2, "rho": 0.5, "attack": {"steps": 1}}
-MEMBERS = {**TINY["members"], "radmm": {"set": "filter", **ADMM}}
+MEMBERS = {**TINY["members"], "radmm": {"set": "filter", **ADMM}, "cstar": {"block": 1, **ADMM}}
 
 
 def mixed(**members: Any) -> Any:
     return spec_with(
-        members={**MEMBERS, **members}, search={"space": {"size": [0.5, 1.0], "method": ["prune", "radmm"]}}
+        members={**MEMBERS, **members}, search={"space": {"size": [0.5, 1.0], "method": ["prune", "radmm", "cstar"]}}
     )
 
 
@@ -46,7 +46,7 @@ def complete(session: Session, chosen: TrialParams) -> TrialRecord:
     return record
 
 
-@pytest.mark.parametrize("method", ["radmm"])
+@pytest.mark.parametrize("method", ["radmm", "cstar"])
 def test_a_member_of_any_method_works_alone(session: Session, method: Any, tmp_path: Path) -> None:
     """A team of one: trained, measured, exported, and its bundle answers as the trained network does."""
     record = complete(session, params(MemberChoice("nis", 0.5, method)))
@@ -54,21 +54,20 @@ def test_a_member_of_any_method_works_alone(session: Session, method: Any, tmp_p
     assert record.measurement.size_bytes < session.setting.base.measurement.size_bytes
     assert record.measurement.latency.latency_ms.value > 0
     view, point = view_of(session, record)
-    bundle = trial.export_point(
-        view_of(session, record), point, Path(session.setting.store_root).parent, tmp_path / "b"
-    )
+    bundle = trial.export_point(view, point, Path(session.setting.store_root).parent, tmp_path / "b")
     verify(bundle)
 
 
 def test_one_team_holds_members_of_several_methods(session: Session) -> None:
     """The name says which is which, and a filter member has the form that its size says."""
-    chosen = params(MemberChoice("nis", 0.5), MemberChoice("nis", 0.5, "radmm"))
+    chosen = params(*(MemberChoice("nis", 0.5, method) for method in ("cstar", "prune", "radmm")))
     record = complete(session, chosen)
     assert record.measurement is not None
-    assert chosen.title() == "nis-50 radmm-50"
+    assert chosen.title() == "cstar-50 nis-50 radmm-50"
     shop = open_workshop(session.setting.spec, session.setting.store_root, silent)
     team = shop.read_members(shop.store.load(record.measurement.artifact))
-    assert [m.model.classifier.in_features for m in team] == [16, 16]
+    widths = [m.model.state_dict()["features.4.weight"].numel() for m in team]
+    assert sorted(widths) == [8, 8, 16]  # a factored network keeps its channels
 
 
 def test_masked_members_keep_their_form_and_their_masks(tmp_path: Path) -> None:

@@ -45,14 +45,17 @@ class Admm:
     ρ·(W − Z + U) after any number of updates. (Published code lets U keep its graph, which makes
     that gradient 1 + updates times too large.)
 
+    The first Z is the projection of the weights themselves, U is zero.
+
     Args:
-        auxiliary: The first Z, one for each constrained weight; U starts at zero.
-        project: Z-step, from all targets W + U together to the nearest allowed weights.
+        weights: Those that may be constrained.
+        project: Z-step, from all targets W + U together to the nearest allowed weights. A name that
+            it leaves out is not constrained this time: no penalty, no dual.
         rho: Weight of the penalty, above 0.
 
     Attributes:
-        z: Auxiliary weights by name.
-        u: Scaled dual by name.
+        z: Auxiliary weights by name, of the constrained weights.
+        u: Scaled dual by name, of all weights.
         rho: Weight of the penalty.
         updates: Z- and U-steps done.
 
@@ -60,9 +63,10 @@ class Admm:
         R-ADMM, Ye et al. 2019, arXiv 1903.12561, equations 6 to 9; Boyd et al. 2011, section 3.1.1 (scaled form).
     """
 
-    def __init__(self, auxiliary: Weights, project: Project, rho: float) -> None:
-        self.z = {name: tensor.detach().clone() for name, tensor in auxiliary.items()}
-        self.u = {name: torch.zeros_like(tensor) for name, tensor in self.z.items()}
+    def __init__(self, weights: Weights, project: Project, rho: float) -> None:
+        own = {name: tensor.detach() for name, tensor in weights.items()}
+        self.z = {name: tensor.detach().clone() for name, tensor in project(own).items()}
+        self.u = {name: torch.zeros_like(tensor) for name, tensor in own.items()}
         self.rho, self.updates = rho, 0
         self._project = project
 
@@ -73,15 +77,17 @@ class Admm:
     @torch.no_grad()
     def update(self, weights: Weights) -> Residuals:
         """Take one Z-step and one U-step."""
-        targets = {name: weights[name].detach() + self.u[name] for name in self.z}
+        targets = {name: weights[name].detach() + u for name, u in self.u.items()}
         previous, self.z = self.z, {name: t.detach().clone() for name, t in self._project(targets).items()}
+        for name in self.u.keys() - self.z.keys():
+            self.u[name] = torch.zeros_like(self.u[name])
         primal = dual = 0.0
         for name, z in self.z.items():
             gap = weights[name].detach() - z
             self.u[name] = self.u[name] + gap
             norm = float(weights[name].norm().clamp_min(1e-30))
             primal = max(primal, float(gap.norm()) / norm)
-            dual = max(dual, float((z - previous[name]).norm()) / norm)
+            dual = max(dual, float((z - previous.get(name, weights[name].detach())).norm()) / norm)
         self.updates += 1
         return Residuals(primal, dual)
 
@@ -100,8 +106,8 @@ class Admm:
     def restore(self, state: Weights) -> None:
         """Take over what `state` gave."""
         self.rho, self.updates = float(state["rho"]), int(state["updates"])
-        self.z = {name: state[f"z/{name}"].to(tensor).clone() for name, tensor in self.z.items()}
-        self.u = {name: state[f"u/{name}"].to(tensor).clone() for name, tensor in self.u.items()}
+        self.z = {name: state[f"z/{name}"].to(u).clone() for name, u in self.u.items() if f"z/{name}" in state}
+        self.u = {name: state[f"u/{name}"].to(u).clone() for name, u in self.u.items()}
 
 
 @dataclass(frozen=True)

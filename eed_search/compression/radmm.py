@@ -43,7 +43,7 @@ def radmm(base: nn.Module, target: Target, work: Work) -> Member:
     names = _constrained(model, groups, target)
     model.to(work.device)
     weights = {name: model.get_parameter(name).detach() for name in names}
-    admm = Admm(masked(weights, choose(weights)), lambda targets: masked(targets, choose(targets)), recipe.rho)
+    admm = Admm(weights, lambda targets: masked(targets, choose(targets)), recipe.rho)
     train_towards(
         model,
         admm,

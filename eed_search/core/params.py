@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ParamValue = str | int | float
-Method = Literal["prune", "radmm"]
+Method = Literal["prune", "radmm", "cstar"]
 Score = Literal["nis", "erm", "ase", "bnsf"]
 Subsets = Literal["all", "shared"]
 Recovery = Literal["labels", "distill"]

@@ -224,7 +224,9 @@ class AdmmRecipe(Recipe):
     rho: float = Field(0.01, gt=0, le=1000, description="first weight of the penalty")
     rho_growth: float = Field(1.35, ge=1, le=100, description="factor of the penalty's weight at each update")
     rho_max: float = Field(1, gt=0, le=1000, description="largest weight of the penalty")
-    tolerance: float = Field(0.01, ge=0, le=1, description="stop when |W-Z|/|W| and |Z'-Z|/|W| of every layer are below")
+    tolerance: float = Field(
+        0.01, ge=0, le=1, description="stop when |W-Z|/|W| and |Z'-Z|/|W| of every layer are below"
+    )
 
 
 class Radmm(AdmmRecipe):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from eed_search.core.errors import ModelError
+from eed_search.models.factored import can_be_factored, factored_like, replace
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -25,12 +26,12 @@ def place(model: Network, device: torch.device | None = None) -> Network:
 def fit_to_state(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     """Copy a network with its layers resized to stored weights, and load them.
 
-    This is how a member with fewer channels comes back from the store: the base network gives the
-    graph, the stored shapes give the widths.
+    This is how a member with fewer channels or with factored layers comes back from the store: the
+    base network gives the graph, the stored names the factored layers, the stored shapes the widths.
 
     Args:
         model: The base network; left untouched.
-        state: The member's state dictionary: the same names, other shapes.
+        state: The member's state dictionary: the same names, or those of a layer's factors; other shapes.
 
     Returns:
         The member, in evaluation mode.
@@ -39,6 +40,10 @@ def fit_to_state(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
         ModelError: If a name is missing or left over, which means another architecture.
     """
     fitted = copy.deepcopy(model)
+    for name, layer in list(fitted.named_modules()):
+        if f"{name}.into.weight" in state and can_be_factored(layer):
+            assert isinstance(layer, nn.Conv2d | nn.Linear)
+            replace(fitted, name, factored_like(layer, 1, 1))
     expected = fitted.state_dict().keys()
     if missing := sorted(expected - state.keys()):
         raise ModelError(

@@ -32,7 +32,7 @@ def towards_sparse(model, fraction=0.3, rho=0.1):
     def project(targets):
         return masked(targets, {name: irregular(t, fraction) for name, t in targets.items()})
 
-    return Admm(project(weights), project, rho)
+    return Admm(weights, project, rho)
 
 
 def same(first, second):
@@ -46,11 +46,7 @@ def test_the_penalty_pulls_with_rho_times_the_gap_after_any_number_of_updates(up
     """The gradient is rho (W - Z + U): the dual's history is no part of it."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(5, 4, generator=generator, dtype=torch.float64, requires_grad=True)
-    admm = Admm(
-        {"w": masked({"w": weight}, {"w": irregular(weight, 0.3)})["w"]},
-        lambda t: masked(t, {"w": irregular(t["w"], 0.3)}),
-        0.7,
-    )
+    admm = Admm({"w": weight}, lambda t: masked(t, {"w": irregular(t["w"], 0.3)}), 0.7)
     for _ in range(updates):
         admm.update({"w": weight})
         with torch.no_grad():
@@ -77,7 +73,7 @@ def solve(values, rho, count=3, updates=200):
     def project(targets):
         return {"w": targets["w"] * top_mask(targets["w"].abs(), count / len(values))}
 
-    admm = Admm(project({"w": values}), project, rho)
+    admm = Admm({"w": values}, project, rho)
     weight = values
     for _ in range(updates):
         weight = (values + rho * (admm.z["w"] - admm.u["w"])) / (1 + rho)
@@ -154,3 +150,17 @@ def test_attacks_leave_batch_norm_alone(cnn, split):
     before = int(norm.num_batches_tracked)
     loss(cnn, split.images[:8], split.labels[:8], torch.Generator().manual_seed(0))
     assert int(norm.num_batches_tracked) == before + 1
+
+
+def test_a_weight_that_the_projection_leaves_out_carries_no_penalty():
+    """Its dual is forgotten: it may be constrained anew later."""
+    constrained = ["a", "b"]
+    admm = Admm({"a": torch.ones(2), "b": torch.ones(2)}, lambda t: {n: 0.5 * t[n] for n in constrained}, 1.0)
+    weights = {"a": torch.ones(2), "b": torch.ones(2, requires_grad=True)}
+    admm.update(weights)
+    constrained.remove("b")
+    admm.update(weights)
+    assert torch.equal(admm.u["b"], torch.zeros(2))
+    assert not admm.penalty(weights).requires_grad
+    constrained.append("b")
+    assert admm.update(weights).dual == pytest.approx(0.5)

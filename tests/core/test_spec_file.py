@@ -71,7 +71,7 @@ ONE_MISTAKE = {
     "search: {space: {omega: .nan}}": "search.space.omega: nan is neither text nor a finite number",
     "search: {space: {num_members: 2.5}}": "search.space.num_members: 2.5 is not a whole number; allowed: 1..8 (members)",
     "search: {space: {num_members: {low: 1, high: 3, step: 0.5}}}": "search.space.num_members.step: 0.5 is not a whole number; allowed: whole steps (members)",
-    "search: {space: {method: admm}}": "search.space.method: 'admm' is not one of prune, radmm",
+    "search: {space: {method: admm}}": "search.space.method: 'admm' is not one of prune, radmm, cstar",
     "search: {space: {method: [prune, radmm]}, first: [{member1.method: nis}]}": "search.first[0].member1.method: 'nis' is not one of search.space's prune, radmm",
     "search: {space: {method: radmm}}\nteam: {mode: pool}": "search.space.method: radmm does not look at scores, by which a pool's members differ; take prune, or team.mode direct",
     "search: {space: {score: [nis, foo]}}": "search.space.score: 'foo' is not one of nis, erm, ase, bnsf",
