@@ -35,6 +35,7 @@ from eed_search.core.records import (
     Point,
     Reference,
     RobustAccuracy,
+    RungReading,
     SweptPoint,
     TrialRecord,
     pack_bits,
@@ -53,6 +54,7 @@ from eed_search.evaluation.robust import Judgement
 from eed_search.models import count_macs, signature
 from eed_search.stages import Deployed, Report, TrainedMember, Workshop, open_workshop
 
+_RUNG_SHARE = 0.5  # of the images, and of the attack's steps, at a rung
 _SLACK = 1.1  # how far beyond the slowest threshold hypervolume is measured to
 _WORTHWHILE = 1e-3  # share of the square that another threshold must add to be kept
 RUNS_ALL = 2.0  # a gate threshold that no stop probability reaches
@@ -144,8 +146,12 @@ def make_probe(setting: Setting) -> LatencyProbe:
     return _probe(shop, shop.base()[0])
 
 
-def run(number: int, params: TrialParams, setting: Setting, probe: Probe, report: Report) -> TrialRecord:
-    """Run one trial.
+def run(
+    number: int, params: TrialParams, setting: Setting, probe: Probe, report: Report, rung: int | None = None
+) -> TrialRecord | RungReading:
+    """Run one trial, to its end or to a rung on the way.
+
+    A trial that goes on from a rung begins anew and finds what it had done in the store.
 
     Args:
         number: Of the trial, for the record.
@@ -153,16 +159,21 @@ def run(number: int, params: TrialParams, setting: Setting, probe: Probe, report
         setting: What all trials share.
         probe: Measures the latency of a network against the dense base.
         report: Told which stage runs.
+        rung: Where to stop: 0 with the recovered members, 1 after the joint fine-tune; none: at its end.
 
     Returns:
-        A record: `done` with its measurement; `infeasible` with the constraint it breaks, found
-        before any training where latency or size alone say so; `failed` with its reason.
+        At a rung what was measured there. Else, and where it ends before, a record: `done` with its
+        measurement; `infeasible` with the constraint it breaks, found before any training where
+        latency or size alone say so; `failed` with its reason.
     """
     start = time.perf_counter()
     shop = open_workshop(setting.spec, setting.store_root, report)
     record = TrialRecord(number, params.to_flat(), "done")
     try:
-        record = _run(record, params, setting, shop, probe)
+        found = _run(record, params, setting, shop, probe, rung)
+        if isinstance(found, RungReading):
+            return replace(found, stages=tuple(shop.store.uses), seconds=time.perf_counter() - start)
+        record = found
     except TrialFailure as failure:
         record = replace(record, outcome="failed", reason=failure.reason, message=str(failure))
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -175,7 +186,9 @@ def run(number: int, params: TrialParams, setting: Setting, probe: Probe, report
     return replace(record, stages=tuple(shop.store.uses), seconds=time.perf_counter() - start)
 
 
-def _run(record: TrialRecord, params: TrialParams, setting: Setting, shop: Workshop, probe: Probe) -> TrialRecord:
+def _run(
+    record: TrialRecord, params: TrialParams, setting: Setting, shop: Workshop, probe: Probe, rung: int | None
+) -> TrialRecord | RungReading:
     spec = setting.spec
     base, base_key = shop.base()
     reference = signature(base, setting.image_shape)
@@ -186,8 +199,13 @@ def _run(record: TrialRecord, params: TrialParams, setting: Setting, shop: Works
             return _judged_by_constraints(record, excess)
 
     members, diversity, notes = _assemble(params, setting, shop, base, base_key)
+    if rung == 0:
+        apart = "+".join(m.key for m in members)
+        return _reading(0, [m.member.model for m in members], apart, params, setting, shop, probe)
     stored = shop.team(members, params)
     team = shop.read_members(stored)
+    if rung == 1:
+        return _reading(1, [m.model for m in team], stored.key, params, setting, shop, probe)
     gate = _gate(spec, params.gate_threshold)
     judged = shop.judgement([m.model for m in team], stored.key, gate, name="the team", sweep=spec.gate.sweep > 0)
     ratios = [shop.latency(m.model, probe, reference) for m in team]
@@ -201,6 +219,23 @@ def _run(record: TrialRecord, params: TrialParams, setting: Setting, shop: Works
     swept = _sweep(team, judged, ratios, setting, measurement)
     record = replace(record, measurement=measurement, robust_diversity=diversity, notes=tuple(notes), swept=swept)
     return _judged_by_constraints(record, constraint_excess(spec.search.constraints, measurement, setting.base))
+
+
+def _reading(
+    rung: int, team: Sequence[nn.Module], key: str, params: TrialParams, setting: Setting, shop: Workshop, probe: Probe
+) -> RungReading:
+    """Measure a team on its way: a part of the images under a part of the steps, no sweep."""
+    spec = setting.spec
+    gate = _gate(spec, params.gate_threshold)
+    judged = shop.judgement(team, key, gate, name=f"the team at rung {rung}", share=_RUNG_SHARE)
+    reference = signature(shop.base()[0], setting.image_shape)
+    latency = additive_latency(
+        [shop.latency(model, probe, reference) for model in team],
+        _exit_shares(judged, len(team)),
+        setting.base.measurement.latency.latency_ms.value,
+        setting.gate_ms,
+    )
+    return RungReading(rung, Accuracy.of(judged.robust_right), latency.latency_ms)
 
 
 def _sweep(
@@ -343,7 +378,7 @@ def _measure(
 ) -> Measurement:
     """Put together everything measured on one classifier."""
     num = len(team)
-    shares = [float((judged.members_run == t).mean()) for t in range(1, num + 1)]
+    shares = _exit_shares(judged, num)
     reach = [1 - sum(shares[:t]) for t in range(num)]
     macs = [count_macs(m.model, setting.image_shape) for m in team]
     base = setting.base.measurement
@@ -360,6 +395,10 @@ def _measure(
         artifact=artifact,
         **_robustness(judged, setting),
     )
+
+
+def _exit_shares(judged: Judgement, num_members: int) -> list[float]:
+    return [float((judged.members_run == t).mean()) for t in range(1, num_members + 1)]
 
 
 def _robustness(judged: Judgement, setting: Setting) -> dict[str, Any]:
@@ -527,7 +566,7 @@ def rerun_file(spec: Spec, point: Point) -> str:
         scores = set()
     plain["search"]["space"] |= fixed | {"size": sorted(sizes)} | ({"score": sorted(scores)} if scores else {})
     members = {k: v for k, v in params.items() if "." in k} if spec.team.mode == "direct" else {}
-    plain["search"] |= {"trials": 1, "first": [members] if members else []}
+    plain["search"] |= {"trials": 1, "racing": False, "first": [members] if members else []}
     plain["name"] = f"{spec.name}-{point.id}"
     return to_text(parse(plain, "rerun"))
 

@@ -16,7 +16,7 @@ from eed_search.core.ledger import RunView
 from eed_search.core.params import MemberChoice, TrialParams
 from eed_search.core.plans import plan_members
 from eed_search.core.points import points
-from eed_search.core.records import Point, TrialRecord, unpack_bits
+from eed_search.core.records import Point, RungReading, TrialRecord, unpack_bits
 from eed_search.core.spec import Spec
 from eed_search.core.spec_file import parse
 from eed_search.deployment.bundle import verify
@@ -63,7 +63,9 @@ class Session:
         self.probe = trial.make_probe(self.setting)
 
     def run(self, chosen: TrialParams, number: int = 0) -> TrialRecord:
-        return trial.run(number, chosen, self.setting, self.probe, silent)
+        record = trial.run(number, chosen, self.setting, self.probe, silent)
+        assert isinstance(record, TrialRecord)
+        return record
 
 
 @pytest.fixture(scope="module")
@@ -289,11 +291,29 @@ def test_the_exported_file_reruns_exactly_this_point(pair: TrialRecord, session:
     assert spec.search.trials == 1
     setting = replace(session.setting, spec=spec)
     again = trial.run(0, TrialParams.from_flat(proposed), setting, session.probe, silent)
+    assert isinstance(again, TrialRecord)
     assert computed(again) == []
     assert again.measurement is not None
     assert pair.measurement is not None
     assert again.measurement.artifact == pair.measurement.artifact
     assert again.measurement.robust_hex == pair.measurement.robust_hex
+
+
+def test_a_trial_stops_at_its_rungs_and_finds_its_work_again(pair: TrialRecord, session: Session) -> None:
+    """Half of the images at each rung, no more work than that, and the end is what it is without a race."""
+    params = TrialParams.from_flat(pair.params)
+    readings = [trial.run(7, params, session.setting, session.probe, silent, rung) for rung in (0, 1)]
+    num = session.setting.base.measurement.robust_accuracy.num_samples
+    for rung, reading in enumerate(readings):
+        assert isinstance(reading, RungReading)
+        assert reading.rung == rung
+        assert reading.robust_accuracy.num_samples == num // 2
+        assert 0 < reading.latency_ms.low <= reading.latency_ms.value
+        assert reading.seconds > 0
+        assert not any(use.stage.startswith("team") for use in reading.stages) or rung == 1
+    again = trial.run(7, params, session.setting, session.probe, silent)
+    assert isinstance(again, TrialRecord)
+    assert again.measurement == pair.measurement
 
 
 def test_final_latencies_time_the_cascade(pair: TrialRecord, session: Session) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.live import Live
 
-    from eed_search.core.ledger import RunView
+    from eed_search.core.ledger import RungReport, RunView
     from eed_search.core.records import Measurement, Reference, TrialRecord
 
 _HEARTBEAT_S = 60.0
@@ -65,6 +65,10 @@ class PlainProgress:
     def on_control(self, control: Reference) -> None:
         """Print what a control measured."""
         self._say(reference_line(control))
+
+    def on_rung(self, number: int, report: RungReport, view: RunView) -> None:
+        """Print what a trial measured on its way, and whether it goes on."""
+        self._say(rung_line(number, report, view))
 
     def on_result(self, record: TrialRecord, view: RunView) -> None:
         """Print the trial's end and how far the search is."""
@@ -114,6 +118,11 @@ class LiveProgress:
     def on_control(self, control: Reference) -> None:
         """Keep what a control measured in sight."""
         self._keep(reference_line(control))
+
+    def on_rung(self, number: int, report: RungReport, view: RunView) -> None:
+        """Draw again."""
+        self._view = view
+        self._draw()
 
     def on_result(self, record: TrialRecord, view: RunView) -> None:
         """Update the best points; a trial that gave none is kept in sight."""
@@ -180,6 +189,16 @@ def reference_line(reference: Reference) -> str:
     """Write what the base or a control measured in one line."""
     robust, speed, clean = _figures(reference.measurement)
     return f"{reference.name}: {robust}, {clean}, {speed} ({duration(reference.seconds)})"
+
+
+def rung_line(number: int, report: RungReport, view: RunView) -> str:
+    """Write in one line what a trial measured on its way, and whether it goes on."""
+    from eed_search.search.racing import RUNGS
+
+    dense = view.base.measurement.latency.latency_ms.value if view.base else 0.0
+    faster = f", {dense / report.metrics['latency_ms']:.2f} × as fast" if dense else ""
+    then = "waits" if report.decision == "pause" else "goes on"
+    return f"trial {number} after its {RUNGS[report.rung]}: robust {100 * report.metrics['robust_accuracy']:.1f} %{faster}; {then}"
 
 
 def trial_line(record: TrialRecord) -> str:

@@ -32,7 +32,7 @@ from eed_search import __version__
 from eed_search.core.errors import RunError, StoreError
 from eed_search.core.failpoints import fail_point
 from eed_search.core.params import ParamValue
-from eed_search.core.records import FreshCheck, Latency, Measurement, Reference, TrialRecord, from_json
+from eed_search.core.records import FreshCheck, Latency, Measurement, Reference, StageUse, TrialRecord, from_json
 
 EventKind = Literal[
     "run",
@@ -53,7 +53,9 @@ EventKind = Literal[
     "resume",
     "end",
 ]
+What = Literal["proposal", "report", "resume", "result"]
 FILE_NAME = "ledger.sqlite"
+PAUSE, RESUME = "pause", "resume"  # decisions: a trial waits at its rung; it goes on after all
 STOPPED = "stopped"  # the reason of a trial that ended because its search was stopped
 
 
@@ -166,12 +168,16 @@ class RungReport:
     Attributes:
         rung: Counts from 0.
         metrics: By name, finite.
-        decision: What the scheduler made of it, such as `continue`, `pause`, `stop`; empty before.
+        decision: What was made of it: `continue`, `pause`, or `resume` once it went on; empty before.
+        stages: Every stage used on the way here from the rung before, in order.
+        seconds: Wall-clock time of that.
     """
 
     rung: int
     metrics: dict[str, float]
     decision: str = ""
+    stages: tuple[StageUse, ...] = ()
+    seconds: float = 0.0
 
 
 @dataclass
@@ -196,7 +202,7 @@ class RunView:
         losses: How often its worker was lost, by number.
         reports: What trials measured on their way, by number.
         trials: Finished trials by number.
-        history: Proposals and ends in their order, as (`proposal` or `result`, number).
+        history: Proposals, reports, resumptions and ends of trials in their order, with their numbers.
         latencies: Final latencies by point id, reference name included: they replace the search's.
         confirmed: Measurements by point id of swept thresholds that an attack has confirmed.
         fresh: Checks on fresh images by point id, reference name included.
@@ -226,7 +232,7 @@ class RunView:
     losses: dict[int, int] = field(default_factory=dict)
     reports: dict[int, list[RungReport]] = field(default_factory=dict)
     trials: dict[int, TrialRecord] = field(default_factory=dict)
-    history: list[tuple[Literal["proposal", "result"], int]] = field(default_factory=list)
+    history: list[tuple[What, int]] = field(default_factory=list)
     latencies: dict[str, Latency] = field(default_factory=dict)
     confirmed: dict[str, Measurement] = field(default_factory=dict)
     fresh: dict[str, FreshCheck] = field(default_factory=dict)
@@ -240,10 +246,16 @@ class RunView:
     seconds: float = 0.0
 
     def num_trials(self) -> dict[str, int]:
-        """Count trials by state; those proposed and not finished are `running`."""
+        """Count trials by state; those proposed and not finished are `running`, or `paused` where there are any."""
         counts = Counter(str(trial.outcome) for trial in self.trials.values())
         states = ("done", "infeasible", "pruned", "failed")
-        return {**{state: counts[state] for state in states}, "running": len(self.unfinished())}
+        num_paused, num_open = len(self.paused()), len(self.unfinished())
+        paused = {"paused": num_paused} if num_paused else {}
+        return {**{state: counts[state] for state in states}, "running": num_open - num_paused, **paused}
+
+    def paused(self) -> list[int]:
+        """Number the trials that wait at a rung, oldest first."""
+        return [n for n in self.unfinished() if (reports := self.reports.get(n)) and reports[-1].decision == PAUSE]
 
     def unfinished(self) -> list[int]:
         """Number the trials that were proposed and have not come to their end, oldest first."""
@@ -306,13 +318,18 @@ def _fold_attempt(view: RunView, data: dict[str, Any], trial: int) -> None:
 
 
 def _fold_report(view: RunView, data: dict[str, Any], trial: int) -> None:
-    view.reports.setdefault(trial, []).append(RungReport(data["rung"], data["metrics"]))
+    stages = tuple(from_json(StageUse, use) for use in data.get("stages", ()))
+    report = RungReport(data["rung"], data["metrics"], stages=stages, seconds=data.get("seconds", 0.0))
+    view.reports.setdefault(trial, []).append(report)
+    view.history.append(("report", trial))
 
 
 def _fold_decision(view: RunView, data: dict[str, Any], trial: int) -> None:
     for i, report in enumerate(reports := view.reports.get(trial, [])):
         if report.rung == data["rung"]:
             reports[i] = replace(report, decision=data["decision"])
+    if data["decision"] == RESUME:
+        view.history.append(("resume", trial))
 
 
 def _fold_result(view: RunView, data: dict[str, Any], trial: int) -> None:
@@ -354,7 +371,7 @@ def _fold_resume(view: RunView, data: dict[str, Any], trial: int) -> None:
     again = set(data.get("reopened", ()))
     for number in again:
         view.trials.pop(number, None)
-    view.history = [(what, number) for what, number in view.history if what == "proposal" or number not in again]
+    view.history = [(what, number) for what, number in view.history if what != "result" or number not in again]
 
 
 def _fold_end(view: RunView, data: dict[str, Any], trial: int) -> None:

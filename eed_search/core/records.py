@@ -231,6 +231,34 @@ class TrialRecord:
 
 
 @dataclass(frozen=True)
+class RungReading:
+    """What a trial measured at a rung, on its way to its end.
+
+    Attributes:
+        rung: Counts from 0.
+        robust_accuracy: On a part of the validation images, under a part of the attack's steps.
+        latency_ms: Of the team as it is; with its interval.
+        stages: Every stage used since the rung before, in order.
+        seconds: Wall-clock time since the rung before.
+    """
+
+    rung: int
+    robust_accuracy: Accuracy
+    latency_ms: Interval
+    stages: tuple[StageUse, ...] = ()
+    seconds: float = 0.0
+
+    def metrics(self) -> dict[str, float]:
+        """Give both objectives with the ends of their intervals, by name."""
+        named = {"robust_accuracy": self.robust_accuracy, "latency_ms": self.latency_ms}
+        return {
+            f"{name}{end}": float(getattr(one, end.strip("_") or "value"))
+            for name, one in named.items()
+            for end in ("", "_low", "_high")
+        }
+
+
+@dataclass(frozen=True)
 class Point:
     """One deployable configuration: a trial at one gate threshold.
 

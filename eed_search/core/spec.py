@@ -353,6 +353,8 @@ class Search(_Section):
         gt=0,
         description="a trial or control without progress for this long has failed (timeout); null for no limit",
     )
+    racing: bool = Field(True, description="compare trials on their way, and give up those that are surely beaten")
+    eta: int = Field(3, ge=2, le=10, description="one in so many trials goes on at each rung; the others wait")
     sampler: Literal["portfolio", "tpe", "nsga2", "qmc", "random", "gp"] = "portfolio"
     startup_trials: int = Field(8, ge=1, description="random trials before a model is trusted")
     space: Space = Space()

@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING, Any
 
 from eed_search.core.errors import EedSearchError, FailureReason, RunError, TrialFailure
 from eed_search.core.failpoints import fail_point
-from eed_search.core.ledger import FILE_NAME, Ledger, RunView, read_run
+from eed_search.core.ledger import FILE_NAME, RESUME, Ledger, RunView, read_run
 from eed_search.core.points import stalled
-from eed_search.core.records import Measurement, Reference, TrialRecord
+from eed_search.core.records import Measurement, Reference, RungReading, TrialRecord
 from eed_search.core.spec import Spec
 from eed_search.core.spec_file import to_text
 from eed_search.core.store import write_atomic
@@ -40,7 +40,16 @@ from eed_search.search.journal import Journal
 from eed_search.search.listener import Listener
 from eed_search.search.lock import driving, run_state
 from eed_search.search.monitor import control_label, trial_label
-from eed_search.search.outcome import TRACEBACK_KEY, failure, failure_of, judge, number_problems, reference_problem
+from eed_search.search.outcome import (
+    RUNG_KEY,
+    TRACEBACK_KEY,
+    failure,
+    failure_of,
+    judge,
+    number_problems,
+    reference_problem,
+)
+from eed_search.search.racing import Racing, outraced, with_earlier
 from eed_search.search.workers import Pipeline, Work, Workers
 
 if TYPE_CHECKING:
@@ -438,6 +447,7 @@ class _Search:
             if self.again is None
             else rebuild_study(self.view, self.spec, path)
         )
+        racing = self._race()
         try:
             fail_point("study.rebuilt")
             self._proposer = Proposer(
@@ -450,11 +460,16 @@ class _Search:
                 should_stop=self.stop.is_set,
                 enough=lambda: stalled(self.view, self.spec.search.patience),
                 cost=lambda params: remaining_cost(self.view, params),
+                racing=racing,
+                on_resume=lambda number, rung: self.journal.decision(number, rung, RESUME),
             )
             controls = controls_to_train(self.view, self.spec)
             work = Work(self.spec, setting, controls, self._proposer, self.folder, 1 + self.view.num_resumes)
             try:
                 self.workers.side_by_side(self.pipeline, work, self)
+                if not self.stop.is_set():
+                    for number in self._proposer.paused():
+                        self._settle(outraced(number, self.view))
             finally:
                 self._proposer.close()
         finally:
@@ -462,15 +477,39 @@ class _Search:
         self._close_open_trials()
         self._raise_if_stopped()
 
+    def _race(self) -> Racing | None:
+        """Make the race from the ledger; a decision that was taken and not written down any more is written now."""
+        if not self.spec.search.racing:
+            return None
+        racing = Racing.replay(self.view, self.spec.search.eta)
+        waiting = set(racing.paused())
+        for number in self.view.unfinished():
+            reports = self.view.reports.get(number)
+            if reports and not reports[-1].decision:
+                self.journal.decision(number, reports[-1].rung, "pause" if number in waiting else "continue")
+        return racing
+
     def on_attempt(self, number: int) -> None:
         """A trial starts."""
         self.journal.attempt(number)
 
     def on_end(self, number: int, result: Mapping[str, Any] | None) -> None:
-        """A trial ended, or was stopped."""
+        """A trial came to a rung or its end, or was stopped."""
+        if (reading := (result or {}).get(RUNG_KEY)) is not None:
+            self._at_rung(number, reading)
+            return
         if trace := (result or {}).get(TRACEBACK_KEY):
             self._keep_traceback(trial_file(number), str(trace))
         self._settle(judge(number, self.view.proposals[number], result))
+
+    def _at_rung(self, number: int, reading: RungReading) -> None:
+        """Write down what a trial measured on its way, and whether it goes on."""
+        if self._proposer is None:
+            return
+        self.journal.report(number, reading)
+        fail_point("race.decide")
+        verdict = self._proposer.report(number, reading.rung, reading.metrics())
+        self.journal.decision(number, reading.rung, verdict)
 
     def on_lost(self, number: int, reason: FailureReason, message: str, trace: str) -> None:
         """A trial's worker is gone: only the infrastructure's fault is a reason to try again."""
@@ -487,6 +526,7 @@ class _Search:
 
     def _settle(self, record: TrialRecord) -> None:
         """Write a trial's end down, then tell Optuna."""
+        record = with_earlier(record, self.view.reports.get(record.number, ()))
         self.journal.result(record)
         fail_point("study.tell")
         if self._proposer is not None:

@@ -15,9 +15,9 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from eed_search.core.ledger import EventKind, Ledger, RunView, fold
+from eed_search.core.ledger import RESUME, EventKind, Ledger, RunView, fold
 from eed_search.core.params import ParamValue
-from eed_search.core.records import FreshCheck, Latency, Measurement, Reference, TrialRecord, to_json
+from eed_search.core.records import FreshCheck, Latency, Measurement, Reference, RungReading, TrialRecord, to_json
 from eed_search.search.listener import Listener, Status
 
 if TYPE_CHECKING:
@@ -101,13 +101,17 @@ class Journal:
         attempt = self.view.attempts.get(number, 0)
         self.append("attempt", {"attempt": attempt, "state": "lost", "message": message}, number)
 
-    def report(self, number: int, rung: int, metrics: Mapping[str, float]) -> None:
+    def report(self, number: int, reading: RungReading) -> None:
         """Keep what a trial measured on its way."""
-        self.append("report", {"rung": rung, "metrics": dict(metrics)}, number)
+        stages = [to_json(use) for use in reading.stages]
+        data = {"rung": reading.rung, "metrics": reading.metrics(), "stages": stages, "seconds": reading.seconds}
+        self.append("report", data, number)
 
     def decision(self, number: int, rung: int, decision: str) -> None:
-        """Keep what the scheduler made of a trial's report."""
+        """Keep what was made of a trial's report, then and later."""
         self.append("decision", {"rung": rung, "decision": decision}, number)
+        if decision != RESUME:
+            self.listener.on_rung(number, self.view.reports[number][-1], self.view)
 
     def result(self, record: TrialRecord) -> None:
         """Keep a trial's end, once."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from eed_search.core.ledger import RunView
+from eed_search.core.ledger import RungReport, RunView
 from eed_search.core.records import Reference, TrialRecord
 
 
@@ -45,6 +45,9 @@ class Listener(Protocol):
     def on_control(self, control: Reference) -> None:
         """A control is trained and measured."""
 
+    def on_rung(self, number: int, report: RungReport, view: RunView) -> None:
+        """A trial came to a rung; whether it goes on is decided."""
+
     def on_result(self, record: TrialRecord, view: RunView) -> None:
         """A trial came to its end; the view already holds it."""
 
@@ -62,6 +65,9 @@ class Silent:
         """Do nothing."""
 
     def on_control(self, control: Reference) -> None:
+        """Do nothing."""
+
+    def on_rung(self, number: int, report: RungReport, view: RunView) -> None:
         """Do nothing."""
 
     def on_result(self, record: TrialRecord, view: RunView) -> None:

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from eed_search.core.errors import FailureReason, TrialFailure
 from eed_search.core.ledger import STOPPED
 from eed_search.core.params import ParamValue, TrialParams
-from eed_search.core.records import Measurement, TrialRecord, metric_problem
+from eed_search.core.records import Measurement, RungReading, TrialRecord, metric_problem
 
 if TYPE_CHECKING:
     from eed_search.evaluation.latency import Probe
     from eed_search.trial import Setting
 
-REPORT_KEY, TRACEBACK_KEY = "record", "traceback"
+REPORT_KEY, RUNG_KEY, TRACEBACK_KEY = "record", "rung", "traceback"
 
 
 def attempt(
@@ -32,17 +32,22 @@ def attempt(
     setting: Setting,
     probe: Probe,
     report: Callable[[str], None],
+    rung: int | None = None,
 ) -> dict[str, Any]:
-    """Run one trial; an exception becomes a failed record and its traceback.
+    """Run one trial to a rung, or to its end; an exception becomes a failed record and its traceback.
 
     Returns:
-        What `judge` reads: the record, and the traceback where there is one.
+        What `judge` reads: the record, and the traceback where there is one; at a rung the reading.
     """
     trace = ""
     try:
-        record = pipeline.run(number, TrialParams.from_flat(params), setting, probe, report)
+        record = pipeline.run(number, TrialParams.from_flat(params), setting, probe, report, rung)
     except Exception as error:
         record, trace = failure(number, params, *failure_of(error)), traceback.format_exc()
+    if isinstance(record, RungReading) and record.rung == rung:
+        if not (problem := next(number_problems("", record), "")):
+            return {RUNG_KEY: record}
+        record = failure(number, params, "diverged", f"at rung {rung}: {problem}", record.seconds)
     if not isinstance(record, TrialRecord):
         record = failure(number, params, "error", f"gave {type(record).__name__}, not a TrialRecord")
     return {REPORT_KEY: record, TRACEBACK_KEY: trace}

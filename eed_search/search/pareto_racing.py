@@ -26,7 +26,7 @@ from ray.tune.schedulers import TrialScheduler
 from eed_search.core.errors import SpecError
 from eed_search.core.records import metric_problem
 from eed_search.core.store import write_atomic
-from eed_search.search.race import Race, Reading, Verdict
+from eed_search.search.race import Race, Verdict, reading_of
 
 Mode = Literal["max", "min"]
 OnDecision = Callable[[str, int, Mapping[str, Any], str], None]
@@ -217,27 +217,6 @@ _DECISIONS: dict[Verdict, str] = {
     "done": TrialScheduler.STOP,
     "infeasible": TrialScheduler.STOP,
 }
-
-
-def reading_of(result: Mapping[str, Any], signs: Mapping[str, float]) -> Reading | None:
-    """Turn a report round so that less is better; none if a metric is missing or not finite.
-
-    Args:
-        result: Metrics, each perhaps with `_low` and `_high`.
-        signs: 1 for a metric to minimise, -1 for one to maximise.
-    """
-    rows = []
-    for name, sign in signs.items():
-        value: Any = result.get(name)
-        if metric_problem(name, value):
-            return None
-        low: Any = result.get(f"{name}_low", value)
-        high: Any = result.get(f"{name}_high", value)
-        if metric_problem(name, low) or metric_problem(name, high):
-            low = high = value
-        rows.append((sign * value, *sorted((sign * low, sign * high))))
-    values, lows, highs = zip(*rows, strict=True)
-    return Reading(values, lows, highs)
 
 
 def _check(

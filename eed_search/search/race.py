@@ -12,13 +12,15 @@ every decision. It knows no clock, no Ray and no search space; everything here m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from eed_search.core.frontier import non_dominated
+from eed_search.core.records import metric_problem
 from eed_search.search.improvement import expected_improvement
 from eed_search.search.ranking import best_first, front_numbers
 
@@ -42,6 +44,27 @@ class Reading:
     value: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
+
+
+def reading_of(result: Mapping[str, Any], signs: Mapping[str, float]) -> Reading | None:
+    """Turn a report round so that less is better; none if a metric is missing or not finite.
+
+    Args:
+        result: Metrics, each perhaps with `_low` and `_high`.
+        signs: 1 for a metric to minimise, -1 for one to maximise.
+    """
+    rows = []
+    for name, sign in signs.items():
+        value: Any = result.get(name)
+        if metric_problem(name, value):
+            return None
+        low: Any = result.get(f"{name}_low", value)
+        high: Any = result.get(f"{name}_high", value)
+        if metric_problem(name, low) or metric_problem(name, high):
+            low = high = value
+        rows.append((sign * value, *sorted((sign * low, sign * high))))
+    values, lows, highs = zip(*rows, strict=True)
+    return Reading(values, lows, highs)
 
 
 @dataclass(frozen=True)

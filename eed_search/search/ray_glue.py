@@ -261,12 +261,12 @@ def trainable(
     limit_s: float | None,
     stacks: str,
 ) -> None:
-    """Run one trial on a worker and report its record once, at the end.
+    """Run one trial on a worker, to its next rung or to its end, and report once what came of it.
 
     An exception becomes a failed record, so that the worker lives on for the next trial.
 
     Args:
-        config: `number` and flat `params`.
+        config: `number`, flat `params`, and the `rung` to stop at.
         pipeline: Module with `run`.
         setting: What all trials share.
         probe: Measures latencies.
@@ -284,7 +284,7 @@ def trainable(
             progress()
             post(text)
 
-        result = attempt(pipeline, number, params, setting, probe, report)
+        result = attempt(pipeline, number, params, setting, probe, report, config.get("rung"))
     post("")
     tune.report(result)
 

@@ -65,7 +65,12 @@ class EedSearcher(Searcher):
         if (proposal := self._proposer.propose()) is None:
             return None
         self._numbers[trial_id] = proposal.number
-        return {"number": proposal.number, "params": dict(proposal.params), "attempt": proposal.attempt}
+        return {
+            "number": proposal.number,
+            "params": dict(proposal.params),
+            "attempt": proposal.attempt,
+            "rung": proposal.rung,
+        }
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Do nothing: Optuna takes no intermediate values with two objectives."""

@@ -34,6 +34,8 @@ from eed_search.core.params import ParamValue
 from eed_search.core.records import TrialRecord
 from eed_search.core.spec import Spec
 from eed_search.search.proposals import first_proposals, suggest
+from eed_search.search.race import Verdict
+from eed_search.search.racing import RUNGS, Racing
 from eed_search.search.samplers import PORTFOLIO, make_sampler
 
 if TYPE_CHECKING:
@@ -56,7 +58,11 @@ def sampler_for(spec: Spec, number: int) -> BaseSampler:
 
 
 def model_proposal(
-    study: optuna.Study, spec: Spec, number: int, cost: Callable[[dict[str, Any]], float] | None = None
+    study: optuna.Study,
+    spec: Spec,
+    number: int,
+    cost: Callable[[dict[str, Any]], float] | None = None,
+    racing: Racing | None = None,
 ) -> dict[str, Any] | None:
     """Ask the model where the frontier is expected to grow most.
 
@@ -65,6 +71,7 @@ def model_proposal(
         spec: The search.
         number: The proposal's; it seeds the draws.
         cost: What a configuration would still cost; the model divides by it.
+        racing: What trials have reported on their way teaches too.
 
     Returns:
         Parameters under Optuna's names; none where the portfolio's sampler is to be asked.
@@ -76,13 +83,17 @@ def model_proposal(
     trials = study.get_trials(deepcopy=False)
     if any(trial.state == TrialState.WAITING for trial in trials):
         return None  # first proposals come first
-    seen = [
-        Observation(trial.number, dict(trial.params), 0, (-trial.values[0], trial.values[1]))
-        for trial in trials
-        if trial.state == TrialState.COMPLETE
-    ]
-    running = [dict(trial.params) for trial in trials if trial.state == TrialState.RUNNING]
-    model = Model(lambda trial: suggest(trial, spec), 2, 1, cost=cost)
+    if racing is None:
+        seen = [
+            Observation(trial.number, dict(trial.params), 0, (-trial.values[0], trial.values[1]))
+            for trial in trials
+            if trial.state == TrialState.COMPLETE
+        ]
+    else:
+        seen = [Observation(n, dict(trials[n].params), rung, values) for n, rung, values in racing.readings()]
+    heard = {one.trial for one in seen}
+    running = [dict(t.params) for t in trials if t.state == TrialState.RUNNING and t.number not in heard]
+    model = Model(lambda trial: suggest(trial, spec), 2, len(RUNGS) + 1 if racing else 1, cost=cost)
     return model.propose(seen, running, np.random.default_rng([spec.seed, number]))
 
 
@@ -210,6 +221,7 @@ def _replay(view: RunView, spec: Spec) -> optuna.Study:
     for what, number in view.history:
         if what == "result":
             tell(study, open_.pop(number), view.trials[number])
+        if what != "proposal":
             continue
         ended = number in view.trials
         study.sampler = plain if ended and spec.search.sampler in _KEEP_NOTHING else sampler_for(spec, number)
@@ -262,19 +274,23 @@ class Proposal:
         number: Of the trial.
         params: Its flat parameters.
         attempt: How often this process has handed it out, this time included.
+        rung: At which rung its work ends this time; none: at its end.
     """
 
     number: int
     params: dict[str, ParamValue]
     attempt: int = 1
+    rung: int | None = None
 
 
 class Proposer:
     """Asks Optuna for proposals, hands unfinished ones out again first, and tells it how they ended.
 
     It limits itself: at most `max_concurrent` trials are out, so each proposal knows every result
-    that could be known. It is finished after `search.trials` proposals, or past the deadline, when
-    none is out any more (one that is out may be lost, and handed out again); or when asked to stop.
+    that could be known. In a race a trial comes back at each rung: one that goes on is handed out again
+    before anything new, one that waits when the race says so. It is finished after `search.trials`
+    proposals, or past the deadline, when none is out any more (one that is out may be lost, and handed
+    out again) and none that waits may still belong to the frontier; or when asked to stop.
 
     Args:
         study: From `open_study` or `rebuild_study`.
@@ -287,6 +303,8 @@ class Proposer:
         should_stop: Asked before each proposal.
         cost: What flat parameters would still cost, for the portfolio.
         enough: Whether no new proposal is wanted, before the number of trials is reached.
+        racing: The race, with what has happened in it; without one trials run to their end.
+        on_resume: Told number and rung of a trial that waited, before it is handed out again.
     """
 
     def __init__(
@@ -301,8 +319,12 @@ class Proposer:
         should_stop: Callable[[], bool] | None = None,
         enough: Callable[[], bool] | None = None,
         cost: Callable[[dict[str, Any]], float] | None = None,
+        racing: Racing | None = None,
+        on_resume: Callable[[int, int], None] | None = None,
     ) -> None:
         self._study = study
+        self._racing = racing
+        self._on_resume = on_resume
         self._cost = cost
         self._enough = enough
         self._spec = spec
@@ -312,12 +334,12 @@ class Proposer:
         self._should_stop = should_stop
         self._trials: dict[int, Trial] = {}  # proposed and not told
         self._params: dict[int, dict[str, ParamValue]] = {n: dict(p) for n, p in (unfinished or {}).items()}
-        self._again = deque(sorted(self._params))
+        self._again = deque(sorted(self._params.keys() - set(racing.paused() if racing else ())))
         self._out: set[int] = set()
         self._handed_out: Counter[int] = Counter()
         found = study.get_trials(deepcopy=False)
         self._num_proposed = sum(trial.state != TrialState.WAITING for trial in found)
-        for number in self._again:
+        for number in self._params:
             self._trials[number] = Trial(study, found[number]._trial_id)
 
     def propose(self) -> Proposal | None:
@@ -326,24 +348,47 @@ class Proposer:
             return None
         if self._again:
             number = self._again.popleft()
+        elif (waiting := self._to_resume()) is not None:
+            number = self._resume(waiting)
         elif self._may_ask():
             number = self._ask()
         else:
             return None
         self._out.add(number)
         self._handed_out[number] += 1
-        return Proposal(number, dict(self._params[number]), self._handed_out[number])
+        rung = self._racing.next_rung(number) if self._racing else None
+        return Proposal(number, dict(self._params[number]), self._handed_out[number], rung)
 
     @property
     def finished(self) -> bool:
         """Whether nothing will be handed out any more."""
         if self._should_stop is not None and self._should_stop():
             return True
-        return not self._out and (self._late() or not (self._again or self._may_ask()))
+        if self._out:
+            return False
+        return self._late() or not (self._again or self._may_ask() or self._to_resume() is not None)
 
     def params(self, number: int) -> dict[str, ParamValue]:
         """Give the flat parameters of a trial that was proposed."""
         return dict(self._params[number])
+
+    def report(self, number: int, rung: int, metrics: Mapping[str, float]) -> Verdict:
+        """Take in that a trial has come to a rung; one that may go on is handed out before anything new.
+
+        Raises:
+            ValueError: If a metric is missing or not finite, or there is no race.
+        """
+        if self._racing is None:
+            raise ValueError(f"trial {number} reported at rung {rung}, but there is no race")
+        verdict = self._racing.reported(number, rung, metrics)
+        self._out.discard(number)
+        if verdict != "pause":
+            self._again.append(number)
+        return verdict
+
+    def paused(self) -> list[int]:
+        """List the trials that wait at a rung."""
+        return self._racing.paused() if self._racing else []
 
     def again(self, number: int) -> None:
         """Take a trial back that was lost, to hand it out again before anything new."""
@@ -356,6 +401,8 @@ class Proposer:
         self._out.discard(record.number)
         if record.number in self._again:
             self._again.remove(record.number)
+        if self._racing is not None and record.number in self._trials:
+            self._racing.ended(record)
         if (trial := self._trials.pop(record.number, None)) is not None:
             tell(self._study, trial, record)
 
@@ -363,6 +410,19 @@ class Proposer:
         """Tell Optuna that the trials without an end were stopped: nothing is left RUNNING."""
         for number in list(self._trials):
             self.tell(TrialRecord(number, self._params.get(number, {}), "pruned", STOPPED))
+
+    def _to_resume(self) -> int | None:
+        if self._racing is None or self._late():
+            return None
+        return self._racing.to_resume(nothing_new=not self._may_ask())
+
+    def _resume(self, number: int) -> int:
+        assert self._racing is not None
+        rung = self._racing.next_rung(number)
+        if self._on_resume is not None:
+            self._on_resume(number, (len(RUNGS) if rung is None else rung) - 1)
+        self._racing.resumed(number)
+        return number
 
     def _may_ask(self) -> bool:
         if self._num_proposed >= self._spec.search.trials or self._late():
@@ -374,7 +434,8 @@ class Proposer:
 
     def _ask(self) -> int:
         # Waiting trials have their numbers already, so the next is the count of those that were asked for.
-        if (chosen := model_proposal(self._study, self._spec, self._num_proposed, self._cost)) is not None:
+        chosen = model_proposal(self._study, self._spec, self._num_proposed, self._cost, self._racing)
+        if chosen is not None:
             self._study.enqueue_trial(chosen)
         self._study.sampler = sampler_for(self._spec, self._num_proposed)
         trial = self._study.ask()
@@ -383,6 +444,8 @@ class Proposer:
         self._num_proposed += 1
         params = suggest(trial, self._spec)
         self._params[trial.number] = params
+        if self._racing is not None:
+            self._racing.proposed(trial.number)
         if self._on_proposal is not None:
             self._on_proposal(trial.number, dict(params), dict(trial.params))
         return trial.number

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from eed_search.core.errors import FailureReason
 from eed_search.core.params import TrialParams
-from eed_search.core.records import FreshCheck, Latency, Measurement, Reference, TrialRecord
+from eed_search.core.records import FreshCheck, Latency, Measurement, Reference, RungReading, TrialRecord
 from eed_search.core.spec import Resources, Spec
 from eed_search.search.monitor import control_label, trial_label
 from eed_search.search.outcome import attempt
@@ -37,8 +37,10 @@ class Pipeline(Protocol):
     def make_probe(self, setting: Setting) -> Probe:
         """Build the latency probe for the dense base of the setting."""
 
-    def run(self, number: int, params: TrialParams, setting: Setting, probe: Probe, report: Report) -> TrialRecord:
-        """Run one trial."""
+    def run(
+        self, number: int, params: TrialParams, setting: Setting, probe: Probe, report: Report, rung: int | None
+    ) -> TrialRecord | RungReading:
+        """Run one trial, to a rung or to its end; what it did before is read from the store."""
 
     def control(self, size: float, setting: Setting, probe: Probe, report: Report) -> Reference:
         """Train a small network from scratch and measure it."""
@@ -97,7 +99,7 @@ class Hooks(Protocol):
         """A trial starts."""
 
     def on_end(self, number: int, result: Mapping[str, Any] | None) -> None:
-        """A trial ended with its last result, or was stopped without one."""
+        """A trial came to a rung or its end with its last result, or was stopped without one."""
 
     def on_lost(self, number: int, reason: FailureReason, message: str, trace: str) -> None:
         """A trial's worker is gone, and its result with it."""
@@ -199,7 +201,8 @@ class LocalWorkers:
             number = proposal.number
             hooks.on_attempt(number)
             report = self._report(trial_label(number))
-            hooks.on_end(number, attempt(pipeline, number, proposal.params, work.setting, probe, report))
+            found = attempt(pipeline, number, proposal.params, work.setting, probe, report, proposal.rung)
+            hooks.on_end(number, found)
             hooks.on_step()
 
     def stages(self) -> dict[str, str]:

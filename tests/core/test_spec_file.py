@@ -274,7 +274,7 @@ def test_set_below_a_value_is_refused(tmp_path: Path) -> None:
 
 def test_set_of_an_unknown_key_meets_the_same_check(tmp_path: Path) -> None:
     """What --set changes is checked as if it stood in the file."""
-    known = "trials, time_budget_s, patience, trial_timeout_s, sampler, startup_trials, space, first, constraints"
+    known = "trials, time_budget_s, patience, trial_timeout_s, racing, eta, sampler, startup_trials, space, first, constraints"
     assert _problems(tmp_path, MINIMAL, "search.trails=3") == [
         f"case.yaml: search.trails: is not a key here; did you mean trials? known: {known}"
     ]

@@ -24,6 +24,7 @@ from eed_search.core.records import (
     Measurement,
     Reference,
     RobustAccuracy,
+    RungReading,
     StageUse,
     SweptPoint,
     TrialRecord,
@@ -52,7 +53,7 @@ class Probe:
 
 def measurement(robust: float, latency_ms: float, artifact: str = "team.1/x", num_members: int = 1) -> Measurement:
     """A whole measurement around two values."""
-    right = np.arange(NUM_SAMPLES) < 100 * robust
+    right = np.arange(NUM_SAMPLES) < NUM_SAMPLES * robust
     return Measurement(
         clean_accuracy=Accuracy.of(np.arange(NUM_SAMPLES) < 95),
         robust_accuracy=replace(RobustAccuracy.of(right, attack="PGD-20", eps=0.15, badge="proxy"), value=robust),
@@ -98,8 +99,8 @@ def make_probe(setting):
     return Probe()
 
 
-def run(number, params, setting, probe, report):
-    """Give what follows from the parameters, or the fault that was asked for."""
+def run(number, params, setting, probe, report, rung=None):
+    """Give what follows from the parameters, or the fault that was asked for; at a rung 4 or 2 points less."""
     report("members")
     _leave_pid("run")
     fault = json.loads(os.environ.get("EED_STUB_FAULTS", "{}")).get(str(number), "")
@@ -114,6 +115,10 @@ def run(number, params, setting, probe, report):
     time.sleep(float(os.environ.get("EED_STUB_SECONDS", "0")))
     ratio = probe.measure(b"x" * round(1000 * sum(m.size for m in params.members) / 2))
     robust = _robust(params.members)
+    if rung is not None:
+        right = np.arange(NUM_SAMPLES // 2) < NUM_SAMPLES // 2 * (robust - (0.04, 0.02)[rung])
+        uses = (StageUse("member.1", "k", rung > 0, 0.1),)
+        return RungReading(rung, Accuracy.of(right), Interval(ratio, ratio, ratio), uses, 0.1)
     made = measurement(float("nan") if fault == "nan" else robust, ratio, f"team.1/{number}", len(params.members))
     record = TrialRecord(
         number,

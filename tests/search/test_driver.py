@@ -22,12 +22,13 @@ import ray
 from optuna.trial import TrialState
 
 from eed_search.core.errors import RunError, SpecError, TrialFailure
-from eed_search.core.ledger import Event, Ledger, RunView, read_run
+from eed_search.core.ledger import Event, Ledger, RungReport, RunView, read_run
 from eed_search.core.points import frontier
 from eed_search.core.records import Reference, TrialRecord
 from eed_search.core.spec import Controls, Resources, Search, Spec, Threat
 from eed_search.search import Silent, Status, run
 from eed_search.search.driver import MOST_LOSSES, claim
+from eed_search.search.racing import RUNGS
 from eed_search.search.ray_glue import Machine
 from eed_search.search.study import STUDY_FILE, close_study
 from tests.search import stub_pipeline
@@ -43,10 +44,12 @@ NUM_TRIALS = 12
 ENDS = {"done": TrialState.COMPLETE, "infeasible": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
-def spec_of(trials: int = NUM_TRIALS, **sections: Any) -> Spec:
-    """Make a small search-space file."""
+def spec_of(trials: int = NUM_TRIALS, *, racing: bool = False, **sections: Any) -> Spec:
+    """Make a small search-space file; without a race, so that each trial comes to its own end."""
     first = ({"num_members": 1, "member1.size": 0.25}, {"num_members": 2, "member1.size": 0.5, "member2.size": 0.5})
-    return Spec(name="stub", threat=Threat(eps=0.15), search=Search(trials=trials, first=first), **sections)
+    return Spec(
+        name="stub", threat=Threat(eps=0.15), search=Search(trials=trials, first=first, racing=racing), **sections
+    )
 
 
 class Watcher(Silent):
@@ -56,6 +59,7 @@ class Watcher(Silent):
         self.stages: list[str] = []
         self.base: list[Reference] = []
         self.controls: list[Reference] = []
+        self.rungs: list[tuple[int, int, str]] = []
         self.results: list[TrialRecord] = []
         self.ticks: list[Status] = []
 
@@ -67,6 +71,9 @@ class Watcher(Silent):
 
     def on_control(self, control: Reference) -> None:
         self.controls.append(control)
+
+    def on_rung(self, number: int, report: RungReport, view: RunView) -> None:
+        self.rungs.append((number, report.rung, report.decision))
 
     def on_result(self, record: TrialRecord, view: RunView) -> None:
         assert view.trials[record.number] == record
@@ -419,3 +426,27 @@ def test_a_base_that_fails_ends_the_search_with_its_reason(tmp_path: Path, monke
     with Ledger(tmp_path / "broken" / "ledger.sqlite") as ledger:
         assert list(ledger.events())[-1].data["reason"] == "the base went wrong: no data"
     assert not ray.is_initialized()
+
+
+def test_a_race_under_ray(tmp_path: Path) -> None:
+    """Every trial stops at both rungs on its way, waits or goes on as the ledger says, and comes to an end."""
+    watcher = Watcher()
+    view = run(
+        spec_of(8, racing=True, controls=Controls(sizes=())),
+        home=tmp_path,
+        name=None,
+        pipeline=stub_pipeline,  # type: ignore[arg-type]
+        listener=watcher,
+    )
+    assert view.state == "finished"
+    assert sorted(view.trials) == list(range(8))
+    assert {trial.outcome for trial in view.trials.values()} <= {"done", "pruned"}
+    assert view.num_trials()["done"] >= 2
+    for number, trial in view.trials.items():
+        reports = view.reports[number]
+        assert [report.rung for report in reports] == list(range(len(reports)))
+        assert all(report.decision in ("continue", "resume") for report in reports[:-1])
+        assert (trial.outcome == "done") == (len(reports) == len(RUNGS) and reports[-1].decision != "pause")
+        assert trial.seconds == pytest.approx(0.1 * len(reports) + (0.2 if trial.outcome == "done" else 0))
+    assert sum(1 for _, _, decision in watcher.rungs if decision == "pause") >= 1
+    assert len(watcher.rungs) == sum(map(len, view.reports.values()))

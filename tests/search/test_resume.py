@@ -39,7 +39,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = Spec(
         name="s",
         threat=Threat(eps=0.15),
-        search=Search(trials=NUM_TRIALS, startup_trials=3, first=({"num_members": 1},)),
+        search=Search(trials=NUM_TRIALS, startup_trials=3, first=({"num_members": 1},), racing=False),
         controls=Controls(sizes=(0.5,)),
     )
     run(spec, home=home, name="s", pipeline=stub_pipeline, listener=Silent(), workers=LocalWorkers())  # type: ignore[arg-type]

@@ -1,0 +1,142 @@
+"""The race of one search: which trials go on at a rung, which wait, which are given up.
+
+    rung 0  `members`  the recovered members behind the gate, before the joint fine-tune
+    rung 1  `joint`    the same team after it
+    end                all images, the whole attack, the sweep
+
+A trial's work ends at each rung; the stage store makes going on cheap. Everything here follows from
+the ledger's events in their order (`Racing.replay`), so a search that was killed decides as the
+undisturbed one would have. The decisions themselves are `race`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from eed_search.core.ledger import RungReport, RunView
+from eed_search.core.records import Measurement, StageUse, TrialRecord
+from eed_search.search.race import Race, Reading, Verdict, reading_of
+
+RUNGS = ("members", "joint")
+OUTRACED = "outraced"  # the reason of a trial that waited at a rung until the end
+_SIGNS = {"robust_accuracy": -1.0, "latency_ms": 1.0}
+
+
+class Racing:
+    """What a search's trials have reported, and who goes on.
+
+    Args:
+        eta: One in so many trials goes on at each rung.
+    """
+
+    def __init__(self, eta: int) -> None:
+        self._race = Race(len(_SIGNS), len(RUNGS) + 1, eta=eta)
+        self._readings: list[tuple[int, int, Reading]] = []
+        self._next_rung: dict[int, int] = {}
+
+    @classmethod
+    def replay(cls, view: RunView, eta: int) -> Racing:
+        """Live through a run's trials again."""
+        racing = cls(eta)
+        seen: dict[int, int] = {}
+        for what, number in view.history:
+            if what == "proposal":
+                racing.proposed(number)
+            elif what == "report":
+                report = view.reports[number][seen.setdefault(number, 0)]
+                seen[number] += 1
+                racing.reported(number, report.rung, report.metrics)
+            elif what == "resume":
+                racing.resumed(number)
+            else:
+                racing.ended(view.trials[number])
+        return racing
+
+    # ------------------------------------------------------------ events
+
+    def proposed(self, number: int) -> None:
+        """A trial was proposed."""
+        self._race.add(number)
+        self._next_rung[number] = 0
+
+    def reported(self, number: int, rung: int, metrics: Mapping[str, float]) -> Verdict:
+        """A trial came to a rung.
+
+        Returns:
+            `continue` or `pause`.
+
+        Raises:
+            ValueError: If a metric is missing or not finite.
+        """
+        reading = reading_of(metrics, _SIGNS)
+        if reading is None:
+            raise ValueError(f"trial {number}: {dict(metrics)} at rung {rung} lacks a finite metric")
+        self._next_rung[number] = rung + 1
+        self._readings.append((number, rung, reading))
+        return self._race.report(number, rung, reading)
+
+    def resumed(self, number: int) -> None:
+        """A trial that waited goes on."""
+        self._race.resume(number)
+
+    def ended(self, record: TrialRecord) -> None:
+        """A trial came to its end; one that is done is what others are held against."""
+        if record.outcome == "done" and record.measurement is not None:
+            reading = _reading(record.measurement)
+            self._readings.append((record.number, len(RUNGS), reading))
+            self._race.report(record.number, len(RUNGS), reading)
+        self._race.end(record.number)
+
+    # ------------------------------------------------------------ questions
+
+    def next_rung(self, number: int) -> int | None:
+        """Say to which rung a trial goes next; none: to its end."""
+        rung = self._next_rung[number]
+        return rung if rung < len(RUNGS) else None
+
+    def paused(self) -> list[int]:
+        """List the trials that wait."""
+        return self._race.paused()
+
+    def to_resume(self, *, nothing_new: bool) -> int | None:
+        """Name the waiting trial that should go on now.
+
+        Args:
+            nothing_new: Nothing will be proposed any more: those that may still belong to the frontier go on.
+        """
+        chosen = self._race.next_to_resume()
+        if chosen is None and nothing_new:
+            chosen = next(iter(self._race.undecided()), None)
+        return chosen
+
+    def readings(self) -> Iterator[tuple[int, int, tuple[float, ...]]]:
+        """Give trial, rung (the last one is the end) and both objectives, minimised, of every report in order."""
+        return ((number, rung, reading.value) for number, rung, reading in self._readings)
+
+
+def outraced(number: int, view: RunView) -> TrialRecord:
+    """Write down the end of a trial that waited until nothing was left to wait for."""
+    last = view.reports[number][-1]
+    text = (
+        f"gave way after `{RUNGS[last.rung]}`: {100 * last.metrics['robust_accuracy']:.1f} % robust in"
+        f" {last.metrics['latency_ms']:.3g} ms there; others are surely faster and more robust"
+    )
+    return TrialRecord(number, dict(view.proposals[number]), "pruned", OUTRACED, text)
+
+
+def with_earlier(record: TrialRecord, reports: Sequence[RungReport]) -> TrialRecord:
+    """Add what a trial used up to its last rung, each stage once: reading its own work again is no reuse."""
+    uses: dict[tuple[str, str], StageUse] = {}
+    for use in (*(use for report in reports for use in report.stages), *record.stages):
+        uses.setdefault((use.stage, use.key), use)
+    if not reports:
+        return record
+    return replace(
+        record, stages=tuple(uses.values()), seconds=record.seconds + sum(report.seconds for report in reports)
+    )
+
+
+def _reading(measurement: Measurement) -> Reading:
+    robust, latency = measurement.robust_accuracy, measurement.latency.latency_ms
+    return Reading((-robust.value, latency.value), (-robust.high, latency.low), (-robust.low, latency.high))
