@@ -49,6 +49,7 @@ Report = Callable[[str], None]
 Stage = tuple[str, dict[str, Any]]
 """A stage's name with its version, and its settings: together they are its key in the store."""
 _SWEPT = 15  # gate thresholds that a sweep replays
+_TWIN_EPOCHS = 10.0  # enough for an undefended network to be accurate
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,20 @@ class Workshop:
             "recovery": recovery,
             "teacher": base_key if recovery == "distill" else None,
         }
+
+    def undefended(self) -> nn.Module:
+        """Train the base's architecture on clean images alone, or read it: what an attack must break with ease."""
+        spec = self.spec
+        plain = spec.base.attack.model_copy(update={"method": "none"})
+        recipe = spec.base.model_copy(update={"attack": plain, "epochs": min(spec.base.epochs, _TWIN_EPOCHS)})
+        settings = self._training(recipe) | {"model": spec.model.model_dump()}
+
+        def compute(seed: int) -> Artifact:
+            model = self._untrained(seed)
+            self._train(model, self.data.train, recipe, seed=seed, recovery="labels", teacher=None, name="twin")
+            return _to_artifact(to_arrays(Member(model.cpu())))
+
+        return self.read_members(self.store.get("twin.1", settings, compute))[0].model
 
     # ------------------------------------------------------------ members
 

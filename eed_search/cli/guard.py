@@ -1,6 +1,6 @@
 """One clear message per error on stderr, and the exit code that belongs to it.
 
-Exit codes: 0 done, 1 unexpected error, 2 wrong use of an option, 3 to 8 as in `core/errors.py`,
+Exit codes: 0 done, 1 unexpected error, 2 wrong use of an option, 3 to 9 as in `core/errors.py`,
 130 ended by Ctrl-C or by a request to stop, 143 by SIGTERM.
 """
 

@@ -7,6 +7,7 @@ EedSearchError
 ├── StoreError         a stored file is missing, altered or cannot be written
 ├── RunError           a run does not exist, exists already, or holds nothing to show
 ├── BundleError        a deployed bundle is missing, altered or gives another answer
+├── InvalidResult      a robust accuracy failed a sanity check
 └── TrialFailure       one trial went wrong; carries the reason that the ledger keeps
     └── Diverged       a loss or a metric became NaN or infinite
 
@@ -68,6 +69,12 @@ class BundleError(EedSearchError):
     """A deployed bundle is missing, altered or gives another answer than the trained team."""
 
     exit_code = 8
+
+
+class InvalidResult(EedSearchError):
+    """A robust accuracy was measured, and a sanity check says that it means nothing."""
+
+    exit_code = 9
 
 
 class TrialFailure(EedSearchError):

@@ -145,8 +145,8 @@ def _conv(settings: dict[str, Any], images: Tensor, weight: Tensor, bias: Tensor
 def _gemm(settings: dict[str, Any], left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     left = left.T if settings.get("transA", 0) else left
     right = right.T if settings.get("transB", 0) else right
-    product = settings.get("alpha", 1.0) * (left @ right)
-    return product if bias is None else product + settings.get("beta", 1.0) * bias
+    product = (left @ right) * float(settings.get("alpha", 1.0))
+    return product if bias is None else product + bias * float(settings.get("beta", 1.0))
 
 
 def _pool(settings: dict[str, Any], images: Tensor, *, average: bool) -> Tensor:

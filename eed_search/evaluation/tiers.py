@@ -1,0 +1,435 @@
+"""A tier's attacks on one team, chunk by chunk, attack by attack: can be killed at any time and goes on.
+
+Every image that an attack gives back is judged here, on the hard deployed forward pass; a sample once
+broken is left alone by later attacks. Each attack on each chunk starts from a seed of its own, so what
+it finds does not depend on what ran before it in the same process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from eed_search.core.attack_records import AttackUse
+from eed_search.core.seeds import digest, seed_of
+from eed_search.data.splits import Split
+from eed_search.ensemble.gate import Decision, Gate, GatedEnsemble, StopRule
+from eed_search.evaluation.attacks.victim import PassMeter
+from eed_search.evaluation.steps import Arrays, Steps
+from eed_search.models import place
+
+Team = GatedEnsemble[Any]
+Attack = Callable[[Tensor, Tensor], Tensor]
+"""From images and labels to images that may be answered wrongly."""
+Report = Callable[[str], None]
+
+CHUNK = 250  # samples in a step: what a kill can lose
+_VERSION = 1  # of this module's arithmetic: part of every key
+EXECUTED_PATH = ("G0", "APGD")  # attacks of these ids know no gate, so they serve for single prefixes too
+BLACK_BOX = ("G6", "Square", "RayS")  # these follow no gradient
+
+
+class Named(Protocol):
+    """An attack with its id, such as `G1`, and a name for people."""
+
+    @property
+    def id(self) -> str: ...  # noqa: D102
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def attack(self) -> Attack: ...  # noqa: D102
+
+
+class MakeAttacks(Protocol):
+    """Builds a tier's attacks on a team, in the order in which they run."""
+
+    def __call__(self, team: Team, *, eps: float, seed: int) -> Sequence[Named]: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a tier's attacks found, sample by sample.
+
+    Attributes:
+        clean_right: Right without an attack.
+        broken_by: Index of the attack that broke the sample; -1 where none did, also where it was wrong before.
+        static_right: Right by all members together on every image tried.
+        prefix_right: Right by every prefix that the gate can stop at, on every image tried.
+        clean_run: Members run on the image itself.
+        attacked_run: Members run on the image that broke the sample, else on the last one tried.
+        slowed_run: Members run on the image made to slow the gate down, label kept; none without such an attack.
+        attacks: Each attack with what it did; the attacks on single prefixes come last, under `prefixes`.
+        broken_images: The images that broke a sample, in the order of `broken_at`.
+        broken_at: Their samples.
+        farthest: Largest distance of any returned image from its original, in float64.
+        outside: Largest distance of any returned pixel from [0, 1], in float64.
+    """
+
+    clean_right: Bool[np.ndarray, " samples"]
+    broken_by: Int[np.ndarray, " samples"]
+    static_right: Bool[np.ndarray, " samples"]
+    prefix_right: Bool[np.ndarray, " samples"]
+    clean_run: Int[np.ndarray, " samples"]
+    attacked_run: Int[np.ndarray, " samples"]
+    slowed_run: Int[np.ndarray, " samples"] | None
+    attacks: tuple[AttackUse, ...]
+    broken_images: Float[np.ndarray, "broken channels height width"]
+    broken_at: Int[np.ndarray, " broken"]
+    farthest: float
+    outside: float
+
+    @property
+    def robust_right(self) -> Bool[np.ndarray, " samples"]:
+        """Right on the image itself and on every image that any attack made."""
+        return self.clean_right & (self.broken_by < 0)
+
+
+@dataclass(frozen=True)
+class AllMembers:
+    """A rule that never stops early: the same combination of members, without the gate.
+
+    Attributes:
+        rule: Whose combination it is.
+    """
+
+    rule: StopRule
+
+    def combine(self, logs: Float[Tensor, "members batch classes"]) -> Float[Tensor, "members batch classes"]:
+        """As the rule combines."""
+        return self.rule.combine(logs)
+
+    def surplus(self, combined: Float[Tensor, "members batch classes"]) -> Float[Tensor, "members batch"]:
+        """Far below the stop everywhere."""
+        return torch.full_like(combined[..., 0], -1.0)
+
+    def soft_stops(self, combined: Float[Tensor, "members batch classes"]) -> Float[Tensor, "members batch"]:
+        """No chance of a stop before the last member."""
+        stop = torch.zeros_like(combined[..., 0])
+        return torch.cat([stop[:-1], torch.ones_like(stop[-1:])])
+
+    def decide_logs(self, logs: Float[Tensor, "members batch classes"]) -> Decision:
+        """All members answer."""
+        run = torch.full(logs.shape[1:2], len(logs), device=logs.device)
+        return Decision(self.combine(logs)[-1].argmax(-1), run, run)
+
+
+def reachable_prefixes(team: Team) -> tuple[int, ...]:
+    """Prefixes at which the gate can stop: all, unless its threshold rules some out."""
+    num = len(team.members)
+    gate = team.gate
+    if isinstance(gate, Gate) and gate.rule == "threshold" and gate.threshold <= 0:
+        return (1,)
+    if isinstance(gate, AllMembers) or (isinstance(gate, Gate) and gate.rule == "threshold" and gate.threshold > 1):
+        return (num,)
+    return tuple(range(1, num + 1))
+
+
+def team_key(team: Team, split: Split) -> str:
+    """Name what is evaluated by its weights, its gate, its images and how it answers them now.
+
+    The answers stand for the code of networks that are not ours, which no weight shows.
+    """
+    import hashlib
+
+    sha = hashlib.sha256()
+    for name, tensor in team.state_dict().items():
+        sha.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    sha.update(repr(team.gate).encode())
+    for tensor in (split.images, split.labels):
+        sha.update(tensor.cpu().contiguous().numpy().tobytes())
+    device = _device(team)
+    with torch.no_grad():
+        for images in split.images.split(CHUNK):
+            decision = team.decide(images.to(device))
+            sha.update(decision.labels.cpu().numpy().tobytes() + decision.members_run.cpu().numpy().tobytes())
+    return sha.hexdigest()[:32]
+
+
+def evaluation_key(team: Team, split: Split, *, tier: int, eps: float, seed: int, attacks: Sequence[str]) -> str:
+    """Name a tier's evaluation: equal keys give equal results on one machine."""
+    return digest(
+        {
+            "version": _VERSION,
+            "team": team_key(team, split),
+            "tier": tier,
+            "eps": eps,
+            "seed": seed,
+            "attacks": list(attacks),
+            "torch": torch.__version__,
+            "device": _device(team).type,
+        }
+    )
+
+
+def evaluate(
+    team: Team,
+    split: Split,
+    make_attacks: MakeAttacks,
+    *,
+    folder: Path,
+    eps: float,
+    seed: int,
+    slow_down: Callable[[Team, int], Attack] | None = None,
+    report: Report = lambda text: None,
+) -> Found:
+    """Attack every sample of a split with every attack until one breaks it.
+
+    Args:
+        team: In evaluation mode.
+        split: Images and labels.
+        make_attacks: Builds the attacks.
+        folder: Where finished steps are kept; a second call goes on from there.
+        eps: Budget in pixel units.
+        seed: Of all random starts.
+        slow_down: Builds the attack on the gate's cost from a team and a seed.
+        report: Told which attack runs on which chunk.
+
+    Returns:
+        Flags for each sample; the same whether or not the evaluation was interrupted.
+
+    Raises:
+        StoreError: If the folder cannot be written.
+    """
+    team = place(team, _device(team)).eval()
+    steps = Steps(folder)
+    chunks = [
+        _Chunk(team, split, number, partial(make_attacks, eps=eps), steps, seed, slow_down, report).run()
+        for number in range((len(split) + CHUNK - 1) // CHUNK)
+    ]
+    return _join(chunks)
+
+
+class _Chunk:
+    """One chunk's samples, with what is known of them so far."""
+
+    def __init__(
+        self,
+        team: Team,
+        split: Split,
+        number: int,
+        make_attacks: Callable[..., Sequence[Named]],
+        steps: Steps,
+        seed: int,
+        slow_down: Callable[[Team, int], Attack] | None,
+        report: Report,
+    ) -> None:
+        where = slice(number * CHUNK, min((number + 1) * CHUNK, len(split)))
+        self.offset, self.name = where.start, f"chunk-{number:04d}"
+        self.title = f"samples {where.start + 1} to {where.stop} of {len(split)}"
+        self.team, self.steps, self.report = team, steps, report
+        self.make_attacks, self.slow_down = make_attacks, slow_down
+        self.seed = seed_of(str(seed), self.name)
+        device = _device(team)
+        self.images = split.images[where].to(device).contiguous(memory_format=torch.channels_last)
+        self.labels = split.labels[where].to(device)
+
+    def run(self) -> Found:
+        """Take every step, in order."""
+        clean = self.steps.get(f"{self.name}/clean", self._clean)
+        self.clean_right, self.clean_run = clean["right"], clean["run"]
+        self.broken_by = np.full(len(self.labels), -1)
+        self.attacked_run = self.clean_run.copy()
+        self.static_right, self.prefix_right = clean["static_right"].copy(), clean["prefix_right"].copy()
+        self.uses: list[AttackUse] = []
+        self.broken: list[tuple[np.ndarray, np.ndarray]] = []
+        self.far = [(0.0, 0.0)]
+        for i, attack in enumerate(self.make_attacks(self.team, seed=self.seed)):
+            alive = np.flatnonzero(self.clean_right & (self.broken_by < 0))
+            found = self._step(f"{i:02d}-{attack.id}", attack, alive, self._builder(self.team, i), self.team)
+            hit = alive[found["wrong"]]
+            self.broken_by[hit] = i
+            self.attacked_run[alive] = found["run"]
+            self.broken.append((found["images"], self.offset + hit))
+        self._prefixes()
+        return Found(
+            self.clean_right,
+            self.broken_by,
+            self.static_right,
+            self.prefix_right,
+            self.clean_run,
+            self.attacked_run,
+            self._slowed(),
+            tuple(self.uses),
+            np.concatenate([images for images, _ in self.broken]),
+            np.concatenate([at for _, at in self.broken]),
+            max(far for far, _ in self.far),
+            max(outside for _, outside in self.far),
+        )
+
+    def _clean(self) -> Arrays:
+        with torch.no_grad():
+            decision = self.team.decide(self.images)
+            prefix, static = self._prefix_right(self.images, self.labels)
+        right = decision.labels == self.labels
+        return {
+            "right": right.cpu().numpy(),
+            "run": decision.members_run.cpu().numpy(),
+            "prefix_right": prefix.cpu().numpy(),
+            "static_right": static.cpu().numpy(),
+        }
+
+    def _prefix_right(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether every reachable prefix is right, and whether all members together are."""
+        right = self.team.gate.combine(self.team.member_log_probabilities(images)).argmax(-1) == labels
+        rows = [k - 1 for k in reachable_prefixes(self.team)]
+        return right[rows].all(0), right[-1]
+
+    def _builder(self, team: Team, i: int) -> Callable[[int], Attack]:
+        """Builds a team's attack of a place in the list from a seed."""
+        return lambda seed: self.make_attacks(team, seed=seed)[i].attack
+
+    def _step(self, name: str, attack: Named, alive: np.ndarray, build: Callable[[int], Attack], team: Team) -> Arrays:
+        """Run one attack on the samples `alive` and judge what it gives, on `team` and on every prefix."""
+
+        def compute() -> Arrays:
+            self.report(f"{attack.id} {attack.name}: {self.title}, {len(alive)} left")
+            start = time.perf_counter()
+            index = torch.from_numpy(alive).to(self.labels.device)
+            images, labels = self.images[index], self.labels[index]
+            with PassMeter(team) as passes:
+                moved = _attacked(build, images, labels, seed_of(str(self.seed), name)) if len(alive) else images
+            with torch.no_grad():
+                decision = team.decide(moved)
+                prefix, static = self._prefix_right(moved, labels)
+            wrong = decision.labels != labels
+            distance = (moved.double() - images.double()).abs()
+            outside = torch.maximum(-moved.double(), moved.double() - 1).clamp_min(0)
+            return {
+                "wrong": wrong.cpu().numpy(),
+                "run": decision.members_run.cpu().numpy(),
+                "prefix_right": prefix.cpu().numpy(),
+                "static_right": static.cpu().numpy(),
+                "images": moved[wrong].cpu().numpy(),
+                "far": np.array([part.max().item() if len(alive) else 0.0 for part in (distance, outside)]),
+                "passes": np.array([passes.forward, passes.backward]),
+                "seconds": np.array(time.perf_counter() - start),
+            }
+
+        found = self.steps.get(f"{self.name}/{name}", compute)
+        self.static_right[alive] &= found["static_right"]
+        self.prefix_right[alive] &= found["prefix_right"]
+        forward, gradient = (int(n) for n in found["passes"])
+        self.far.append((float(found["far"][0]), float(found["far"][1])))
+        self.uses.append(
+            AttackUse(
+                attack.id,
+                attack.name,
+                _number(attack.attack, "steps", "n_queries"),
+                _number(attack.attack, "restarts", "n_restarts"),
+                len(alive),
+                int(found["wrong"].sum()),
+                forward,
+                gradient,
+                float(found["seconds"]),
+            )
+        )
+        return found
+
+    def _prefixes(self) -> None:
+        """Attack single prefixes on what is left, so that RA-static and RA-any-prefix are as honest as RA.
+
+        A sample whose deployed answer was broken counts as broken for RA-any-prefix: its prefix answered.
+        """
+        self.prefix_right &= self.clean_right & (self.broken_by < 0)
+        num = len(self.team.members)
+        if num == 1:
+            self.static_right &= self.prefix_right
+            return
+        for k in (num, *(k for k in reachable_prefixes(self.team) if k < num)):
+            rule: StopRule = AllMembers(self.team.gate)
+            part = GatedEnsemble(list(self.team.members)[:k], rule).eval()
+            where = "all members" if k == num else f"prefix {k}"
+            attacks = self.make_attacks(part, seed=self.seed)
+            some = [i for i, attack in enumerate(attacks) if attack.id in EXECUTED_PATH] or range(len(attacks))
+            for i in some:
+                alive = np.flatnonzero(self.static_right if k == num else self.prefix_right)
+                named = _Prefix(f"P{k}", f"{attacks[i].name} on {where}", attacks[i].attack)
+                self._step(f"prefix-{k}-{i:02d}", named, alive, self._builder(part, i), part)
+
+    def _slowed(self) -> np.ndarray | None:
+        """Members run under the attack on the gate's cost, where the label is kept; else as on the image itself."""
+        build = self.slow_down
+        if build is None or len(self.team.members) == 1:
+            return None
+
+        def compute() -> Arrays:
+            self.report(f"S1 slow-down: {self.title}")
+            moved = _attacked(partial(build, self.team), self.images, self.labels, seed_of(str(self.seed), "S1"))
+            with torch.no_grad():
+                before, after = self.team.decide(self.images), self.team.decide(moved)
+            kept = before.labels == after.labels
+            run = torch.where(kept, torch.maximum(before.members_run, after.members_run), before.members_run)
+            return {"run": run.cpu().numpy(), "kept": kept.cpu().numpy()}
+
+        return self.steps.get(f"{self.name}/S1", compute)["run"]
+
+
+@dataclass(frozen=True)
+class _Prefix:
+    id: str
+    name: str
+    attack: Attack
+
+
+def _attacked(build: Callable[[int], Attack], images: Tensor, labels: Tensor, seed: int) -> Tensor:
+    """Run an attack from its own seed; the process's random numbers are left as they were."""
+    with torch.random.fork_rng(), torch.enable_grad():
+        torch.manual_seed(seed)
+        return build(seed)(images, labels).detach()
+
+
+def _join(chunks: Sequence[Found]) -> Found:
+    """Put the chunks of one split together."""
+
+    def joined(name: str) -> np.ndarray:
+        return np.concatenate([getattr(chunk, name) for chunk in chunks])
+
+    uses = [
+        replace(
+            same[0],
+            num_attacked=sum(use.num_attacked for use in same),
+            num_broken=sum(use.num_broken for use in same),
+            forward_passes=sum(use.forward_passes for use in same),
+            gradient_passes=sum(use.gradient_passes for use in same),
+            seconds=sum(use.seconds for use in same),
+        )
+        for same in zip(*(chunk.attacks for chunk in chunks), strict=True)
+    ]
+    return Found(
+        joined("clean_right"),
+        joined("broken_by"),
+        joined("static_right"),
+        joined("prefix_right"),
+        joined("clean_run"),
+        joined("attacked_run"),
+        None if chunks[0].slowed_run is None else joined("slowed_run"),
+        tuple(uses),
+        joined("broken_images"),
+        joined("broken_at"),
+        max(chunk.farthest for chunk in chunks),
+        max(chunk.outside for chunk in chunks),
+    )
+
+
+def _number(attack: object, *names: str) -> int | None:
+    for name in names:
+        if isinstance(value := getattr(attack, name, None), int):
+            return value
+    return None
+
+
+def _device(team: nn.Module) -> torch.device:
+    first = next(team.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
