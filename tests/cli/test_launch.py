@@ -20,7 +20,7 @@ from tests.cli.calling import ROOT, STUBBED, call, environment, python
 FILE = """
 name: quick
 threat: {eps: 0.15}
-search: {trials: 4, startup_trials: 2}
+search: {trials: 4, startup_trials: 2, racing: false}
 controls: {sizes: [0.5]}
 resources: {cpu: 1}
 """

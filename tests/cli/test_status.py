@@ -25,7 +25,7 @@ from tests.tracking.factories import make_view
 FILE = """
 name: quick
 threat: {eps: 0.15}
-search: {trials: 4, startup_trials: 2}
+search: {trials: 4, startup_trials: 2, racing: false}
 controls: {sizes: []}
 resources: {cpu: 1}
 """
