@@ -58,7 +58,7 @@ def climb(
     *,
     eps: float,
     steps: int,
-) -> tuple[Bool[Tensor, " batch"], Images]:
+) -> tuple[Bool[Tensor, " batch"], Images, Float[Tensor, " batch"]]:
     """Move images inside the L∞ ball until the deployed answer is wrong.
 
     Args:
@@ -73,7 +73,7 @@ def climb(
         steps: Gradient steps; `steps + 1` iterates are judged.
 
     Returns:
-        Which samples broke, and for each the iterate that broke it or else the one of the largest loss.
+        Which samples broke; for each the iterate that broke it, or else the one of the largest loss; that loss.
 
     Source:
         Auto-PGD: Croce and Hein 2020, arXiv 2003.01690, algorithm 1 (momentum 0.75, first step twice
@@ -116,7 +116,7 @@ def climb(
             state.keep(~wrong)
         if len(loss) == 0:
             break
-        _remember(state, loss)
+        _remember(state, loss, first=iterate == 0)
         since += 1 if iterate else 0
         if since == interval:
             _check_step(state, interval)
@@ -124,7 +124,9 @@ def climb(
         if iterate < steps:
             _move(state, first=iterate == 0)
     found[state.where] = state.best
-    return broken, found
+    reached = torch.full_like(broken, torch.inf, dtype=images.dtype)
+    reached[state.where] = state.best_loss
+    return broken, found, reached
 
 
 def project(images: Images, low: Images, high: Images) -> Images:
@@ -145,9 +147,10 @@ def look(victim: Victim, objective: Objective, state: _State) -> tuple[Tensor, T
     return view.decision.labels != state.labels, loss.detach(), gradient
 
 
-def _remember(state: _State, loss: Tensor) -> None:
+def _remember(state: _State, loss: Tensor, *, first: bool) -> None:
     """Count rises and keep the best point."""
-    state.rises = state.rises + (loss > state.last_loss)
+    if not first:
+        state.rises = state.rises + (loss > state.last_loss)
     state.last_loss = loss
     better = loss > state.best_loss
     state.best_loss = torch.where(better, loss, state.best_loss)

@@ -17,6 +17,9 @@ from eed_search.evaluation.attacks.objectives import Aim, Objective
 from eed_search.evaluation.attacks.victim import Victim, frozen
 
 Images = Float[Tensor, "batch channels height width"]
+_TOGETHER = 128  # rows climbing at once where few samples are left: their targets go side by side
+_FIRST_SHARE = 0.4  # of the steps, for the first look at every target
+_FINALISTS = 3  # targets of a sample that get all steps
 
 
 class TeamAttack(Attack):  # type: ignore[misc]  # torchattacks carries no types
@@ -59,7 +62,9 @@ class TeamAttack(Attack):  # type: ignore[misc]  # torchattacks carries no types
         with frozen(self.model):
             alive = (~Victim(self.model).wrong(images, labels)).nonzero().flatten()
             if len(alive) and self.eps > 0:
-                found[alive] = self.run(images[alive], labels[alive])
+                # Channels last: backward passes of convolutions were 1.4 to 1.8 times as fast on a CPU.
+                given = images[alive].contiguous(memory_format=torch.channels_last)
+                found[alive] = self.run(given, labels[alive])
         return found
 
     def describe(self) -> dict[str, Any]:
@@ -75,16 +80,19 @@ class TeamAttack(Attack):  # type: ignore[misc]  # torchattacks carries no types
 
 
 class Climber(TeamAttack):
-    """Auto-PGD on one objective or more in turn, on several targets in turn, each iterate judged on the gate.
+    """Auto-PGD on one objective or more in turn, each iterate judged on the gate.
+
+    A targeted objective first tries many wrong classes briefly, then for each sample the three that
+    came nearest, then the nearest alone: most of the work goes where a break is close.
 
     Args:
         name: For people.
         team: See `TeamAttack`.
         objectives: What to climb.
         eps: Budget in pixel units.
-        steps: Gradient steps of each run.
-        restarts: Random starts of each objective and target.
-        targets: Wrong classes tried by targeted objectives, nearest first.
+        steps: Gradient steps of a full run.
+        restarts: Full runs from random starts; a targeted objective spends them on each sample's nearest class.
+        targets: Wrong classes tried by targeted objectives.
         seed: Of the random starts.
         source: Another network that an objective asks, kept in evaluation mode.
     """
@@ -117,28 +125,45 @@ class Climber(TeamAttack):
                 with torch.no_grad():
                     view = victim.look(images)
                     order = _wrong_classes(objective.scores(view), labels)
-                for rank in range(min(self.targets, order.shape[1]) if objective.targeted else 1):
-                    targets = order[:, rank] if objective.targeted else labels
-                    with torch.no_grad():
-                        scale = objective.scale(Aim(view, images, labels, targets, order.new_zeros(len(labels), 0)))
-                    for restart in range(self.restarts):
-                        noise = self._noise(images, f"{number}/{rank}/{restart}")
-                        broken, moved = climb(
-                            victim,
-                            objective,
-                            images[alive],
-                            labels[alive],
-                            targets[alive],
-                            scale[alive],
-                            noise,
-                            eps=self.eps,
-                            steps=self.steps,
+                    goals = order[:, : self.targets].T if objective.targeted else labels[None]
+                    bare = images.new_zeros(len(labels), 0)
+                    scales = torch.stack([objective.scale(Aim(view, images, labels, t, bare)) for t in goals])
+                reached = torch.full(goals.shape, -torch.inf, device=images.device)
+                for turn, (width, steps) in enumerate(self._rounds(len(goals), targeted=objective.targeted)):
+                    noise = self._noise(images, f"{number}/{turn}")
+                    nearest = reached.argsort(dim=0, descending=True, stable=True)[:width]
+                    tried = 0
+                    while tried < width and len(alive):
+                        ranks = nearest[tried : tried + max(_TOGETHER // len(alive), 1), alive]
+                        tried += len(ranks)
+                        broken, moved, loss = (
+                            part.unflatten(0, ranks.shape)
+                            for part in climb(
+                                victim,
+                                objective,
+                                images[alive].repeat(len(ranks), 1, 1, 1),
+                                labels[alive].repeat(len(ranks)),
+                                goals[ranks, alive].flatten(),
+                                scales[ranks, alive].flatten(0, 1),
+                                noise,
+                                eps=self.eps,
+                                steps=steps,
+                            )
                         )
-                        found[alive] = moved
-                        alive = alive[~broken]
-                        if len(alive) == 0:
-                            return found
+                        reached[ranks, alive] = torch.maximum(reached[ranks, alive], loss)
+                        first = broken.to(torch.uint8).argmax(0)  # the nearest class that broke it, else the first
+                        found[alive] = moved[first, torch.arange(len(alive))]
+                        alive = alive[~broken.any(0)]
         return found
+
+    def _rounds(self, targets: int, *, targeted: bool) -> list[tuple[int, int]]:
+        """How many classes are tried with how many steps, round after round."""
+        last = [(1, self.steps)] * self.restarts
+        if not targeted:
+            return last
+        if targets <= _FINALISTS:
+            return [(targets, self.steps), *last]
+        return [(targets, max(int(_FIRST_SHARE * self.steps), 1)), (_FINALISTS, self.steps), *last]
 
     def describe(self) -> dict[str, Any]:
         """What the attack is and may spend, as plain data for a ledger."""

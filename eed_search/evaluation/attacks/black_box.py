@@ -7,7 +7,7 @@ the batch; here all samples meet the same draws, so that a result does not depen
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -52,24 +52,25 @@ class Square(TeamAttack):
         low, high = (images - self.eps).clamp_(min=0), (images + self.eps).clamp_(max=1)
         best = torch.clamp(images + self.eps * _signs((channels, 1, width), generator, images), low, high)
         lead = torch.full((len(labels),), torch.inf, device=images.device)
-        trial = best
+        window: tuple[Any, ...] = (...,)
         with torch.no_grad():
             for query in range(self.steps):
+                kept = best[window].clone()
                 if query:
                     side = self._side(query, height, width)
                     top = int(torch.randint(0, height - side + 1, (1,), generator=generator))
                     left = int(torch.randint(0, width - side + 1, (1,), generator=generator))
                     window = (..., slice(top, top + side), slice(left, left + side))
+                    kept = best[window].clone()
                     shift = 2 * self.eps * _signs((channels, 1, 1), generator, images)
-                    trial = best.clone()
-                    trial[window] = torch.clamp(best[window] + shift, low[window], high[window])
-                view = victim.look(trial)
+                    best[window] = torch.clamp(kept + shift, low[window], high[window])
+                view = victim.look(best)
                 scores = view.executed(view.combined)
                 others = scores.scatter(1, labels[:, None], -torch.inf).amax(-1)
                 margin = scores.gather(1, labels[:, None])[:, 0] - others
                 wrong = view.decision.labels != labels
                 better = wrong | (margin < lead)
-                best = torch.where(better[:, None, None, None], trial, best)
+                best[window] = torch.where(better[:, None, None, None], best[window], kept)
                 lead = torch.where(better, margin, lead)
                 if bool(wrong.any()):
                     found[where[wrong]] = best[wrong]

@@ -45,7 +45,7 @@ class BoundaryAttack(TeamAttack):
             n_classes=self.targets + 1,
         )
         with torch.random.fork_rng(), torch.enable_grad():
-            moved: Tensor = walk(images, labels).detach()
+            moved: Tensor = walk(images.contiguous(), labels).detach()  # it views them
         return torch.clamp(torch.clamp(moved, images - self.eps, images + self.eps), 0, 1)
 
     def describe(self) -> dict[str, Any]:
