@@ -30,7 +30,7 @@ from eed_search.core.plans import MemberPlan
 from eed_search.core.records import Interval, Latency, from_json, to_json
 from eed_search.core.seeds import seed_of
 from eed_search.core.spec import Choice, Data, Recipe, Spec
-from eed_search.core.spec_file import removes_channels
+from eed_search.core.spec_file import is_sized_before, removes_channels
 from eed_search.core.store import Artifact, Store, Stored
 from eed_search.data.splits import Split, Splits, load_splits
 from eed_search.deployment.bundle import GateSettings
@@ -121,15 +121,16 @@ class Workshop:
 
     def form(self, choice: MemberChoice) -> nn.Module | None:
         """The network that a choice will have, untrained; none where only its making tells."""
-        return self.architecture(choice.size) if removes_channels(self.spec, choice.method) else None
+        return self.architecture(choice.size) if is_sized_before(self.spec, choice.method) else None
 
     def known_forms(self) -> list[nn.Module]:
         """Networks that members of the space have, as far as they are known before training."""
         space = self.spec.search.space
         sizes = space.size.values if isinstance(space.size, Choice) else ()
-        smaller = {removes_channels(self.spec, method) for method in self._methods}
-        found = [self.architecture(float(size)) for size in sizes] if True in smaller else []
-        return [*found, self._untrained(0)] if False in smaller else found
+        smaller = any(is_sized_before(self.spec, method) for method in self._methods)
+        found = [self.architecture(float(size)) for size in sizes] if smaller else []
+        masked = any(method != "cstar" and not removes_channels(self.spec, method) for method in self._methods)
+        return [*found, self._untrained(0)] if masked else found
 
     def control(self, size: float, recovery: Recovery, base: nn.Module, base_key: str) -> Stored:
         """Train a network of a member's architecture from scratch, for as many epochs as a deployed member saw."""
@@ -241,7 +242,7 @@ class Workshop:
         if choice.method in SCORED:
             settings["scores"] = self.store.key(*self.scores_stage(choice.score, base_key))
         else:
-            del settings["choice"]["score"], settings["granularity"]
+            del settings["choice"]["score"], settings["granularity"]  # they look at neither
         if recipe := settings_of(spec.members, choice.method):
             settings["method"] = recipe.model_dump() | {"version": VERSIONS[choice.method]}
         else:

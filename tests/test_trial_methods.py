@@ -22,11 +22,13 @@ from tests.test_trial import TINY, Session, silent, spec_with, view_of
 
 ADMM = {"epochs": 1, "batch_size": 32, "updates": 2, "rho": 0.5, "attack": {"steps": 1}}
 MEMBERS = {**TINY["members"], "radmm": {"set": "filter", **ADMM}, "cstar": {"block": 1, **ADMM}}
+MEMBERS["learned"] = {"epochs": 1, "batch_size": 32, "attack": {"steps": 1}}
 
 
 def mixed(**members: Any) -> Any:
     return spec_with(
-        members={**MEMBERS, **members}, search={"space": {"size": [0.5, 1.0], "method": ["prune", "radmm", "cstar"]}}
+        members={**MEMBERS, **members},
+        search={"space": {"size": [0.5, 1.0], "method": ["prune", "radmm", "cstar", "learned"]}},
     )
 
 
@@ -46,7 +48,7 @@ def complete(session: Session, chosen: TrialParams) -> TrialRecord:
     return record
 
 
-@pytest.mark.parametrize("method", ["radmm", "cstar"])
+@pytest.mark.parametrize("method", ["radmm", "cstar", "learned"])
 def test_a_member_of_any_method_works_alone(session: Session, method: Any, tmp_path: Path) -> None:
     """A team of one: trained, measured, exported, and its bundle answers as the trained network does."""
     record = complete(session, params(MemberChoice("nis", 0.5, method)))

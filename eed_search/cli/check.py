@@ -23,7 +23,7 @@ def check(file: Path, changes: Changes) -> None:
 
 def _methods(spec: Spec) -> str:
     methods = spec.search.space.method.values if isinstance(spec.search.space.method, Choice) else ()
-    kinds = {"prune": spec.members.granularity, "radmm": spec.members.radmm.set}
+    kinds = {"prune": spec.members.granularity, "radmm": spec.members.radmm.set, "learned": spec.members.granularity}
     return ", ".join(f"{method} ({kinds[str(method)]})" if method in kinds else str(method) for method in methods)
 
 

@@ -26,10 +26,12 @@ class ChannelGroup:
     Attributes:
         producers: Layers whose outputs are these channels, by name.
         num_channels: Channels of the group.
+        norms: Batch norms that these channels pass, by name.
     """
 
     producers: tuple[str, ...]
     num_channels: int
+    norms: tuple[str, ...] = ()
 
 
 def kept_channels(num_channels: int, fraction: float, block: int) -> int:
@@ -128,6 +130,7 @@ def _groups(
 
     layers = weight_layers(model)
     names = {layer: name for name, layer in layers.items()}
+    norm_names = {m: name for name, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     last = list(layers.values())[-1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch-pruning warns of parameters it leaves alone
@@ -141,12 +144,14 @@ def _groups(
             for dependency, _ in root
             if dependency.target.module in names and graph.is_out_channel_pruning_fn(dependency.handler)
         }
+        norms = {norm_names[d.target.module] for d, _ in root if d.target.module in norm_names}
 
         def remove(drop: list[int], first: nn.Module = first, handler: object = handler) -> None:
             # asked for again at each removal: earlier removals have changed the indices
             graph.get_pruning_group(first, handler, drop).prune()
 
-        found.append((ChannelGroup(tuple(sorted(producers)), _outputs(layers[min(producers)])), remove))
+        group = ChannelGroup(tuple(sorted(producers)), _outputs(layers[min(producers)]), tuple(sorted(norms)))
+        found.append((group, remove))
     if not found:
         raise ModelError(f"{type(model).__name__}: no channel can be removed; take granularity unstructured")
     return found

@@ -9,14 +9,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ParamValue = str | int | float
-Method = Literal["prune", "radmm", "cstar"]
+Method = Literal["prune", "radmm", "cstar", "learned"]
 Score = Literal["nis", "erm", "ase", "bnsf"]
 Subsets = Literal["all", "shared"]
 Recovery = Literal["labels", "distill"]
 Order = Literal["fast_first", "robust_first"]
 
 METHODS: tuple[Method, ...] = get_args(Method)
-SCORED: tuple[Method, ...] = ("prune",)
+SCORED: tuple[Method, ...] = ("prune", "learned")
 """Methods that rank by importance scores; the others do not look at a member's score."""
 SCORES: tuple[Score, ...] = ("nis", "erm", "ase", "bnsf")
 

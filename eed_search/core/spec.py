@@ -241,6 +241,20 @@ class Cstar(AdmmRecipe):
     block: int = Field(4, ge=1, le=256, description="ranks are taken in multiples of this")
 
 
+class Learned(Recipe):
+    """Method `learned`: which weights or channels stay is learned under a budget; `members.finetune` follows."""
+
+    epochs: float = Field(20, gt=0, le=10_000, description="passes over the training images")
+    lr: float = Field(0.1, gt=0, le=10, description="highest learning rate")
+    weight_decay: float = Field(0, ge=0, le=1)
+    ema: float = Field(0, ge=0, lt=1, description="decay of the averaged weights, warming up; 0 takes the last weights")
+    budget: Literal["global", "layer"] = Field(
+        "global", description="global: each layer's share is learned; layer: all keep the same"
+    )
+    min_share: float = Field(0.1, ge=0, lt=1, description="smallest share of a layer, as a fraction of the size")
+    phi: float = Field(0.01, gt=0, le=100, description="what the budget's weight gains at each step over budget")
+
+
 class Members(_Section):
     """How members are cut from the base and recover."""
 
@@ -250,6 +264,7 @@ class Members(_Section):
     finetune: Recipe = Recipe()
     radmm: Radmm = Radmm()
     cstar: Cstar = Cstar()
+    learned: Learned = Learned()
 
 
 class Pool(_Section):

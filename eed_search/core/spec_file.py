@@ -346,10 +346,16 @@ def _cross_check(spec: Spec) -> list[str]:
 
 
 def removes_channels(spec: Spec, method: str) -> bool:
-    """Whether a method's members have fewer channels, whose number follows from their size."""
+    """Whether a method's members have fewer channels than the base."""
     if method == "radmm":
         return spec.members.radmm.set == "filter"
     return method in SCORED and spec.members.granularity == "channel"
+
+
+def is_sized_before(spec: Spec, method: str) -> bool:
+    """Whether the size alone says how many channels each layer of a method's members has."""
+    learns = method == "learned" and spec.members.learned.budget == "global"
+    return removes_channels(spec, method) and not learns
 
 
 def _proposal_problems(space: Space, proposal: dict[str, ParamValue]) -> list[str]:
