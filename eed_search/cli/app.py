@@ -87,13 +87,26 @@ def launch(
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Replaces seed.", show_default=False)] = None,
     data: DataPath = None,
     set_: Sets = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would cost, reuse and write; start nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON for other programs.")] = False,
     debug: Debug = False,
 ) -> None:
     """Search: train the base, try teams, show the frontier."""
-    from eed_search.cli.launch import launch as body
     from eed_search.cli.space_file import Changes
 
-    body(file, Changes(tuple(set_ or ()), data=data, trials=trials, seed=seed), home=home, name=name)
+    changes = Changes(tuple(set_ or ()), data=data, trials=trials, seed=seed)
+    if dry_run:
+        from eed_search.cli.dry_run import dry_run as forecast
+
+        forecast(file, changes, home=home, name=name, as_json=as_json)
+        return
+    if as_json:
+        raise typer.BadParameter("goes with --dry-run; `eed-search report --json` gives a result", param_hint="--json")
+    from eed_search.cli.launch import launch as body
+
+    body(file, changes, home=home, name=name)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,10 +56,13 @@ def find(file: Path | None) -> Path:
     raise SpecError([f"{wanted}: no such file; give a search-space file, or a packaged one: {', '.join(packaged)}"])
 
 
-def read(file: Path | None, changes: Changes) -> Spec:
+def read(file: Path | None, changes: Changes, note: Callable[[str], None] = say) -> Spec:
     """Read and check a file with the command line's changes, and whether its data can be read.
 
-    Prints which proposals the changes leave without a place.
+    Args:
+        file: As given.
+        changes: What the command line changes in it.
+        note: Told which proposals the changes leave without a place; prints them by default.
 
     Returns:
         The file with every default filled in.
@@ -91,6 +94,6 @@ def read(file: Path | None, changes: Changes) -> Spec:
     problems += [f"{path.name}: {problem}" for problem in readable(spec.data)]
     if problems:
         raise SpecError(problems)
-    for note in notes:
-        say(note)
+    for line in notes:
+        note(line)
     return spec

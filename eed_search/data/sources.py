@@ -160,6 +160,20 @@ def _cifar10(data: Data) -> tuple[Images, Images | None]:
     return parts[0], parts[1]
 
 
+def refuse_download(data: Data) -> None:
+    """Refuse data that a launch would download first.
+
+    Raises:
+        DataError: If they are not there.
+    """
+    root = Path(data.path or "").expanduser()
+    if data.source == "cifar10" and not (root / "cifar-10-batches-py").is_dir():
+        raise DataError(
+            f"data.path: {root} holds no CIFAR-10; a launch would download it there, a dry run measures only what is"
+            " there. Put cifar-10-batches-py there first"
+        )
+
+
 def readable(data: Data) -> list[str]:
     """Say what keeps a source from being read, without reading the images (for `check`).
 

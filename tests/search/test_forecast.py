@@ -11,7 +11,8 @@ from eed_search.calibration import Curve, UnitCosts
 from eed_search.core.params import MemberChoice, TrialParams
 from eed_search.core.spec import Recipe, Spec
 from eed_search.core.spec_file import parse
-from eed_search.search.forecast import Draw, Forecast, draws, forecast, makespan
+from eed_search.search.forecast import Forecast, forecast, makespan
+from eed_search.search.foreseen import Draw, draws
 from eed_search.search.space_size import plans_of
 from eed_search.stock import Stock
 
@@ -48,7 +49,13 @@ def _spec(**search: object) -> Spec:
             "joint": {"epochs": 2, "batch_size": 50},
             "evaluation": {"steps": 9},
             "controls": {"sizes": [0.5], "recoveries": ["labels"]},
-            "search": {"trials": 3, "startup_trials": 1, "space": {"score": ["nis", "erm"], "size": [0.5]}} | search,
+            "search": {
+                "trials": 3,
+                "startup_trials": 1,
+                "racing": False,
+                "space": {"score": ["nis", "erm"], "size": [0.5]},
+            }
+            | search,
         },
         "t",
     )
@@ -122,6 +129,18 @@ def test_trials_beyond_those_drawn_cost_what_the_last_ones_do() -> None:
     one = forecast(_spec(trials=1), UNITS, [_draw("nis")], Stock(), slots=1)
     ten = forecast(_spec(trials=10), UNITS, [_draw("nis")], Stock(), slots=1)
     assert ten.trials_s.low - one.trials_s.low == pytest.approx(9 * (7 + 6 + 4 + 1))
+
+
+def test_racing_gives_up_all_it_may_at_the_low_end() -> None:
+    """Of nine, one comes to its end, two more to their joint fine-tune; all are attacked at a rung, at a quarter's cost."""
+    nine = [_draw("nis")] * 9
+    plain = forecast(_spec(trials=9), UNITS, nine, Stock(), slots=1)
+    raced = forecast(_spec(trials=9, racing=True, eta=3), UNITS, nine, Stock(), slots=1)
+    assert _seconds(raced, "members") == _seconds(plain, "members")
+    assert _seconds(raced, "joint fine-tuning") == (3 * 4, 9 * 4)
+    low, high = (a - b for a, b in zip(_seconds(raced, "attacks"), _seconds(plain, "attacks"), strict=True))
+    assert low == pytest.approx((9 + 3) / 4 - 8)
+    assert high == pytest.approx(18 / 4)
 
 
 def test_a_time_budget_ends_the_trials() -> None:

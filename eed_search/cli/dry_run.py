@@ -1,0 +1,228 @@
+"""`eed-search launch --dry-run`: what a search would cost and find, from a short measurement; starts nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eed_search.cli.check import summary
+from eed_search.cli.console import say
+from eed_search.cli.result import duration
+from eed_search.cli.space_file import Changes, find, read
+from eed_search.core.errors import RunError
+from eed_search.core.spec import Spec
+from eed_search.search.racing import RUNGS
+
+if TYPE_CHECKING:
+    from eed_search.calibration import UnitCosts
+    from eed_search.search.forecast import Forecast, Span
+    from eed_search.search.preview import Preview
+    from eed_search.search.space_size import SpaceSize
+
+_STORED = ("base", "controls", "scores", "members")
+
+
+def dry_run(file: Path | None, changes: Changes, *, home: Path, name: str | None, as_json: bool) -> None:
+    """Say what a launch would do; write nothing below the home and start no search.
+
+    Args:
+        file: The search-space file, or a packaged one's name; none takes the embedded digits.
+        changes: What the command line changes in it.
+        home: Where the search would lie.
+        name: The search's name; none lets the search choose.
+        as_json: Print one JSON object for other programs.
+
+    Raises:
+        SpecError: With every mistake of the file, or if no trial fits on this machine.
+        DataError: If the data are not there.
+        RunError: If the name is not allowed or taken, or the home cannot be written to.
+    """
+    notes: list[str] = []
+    spec = read(file, changes, note=notes.append if as_json else say)
+    from eed_search.search.preview import preview
+
+    home = home.expanduser().resolve()
+    there = preview(home, spec, name)
+    from eed_search.search.ray_glue import Machine  # loads no Ray
+
+    cores = os.cpu_count() or 1
+    slots = Machine(cores, _num_gpus()).slots(spec.resources)
+    if not as_json:
+        say(f"Dry run of {find(file)}: nothing is started, nothing is written")
+        for line in summary(spec):
+            say(f"  {line}")
+        say("Measuring a few batches and latency rounds on this machine ...")
+
+    from eed_search.calibration import calibrate
+    from eed_search.core.store import Store
+    from eed_search.data.sources import refuse_download
+    from eed_search.search.driver import with_absolute_data
+    from eed_search.search.forecast import forecast
+    from eed_search.search.foreseen import draws
+    from eed_search.search.space_size import all_members, plans_of, space_size
+    from eed_search.stages import Workshop
+    from eed_search.stock import take_stock
+
+    spec = with_absolute_data(spec)
+    refuse_download(spec.data)
+    shop = Workshop(spec, Store(home / "store", read_only=True), lambda text: None)
+    proposals = draws(spec)
+    everyone = all_members(spec)
+    wanted = {plan for draw in proposals for plan in plans_of(draw.params, spec)}
+    stock = take_stock(shop, {*everyone, *wanted})
+    units = calibrate(shop, cores=cores)
+    found = forecast(spec, units, proposals, stock, slots)
+    space = space_size(spec)
+    # Of the members that chance would ask for: those that a space holds may be thousands.
+    held = {
+        "base": (int(stock.base), 1),
+        "controls": (len(stock.controls), len(spec.controls.sizes) * len(spec.controls.recoveries)),
+        "scores": (len(stock.scores), len(units.scores_s)),
+        "members": (len(stock.members), len(everyone) or len(wanted)),
+    }
+    if as_json:
+        say(json.dumps(_facts(spec, home, there, notes, space, held, units, found), indent=1, ensure_ascii=False))
+    else:
+        for line in _lines(spec, home, there, space, held, units, found):
+            say(line)
+    if refusal := there.refusal(home):
+        raise RunError(refusal)
+
+
+def _num_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _facts(
+    spec: Spec,
+    home: Path,
+    there: Preview,
+    notes: list[str],
+    space: SpaceSize,
+    held: dict[str, tuple[int, int]],
+    units: UnitCosts,
+    found: Forecast,
+) -> dict[str, Any]:
+    """Put everything together for other programs; seconds and bytes, `low` and `high`."""
+    return {
+        "home": str(home),
+        "run": asdict(there),
+        "notes": notes,
+        "trials": found.trials,
+        "slots": found.slots,
+        "rungs": list(RUNGS) if spec.search.racing else [],
+        "space": asdict(space),
+        "store": {name: {"there": there_, "of": of} for name, (there_, of) in held.items()},
+        "stages": [asdict(stage) for stage in found.stages],
+        "wall_s": {
+            "base": asdict(found.base_s),
+            "controls and trials": asdict(found.trials_s),
+            "finals": asdict(found.finals_s),
+            "total": asdict(found.wall_s),
+        },
+        "time_budget_s": spec.search.time_budget_s,
+        "disk_bytes": {
+            "store": asdict(found.store_bytes),
+            "run": found.run_bytes,
+            "ledger": found.ledger_bytes,
+            "free": _free_bytes(home),
+        },
+        "units": asdict(units) | {"control_recipe": units.control_recipe.model_dump()},
+    }
+
+
+def _lines(
+    spec: Spec,
+    home: Path,
+    there: Preview,
+    space: SpaceSize,
+    held: dict[str, tuple[int, int]],
+    units: UnitCosts,
+    found: Forecast,
+) -> list[str]:
+    """Say it all for a person, in 80 columns."""
+    return [
+        "",
+        f"space     {_space_line(spec, space)}",
+        f"rungs     {_rungs_line(spec)}",
+        f"run       {_run_line(there, home)}",
+        f"store     {_store_line(held)}",
+        "",
+        f"work of one slot of {found.slots}, from {units.seconds:.0f} s of measurement:",
+        f"  {'':<18}{'computed':>10}{'reused':>10}   {'time':<18}",
+        *(
+            f"  {one.stage:<18}{_range(one.computed, '{:.0f}'):>10}{one.reused:>10}   {_times(one.seconds):<18}".rstrip()
+            for one in found.stages
+            if one.computed.high or one.reused
+        ),
+        "",
+        f"time      {_times(found.wall_s)} in all: base {_times(found.base_s)}; controls and trials",
+        f"          {_times(found.trials_s)}, {found.slots} at once; finals {_times(found.finals_s)}",
+        *_time_notes(spec),
+        f"disk      {_range(found.store_bytes * 1e-6, '{:.0f}')} MB in the store, {found.run_bytes / 1e6:.0f} MB beside it"
+        f" (ledger {found.ledger_bytes / 1e6:.1f} MB); {_free_bytes(home) / 1e9:.0f} GB are free",
+    ]
+
+
+def _space_line(spec: Spec, space: SpaceSize) -> str:
+    if space.members is None:
+        return "members of any size of a range, so without number"
+    return (
+        f"{space.members:,} members, {space.teams:,} {'pools' if spec.team.mode == 'pool' else 'teams'} of them,"
+        " whatever the loss weights and the gate"
+    )
+
+
+def _rungs_line(spec: Spec) -> str:
+    if not spec.search.racing:
+        return "none: every trial runs to its end"
+    return f"{' and '.join(RUNGS)}: one trial in {spec.search.eta} goes on at once, the others wait"
+
+
+def _run_line(there: Preview, home: Path) -> str:
+    if there.state == "free":
+        return f"{there.name} (free) in {home}"
+    if there.state == "no search":
+        return f"{there.name}: {home / there.name} exists already and is no search; a launch would be refused"
+    resume = f"; a resume would run {there.num_again} again and {max(0, there.num_trials - there.num_ended - there.num_again)} more"
+    return (
+        f"{there.name} is there already ({there.state}, {there.num_ended} of {there.num_trials} trials finished); a launch"
+        f" would be refused{'' if there.state in ('running', 'finished') else resume}"
+    )
+
+
+def _store_line(held: dict[str, tuple[int, int]]) -> str:
+    if not any(number for number, _ in held.values()):
+        return "holds nothing of this search yet"
+    return "holds " + ", ".join(f"{held[name][0]} of {held[name][1]} {name}" for name in _STORED if held[name][1])
+
+
+def _time_notes(spec: Spec) -> list[str]:
+    lines = [
+        "          (low: the model asks for no new member and racing gives up all it may;",
+        "          high: new members as by chance, every trial to its end. Every image counts",
+        "          as attacked to the last step; the start of Ray, some seconds, is not in it)",
+    ]
+    if spec.search.time_budget_s is not None:
+        lines.append(f"          (no trial is begun after {duration(spec.search.time_budget_s)})")
+    return lines
+
+
+def _times(span: Span) -> str:
+    low, high = duration(span.low), duration(span.high)
+    return low if low == high else f"{low} to {high}"
+
+
+def _range(span: Span, form: str) -> str:
+    low, high = form.format(span.low), form.format(span.high)
+    return low if low == high else f"{low}-{high}"
+
+
+def _free_bytes(home: Path) -> int:
+    return shutil.disk_usage(next(folder for folder in (home, *home.parents) if folder.exists())).free
