@@ -21,10 +21,12 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from eed_search.compression.checkpoint import FileCheckpoint
 from eed_search.compression.contract import Target, Work
 from eed_search.compression.member import Member, fresh, from_arrays, recovery_loss, to_arrays
 from eed_search.compression.methods import METHODS, VERSIONS, settings_of
 from eed_search.compression.scores import SCORES, ScoreBatch
+from eed_search.core.errors import TrialFailure
 from eed_search.core.params import SCORED, MemberChoice, Recovery, Score, TrialParams
 from eed_search.core.plans import MemberPlan
 from eed_search.core.records import Interval, Latency, from_json, to_json
@@ -211,6 +213,8 @@ class Workshop:
         """Make a member of the base on its images, or read it."""
         spec, data, choice = self.spec, self.data, plan.choice
         scored = self.scores(choice.score, base, base_key) if choice.method in SCORED else None
+        stage, settings = self.member_stage(plan, base_key)
+        unfinished = FileCheckpoint(self.store.root / "unfinished" / f"{self.store.key(stage, settings)}.safetensors")
 
         def compute(seed: int) -> Artifact:
             split = data.train
@@ -228,10 +232,17 @@ class Workshop:
                 augment=self._augment,
                 device=self.device,
                 report=lambda text: self.report(f"member {choice.title()}: {text}"),
+                checkpoint=unfinished,
             )
-            return _to_artifact(to_arrays(METHODS[choice.method](base, Target(choice.size, spec.members), work)))
+            try:
+                member = METHODS[choice.method](base, Target(choice.size, spec.members), work)
+            except TrialFailure:  # another attempt would fail alike
+                unfinished.clear()
+                raise
+            return _to_artifact(to_arrays(member))
 
-        stored = self.store.get(*self.member_stage(plan, base_key), compute)
+        stored = self.store.get(stage, settings, compute)
+        unfinished.clear()
         return TrainedMember(self.read_members(stored)[0], stored.key, plan)
 
     def member_stage(self, plan: MemberPlan, base_key: str) -> Stage:

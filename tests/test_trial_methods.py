@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 import yaml
 
 from eed_search import trial
@@ -160,3 +161,37 @@ def test_a_point_of_several_methods_runs_again_exactly(session: Session) -> None
     study.enqueue_trial(first_proposals(again)[0])
     assert TrialParams.from_flat(suggest(study.ask(), again)) == chosen
     assert asdict(chosen)["members"][1]["method"] == "radmm"
+
+
+class Cut(Exception):
+    """Stands for a kill."""
+
+
+@pytest.mark.parametrize("method", ["radmm", "cstar", "learned"])
+def test_a_member_whose_making_was_cut_off_goes_on_where_it_was(tmp_path: Path, method: Any) -> None:
+    """The second attempt starts from the kept state and ends with the bits of one that was never cut."""
+    longer = {name: {**MEMBERS[name], "epochs": 2} for name in ("radmm", "cstar", "learned")}
+    lines: list[str] = []
+
+    def cut_off(text: str) -> None:
+        lines.append(text)
+        if "epoch 2 of 2" in text:
+            raise Cut
+
+    choice = MemberChoice("nis", 0.5, method)
+    (plan,) = plan_members([choice], "all", "labels")
+    whole, shop = (open_workshop(mixed(**longer), tmp_path / name, silent) for name in ("whole", "cut"))
+    base, base_key = whole.base()
+    expected = whole.member(plan, base, base_key)
+    assert shop.base()[1] == base_key
+    shop.report = cut_off
+    with pytest.raises(Cut):
+        shop.member(plan, base, base_key)
+    assert list((tmp_path / "cut" / "unfinished").iterdir())
+    shop.report = lines.append
+    lines.clear()
+    again = shop.member(plan, base, base_key)
+    assert not any("epoch 1 of 2" in line for line in lines)
+    state = again.member.model.state_dict()
+    assert all(torch.equal(state[n], t) for n, t in expected.member.model.state_dict().items())
+    assert not list((tmp_path / "cut" / "unfinished").iterdir())
