@@ -255,6 +255,48 @@ def verify(
 
 
 @app.command()
+def attack(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            help="A run's point (RUN:7.0, 7.0, knee, base), a bundle's folder, or your own model as module:callable.",
+        ),
+    ],
+    tier: Annotated[
+        int, typer.Option("--tier", help="1: fresh images, badge checked; 2: test images, badge claim.")
+    ] = 1,
+    eps: Annotated[
+        str | None,
+        typer.Option("--eps", metavar="EPS", help="L-inf budget on [0, 1]: 8/255 or 0.03.", show_default=False),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", metavar="PATH", help="FILE.npz with images and labels, or the data's folder.", show_default=False
+        ),
+    ] = None,
+    num_samples: Annotated[
+        int | None, typer.Option("--num-samples", min=1, help="Most images to attack.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of everything random.")] = 0,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    table: Annotated[
+        str | None,
+        typer.Option("--table", metavar="NAME", help="paper: the columns of the paper's tables.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
+    home: Home = DEFAULT_HOME,
+    debug: Debug = False,
+) -> None:
+    """Attack a classifier and check the result; goes on after a kill."""
+    from eed_search.cli.attack import Wanted
+    from eed_search.cli.attack import attack as body
+
+    body(target, Wanted(tier, eps, data, num_samples, seed, device, table, as_json), home=home)
+
+
+@app.command()
 def ui(
     run: Run = None,
     port: Annotated[

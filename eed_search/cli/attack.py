@@ -1,0 +1,295 @@
+"""`eed-search attack`: an honest robust accuracy of a point, a bundle or a user's own model."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eed_search.cli.console import console, say
+from eed_search.cli.homes import open_run
+from eed_search.cli.result import duration
+from eed_search.core.attack_records import AttackResult, Check, Cost
+from eed_search.core.errors import InvalidResult, SpecError
+from eed_search.core.records import Accuracy, RobustAccuracy, to_json
+from eed_search.tracking.text import in_macs
+
+if TYPE_CHECKING:
+    import torch
+    from rich.table import Table
+
+    from eed_search.evaluation.assess import Target
+    from eed_search.targets import Wishes
+
+_WIDTH = 80
+_LEAST_EPS = 1 / 1000  # half a grey level is 0.002: whoever gives less has divided by 255 twice
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The options.
+
+    Attributes:
+        tier: 1 or 2.
+        eps: Budget as the user wrote it; none takes the search's.
+        data: Images to take instead of the target's own.
+        num_samples: Most samples.
+        seed: Of everything random.
+        device: `cpu` or `cuda`.
+        table: `paper` for the columns of the paper.
+        as_json: Print JSON.
+    """
+
+    tier: int = 1
+    eps: str | None = None
+    data: Path | None = None
+    num_samples: int | None = None
+    seed: int = 0
+    device: str = "cpu"
+    table: str | None = None
+    as_json: bool = False
+
+
+def attack(target: str, wanted: Wanted, *, home: Path) -> None:
+    """Attack a target, check the result, print it.
+
+    Args:
+        target: `RUN:ID`, `ID`, a bundle's folder, or `module:callable`.
+        wanted: The options.
+        home: The folder that holds every search.
+
+    Raises:
+        SpecError: If an option is wrong.
+        InvalidResult: If a sanity check failed; the result is printed before.
+        RunError: If there is no such run or point.
+        BundleError: If the bundle is missing or altered.
+        ModelError: If the model cannot be judged.
+        DataError: If the images are wrong or too few.
+    """
+    budget = _checked(target, wanted)
+    from eed_search.targets import Wishes  # loads torch
+
+    device = _device(wanted.device)
+    wishes = Wishes(2 if wanted.tier == 2 else 1, budget, wanted.data, wanted.num_samples, wanted.seed)
+    found = _find(target, wishes, home)
+    refuse_eps(found.eps, "the search's eps" if budget is None else "--eps")
+    if wanted.table == "paper":
+        _paper(found, wanted, device)
+        return
+    from eed_search.evaluation.assess import assess
+
+    result = assess(found, wishes.tier, seed=wanted.seed, home=home, device=device, report=_progress)
+    if wanted.as_json:
+        say(json.dumps(to_json(result), indent=1, ensure_ascii=False, allow_nan=False))
+    else:
+        show(result)
+    if result.badge == "invalid":
+        failed = ", ".join(f"{check.number} ({check.name})" for check in result.checks if not check.passed)
+        raise InvalidResult(
+            f"{result.target}: the robust accuracy is invalid, check {failed} failed; what was seen stands above. Mend the"
+            " model, or the attack if it is to blame, and attack again"
+        )
+
+
+def _checked(target: str, wanted: Wanted) -> float | None:
+    """Read the options that need no torch; every mistake at once."""
+    problems = []
+    if wanted.tier not in (1, 2):
+        problems.append(f"--tier {wanted.tier}: allowed: 1 (checked) or 2 (claim, on test images)")
+    if wanted.table not in (None, "paper"):
+        problems.append(f"--table {wanted.table}: allowed: paper")
+    if wanted.device not in ("cpu", "cuda"):
+        problems.append(f"--device {wanted.device}: allowed: cpu, cuda")
+    if not target.strip():
+        problems.append("TARGET: is empty; give RUN:ID, ID, a bundle's folder, or module:callable")
+    budget: float | None = None
+    if wanted.eps is not None:
+        try:
+            budget = read_eps(wanted.eps)
+            refuse_eps(budget, "--eps")
+        except SpecError as error:
+            problems += error.problems
+    if problems:
+        raise SpecError(problems)
+    return budget
+
+
+def read_eps(text: str) -> float:
+    """Read a budget such as `8/255` or `0.03`.
+
+    Raises:
+        SpecError: If it is no number.
+    """
+    number, _, divisor = text.partition("/")
+    try:
+        value = float(number) / (float(divisor) if divisor else 1.0)
+    except (ValueError, ZeroDivisionError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise SpecError([f"--eps {text}: is no number; write 8/255 or 0.0314"])
+    return value
+
+
+def refuse_eps(eps: float, where: str) -> None:
+    """Refuse budgets of the wrong unit.
+
+    Raises:
+        SpecError: If it lies outside what an attack on pixels in [0, 1] can mean.
+    """
+    if eps > 1:
+        hint = f"; for {eps:g} grey levels write {eps:g}/255" if eps <= 255 else ""
+        raise SpecError([f"{where} {eps:g}: is outside 0..1, pixels lie in [0, 1]{hint}"])
+    if eps <= 0:
+        raise SpecError([f"{where} {eps:g}: leaves an attacker nothing; give more than 0, such as 8/255"])
+    if eps < _LEAST_EPS:
+        raise SpecError([f"{where} {eps:g}: is less than half a grey level (0.002); was it divided by 255 twice?"])
+
+
+def _find(target: str, wishes: Wishes, home: Path) -> Target:
+    """Find what the user means."""
+    from eed_search import targets
+
+    if targets.is_point(target):
+        run, _, id_ = target.rpartition(":")
+        folder, view = open_run(home, run or None)
+        return targets.from_run(folder.name, view, id_, home, wishes, _progress)
+    if ":" in target and not Path(target).exists():
+        return targets.from_module(target, wishes)
+    if Path(target).is_dir():
+        return targets.from_bundle(Path(target), wishes, _progress)
+    raise SpecError(
+        [
+            f"{target}: is no point (RUN:7.0, 7.0, knee, fastest, most-robust, base), no bundle's folder and no"
+            " module:callable; `eed-search report` lists the points of a run"
+        ]
+    )
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SpecError(["--device cuda: torch sees no CUDA device; take cpu"])
+    return torch.device(name)
+
+
+def _paper(target: Target, wanted: Wanted, device: torch.device) -> None:
+    """Print the columns of the paper's tables."""
+    from eed_search.evaluation.paper_table import paper_table
+
+    row = paper_table(target, seed=wanted.seed, device=device, report=_progress)
+    if wanted.as_json:
+        say(json.dumps(to_json(row), indent=1, ensure_ascii=False, allow_nan=False))
+        return
+    say(f"{row.target}: {row.data}, {row.split} images; L-inf eps {row.eps:.4g}, seed {row.seed}; through the gate")
+    say()
+    table = _table("", "right %", "95 % interval", "n")
+    for name, accuracy in row.columns.items():
+        interval = f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}"
+        table.add_row(name, f"{100 * accuracy.value:.1f}", interval, str(accuracy.num_samples))
+    console().print(table)
+    if row.l2_median is not None:
+        say(f"DeepFool changes an answer that is right at l2 distance {row.l2_median:.3g} (median).")
+    _wrapped("No sanity checks ran: a table, not a claim; `--table` left out gives the checked figure.")
+
+
+def _progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+# ---------------------------------------------------------------- what is shown
+
+
+def show(result: AttackResult) -> None:
+    """Print a result for people."""
+    say(f"{result.target}: tier {result.tier}, badge `{result.badge}`")
+    kind = {"fresh": "fresh images that no decision has seen", "test": "test images", "given": "images"}[result.split]
+    say(f"{result.clean.num_samples} {kind} of {result.data}; L-inf eps {result.eps:.4g}, seed {result.seed}")
+    say()
+    console().print(_accuracies(result))
+    gap = 100 * (result.robust.value - result.any_prefix.value)
+    if result.num_members > 1:
+        _wrapped(
+            f"RA: deployed forward, union of all attacks. any prefix: broken if any reachable prefix is; {gap:.1f}"
+            " points rest on the gate. static: all members together, no gate."
+        )
+    say()
+    console().print(_costs(result))
+    if result.num_members > 1 and result.clean_cost.latency_ms is not None:
+        _wrapped(
+            "latency between the measured clean and worst cases: interpolated by MACs. The attacked speed-up is the"
+            " slowed one."
+        )
+    say()
+    console().print(_attacks(result))
+    say(
+        f"{result.forward_passes / result.clean.num_samples:,.0f} forward and"
+        f" {result.gradient_passes / result.clean.num_samples:,.0f} gradient passes an image, {duration(result.seconds)}"
+    )
+    say()
+    for check in result.checks:
+        _wrapped(f"check {check.number:2d} {_verdict(check)}  {check.name}: {check.seen}", indent=" " * 16)
+    for note in result.notes:
+        _wrapped(f"note: {note}")
+
+
+def _verdict(check: Check) -> str:
+    return "FAILED" if not check.passed else "ok    " if check.applies else "–     "
+
+
+def _wrapped(text: str, indent: str = "") -> None:
+    for line in textwrap.wrap(text, _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False):
+        say(line)
+
+
+def _table(*columns: str) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=i > 0)
+    return table
+
+
+def _accuracies(result: AttackResult) -> Table:
+    table = _table("", "right %", "95 % interval", "n")
+    rows: list[tuple[str, Accuracy | RobustAccuracy]] = [("clean", result.clean), ("robust (RA)", result.robust)]
+    if result.num_members > 1:
+        rows += [("RA, any prefix", result.any_prefix), ("RA, static", result.static)]
+    for name, accuracy in rows:
+        interval = f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}"
+        table.add_row(name, f"{100 * accuracy.value:.1f}", interval, str(accuracy.num_samples))
+    return table
+
+
+def _costs(result: AttackResult) -> Table:
+    rows: list[tuple[str, Cost | None]] = [
+        ("clean", result.clean_cost),
+        ("under the accuracy attack", result.attacked_cost),
+        ("slowed down (S1)", result.slowed_cost),
+        ("worst case", result.worst_cost),
+    ]
+    timed = result.clean_cost.latency_ms is not None
+    table = _table("an average image", "members run", "MACs", *(("latency ms", "speed-up") if timed else ()))
+    for name, cost in rows:
+        if cost is None:
+            continue
+        cells = [name, f"{cost.members_run:.2f} of {result.num_members}", in_macs(cost.macs)]
+        if timed and cost.latency_ms is not None and cost.speedup is not None:
+            cells += [f"{cost.latency_ms:.3g}", f"{cost.speedup:.2f} ×"]
+        table.add_row(*cells)
+    return table
+
+
+def _attacks(result: AttackResult) -> Table:
+    table = _table("attack", "steps", "starts", "attacked", "broke")
+    for use in result.attacks:
+        numbers = ["–" if number is None else str(number) for number in (use.steps, use.restarts)]
+        title = use.name if use.name.startswith(use.id) else f"{use.id} {use.name}"
+        table.add_row(title, *numbers, str(use.num_attacked), str(use.num_broken))
+    return table

@@ -1,0 +1,396 @@
+"""What can be attacked: a run's point, a bundle, a user's own torch model; each with its images.
+
+    RUN:ID, ID           a point (7.0), `knee`, `fastest`, `most-robust`, or `base`; the newest run by default
+    FOLDER               a bundle: its ONNX members are read back as networks with gradients
+    module:callable      a function without arguments that gives a model in evaluation mode
+
+Whatever is wrong with a model or its images is found here, before anything is attacked.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from eed_search.core.errors import DataError, ModelError, RunError
+from eed_search.core.ledger import RunView
+from eed_search.core.params import TrialParams
+from eed_search.core.points import points, select
+from eed_search.core.records import Latency, Measurement, Reference, from_json
+from eed_search.core.seeds import seed_of
+from eed_search.core.spec import Spec
+from eed_search.core.spec_file import parse
+from eed_search.data.given import MIN_SAMPLES, read_given
+from eed_search.data.splits import Split, Splits, load_splits
+from eed_search.deployment.onnx_export import to_onnx
+from eed_search.deployment.onnx_torch import differentiable
+from eed_search.deployment.runtime import GatedClassifier, GateSettings, RuntimeFault, read_bundle
+from eed_search.ensemble.gate import Gate, GatedEnsemble, StopRule
+from eed_search.evaluation.assess import Target, Tier, Timing
+from eed_search.stages import open_workshop
+from eed_search.trial import RUNS_ALL
+
+_IDS = re.compile(r"\d+\.\d+|knee|fastest|most-robust|base")
+_MOST_TIER_1 = 2000
+_CIFAR_EPS = 8 / 255
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asked for beside the target.
+
+    Attributes:
+        tier: 1 or 2.
+        eps: Budget in pixel units; none takes the search's.
+        data: A file with images, or a folder that replaces `data.path`; none takes the search's images.
+        num_samples: Most samples; none takes 2,000 at tier 1 and all at tier 2.
+        seed: Of the choice of samples.
+    """
+
+    tier: Tier
+    eps: float | None = None
+    data: Path | None = None
+    num_samples: int | None = None
+    seed: int = 0
+
+
+def is_point(text: str) -> bool:
+    """Whether a target names a point of a run: `ID` or `RUN:ID`."""
+    return bool(_IDS.fullmatch(text.rpartition(":")[2]))
+
+
+# ---------------------------------------------------------------- a run's point
+
+
+def from_run(name: str, view: RunView, id_: str, home: Path, wishes: Wishes, report: Callable[[str], None]) -> Target:
+    """Read a point's networks, gate and images.
+
+    Args:
+        name: For people.
+        view: The run.
+        id_: One of its points, `base`, `knee`, `fastest` or `most-robust`.
+        home: Where its store lies.
+        wishes: What the user asked for.
+        report: Told what is being computed.
+
+    Raises:
+        RunError: If there is no such point.
+        StoreError: If its networks are no longer in the store.
+        DataError: If the images cannot be read or are too few.
+    """
+    found_id, measurement, threshold = _pick(view, id_)
+    plain = dict(view.spec)
+    if wishes.data is not None and wishes.data.is_dir():
+        plain["data"] = plain["data"] | {"path": str(wishes.data)}
+    spec = parse(plain, f"run {view.name}")
+    shop = open_workshop(spec, home / "store", report, whole_machine="OMP_NUM_THREADS" not in os.environ)
+    members = [m.model.eval() for m in shop.read_members(shop.store.load(measurement.artifact))]
+    gate = Gate(threshold, spec.gate.rule, spec.gate.sharpness, spec.gate.tau)
+    samples = _samples(wishes, shop.data)
+    whole = wishes.num_samples is None and wishes.eps in (None, spec.threat.eps)
+    fresh = view.fresh.get(found_id if found_id != "base" else "dense base")
+    recorded = None
+    if (
+        fresh is not None
+        and samples.name == "fresh"
+        and whole
+        and fresh.clean_accuracy.num_samples == len(samples.split)
+    ):
+        recorded = ("the search", fresh.clean_accuracy.value)
+    eps = spec.threat.eps if wishes.eps is None else wishes.eps
+    base = shop.base()[0].eval()
+    return Target(
+        name=f"{name} {found_id}",
+        team=_team(members, gate),
+        split=samples.split,
+        split_name=samples.name,
+        data=samples.title or spec.data.source,
+        num_classes=shop.data.num_classes,
+        eps=eps,
+        base=base if found_id != "base" else None,
+        twin=shop.undefended,
+        twin_at_most=0.01 if spec.data.source == "cifar10" and eps >= _CIFAR_EPS - 1e-9 else None,
+        recorded=recorded,
+        deploy=_deployer(members, gate, shop.data.image_shape),
+        timing=_timing(measurement),
+        notes=samples.notes,
+    )
+
+
+def _pick(view: RunView, id_: str) -> tuple[str, Measurement, float]:
+    """Find a point's id, measurement and gate threshold."""
+    if id_ == "base":
+        if view.base is None:
+            raise RunError(f"run {view.name}: has no dense base yet; wait for it")
+        return "base", _final(view, view.base), RUNS_ALL
+    by_id = {point.id: point for point in points(view, unrankable=True, unconfirmed=True)}
+    point = by_id.get(id_) or (select(view, id_) if not id_[0].isdigit() else None)
+    if point is None:
+        raise RunError(
+            f"run {view.name}: has no point {id_}; there: {', '.join(by_id) or 'none'}, base, knee, fastest, most-robust"
+        )
+    return point.id, point.measurement, TrialParams.from_flat(point.params).gate_threshold
+
+
+def _final(view: RunView, reference: Reference) -> Measurement:
+    latency: Latency = view.latencies.get(reference.name, reference.measurement.latency)
+    return replace(reference.measurement, latency=latency)
+
+
+def _timing(measurement: Measurement) -> Timing:
+    latency = measurement.latency
+    return Timing(measurement, latency.speedup.value * latency.latency_ms.value)
+
+
+# ---------------------------------------------------------------- a bundle
+
+
+def from_bundle(folder: Path, wishes: Wishes, report: Callable[[str], None]) -> Target:
+    """Read a bundle's members back as networks with gradients.
+
+    Args:
+        folder: The bundle.
+        wishes: What the user asked for.
+        report: Told what is being computed.
+
+    Raises:
+        BundleError: If the bundle is missing or altered.
+        ModelError: If a member holds an operator that cannot be differentiated.
+        DataError: If the images cannot be read, are too few, or neither the bundle nor the user names any.
+    """
+    import json
+
+    from eed_search.core.errors import BundleError
+
+    try:
+        manifest, files = read_bundle(folder)
+        classifier = GatedClassifier(folder)
+    except RuntimeFault as fault:
+        raise BundleError(str(fault)) from fault
+    shape = classifier.image_shape
+    members = differentiable([files[name] for name in manifest["members"]], classifier.sessions, shape)
+    gate = Gate(**manifest["gate"])
+    claims = json.loads(files.get("claims.json", b"{}"))
+    spec = _spec_of(json.loads(files.get("config.json", b"{}")), wishes)
+    splits = None
+    if spec is not None and (wishes.data is None or wishes.data.is_dir()):
+        report("data")
+        splits = load_splits(spec.data, spec.seed)
+        if splits.image_shape != shape:
+            raise DataError(
+                f"{folder}: takes images {list(shape)}, the data hold {list(splits.image_shape)}; give --data"
+            )
+    if wishes.eps is None and spec is None:
+        raise DataError(f"{folder}: says no eps; give --eps, such as 8/255")
+    samples = _samples(wishes, splits, num_classes=classifier.num_classes, shape=shape)
+    return Target(
+        name=str(folder),
+        team=_team(list(members), gate),
+        split=samples.split,
+        split_name=samples.name,
+        data=samples.title or (spec.data.source if spec else ""),
+        num_classes=classifier.num_classes,
+        eps=wishes.eps if wishes.eps is not None or spec is None else spec.threat.eps,  # type: ignore[arg-type]
+        deploy=lambda: classifier,
+        timing=_claimed(claims),
+        notes=samples.notes,
+    )
+
+
+def _spec_of(config: dict[str, Any], wishes: Wishes) -> Spec | None:
+    plain = config.get("spec")
+    if not isinstance(plain, dict):
+        return None
+    if wishes.data is not None and wishes.data.is_dir():
+        plain = plain | {"data": plain["data"] | {"path": str(wishes.data)}}
+    return parse(plain, "config.json")
+
+
+def _claimed(claims: dict[str, Any]) -> Timing | None:
+    """The latency that the bundle claims; none where its claims are of another form."""
+    names = {one.name for one in fields(Measurement)}
+    try:
+        return _timing(from_json(Measurement, {key: value for key, value in claims.items() if key in names}))
+    except ValueError:
+        return None
+
+
+# ---------------------------------------------------------------- a user's own model
+
+
+def from_module(target: str, wishes: Wishes) -> Target:
+    """Load a user's own model, and refuse one whose robust accuracy would mean nothing.
+
+    Args:
+        target: `module:callable`; the module is also looked for in the working folder.
+        wishes: What the user asked for; `data` must be a file, or a folder with `test*.npz`.
+
+    Raises:
+        ModelError: If it cannot be loaded, is in train mode, answers equal images differently, lets no gradient
+            through, or gives anything but finite logits.
+        DataError: If the images or labels are wrong, too few, or not answered better than by chance.
+    """
+    if wishes.data is None:
+        raise DataError(f"{target}: needs images; give --data FILE.npz with `images` and `labels`")
+    if wishes.eps is None:
+        raise DataError(f"{target}: needs a budget; give --eps, such as 8/255")
+    model = _load(target)
+    samples = _samples(wishes, None)
+    num_classes = _refuse_unsound(target, model, samples.split)
+    gate: StopRule = Gate(RUNS_ALL)
+    team = model if isinstance(model, GatedEnsemble) else GatedEnsemble([model], gate)
+    rule = team.gate
+    shape = tuple(samples.split.images.shape[1:])
+    return Target(
+        name=target,
+        team=team.eval(),
+        split=samples.split,
+        split_name=samples.name,
+        data=samples.title,
+        num_classes=num_classes,
+        eps=wishes.eps,
+        deploy=_deployer(list(team.members), rule, (shape[0], shape[1], shape[2])) if type(rule) is Gate else None,
+        notes=samples.notes,
+    )
+
+
+def _load(target: str) -> nn.Module:
+    module_name, _, name = target.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever a user's module raises
+        raise ModelError(
+            f"{target}: {module_name} cannot be imported ({type(error).__name__}: {error}); run from its folder or install it"
+        ) from error
+    make = getattr(module, name, None)
+    if not callable(make):
+        raise ModelError(f"{target}: {module_name} holds no function {name}; it must give the model, without arguments")
+    try:
+        model = make()
+    except Exception as error:
+        raise ModelError(
+            f"{target}: fails ({type(error).__name__}: {error}); it is called without arguments"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"{target}: gives {type(model).__name__}; needs a torch.nn.Module from images in [0, 1] to logits"
+        )
+    return model
+
+
+def _refuse_unsound(target: str, model: nn.Module, split: Split) -> int:
+    """Refuse models that cannot be judged; give the number of classes."""
+    training = [name or "the model itself" for name, part in model.named_modules() if part.training]
+    if training:
+        raise ModelError(
+            f"{target}: {training[0]} is in train mode, so that answers depend on the batch; return model.eval()"
+        )
+    few = split.images[:16].clone().requires_grad_()
+    try:
+        with torch.enable_grad():
+            logits = model(few)
+    except Exception as error:
+        shape = list(split.images.shape[1:])
+        raise ModelError(
+            f"{target}: fails on images {shape} ({type(error).__name__}: {error}); give such images"
+        ) from error
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != len(few) or logits.shape[1] < 2:
+        given = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ModelError(f"{target}: gives {given} for {len(few)} images; needs logits [images, classes]")
+    if not bool(torch.isfinite(logits).all()):
+        raise ModelError(f"{target}: gives NaN or infinite logits; a robust accuracy of it means nothing")
+    reached = logits.requires_grad and torch.autograd.grad(logits.sum(), few, allow_unused=True)[0] is not None
+    if not reached:
+        raise ModelError(
+            f"{target}: lets no gradient through to the images, so white-box attacks see nothing; take away torch.no_grad, detach or argmax"
+        )
+    with torch.no_grad():
+        first, second = model(few), model(few)
+    if float((first - second).abs().max()) > 1e-4:
+        raise ModelError(
+            f"{target}: answers equal images differently each time; fix its random numbers in evaluation mode"
+        )
+    num_classes = int(logits.shape[1])
+    if int(split.labels.max()) >= num_classes:
+        raise DataError(
+            f"labels: {int(split.labels.max())} occurs, the model knows classes 0..{num_classes - 1}; give its own data"
+        )
+    with torch.no_grad():
+        right = torch.cat([model(part).argmax(-1) for part in split.images.split(256)]) == split.labels
+    most_common = float(torch.bincount(split.labels).max()) / len(split)
+    if float(right.float().mean()) <= most_common:
+        raise DataError(
+            f"{target}: {100 * float(right.float().mean()):.1f} % right without an attack, no better than always the"
+            f" commonest class ({100 * most_common:.1f} %); are labels and normalisation the model's own?"
+        )
+    return num_classes
+
+
+# ---------------------------------------------------------------- shared
+
+
+@dataclass(frozen=True)
+class _Samples:
+    split: Split
+    name: Literal["fresh", "test", "given"]
+    title: str
+    notes: tuple[str, ...]
+
+
+def _samples(
+    wishes: Wishes, splits: Splits | None, *, num_classes: int | None = None, shape: tuple[int, ...] | None = None
+) -> _Samples:
+    """Choose the images: a given file's, or the split that the tier may see."""
+    name: Literal["fresh", "test", "given"]
+    notes: tuple[str, ...] = ()
+    if wishes.data is not None and (splits is None or not wishes.data.is_dir()):
+        given = read_given(wishes.data, test=wishes.tier == 2)
+        split, name, title = given.split, given.name, str(wishes.data)
+        if name == "given":
+            notes = ("that the model never saw these images is the user's word",)
+        if num_classes is not None and int(split.labels.max()) >= num_classes:
+            raise DataError(f"labels: {int(split.labels.max())} occurs, the model knows classes 0..{num_classes - 1}; give its own data")  # fmt: skip
+        if shape is not None and tuple(split.images.shape[1:]) != shape:
+            raise DataError(f"{title}: images are {list(split.images.shape[1:])}, the model takes {list(shape)}; give its own data")  # fmt: skip
+        # a file may be sorted by class
+        order = torch.randperm(
+            len(split), generator=torch.Generator().manual_seed(seed_of(str(wishes.seed), "samples"))
+        )
+        split = split.subset(order)
+    elif splits is not None:
+        name, title = ("test", "") if wishes.tier == 2 else ("fresh", "")
+        split = splits.test if wishes.tier == 2 else splits.fresh
+    else:
+        raise DataError("the target names no images; give --data FILE.npz with `images` and `labels`")
+    most = wishes.num_samples or (_MOST_TIER_1 if wishes.tier == 1 else len(split))
+    split = Split(split.images[:most], split.labels[:most])
+    if len(split) < MIN_SAMPLES:
+        raise DataError(
+            f"{len(split)} samples: too few to say anything (at least {MIN_SAMPLES}; the interval of {MIN_SAMPLES} is"
+            " already ±14 points); give more images or raise --num-samples"
+        )
+    return _Samples(split, name, title, notes)
+
+
+def _team(members: list[nn.Module], gate: Gate) -> GatedEnsemble[Any]:
+    return GatedEnsemble(members, gate if len(members) > 1 else Gate(RUNS_ALL)).eval()
+
+
+def _deployer(members: list[nn.Module], gate: StopRule, shape: tuple[int, int, int]) -> Callable[[], GatedClassifier]:
+    def deploy() -> GatedClassifier:
+        assert isinstance(gate, Gate)
+        settings = GateSettings(gate.rule, gate.threshold, gate.sharpness, gate.tau)
+        return GatedClassifier.from_onnx([to_onnx(member, shape) for member in members], settings)
+
+    return deploy

@@ -1,0 +1,189 @@
+"""A tier from end to end: an honest team passes every check, defences broken on purpose do not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from eed_search.core.attack_records import AttackResult
+from eed_search.core.records import from_json, to_json
+from eed_search.core.seeds import canonical_json
+from eed_search.deployment.onnx_export import to_onnx
+from eed_search.deployment.runtime import GatedClassifier, GateSettings
+from eed_search.ensemble.gate import GatedEnsemble
+from eed_search.evaluation.assess import Target, assess
+from tests.cli.calling import ROOT, environment
+from tests.evaluation import defences
+
+
+def target(team: GatedEnsemble[Any], count: int = 60) -> Target:
+    split = defences.images_and_labels()
+    gate = defences.GATE
+
+    def deploy() -> GatedClassifier:
+        settings = GateSettings(gate.rule, gate.threshold, gate.sharpness, gate.tau)
+        return GatedClassifier.from_onnx([to_onnx(member, defences.SHAPE) for member in team.members], settings)
+
+    return Target(
+        "a team",
+        team,
+        replace(split, images=split.images[:count], labels=split.labels[:count]),
+        "fresh",
+        "quarters",
+        defences.NUM_CLASSES,
+        defences.EPS,
+        deploy=deploy,
+        twin=lambda: defences.network(2),
+    )
+
+
+def without_seconds(result: AttackResult) -> str:
+    plain = to_json(result)
+    plain["seconds"] = 0
+    for use in plain["attacks"]:
+        use["seconds"] = 0
+    return canonical_json(plain)
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> AttackResult:
+    return assess(target(defences.honest()), 1, seed=0, home=tmp_path_factory.mktemp("home"))
+
+
+def test_an_honest_team_passes_every_check(honest: AttackResult) -> None:
+    assert [check.seen for check in honest.checks if not check.passed] == []
+    assert [check.number for check in honest.checks] == list(range(1, 12))
+    assert honest.badge == "checked"
+    assert honest.reasons == ()
+
+
+def test_the_accuracies_are_ordered_and_carry_what_they_rest_on(honest: AttackResult) -> None:
+    """RA-any-prefix ≤ RA ≤ clean, each with n, interval, attacks and budget."""
+    assert honest.any_prefix.value <= honest.robust.value < honest.clean.value
+    for accuracy in (honest.robust, honest.any_prefix, honest.static):
+        assert accuracy.low <= accuracy.value <= accuracy.high
+        assert (accuracy.num_samples, accuracy.eps, accuracy.badge) == (60, defences.EPS, "checked")
+        assert "APGD-CE on the executed path" in accuracy.attack
+    assert sum(use.num_broken for use in honest.attacks if not use.id.startswith("P")) == round(
+        60 * (honest.clean.value - honest.robust.value)
+    )
+
+
+def test_a_broken_sample_is_not_attacked_again(honest: AttackResult) -> None:
+    left = round(60 * honest.clean.value)
+    for use in (use for use in honest.attacks if not use.id.startswith("P")):
+        assert use.num_attacked == left
+        left -= use.num_broken
+        assert (use.gradient_passes > 0) == (use.id != "G6" and use.num_attacked > 0)
+    assert honest.forward_passes > honest.gradient_passes > 0
+
+
+def test_costs_grow_from_clean_to_worst(honest: AttackResult) -> None:
+    assert honest.slowed_cost is not None
+    assert 1 <= honest.clean_cost.members_run <= honest.slowed_cost.members_run <= honest.worst_cost.members_run == 2
+    assert honest.clean_cost.macs <= honest.slowed_cost.macs <= honest.worst_cost.macs
+
+
+def test_a_result_survives_json(honest: AttackResult) -> None:
+    assert from_json(AttackResult, to_json(honest)) == honest
+
+
+@pytest.mark.parametrize("name", sorted(defences.BROKEN))
+def test_a_defence_broken_on_purpose_is_caught(name: str, tmp_path: Path) -> None:
+    """At least one check fails, the badge is `invalid`, and the reasons say why."""
+    team = defences.BROKEN[name]()
+    result = assess(replace(target(team, 50), deploy=None, twin=None), 1, seed=0, home=tmp_path)
+    failed = [check.number for check in result.checks if not check.passed]
+    expected = {
+        "gradient killer": 9,
+        "logits x 1e4": 9,
+        "one-hot output": 9,
+        "random member order": 3,
+        "batch-dependent gate": 3,
+        "wrong normalisation": 6,
+        "detached gate": 9,
+        "test-time dropout": 3,
+    }
+    assert expected[name] in failed
+    assert result.badge == result.robust.badge == "invalid"
+    assert len(result.reasons) == len(failed)
+
+
+# ---------------------------------------------------------------- kill and go on
+
+_RUN = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from eed_search.evaluation import tiers
+tiers.CHUNK = 20
+from eed_search.evaluation.assess import assess
+from tests.evaluation import defences
+from tests.evaluation.test_assess import target, without_seconds
+result = assess(target(defences.honest()), 1, seed=0, home=Path(sys.argv[1]), report=lambda text: print(text, flush=True))
+Path(sys.argv[2]).write_text(without_seconds(result))
+"""
+
+
+def _start(home: Path, out: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", _RUN, str(home), str(out)]
+    return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
+
+
+def test_a_killed_evaluation_goes_on_and_gives_the_identical_result(tmp_path: Path) -> None:
+    """SIGKILL in the middle, twice; the third start reads what is finished and ends as an undisturbed one does."""
+    whole = _start(tmp_path / "whole", tmp_path / "whole.json")
+    whole.communicate(timeout=240)
+    assert whole.returncode == 0
+    counts = []
+    for _ in range(2):
+        killed = _start(tmp_path / "killed", tmp_path / "killed.json")
+        assert killed.stdout is not None
+        for _ in range(9):
+            killed.stdout.readline()
+        time.sleep(0.02)
+        os.kill(killed.pid, signal.SIGKILL)
+        killed.communicate()
+        assert killed.returncode == -signal.SIGKILL
+        counts.append(len(list((tmp_path / "killed").rglob("*.npz"))))
+    assert 0 < counts[0] < counts[1]
+    assert not (tmp_path / "killed.json").exists()
+    last = _start(tmp_path / "killed", tmp_path / "killed.json")
+    output, _ = last.communicate(timeout=240)
+    assert last.returncode == 0
+    steps = len(list((tmp_path / "whole").rglob("*.npz")))
+    assert len(output.splitlines()) < steps - counts[1] + 10  # what was finished did not run again
+    assert (tmp_path / "killed.json").read_text() == (tmp_path / "whole.json").read_text()
+
+
+def test_a_damaged_step_is_computed_again(tmp_path: Path, honest: AttackResult) -> None:
+    some = target(defences.honest())
+    first = assess(some, 1, seed=0, home=tmp_path)
+    damaged = sorted(tmp_path.rglob("*G1*.npz"))[0]
+    damaged.write_bytes(damaged.read_bytes()[:40])
+    assert without_seconds(assess(some, 1, seed=0, home=tmp_path)) == without_seconds(first) == without_seconds(honest)
+
+
+def test_another_budget_has_a_key_of_its_own(tmp_path: Path, honest: AttackResult) -> None:
+    weaker = assess(replace(target(defences.honest()), eps=defences.EPS / 4), 1, seed=0, home=tmp_path)
+    assert weaker.key != honest.key
+    assert weaker.robust.value > honest.robust.value
+
+
+def test_labels_do_not_move_the_global_generator(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    assess(replace(target(defences.honest(), 50), deploy=None, twin=None), 1, seed=0, home=tmp_path)
+    assert np.array_equal(torch.rand(3).numpy(), expected.numpy())
