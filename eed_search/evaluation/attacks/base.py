@@ -18,7 +18,7 @@ from eed_search.evaluation.attacks.victim import Victim, frozen
 
 Images = Float[Tensor, "batch channels height width"]
 _TOGETHER = 128  # rows climbing at once where few samples are left: their targets go side by side
-_FIRST_SHARE = 0.4  # of the steps, for the first look at every target
+_FIRST_SHARE = 0.25  # of the steps, for the first look at every target; 0.4 broke no more of 800 CIFAR-10 samples
 _FINALISTS = 3  # targets of a sample that get all steps
 
 

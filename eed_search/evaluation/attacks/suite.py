@@ -117,7 +117,7 @@ def tier_attacks(
         add("APGD", "APGD-CE", Prefix(0, "ce"))
         if tier > 0:
             add("APGD", "APGD-DLR", Prefix(0, "dlr"))
-            add("APGD", "APGD-T", Prefix(0, "margin_t"), restarts=3 if tier == 2 else 1)
+            add("APGD", "APGD-T", Prefix(0, "margin_t"), restarts=2 if tier == 2 else 1)
     else:
         _add_gated(add, num_members(team), tier, base)
     if tier == 2 and num_members(team) == 1:
