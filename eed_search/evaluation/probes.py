@@ -188,6 +188,12 @@ def missed_on_the_way(team: Team, attack: Attack, split: Split, *, eps: float) -
 # ---------------------------------------------------------------- 9: gradients
 
 
+def lets_gradients_through(team: Team, images: Tensor) -> bool:
+    """Whether the answer is connected to the images at all, however steep or flat."""
+    with torch.enable_grad():
+        return bool(team(images.clone().requires_grad_()).requires_grad)
+
+
 def shares_without_gradient(team: Team, split: Split) -> dict[str, float]:
     """Share of samples without a gradient: of each member's loss, of the answer's, of each stop of the gate."""
     labels = split.labels
