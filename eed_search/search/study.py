@@ -7,6 +7,9 @@ A trial's end is told truthfully, once:
     stopped before its end            → PRUNED; never COMPLETE with what it had so far
     NaN, infinite, missing or crashed → FAIL
 
+A swept gate threshold of a finished trial stands in the study too, as a trial of its own with that
+threshold (user attribute `swept`); its robust accuracy is an upper bound until it is confirmed.
+
 Each proposal is a pure function of the ledger before it: the sampler is made anew for each, from
 the search's seed and the proposal's number, and the rest of its state lies in the study. So a
 search that was killed and resumed proposes what the undisturbed one would have, given the same
@@ -26,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import optuna
 from optuna.storages import InMemoryStorage, RDBStorage
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from eed_search.core.errors import RunError
 from eed_search.core.ledger import STOPPED, RunView
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
 STUDY_FILE = "study.sqlite"
+SWEPT = "swept"  # user attribute of a study's trial that is another threshold of a team: the point's id
+_THRESHOLD = "gate_threshold"
 OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {"robust_accuracy": "maximize", "latency_ms": "minimize"}
 
 
@@ -83,18 +88,30 @@ def model_proposal(
     trials = study.get_trials(deepcopy=False)
     if any(trial.state == TrialState.WAITING for trial in trials):
         return None  # first proposals come first
+    own, end = own_trials(study), len(RUNGS) if racing else 0
     if racing is None:
         seen = [
-            Observation(trial.number, dict(trial.params), 0, (-trial.values[0], trial.values[1]))
-            for trial in trials
+            Observation(n, dict(trial.params), end, (-trial.values[0], trial.values[1]))
+            for n, trial in enumerate(own)
             if trial.state == TrialState.COMPLETE
         ]
     else:
-        seen = [Observation(n, dict(trials[n].params), rung, values) for n, rung, values in racing.readings()]
+        seen = [Observation(n, dict(own[n].params), rung, values) for n, rung, values in racing.readings()]
     heard = {one.trial for one in seen}
-    running = [dict(t.params) for t in trials if t.state == TrialState.RUNNING and t.number not in heard]
-    model = Model(lambda trial: suggest(trial, spec), 2, len(RUNGS) + 1 if racing else 1, cost=cost)
+    running = [dict(t.params) for n, t in enumerate(own) if t.state == TrialState.RUNNING and n not in heard]
+    swept = [trial for trial in trials if SWEPT in trial.user_attrs]
+    seen += [
+        Observation(len(own) + i, dict(trial.params), end, (-trial.values[0], trial.values[1]))
+        for i, trial in enumerate(swept)
+    ]
+    model = Model(lambda trial: suggest(trial, spec), 2, end + 1, cost=cost)
     return model.propose(seen, running, np.random.default_rng([spec.seed, number]))
+
+
+def own_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """List the trials that were proposed, in that order: the nth is the search's trial n."""
+    found = study.get_trials(deepcopy=False)
+    return [trial for trial in found if trial.state != TrialState.WAITING and SWEPT not in trial.user_attrs]
 
 
 # ---------------------------------------------------------------- open, close, make again
@@ -217,27 +234,30 @@ def _replay(view: RunView, spec: Spec) -> optuna.Study:
     study = _create(InMemoryStorage(), view.name)
     open_: dict[int, Trial] = {}
     plain = optuna.samplers.RandomSampler(seed=0)
-    first = first_proposals(spec)
+    first = first_proposals(spec)[: spec.search.trials]
+    for number, proposal in enumerate(first):  # as `open_study` did, so that Optuna's own numbers are what they were
+        study.enqueue_trial(view.drawn.get(number, proposal))
+    num_proposed = 0
     for what, number in view.history:
         if what == "result":
             tell(study, open_.pop(number), view.trials[number])
         if what != "proposal":
             continue
+        if number != num_proposed:
+            raise RunError(f"run {view.name}: its ledger lacks proposal {num_proposed}; restore it from a copy")
+        num_proposed += 1
         ended = number in view.trials
         study.sampler = plain if ended and spec.search.sampler in _KEEP_NOTHING else sampler_for(spec, number)
-        study.enqueue_trial(view.drawn[number])
+        if number >= len(first):
+            study.enqueue_trial(view.drawn[number])
         trial = _Replayed(study, study.ask()._trial_id)
         trial.given_before = frozenset(first[number]) if number < len(first) else frozenset()
-        if trial.number != number:
-            raise RunError(f"run {view.name}: its ledger lacks proposal {trial.number}; restore it from a copy")
         if (problem := _misfit(trial, view.proposals[number], spec)) != "":
             raise RunError(
                 f"run {view.name}: trial {number} does not fit the search space any more ({problem}); put search.space"
                 " back, or launch the changed file under another name: finished stages are reused"
             )
         open_[number] = trial
-    for proposal in first[len(view.proposals) : spec.search.trials]:
-        study.enqueue_trial(proposal)
     return study
 
 
@@ -337,10 +357,10 @@ class Proposer:
         self._again = deque(sorted(self._params.keys() - set(racing.paused() if racing else ())))
         self._out: set[int] = set()
         self._handed_out: Counter[int] = Counter()
-        found = study.get_trials(deepcopy=False)
-        self._num_proposed = sum(trial.state != TrialState.WAITING for trial in found)
+        own = own_trials(study)
+        self._num_proposed = len(own)
         for number in self._params:
-            self._trials[number] = Trial(study, found[number]._trial_id)
+            self._trials[number] = Trial(study, own[number]._trial_id)
 
     def propose(self) -> Proposal | None:
         """Hand a proposal out; none while enough are out, or when `finished`."""
@@ -433,22 +453,22 @@ class Proposer:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
     def _ask(self) -> int:
-        # Waiting trials have their numbers already, so the next is the count of those that were asked for.
-        chosen = model_proposal(self._study, self._spec, self._num_proposed, self._cost, self._racing)
+        number = self._num_proposed  # Optuna's own numbers count waiting and swept ones too
+        chosen = model_proposal(self._study, self._spec, number, self._cost, self._racing)
         if chosen is not None:
             self._study.enqueue_trial(chosen)
-        self._study.sampler = sampler_for(self._spec, self._num_proposed)
+        self._study.sampler = sampler_for(self._spec, number)
         trial = self._study.ask()
         # Kept from here on: whatever happens next, `close` will not leave it RUNNING.
-        self._trials[trial.number] = trial
+        self._trials[number] = trial
         self._num_proposed += 1
         params = suggest(trial, self._spec)
-        self._params[trial.number] = params
+        self._params[number] = params
         if self._racing is not None:
-            self._racing.proposed(trial.number)
+            self._racing.proposed(number)
         if self._on_proposal is not None:
-            self._on_proposal(trial.number, dict(params), dict(trial.params))
-        return trial.number
+            self._on_proposal(number, dict(params), dict(trial.params))
+        return number
 
 
 def tell(study: optuna.Study, trial: Trial, record: TrialRecord) -> None:
@@ -466,3 +486,23 @@ def tell(study: optuna.Study, trial: Trial, record: TrialRecord) -> None:
             [measurement.robust_accuracy.value, measurement.latency.latency_ms.value],
         )
     study.tell(trial, values, state=state)
+    if state == TrialState.COMPLETE:
+        _add_swept(study, trial, record)
+
+
+def _add_swept(study: optuna.Study, trial: Trial, record: TrialRecord) -> None:
+    """Add a finished trial's other gate thresholds, where the space holds them."""
+    space = trial.distributions.get(_THRESHOLD)
+    for place, point in enumerate(record.swept, start=1):
+        if space is None or not space._contains(point.gate_threshold):
+            continue
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=TrialState.COMPLETE,
+                values=[point.measurement.robust_accuracy.value, point.measurement.latency.latency_ms.value],
+                params=trial.params | {_THRESHOLD: point.gate_threshold},
+                distributions=trial.distributions,
+                user_attrs={SWEPT: f"{record.number}.{place}"},
+                constraints=record.constraints or None,  # it keeps every limit, as the trial's own threshold does
+            )
+        )

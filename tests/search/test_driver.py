@@ -30,7 +30,7 @@ from eed_search.search import Silent, Status, run
 from eed_search.search.driver import MOST_LOSSES, claim
 from eed_search.search.racing import RUNGS
 from eed_search.search.ray_glue import Machine
-from eed_search.search.study import STUDY_FILE, close_study
+from eed_search.search.study import STUDY_FILE, SWEPT, close_study, own_trials
 from tests.search import stub_pipeline
 
 # Ray, MLflow and what they bring leave sockets and files to the garbage collector.
@@ -101,7 +101,7 @@ class Done:
     def states(self) -> dict[int, TrialState]:
         study = optuna.load_study(study_name=self.view.name, storage=f"sqlite:///{self.folder / STUDY_FILE}")
         try:
-            return {trial.number: trial.state for trial in study.trials}
+            return {number: trial.state for number, trial in enumerate(own_trials(study))}
         finally:
             close_study(study)
 
@@ -277,6 +277,24 @@ def test_swept_thresholds_on_the_frontier_are_confirmed_before_they_are_shown(do
         bound = trial.swept[0].measurement.robust_accuracy.value
         assert measured.robust_accuracy.value == pytest.approx(bound - 0.02)
     assert all(p.id.endswith(".0") or p.id in done.view.confirmed for p in frontier(done.view))
+
+
+def test_swept_thresholds_stand_in_the_study(done: Done) -> None:
+    """Each as a complete trial with the team's parameters and its own threshold."""
+    study = optuna.load_study(study_name=done.view.name, storage=f"sqlite:///{done.folder / STUDY_FILE}")
+    try:
+        own, swept = own_trials(study), [trial for trial in study.trials if SWEPT in trial.user_attrs]
+    finally:
+        close_study(study)
+    expected = {f"{n}.1" for n, trial in done.view.trials.items() if trial.outcome == "done" and trial.swept}
+    assert expected
+    assert {trial.user_attrs[SWEPT] for trial in swept} == expected
+    for trial in swept:
+        number = int(trial.user_attrs[SWEPT].partition(".")[0])
+        point = done.view.trials[number].swept[0]
+        assert trial.state == TrialState.COMPLETE
+        assert trial.values[0] == point.measurement.robust_accuracy.value
+        assert trial.params == own[number].params | {"gate_threshold": point.gate_threshold}
 
 
 def test_base_controls_and_frontier_are_checked_on_fresh_images(done: Done) -> None:

@@ -24,6 +24,7 @@ from eed_search.search.study import (
     Proposer,
     close_study,
     open_study,
+    own_trials,
     rebuild_study,
 )
 from tests.search import stub_pipeline
@@ -178,7 +179,7 @@ def test_closing_leaves_nothing_running(tmp_path: Path) -> None:
         proposer = Proposer(study, spec, unfinished={n: view.proposals[n] for n in view.unfinished()})
         proposer.propose()
         proposer.close()
-        states = [trial.state for trial in study.trials]
+        states = [trial.state for trial in own_trials(study)]
     assert states == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED]
 
 
