@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from eed_search.compression.checkpoint import FileCheckpoint
 from eed_search.compression.contract import Target, Work
+from eed_search.compression.cstar import rank_budget
 from eed_search.compression.member import Member, fresh, from_arrays, recovery_loss, to_arrays
 from eed_search.compression.methods import METHODS, VERSIONS, settings_of
 from eed_search.compression.scores import SCORES, ScoreBatch
@@ -124,6 +125,17 @@ class Workshop:
     def form(self, choice: MemberChoice) -> nn.Module | None:
         """The network that a choice will have, untrained; none where only its making tells."""
         return self.architecture(choice.size) if is_sized_before(self.spec, choice.method) else None
+
+    def check_sizes(self) -> None:
+        """Find sizes that no member can have, before anything is trained.
+
+        Raises:
+            ModelError: If low rank cannot reach a size of the space.
+        """
+        dimension = self.spec.search.space.size
+        sizes = dimension.values if isinstance(dimension, Choice) else (dimension.low,)
+        for size in sizes if "cstar" in self._methods else ():
+            rank_budget(self._untrained(0), float(size), self.spec.members.cstar.block)
 
     def known_forms(self) -> list[nn.Module]:
         """Networks that members of the space have, as far as they are known before training."""

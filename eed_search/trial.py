@@ -100,10 +100,11 @@ def prepare(spec: Spec, store_root: Path, report: Report) -> Setting:
     Raises:
         DataError: If the data cannot be read.
         Diverged: If the base's training does.
-        ModelError: If the base cannot be exported.
+        ModelError: If the base cannot be exported, or no member can have a size of the space.
     """
     report("data")
     shop = open_workshop(spec, store_root, report, whole_machine=True)
+    shop.check_sizes()
     start = time.perf_counter()
     base, base_key = shop.base()
     seconds = shop.store.load(f"base.1/{base_key}").seconds or time.perf_counter() - start

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from eed_search import trial
+from eed_search.core.errors import ModelError
 from eed_search.core.params import MemberChoice, TrialParams
 from eed_search.core.plans import plan_members
 from eed_search.core.records import TrialRecord
@@ -161,6 +162,13 @@ def test_a_point_of_several_methods_runs_again_exactly(session: Session) -> None
     study.enqueue_trial(first_proposals(again)[0])
     assert TrialParams.from_flat(suggest(study.ask(), again)) == chosen
     assert asdict(chosen)["members"][1]["method"] == "radmm"
+
+
+def test_a_size_that_no_member_can_have_stops_the_search_before_training(tmp_path: Path) -> None:
+    spec = spec_with(members=MEMBERS, search={"space": {"size": [0.5, 0.01], "method": "cstar"}})
+    with pytest.raises(ModelError, match=r"size 0\.01 is below what low rank can reach"):
+        trial.prepare(spec, tmp_path, silent)
+    assert not (tmp_path / "base.1").exists()
 
 
 class Cut(Exception):

@@ -18,7 +18,7 @@ from eed_search.compression.contract import Target, Work
 from eed_search.compression.lowrank import Rank, factor_layers, nearest
 from eed_search.compression.member import Member, recovery_loss
 from eed_search.compression.prune import retrain
-from eed_search.compression.ranks import Ranks, choose_ranks
+from eed_search.compression.ranks import Ranks, choose_ranks, fewest_parameters
 from eed_search.compression.scores import weight_layers
 from eed_search.core.errors import ModelError
 from eed_search.core.seeds import seed_of
@@ -84,7 +84,7 @@ def cstar(base: nn.Module, target: Target, work: Work) -> Member:
     """
     recipe = target.settings.cstar
     model = copy.deepcopy(base)
-    layers, budget = rank_budget(model, target.size)
+    layers, budget = rank_budget(model, target.size, recipe.block)
     allowed = RankBudget(layers, budget, recipe.block)
     model.to(work.device)
     admm = Admm({f"{n}.weight": model.get_submodule(n).get_parameter("weight") for n in layers}, allowed, recipe.rho)
@@ -111,24 +111,27 @@ def cstar(base: nn.Module, target: Target, work: Work) -> Member:
     return retrain(member, base, target, work, seed=seed_of(str(work.seed), "retrain"))
 
 
-def rank_budget(model: nn.Module, size: float) -> tuple[list[str], int]:
+def rank_budget(model: nn.Module, size: float, block: int) -> tuple[list[str], int]:
     """Name the layers that may be factored, and give the parameters that their weights may have together.
 
     Args:
         model: The dense base.
         size: Share of all its parameters and statistics that may stay.
+        block: Ranks are multiples of this.
 
     Raises:
-        ModelError: If no layer can be factored, or what cannot be factored exceeds the size already.
+        ModelError: If no layer can be factored, or the smallest ranks exceed the size.
     """
     layers = {name: layer for name, layer in weight_layers(model).items() if can_be_factored(layer)}
     if not layers:
         raise ModelError(f"{type(model).__name__}: no layer can be factored; take method prune or radmm")
     total = sum(t.numel() for t in model.state_dict().values() if t.is_floating_point())
     rest = total - sum(layer.weight.numel() for layer in layers.values())
-    if (budget := int(size * total) - rest) <= 0:
+    budget = int(size * total) - rest
+    if (fewest := sum(fewest_parameters(layer.weight.shape, block) for layer in layers.values())) > budget:
         raise ModelError(
-            f"{type(model).__name__}: {rest} of {total} parameters are biases, batch norm and grouped convolutions,"
-            f" more than size {size:g} allows; take a larger size"
+            f"{type(model).__name__}: size {size:g} is below what low rank can reach, {(rest + fewest) / total:.3g}: of"
+            f" {total} parameters {rest} are biases, batch norm and grouped convolutions, {fewest} stay at the smallest"
+            " ranks; take a larger size or a smaller members.cstar.block"
         )
     return list(layers), budget

@@ -8,7 +8,7 @@ budget's ranks are nowhere above a larger one's.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -173,6 +173,19 @@ def choose_ranks(weights: Mapping[str, Tensor], budget: int, block: int = 1) -> 
     """
     candidates = {name: candidate(weight, block) for name, weight in weights.items()}
     return ranks_within(descent(candidates), sum(one.dense for one in candidates.values()), budget)
+
+
+def fewest_parameters(shape: Sequence[int], block: int) -> int:
+    """Parameters of a layer at its smallest ranks, or dense where no ranks pay.
+
+    Args:
+        shape: Of the weight: outputs, inputs, kernel.
+        block: Ranks are multiples of this.
+    """
+    outputs, inputs, taps = shape[0], shape[1], int(torch.Size(shape[2:]).numel())
+    out, into = _grid(min(outputs, inputs * taps), block)[0], _grid(min(inputs, outputs * taps), block)[0]
+    factors = (outputs + inputs) * out if taps == 1 else inputs * into + out * into * taps + outputs * out
+    return min(factors, outputs * inputs * taps)
 
 
 def ranks_within(steps: list[Step], dense: int, budget: int) -> Ranks:

@@ -221,11 +221,11 @@ class AdmmRecipe(Recipe):
     lr: float = Field(0.1, gt=0, le=10, description="highest learning rate")
     ema: float = Field(0, ge=0, lt=1, description="decay of the averaged weights, warming up; 0 takes the last weights")
     updates: int = Field(10, ge=1, le=10_000, description="updates of Z and U, spread evenly over the epochs")
-    rho: float = Field(0.01, gt=0, le=1000, description="first weight of the penalty")
-    rho_growth: float = Field(1.35, ge=1, le=100, description="factor of the penalty's weight at each update")
-    rho_max: float = Field(1, gt=0, le=1000, description="largest weight of the penalty")
+    rho: float = Field(0.1, gt=0, le=1000, description="first weight of the penalty")
+    rho_growth: float = Field(1.8, ge=1, le=100, description="factor of the penalty's weight at each update")
+    rho_max: float = Field(10, gt=0, le=1000, description="largest weight of the penalty")
     tolerance: float = Field(
-        0.01, ge=0, le=1, description="stop when |W-Z|/|W| and |Z'-Z|/|W| of every layer are below"
+        0.05, ge=0, le=1, description="stop when |W-Z|/|W| and |Z'-Z|/|W| of every layer are below"
     )
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from eed_search.compression.lowrank import Rank, factored, nearest
-from eed_search.compression.ranks import candidate, choose_ranks, descent, ranks_within
+from eed_search.compression.ranks import candidate, choose_ranks, descent, fewest_parameters, ranks_within
 from eed_search.core.errors import ModelError
 
 
@@ -84,6 +84,14 @@ def test_a_budget_below_the_smallest_ranks_is_refused():
     """28 + 57 + 73 + 42 at ranks of one."""
     with pytest.raises(ModelError, match="the smallest ranks leave 200 parameters in the layers, 100 are allowed"):
         choose_ranks(weights_of(), 100)
+
+
+@pytest.mark.parametrize("block", [1, 4, 16])
+def test_the_smallest_ranks_follow_from_the_shapes(block):
+    """What a budget can reach is known before any weight is."""
+    weights = weights_of()
+    steps = descent({name: candidate(w, block) for name, w in weights.items()})
+    assert steps[-1].parameters == sum(fewest_parameters(w.shape, block) for w in weights.values())
 
 
 def test_a_layer_that_factors_would_make_larger_stays_dense_until_it_pays():
