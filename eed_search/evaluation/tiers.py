@@ -7,6 +7,7 @@ it finds does not depend on what ran before it in the same process.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -124,6 +125,24 @@ class AllMembers:
         return Decision(self.combine(logs)[-1].argmax(-1), run, run)
 
 
+class _Together(nn.Module):
+    """Some members as one network: the logits of what they answer together."""
+
+    def __init__(self, members: Sequence[nn.Module], rule: StopRule) -> None:
+        super().__init__()
+        self.members, self.rule = nn.ModuleList(members), rule
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
+        logs = torch.stack([member(images).float().log_softmax(-1) for member in self.members])
+        return self.rule.combine(logs)[-1]
+
+
+def prefix_alone(team: Team, k: int) -> Team:
+    """The first k members as one network without a gate, which meets the standard attacks."""
+    rule: StopRule = AllMembers(team.gate)
+    return GatedEnsemble([_Together(list(team.members)[:k], team.gate)], rule).eval()
+
+
 def reachable_prefixes(team: Team) -> tuple[int, ...]:
     """Prefixes at which the gate can stop: all, unless its threshold rules some out."""
     num = len(team.members)
@@ -135,20 +154,24 @@ def reachable_prefixes(team: Team) -> tuple[int, ...]:
     return tuple(range(1, num + 1))
 
 
+def split_key(split: Split) -> str:
+    """Name images with their labels."""
+    sha = hashlib.sha256()
+    for tensor in (split.images, split.labels):
+        sha.update(tensor.cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()[:32]
+
+
 def team_key(team: Team, split: Split) -> str:
-    """Name what is evaluated by its weights, its gate, its images and how it answers them now.
+    """Name what is evaluated by its weights, its gate, and how it answers the images now.
 
     The answers stand for the code of networks that are not ours, which no weight shows.
     """
-    import hashlib
-
     sha = hashlib.sha256()
     for name, tensor in team.state_dict().items():
         sha.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     sha.update(repr(team.gate).encode())
-    for tensor in (split.images, split.labels):
-        sha.update(tensor.cpu().contiguous().numpy().tobytes())
     device = _device(team)
     with torch.no_grad():
         for images in split.images.split(CHUNK):
@@ -163,6 +186,7 @@ def evaluation_key(team: Team, split: Split, *, tier: int, eps: float, seed: int
         {
             "version": _VERSION,
             "team": team_key(team, split),
+            "images": split_key(split),
             "tier": tier,
             "eps": eps,
             "seed": seed,
@@ -348,8 +372,7 @@ class _Chunk:
             self.static_right &= self.prefix_right
             return
         for k in (num, *(k for k in reachable_prefixes(self.team) if k < num)):
-            rule: StopRule = AllMembers(self.team.gate)
-            part = GatedEnsemble(list(self.team.members)[:k], rule).eval()
+            part = prefix_alone(self.team, k)
             where = "all members" if k == num else f"prefix {k}"
             attacks = self.make_attacks(part, seed=self.seed)
             some = [i for i, attack in enumerate(attacks) if attack.id in EXECUTED_PATH] or range(len(attacks))

@@ -52,6 +52,12 @@ def trained(width: int, seed: int) -> nn.Module:
     return model.eval()
 
 
+def undefended() -> nn.Module:
+    """A network of the same kind that was never trained against an attack; nor at all, which is as good here."""
+    torch.manual_seed(0)
+    return network(4).eval()
+
+
 def members() -> list[nn.Module]:
     return [trained(4, 0), trained(6, 1)]
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from eed_search.deployment.onnx_export import to_onnx
 from eed_search.deployment.runtime import GatedClassifier, GateSettings
 from eed_search.ensemble.gate import GatedEnsemble
 from eed_search.evaluation.assess import Target, assess
+from eed_search.evaluation.attacks import suite
 from tests.cli.calling import ROOT, environment
 from tests.evaluation import defences
 
@@ -43,8 +45,21 @@ def target(team: GatedEnsemble[Any], count: int = 60) -> Target:
         defences.NUM_CLASSES,
         defences.EPS,
         deploy=deploy,
-        twin=lambda: defences.network(2),
+        twin=defences.undefended,
     )
+
+
+def small_budgets() -> None:
+    """Few steps and queries: what is tested here is not how strong the attacks are."""
+    suite._BUDGETS = {1: suite._Budget(8, 2, 60)}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_steps() -> Iterator[None]:
+    before = suite._BUDGETS
+    small_budgets()
+    yield
+    suite._BUDGETS = before
 
 
 def without_seconds(result: AttackResult) -> str:
@@ -56,7 +71,7 @@ def without_seconds(result: AttackResult) -> str:
 
 
 @pytest.fixture(scope="module")
-def honest(tmp_path_factory: pytest.TempPathFactory) -> AttackResult:
+def honest(_few_steps: None, tmp_path_factory: pytest.TempPathFactory) -> AttackResult:
     return assess(target(defences.honest()), 1, seed=0, home=tmp_path_factory.mktemp("home"))
 
 
@@ -130,7 +145,8 @@ from eed_search.evaluation import tiers
 tiers.CHUNK = 20
 from eed_search.evaluation.assess import assess
 from tests.evaluation import defences
-from tests.evaluation.test_assess import target, without_seconds
+from tests.evaluation.test_assess import small_budgets, target, without_seconds
+small_budgets()
 result = assess(target(defences.honest()), 1, seed=0, home=Path(sys.argv[1]), report=lambda text: print(text, flush=True))
 Path(sys.argv[2]).write_text(without_seconds(result))
 """
@@ -170,6 +186,8 @@ def test_a_killed_evaluation_goes_on_and_gives_the_identical_result(tmp_path: Pa
 def test_a_damaged_step_is_computed_again(tmp_path: Path, honest: AttackResult) -> None:
     some = target(defences.honest())
     first = assess(some, 1, seed=0, home=tmp_path)
+    (finished,) = tmp_path.rglob("result.json")
+    finished.unlink()
     damaged = sorted(tmp_path.rglob("*G1*.npz"))[0]
     damaged.write_bytes(damaged.read_bytes()[:40])
     assert without_seconds(assess(some, 1, seed=0, home=tmp_path)) == without_seconds(first) == without_seconds(honest)
