@@ -236,7 +236,7 @@ def _reading(
         setting.base.measurement.latency.latency_ms.value,
         setting.gate_ms,
     )
-    return RungReading(rung, Accuracy.of(judged.robust_right), latency.latency_ms)
+    return RungReading(rung, Accuracy.of(judged.robust_right), latency.latency_ms, pack_bits(judged.robust_right))
 
 
 def _sweep(

@@ -169,6 +169,8 @@ class RungReport:
         rung: Counts from 0.
         metrics: By name, finite.
         decision: What was made of it: `continue`, `pause`, or `resume` once it went on; empty before.
+        robust_hex: Which of the images stayed right under attack, as `pack_bits` writes it.
+        num_samples: How many images that were.
         stages: Every stage used on the way here from the rung before, in order.
         seconds: Wall-clock time of that.
     """
@@ -176,6 +178,8 @@ class RungReport:
     rung: int
     metrics: dict[str, float]
     decision: str = ""
+    robust_hex: str = ""
+    num_samples: int = 0
     stages: tuple[StageUse, ...] = ()
     seconds: float = 0.0
 
@@ -319,7 +323,14 @@ def _fold_attempt(view: RunView, data: dict[str, Any], trial: int) -> None:
 
 def _fold_report(view: RunView, data: dict[str, Any], trial: int) -> None:
     stages = tuple(from_json(StageUse, use) for use in data.get("stages", ()))
-    report = RungReport(data["rung"], data["metrics"], stages=stages, seconds=data.get("seconds", 0.0))
+    report = RungReport(
+        data["rung"],
+        data["metrics"],
+        robust_hex=data.get("robust_hex", ""),
+        num_samples=data.get("num_samples", 0),
+        stages=stages,
+        seconds=data.get("seconds", 0.0),
+    )
     view.reports.setdefault(trial, []).append(report)
     view.history.append(("report", trial))
 

@@ -238,6 +238,8 @@ class RungReading:
         rung: Counts from 0.
         robust_accuracy: On a part of the validation images, under a part of the attack's steps.
         latency_ms: Of the team as it is; with its interval.
+        robust_hex: Flags of `robust_accuracy`, sample by sample, as `pack_bits` writes them: every
+            trial meets the same images in the same order, so trials are compared image by image.
         stages: Every stage used since the rung before, in order.
         seconds: Wall-clock time since the rung before.
     """
@@ -245,6 +247,7 @@ class RungReading:
     rung: int
     robust_accuracy: Accuracy
     latency_ms: Interval
+    robust_hex: str
     stages: tuple[StageUse, ...] = ()
     seconds: float = 0.0
 

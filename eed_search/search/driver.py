@@ -508,7 +508,7 @@ class _Search:
             return
         self.journal.report(number, reading)
         fail_point("race.decide")
-        verdict = self._proposer.report(number, reading.rung, reading.metrics())
+        verdict = self._proposer.report(number, self.view.reports[number][-1])
         self.journal.decision(number, reading.rung, verdict)
 
     def on_lost(self, number: int, reason: FailureReason, message: str, trace: str) -> None:

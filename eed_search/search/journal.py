@@ -104,7 +104,14 @@ class Journal:
     def report(self, number: int, reading: RungReading) -> None:
         """Keep what a trial measured on its way."""
         stages = [to_json(use) for use in reading.stages]
-        data = {"rung": reading.rung, "metrics": reading.metrics(), "stages": stages, "seconds": reading.seconds}
+        data = {
+            "rung": reading.rung,
+            "metrics": reading.metrics(),
+            "robust_hex": reading.robust_hex,
+            "num_samples": reading.robust_accuracy.num_samples,
+            "stages": stages,
+            "seconds": reading.seconds,
+        }
         self.append("report", data, number)
 
     def decision(self, number: int, rung: int, decision: str) -> None:

@@ -11,16 +11,23 @@ undisturbed one would have. The decisions themselves are `race`'s.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import numpy as np
+from jaxtyping import Bool
+
 from eed_search.core.ledger import RungReport, RunView
-from eed_search.core.records import Measurement, StageUse, TrialRecord
+from eed_search.core.records import Measurement, StageUse, TrialRecord, unpack_bits
+from eed_search.core.statistics import paired_difference
 from eed_search.search.race import Race, Reading, Verdict, reading_of
 
 RUNGS = ("members", "joint")
 OUTRACED = "outraced"  # the reason of a trial that waited at a rung until the end
 _SIGNS = {"robust_accuracy": -1.0, "latency_ms": 1.0}
+_ROBUST, _LATENCY = 0, 1  # places of both in a reading
+_SURE = 1.645  # standard deviations of what a trial may gain beyond expectation: 95 % of a normal lie below
 
 
 class Racing:
@@ -33,6 +40,8 @@ class Racing:
     def __init__(self, eta: int) -> None:
         self._race = Race(len(_SIGNS), len(RUNGS) + 1, eta=eta)
         self._readings: list[tuple[int, int, Reading]] = []
+        self._right: dict[tuple[int, int], Bool[np.ndarray, " samples"]] = {}  # by trial and rung
+        self._done: dict[int, Reading] = {}
         self._next_rung: dict[int, int] = {}
 
     @classmethod
@@ -46,7 +55,7 @@ class Racing:
             elif what == "report":
                 report = view.reports[number][seen.setdefault(number, 0)]
                 seen[number] += 1
-                racing.reported(number, report.rung, report.metrics)
+                racing.reported(number, report)
             elif what == "resume":
                 racing.resumed(number)
             else:
@@ -60,7 +69,7 @@ class Racing:
         self._race.add(number)
         self._next_rung[number] = 0
 
-    def reported(self, number: int, rung: int, metrics: Mapping[str, float]) -> Verdict:
+    def reported(self, number: int, report: RungReport) -> Verdict:
         """A trial came to a rung.
 
         Returns:
@@ -69,10 +78,11 @@ class Racing:
         Raises:
             ValueError: If a metric is missing or not finite.
         """
-        reading = reading_of(metrics, _SIGNS)
+        rung, reading = report.rung, reading_of(report.metrics, _SIGNS)
         if reading is None:
-            raise ValueError(f"trial {number}: {dict(metrics)} at rung {rung} lacks a finite metric")
+            raise ValueError(f"trial {number}: {report.metrics} at rung {rung} lacks a finite metric")
         self._next_rung[number] = rung + 1
+        self._right[number, rung] = unpack_bits(report.robust_hex, report.num_samples)
         self._readings.append((number, rung, reading))
         return self._race.report(number, rung, reading)
 
@@ -85,6 +95,7 @@ class Racing:
         if record.outcome == "done" and record.measurement is not None:
             reading = _reading(record.measurement)
             self._readings.append((record.number, len(RUNGS), reading))
+            self._done[record.number] = reading
             self._race.report(record.number, len(RUNGS), reading)
         self._race.end(record.number)
 
@@ -107,8 +118,33 @@ class Racing:
         """
         chosen = self._race.next_to_resume()
         if chosen is None and nothing_new:
-            chosen = next(iter(self._race.undecided()), None)
+            chosen = next((n for n in self._race.undecided() if not self._behind(n)), None)
         return chosen
+
+    def _behind(self, number: int) -> bool:
+        """Whether a finished trial is as fast and surely more robust, image by image at the rung where both were.
+
+        The difference in the end is expected to be that at the rung, plus what finished trials gained
+        from there on average, minus what this one gained; its error is that of the paired difference
+        and of the gains. (Ours.)
+        """
+        rung = self._next_rung[number] - 1
+        right, latency = self._right[number, rung], self._at(number, rung).value[_LATENCY]
+        gains, spreads = self._race.gain(rung)
+        for other, end in self._done.items():
+            theirs = self._right.get((other, rung))
+            # Other images than before: the run was resumed although its data or their number had changed.
+            if theirs is None or theirs.shape != right.shape or end.value[_LATENCY] > latency:
+                continue
+            difference, _, high = paired_difference(right, theirs)
+            gained = self._at(other, rung).value[_ROBUST] - end.value[_ROBUST]
+            expected = difference - float(gains[_ROBUST]) - gained
+            if expected + math.hypot(high - difference, _SURE * float(spreads[_ROBUST])) < 0:
+                return True
+        return False
+
+    def _at(self, number: int, rung: int) -> Reading:
+        return next(reading for n, r, reading in self._readings if (n, r) == (number, rung))
 
     def readings(self) -> Iterator[tuple[int, int, tuple[float, ...]]]:
         """Give trial, rung (the last one is the end) and both objectives, minimised, of every report in order."""

@@ -32,7 +32,7 @@ from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from eed_search.core.errors import RunError
-from eed_search.core.ledger import STOPPED, RunView
+from eed_search.core.ledger import STOPPED, RungReport, RunView
 from eed_search.core.params import ParamValue
 from eed_search.core.records import TrialRecord
 from eed_search.core.spec import Spec
@@ -392,15 +392,15 @@ class Proposer:
         """Give the flat parameters of a trial that was proposed."""
         return dict(self._params[number])
 
-    def report(self, number: int, rung: int, metrics: Mapping[str, float]) -> Verdict:
+    def report(self, number: int, report: RungReport) -> Verdict:
         """Take in that a trial has come to a rung; one that may go on is handed out before anything new.
 
         Raises:
             ValueError: If a metric is missing or not finite, or there is no race.
         """
         if self._racing is None:
-            raise ValueError(f"trial {number} reported at rung {rung}, but there is no race")
-        verdict = self._racing.reported(number, rung, metrics)
+            raise ValueError(f"trial {number} reported at rung {report.rung}, but there is no race")
+        verdict = self._racing.reported(number, report)
         self._out.discard(number)
         if verdict != "pause":
             self._again.append(number)

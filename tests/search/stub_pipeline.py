@@ -118,7 +118,7 @@ def run(number, params, setting, probe, report, rung=None):
     if rung is not None:
         right = np.arange(NUM_SAMPLES // 2) < NUM_SAMPLES // 2 * (robust - (0.04, 0.02)[rung])
         uses = (StageUse("member.1", "k", rung > 0, 0.1),)
-        return RungReading(rung, Accuracy.of(right), Interval(ratio, ratio, ratio), uses, 0.1)
+        return RungReading(rung, Accuracy.of(right), Interval(ratio, ratio, ratio), pack_bits(right), uses, 0.1)
     made = measurement(float("nan") if fault == "nan" else robust, ratio, f"team.1/{number}", len(params.members))
     record = TrialRecord(
         number,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -10,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from eed_search.core.ledger import FILE_NAME, Event, Ledger, RungReport, RunView, fold, read_run
 from eed_search.core.points import frontier
-from eed_search.core.records import StageUse, TrialRecord
+from eed_search.core.records import StageUse, TrialRecord, pack_bits
 from eed_search.core.spec import Controls, Search, Spec, Threat
 from eed_search.search import LocalWorkers, Silent
 from eed_search.search.driver import run
@@ -31,8 +33,9 @@ pytestmark = [  # MLflow and what it brings leave connections to the garbage col
 NUM_TRIALS = 12
 
 
-def metrics(robust: float, latency: float, arm: float = 0.01) -> dict[str, float]:
-    return {
+def at(rung: int, robust: float, latency: float, arm: float = 0.01, num: int = 1000, offset: int = 0) -> RungReport:
+    """A report whose first images, from an offset on, are the ones that stayed right."""
+    metrics = {
         "robust_accuracy": robust,
         "robust_accuracy_low": robust - arm,
         "robust_accuracy_high": robust + arm,
@@ -40,6 +43,8 @@ def metrics(robust: float, latency: float, arm: float = 0.01) -> dict[str, float
         "latency_ms_low": latency,
         "latency_ms_high": latency,
     }
+    right = np.roll(np.arange(num) < round(num * robust), offset)
+    return RungReport(rung, metrics, robust_hex=pack_bits(right), num_samples=num)
 
 
 # ---------------------------------------------------------------- by hand
@@ -50,9 +55,9 @@ def test_one_in_three_goes_on_and_the_others_wait() -> None:
     for number in range(3):
         racing.proposed(number)
     assert racing.next_rung(0) == 0
-    assert racing.reported(0, 0, metrics(0.6, 0.5)) == "pause"
-    assert racing.reported(1, 0, metrics(0.5, 0.6)) == "pause"
-    assert racing.reported(2, 0, metrics(0.7, 0.4)) == "continue"  # better in both than the two before
+    assert racing.reported(0, at(0, 0.6, 0.5)) == "pause"
+    assert racing.reported(1, at(0, 0.5, 0.6)) == "pause"
+    assert racing.reported(2, at(0, 0.7, 0.4)) == "continue"  # better in both than the two before
     assert (racing.next_rung(2), racing.next_rung(0)) == (1, 1)
     assert racing.paused() == [0, 1]
     assert racing.to_resume(nothing_new=False) is None
@@ -65,10 +70,10 @@ def test_in_the_end_those_go_on_that_may_still_belong_to_the_frontier() -> None:
         racing.proposed(number)
     for rung in range(len(RUNGS)):
         for number, robust, latency in ((2, 0.8, 0.5), (3, 0.79, 0.49)):
-            if racing.reported(number, rung, metrics(robust, latency)) == "pause":
+            if racing.reported(number, at(rung, robust, latency)) == "pause":
                 racing.resumed(number)
-    racing.reported(0, 0, metrics(0.6, 0.1))
-    racing.reported(1, 0, metrics(0.3, 0.9))
+    racing.reported(0, at(0, 0.6, 0.1))
+    racing.reported(1, at(0, 0.3, 0.9))
     for number, robust, latency in ((2, 0.8, 0.5), (3, 0.79, 0.49)):
         racing.ended(make_trial(number, measurement=make_measurement(robust, latency)))
     assert racing.to_resume(nothing_new=True) == 0
@@ -78,12 +83,40 @@ def test_in_the_end_those_go_on_that_may_still_belong_to_the_frontier() -> None:
     assert racing.paused() == [1]
 
 
+@pytest.mark.parametrize(
+    ("robust", "latency", "offset", "goes_on"),
+    [
+        (0.76, 0.5, 0, False),  # its images are a part of the other's: 4 points behind for sure
+        (0.76, 0.5, 300, True),  # other images: 4 points behind may be chance
+        (0.76, 0.3, 0, True),  # faster than any that is finished
+        (0.8, 0.5, 0, True),  # as good as the other
+    ],
+)
+def test_who_is_behind_image_by_image_is_given_up(robust: float, latency: float, offset: int, goes_on: bool) -> None:
+    """Its own interval, 5 points wide on each side, would have kept it; that of the difference does not."""
+    racing = Racing(3)
+    for number in range(4):
+        racing.proposed(number)
+    for number, end in ((0, 0.80), (1, 0.70), (2, 0.75)):
+        for rung in range(len(RUNGS)):
+            if racing.reported(number, at(rung, end, 0.4 if number == 0 else 0.6)) == "pause":
+                racing.resumed(number)
+        measured = make_measurement(end, 0.4 if number == 0 else 0.6)
+        racing.ended(make_trial(number, measurement=measured))
+    racing.reported(3, at(0, robust, latency, arm=0.05, offset=offset))
+    assert racing.paused() in ([3], [])
+    if racing.paused():
+        assert (racing.to_resume(nothing_new=True) == 3) == goes_on
+    else:
+        assert goes_on
+
+
 def test_after_the_last_rung_a_trial_goes_to_its_end() -> None:
     racing = Racing(3)
     racing.proposed(0)
     for rung in range(len(RUNGS)):
         assert racing.next_rung(0) == rung
-        racing.reported(0, rung, metrics(0.6, 0.5))
+        racing.reported(0, at(rung, 0.6, 0.5))
     assert racing.next_rung(0) is None
 
 
@@ -91,7 +124,7 @@ def test_a_reading_that_is_not_finite_is_refused() -> None:
     racing = Racing(3)
     racing.proposed(0)
     with pytest.raises(ValueError, match="lacks a finite metric"):
-        racing.reported(0, 0, metrics(float("nan"), 0.5))
+        racing.reported(0, replace(at(0, 0.5, 0.5), metrics={"robust_accuracy": float("nan"), "latency_ms": 0.5}))
 
 
 def test_reading_ones_own_work_again_is_no_reuse() -> None:
@@ -192,7 +225,9 @@ def test_every_decision_follows_from_the_events_before_it(finished: Path) -> Non
         if event.kind == "report":
             before = Racing.replay(view, 3)
             assert event.trial is not None
-            expected = before.reported(event.trial, event.data["rung"], event.data["metrics"])
+            after = copy.deepcopy(view)
+            fold(after, event)
+            expected = before.reported(event.trial, after.reports[event.trial][-1])
         elif event.kind == "decision" and event.data["decision"] != "resume":
             assert event.data["decision"] == expected
             num_checked += 1
@@ -252,7 +287,7 @@ def test_what_was_given_up_stays_so_when_trials_are_added(finished: Path, tmp_pa
 
 
 def test_a_trial_that_gave_way_says_where_it_stood() -> None:
-    view = RunView(proposals={4: {"num_members": 1}}, reports={4: [RungReport(0, metrics(0.612, 0.0314))]})
+    view = RunView(proposals={4: {"num_members": 1}}, reports={4: [at(0, 0.612, 0.0314)]})
     record = outraced(4, view)
     assert (record.outcome, record.reason, record.number) == ("pruned", OUTRACED, 4)
     assert "after `members`: 61.2 % robust in 0.0314 ms" in record.message
