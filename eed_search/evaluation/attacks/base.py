@@ -14,7 +14,7 @@ from torchattacks.attack import Attack
 from eed_search.core.seeds import seed_of
 from eed_search.evaluation.attacks.apgd import climb
 from eed_search.evaluation.attacks.objectives import Aim, Objective
-from eed_search.evaluation.attacks.victim import Victim, frozen
+from eed_search.evaluation.attacks.victim import Victim, device_of, frozen
 
 Images = Float[Tensor, "batch channels height width"]
 _TOGETHER = 128  # rows climbing at once where few samples are left: their targets go side by side
@@ -40,6 +40,7 @@ class TeamAttack(Attack):  # type: ignore[misc]  # torchattacks carries no types
     """
 
     def __init__(self, name: str, team: nn.Module, *, eps: float, steps: int, restarts: int, seed: int) -> None:
+        device_of(team)  # torchattacks would end in a bare StopIteration
         super().__init__(name, team)
         self.eps = eps
         self.steps = steps
@@ -162,7 +163,7 @@ class Climber(TeamAttack):
         if not targeted:
             return last
         if targets <= _FINALISTS:
-            return [(targets, self.steps), *last]
+            return [(targets, max(self.steps // 2, 1)), *last]
         return [(targets, max(int(_FIRST_SHARE * self.steps), 1)), (_FINALISTS, self.steps), *last]
 
     def describe(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from eed_search.core.seeds import seed_of
 from eed_search.ensemble.gate import GatedEnsemble
-from eed_search.evaluation.attacks.victim import Victim, View, frozen
+from eed_search.evaluation.attacks.victim import Victim, View, device_of, frozen
 
 Images = Float[Tensor, "samples channels height width"]
 _WAYS: tuple[Literal["confidence", "stops"], ...] = ("confidence", "stops")
@@ -58,7 +58,7 @@ def slow_down(
     Source:
         DeepSloth: Hong et al., ICLR 2021 (arXiv 2010.02432); the surplus objective is ours.
     """
-    victim, device = Victim(team), next(team.parameters()).device
+    victim, device = Victim(team), device_of(team)
     parts = []
     with frozen(team):
         for batch in images.split(batch_size):

@@ -28,7 +28,7 @@ from eed_search.evaluation.attacks.objectives import (
     Route,
     Transfer,
 )
-from eed_search.evaluation.attacks.victim import PassMeter, Victim, frozen, num_members
+from eed_search.evaluation.attacks.victim import PassMeter, Victim, device_of, frozen, num_members
 
 Images = Float[Tensor, "samples channels height width"]
 _ROUNDING = 1e-6  # what float32 may add to the budget
@@ -206,7 +206,7 @@ def break_samples(
     Returns:
         Flags, images and costs, on the images' device.
     """
-    device = next(team.parameters()).device
+    device = device_of(team)
     victim = Victim(team)
     broken_by = torch.full((len(labels),), -1, dtype=torch.long, device=images.device)
     adversarial = images.clone()

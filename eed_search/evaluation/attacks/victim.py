@@ -98,6 +98,18 @@ class Victim:
             return self.look(images).decision.labels != labels
 
 
+def device_of(team: nn.Module) -> torch.device:
+    """Where a network computes.
+
+    Raises:
+        ValueError: If it has no parameters to tell.
+    """
+    first = next(team.parameters(), None)
+    if first is None:
+        raise ValueError(f"{type(team).__name__} has no parameters, so neither a device nor weights to attack")
+    return first.device
+
+
 def num_members(team: nn.Module) -> int:
     """Members of a gated team; 1 for any other module."""
     return len(team.members) if isinstance(team, GatedEnsemble) else 1

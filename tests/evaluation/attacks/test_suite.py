@@ -238,3 +238,8 @@ def test_the_base_joins_at_tier_2() -> None:
 def test_wrong_settings_are_refused(arguments: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tier_attacks(network(0), eps=EPS, seed=0, **arguments)
+
+
+def test_a_network_without_parameters_is_refused() -> None:
+    with pytest.raises(ValueError, match="Flatten has no parameters"):
+        tier_attacks(nn.Flatten(), 0, eps=EPS, num_classes=5, seed=0)
