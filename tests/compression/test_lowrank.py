@@ -69,6 +69,14 @@ def test_a_linear_layer_takes_the_truncated_svd():
     torch.testing.assert_close(made(rows), rows @ nearest(layer.weight, Rank(2, 2)).T + layer.bias)
 
 
+def test_an_output_rank_above_what_the_input_rank_spans_is_allowed(weight):
+    """r1 = 12 above r2·K² = 9: the core is padded, the answer is that of the input rank alone."""
+    core, left, _ = tucker(weight, Rank(12, 1))
+    assert core.shape == (12, 1, 3, 3)
+    torch.testing.assert_close(left.T @ left, torch.eye(12, dtype=torch.float64))
+    torch.testing.assert_close(nearest(weight, Rank(12, 1)), nearest(weight, Rank(9, 1)), rtol=0, atol=1e-8)
+
+
 def test_projecting_twice_changes_nothing_and_the_input_is_untouched(weight):
     before = weight.clone()
     once = nearest(weight, Rank(4, 3))
