@@ -256,7 +256,7 @@ class Race:
         for row, trial in enumerate(trials):
             one = self._trials[trial]
             reading = one.readings[one.level]
-            gain, spread = self.gain(one.level)
+            gain, spread = self._gain(one.level)
             error = (np.array(reading.high) - np.array(reading.low)) / _WIDTHS
             mean[row] = np.array(reading.value) + gain
             deviation[row] = np.sqrt(spread**2 + error**2)
@@ -324,7 +324,7 @@ class Race:
         places = best_first(values[head])
         if len(self._levels[-1].trials) >= self._min_complete:
             front = self._front("value")
-            gain, spread = self.gain(level)
+            gain, spread = self._gain(level)
             there = here.values + gain
             worst = np.maximum(front.max(axis=0), there.max(axis=0))
             best = np.minimum(front.min(axis=0), there.min(axis=0))
@@ -344,11 +344,8 @@ class Race:
         values = np.array([getattr(r, end) for r in kept], dtype=float).reshape(-1, self._num_objectives)
         return np.asarray(values[non_dominated(values)])
 
-    def gain(self, level: int) -> tuple[np.ndarray, np.ndarray]:
-        """Give mean and deviation of (final value - value at a level) over the complete trials.
-
-        With fewer than two of them, 0 and the range of all readings.
-        """
+    def _gain(self, level: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation of (final value - value at the level) over the complete trials."""
         last = self.num_levels - 1
         pairs = [
             (one.readings[level].value, one.readings[last].value)

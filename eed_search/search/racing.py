@@ -27,7 +27,7 @@ RUNGS = ("members", "joint")
 OUTRACED = "outraced"  # the reason of a trial that waited at a rung until the end
 _SIGNS = {"robust_accuracy": -1.0, "latency_ms": 1.0}
 _ROBUST, _LATENCY = 0, 1  # places of both in a reading
-_SURE = 1.645  # standard deviations of what a trial may gain beyond expectation: 95 % of a normal lie below
+_SURE, _FEWEST = 0.975, 3  # share of gains that lie below the optimistic one; finished trials to learn gains from
 
 
 class Racing:
@@ -125,21 +125,32 @@ class Racing:
         """Whether a finished trial is as fast and surely more robust, image by image at the rung where both were.
 
         The difference in the end is expected to be that at the rung, plus what finished trials gained
-        from there on average, minus what this one gained; its error is that of the paired difference
-        and of the gains. (Ours.)
+        from there on average, minus what this one gained. Its error is that of the paired difference and
+        that of one more gain (a prediction interval by Student's t). With fewer than three finished
+        trials nobody is behind. (Ours.)
         """
+        from scipy.special import stdtrit
+
         rung = self._next_rung[number] - 1
         right, latency = self._right[number, rung], self._at(number, rung).value[_LATENCY]
-        gains, spreads = self._race.gain(rung)
+        gains = {
+            n: self._at(n, rung).value[_ROBUST] - end.value[_ROBUST]
+            for n, end in self._done.items()
+            if (n, rung) in self._right
+        }
+        num = len(gains)
+        if num < _FEWEST:
+            return False
+        mean, spread = np.mean(list(gains.values())), np.std(list(gains.values()), ddof=1)
+        error = float(stdtrit(num - 1, _SURE) * spread * math.sqrt(1 + 1 / num))
         for other, end in self._done.items():
             theirs = self._right.get((other, rung))
             # Other images than before: the run was resumed although its data or their number had changed.
             if theirs is None or theirs.shape != right.shape or end.value[_LATENCY] > latency:
                 continue
             difference, _, high = paired_difference(right, theirs)
-            gained = self._at(other, rung).value[_ROBUST] - end.value[_ROBUST]
-            expected = difference - float(gains[_ROBUST]) - gained
-            if expected + math.hypot(high - difference, _SURE * float(spreads[_ROBUST])) < 0:
+            expected = difference + float(mean) - gains[other]
+            if expected + math.hypot(high - difference, error) < 0:
                 return True
         return False
 
