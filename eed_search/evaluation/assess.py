@@ -247,12 +247,14 @@ class _Checker:
         return [one for one in attacks if one.id in EXECUTED_PATH] or list(attacks)
 
     def _zero_eps(self) -> Check:
-        some = self.some
-        clean = probes.right(self.team, some)
+        some, before = self.some, self.found.clean_right[:_SOME]
         at_zero = probes.pgd(self.team, some, eps=0.0, steps=2, seed=self._seed(1))
         for attack in self._standard(self._seed(1), eps=0.0)[:1]:
             at_zero = at_zero & probes.right(self.team, Split(attack.attack(some.images, some.labels), some.labels))
-        return sanity.zero_eps(clean, at_zero, self.target.recorded and (*self.target.recorded, self.found.clean_right))
+        # `before` was seen before any attack ran: one that changed the networks shows here
+        return sanity.zero_eps(
+            before, at_zero, self.target.recorded and (*self.target.recorded, self.found.clean_right)
+        )
 
     def _inside_ball(self) -> Check:
         return sanity.inside_ball(self.found.farthest, self.found.outside, self.eps)

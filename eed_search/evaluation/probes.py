@@ -26,6 +26,7 @@ from eed_search.evaluation.tiers import AllMembers, Attack, Team
 
 _BATCH = 256
 _REPEATS = 5
+_FEW = 64
 _SATURATED = 1e-5  # a stop probability this near to 1 has no slope, and needs none
 
 
@@ -120,7 +121,7 @@ def asked_in_many_ways(team: Team, images: Tensor, seed: int) -> tuple[dict[str,
 
     Returns:
         Answers by way, the first in batches of 128; which samples rounding alone cannot change; and the
-        largest difference of a log probability between equal calls.
+        largest difference of a member's log probability, alone or asked again.
     """
     found = {"batch 128": answers(team, images, 128), "alone": answers(team, images, 1), "batch 7": answers(team, images, 7)}  # fmt: skip
     generator = torch.Generator().manual_seed(seed)
@@ -137,11 +138,11 @@ def asked_in_many_ways(team: Team, images: Tensor, seed: int) -> tuple[dict[str,
     for i in range(_REPEATS):
         found[f"repeat {i + 1}"] = answers(team, images, 128)
     with torch.no_grad():
-        few = images[:128]
+        few = images[:_FEW]
         first = team.member_log_probabilities(few)
-        drift = max(
-            float((team.member_log_probabilities(few) - first).abs().nan_to_num(nan=1.0).max()) for _ in range(_REPEATS)
-        )
+        alone = torch.cat([team.member_log_probabilities(one) for one in few.split(1)], dim=1)
+        again = [alone, *(team.member_log_probabilities(few) for _ in range(_REPEATS))]
+        drift = max(float((other - first).abs().nan_to_num(nan=1.0).max()) for other in again)
     return found, clear(team, images), drift
 
 

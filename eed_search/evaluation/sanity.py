@@ -25,6 +25,7 @@ Answers = tuple[Int[np.ndarray, " samples"], Int[np.ndarray, " samples"]]
 """Labels and members run."""
 
 _SURE = 0.01  # chance of calling sound behaviour unsound, in each comparison
+_MOST_DRIFT = 1e-3  # of a log probability; another batch size gives another order of summation
 _ROUNDING = 1e-6  # beyond eps, in pixel units
 _MOST_BY_STEPS = 0.005
 _MOST_BY_BLACK_BOX = 0.002
@@ -102,7 +103,7 @@ def same_answers(answers: Mapping[str, Answers], compared: Flags, drift: float) 
     Args:
         answers: Labels and members run by how the samples were asked; the first is what the others are compared with.
         compared: Samples whose answer rounding alone cannot change.
-        drift: Largest difference of a log probability between equal calls.
+        drift: Largest difference of a member's log probability for one image, alone or asked again.
     """
     names = list(answers)
     first = answers[names[0]]
@@ -116,7 +117,9 @@ def same_answers(answers: Mapping[str, Answers], compared: Flags, drift: float) 
         if not any(differ.values())
         else f"{worst}: {differ[worst]} of {int(compared.sum())} samples get another label or depth than {names[0]}"
     )
-    return _check(3, not any(differ.values()) and drift < 1e-4, f"{seen}; equal calls differ by {drift:.1g}")
+    return _check(
+        3, not any(differ.values()) and drift < _MOST_DRIFT, f"{seen}; a log probability moves by {drift:.1g}"
+    )
 
 
 def stronger_is_lower(rows: Sequence[tuple[str, Flags]], missed: int = 0) -> Check:
