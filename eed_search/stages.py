@@ -538,7 +538,12 @@ def open_workshop(spec: Spec, store_root: Path | str, report: Report, *, whole_m
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # said each time: a worker that prepared the search with every core runs trials afterwards
     torch.set_num_threads(cores if whole_machine else min(cores, max(1, int(spec.resources.cpu))))
-    return Workshop(spec, Store(Path(store_root), on_stage=lambda stage: report(stage.partition(".")[0])), report)
+    store = Store(
+        Path(store_root),
+        on_stage=lambda stage: report(stage.partition(".")[0]),
+        on_wait=lambda stage: report(f"waits for another worker's {stage.partition('.')[0]}"),
+    )
+    return Workshop(spec, store, report)
 
 
 @lru_cache(maxsize=2)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,10 @@ from eed_search.core.errors import StoreError
 from eed_search.core.records import StageUse
 from eed_search.core.seeds import canonical_json, digest, seed_of
 
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+_WAIT_S = 10.0  # between two words about waiting for another process
 _TENSORS, _META, _MANIFEST = "tensors.safetensors", "meta.json", "manifest.json"
 
 
@@ -90,6 +94,7 @@ class Store:
     Args:
         root: The folder; made if absent.
         on_stage: Called with the stage's name when a stage starts to compute.
+        on_wait: Called with it every few seconds while another process computes the very artifact.
         read_only: Change nothing below the folder: nothing is computed or locked, and an altered artifact
             stays where it is.
 
@@ -97,8 +102,16 @@ class Store:
         uses: Every stage asked for through this object, in order: the hit counts come from here.
     """
 
-    def __init__(self, root: Path, on_stage: Callable[[str], None] | None = None, *, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        root: Path,
+        on_stage: Callable[[str], None] | None = None,
+        *,
+        on_wait: Callable[[str], None] | None = None,
+        read_only: bool = False,
+    ) -> None:
         self.root = root
+        self._on_wait = on_wait or (lambda stage: None)
         self.uses: list[StageUse] = []
         self._on_stage = on_stage or (lambda stage: None)
         self._read_only = read_only
@@ -143,7 +156,7 @@ class Store:
             try:
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 lock = FileLock(f"{folder}.lock")
-                lock.acquire()
+                self._acquire(lock, stage)
             except OSError as error:
                 raise StoreError(f"{folder}: cannot be written ({error.strerror}); choose another --home") from error
             try:
@@ -160,6 +173,18 @@ class Store:
                 lock.release()
         self.uses.append(StageUse(stage, key, True, time.perf_counter() - start))
         return found
+
+    def _acquire(self, lock: FileLock, stage: str) -> None:
+        """Wait for whoever computes the stage, and say so from time to time; the system frees a dead holder's lock."""
+        from filelock import Timeout
+
+        while True:
+            try:
+                lock.acquire(timeout=_WAIT_S)
+            except Timeout:
+                self._on_wait(stage)
+            else:
+                return
 
     def key(self, stage: str, settings: Mapping[str, Any]) -> str:
         """Name the artifact of these settings."""

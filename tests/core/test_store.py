@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -184,6 +185,30 @@ def test_processes_that_ask_at_once_compute_once(tmp_path: Path) -> None:
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     assert len(list(marks.iterdir())) == 1
     assert len({file.read_bytes() for file in tmp_path.glob("answer-*")}) == 1
+
+
+def test_who_waits_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another thread computes the very artifact, the waiting one speaks up; then it reads."""
+    monkeypatch.setattr("eed_search.core.store._WAIT_S", 0.05)
+    begun, go_on, waits = threading.Event(), threading.Event(), list[str]()
+
+    def slowly(seed: int) -> Artifact:
+        begun.set()
+        assert go_on.wait(30)
+        return _make(seed)
+
+    def on_wait(stage: str) -> None:
+        waits.append(stage)
+        go_on.set()
+
+    first = threading.Thread(target=lambda: Store(tmp_path).get("member.1", SETTINGS, slowly))
+    first.start()
+    assert begun.wait(30)
+    second = Store(tmp_path, on_wait=on_wait)
+    second.get("member.1", SETTINGS, _never)
+    first.join()
+    assert set(waits) == {"member.1"}
+    assert second.uses[0].hit
 
 
 def test_an_artifact_holds_no_pickle(tmp_path: Path) -> None:
