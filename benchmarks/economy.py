@@ -1,0 +1,327 @@
+"""What do the store, the gate before training and the threshold sweep save? The digits search with each switched off.
+
+    python benchmarks/economy.py [--seeds 3] [--trials 20] [--limit 0.7] [--variants on off store gate sweep]
+                                 [--home DIR] [--target HYPERVOLUME] [--out FILE.json]
+    python benchmarks/economy.py --tiny           # seconds of training, one process: shows that it runs
+
+Each search is real: `eed-search launch` with its trials on Ray's workers (`--tiny`: one after another in this process),
+in a home of its own. All have the same limit: at most `--limit` times the dense base's latency when every member runs,
+so that the gate has something to turn away, and no controls. What is switched off is done as one would without it:
+
+store    every trial has a store of its own, with the dense base in it; going on from a rung it finds its own work
+gate     the limit is looked at when everything is trained and measured
+sweep    a trained team is one point
+off      all three; `on`: none
+
+Time is the run's, from its ledger, to the first event at which the hypervolume reaches a target: a swept threshold counts
+from its confirmation on. `found` dates it by its trial's end, at what the confirmation then measured, plus the seconds
+that this took. The target of a seed is the smallest final hypervolume of its searches, unless `--target` names one.
+
+Searches that lie finished in `--home` are read, not run again: a benchmark that was cut short goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+# Run as a file, it finds its neighbours and the package from any folder; so do Ray's workers.
+sys.path[:0] = [str(ROOT)]
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+from benchmarks.economy_pipeline import Pipeline  # noqa: E402
+from eed_search.core.errors import EedSearchError, RunError  # noqa: E402
+from eed_search.core.ledger import FILE_NAME, Ledger, RunView, fold, read_run  # noqa: E402
+from eed_search.core.points import run_hypervolume  # noqa: E402
+from eed_search.core.spec import Spec  # noqa: E402
+from eed_search.core.spec_file import Override, load  # noqa: E402
+
+SWITCHES = ("store", "gate", "sweep")
+VARIANTS: dict[str, frozenset[str]] = {
+    "on": frozenset(),
+    **{name: frozenset({name}) for name in SWITCHES},
+    "off": frozenset(SWITCHES),
+}
+"""What is switched off, by the variant's name."""
+FACTOR = 5.0  # the target: all on against all off
+TINY = {
+    "data.num_train": 128,
+    "base.epochs": 3,
+    "base.attack.steps": 1,
+    "members.finetune.epochs": 3,
+    "members.finetune.attack.steps": 1,
+    "joint.epochs": 1,
+    "evaluation.steps": 3,
+    "latency.rounds": 3,
+    "latency.final_rounds": 3,
+    "latency.final_calls": 100,
+    "latency.block_ms": 5,
+}
+
+
+@dataclass(frozen=True)
+class Search:
+    """One search: what came of it.
+
+    Attributes:
+        variant: Of `VARIANTS`.
+        seed: Of the search.
+        seconds: All in all.
+        base_s: Until the trials began.
+        strict: (seconds, hypervolume from then on), at each growth; as the ledger told it then.
+        found: The same with swept thresholds dated by their trials, plus their confirmation's seconds.
+        trials: By outcome.
+        stages: (computed, reused), by stage.
+    """
+
+    variant: str
+    seed: int
+    seconds: float
+    base_s: float
+    strict: tuple[tuple[float, float], ...]
+    found: tuple[tuple[float, float], ...]
+    trials: dict[str, int]
+    stages: dict[str, tuple[int, int]]
+
+    @property
+    def hypervolume(self) -> float:
+        """The largest one."""
+        return max((value for _, value in self.strict), default=0.0)
+
+
+def reached(curve: Sequence[tuple[float, float]], target: float) -> float | None:
+    """Give the first time at which a curve has a value, or none."""
+    return next((seconds for seconds, value in curve if value >= target - 1e-9), None)
+
+
+# ---------------------------------------------------------------- run and read
+
+
+def spec_of(variant: str, seed: int, trials: int, limit: float, *, tiny: bool) -> Spec:
+    """Give the digits search with one limit and without controls, and without the sweep where that is off."""
+    changes: dict[str, Any] = {
+        "seed": seed,
+        "search.trials": trials,
+        "search.constraints.max_worst_case_slowdown": limit,
+        "controls.sizes": [],
+        "name": f"economy-{variant}",
+        **(TINY if tiny else {}),
+    }
+    if "sweep" in VARIANTS[variant]:
+        changes["gate.sweep"] = 0
+    overrides = [Override(tuple(key.split(".")), value) for key, value in changes.items()]
+    return load(ROOT / "search_spaces" / "digits.yaml", overrides)
+
+
+def run_search(spec: Spec, variant: str, home: Path, *, tiny: bool) -> None:
+    """Run one search to its end, unless it lies there finished."""
+    from eed_search.search import LocalWorkers, Silent, run
+
+    folder = home / "run"
+    if (folder / FILE_NAME).is_file():
+        if read_run(folder).state == "finished":
+            return
+        shutil.rmtree(home)  # cut short: its times would hold the pause
+    off = VARIANTS[variant]
+    pipeline: Any = Pipeline(store="store" not in off, gate="gate" not in off)
+    view = run(
+        spec, home=home, name="run", pipeline=pipeline, listener=Silent(), workers=LocalWorkers() if tiny else None
+    )
+    if view.state != "finished":
+        raise RunError(f"{folder}: ended as {view.state}; run the benchmark again, which goes on with this search")
+
+
+def read_search(folder: Path, variant: str, seed: int) -> Search:
+    """Follow a ledger event by event."""
+    final = read_run(folder)
+    view, strict, base_s = RunView(), list[tuple[float, float]](), 0.0
+    ends: dict[int, tuple[float, int]] = {}
+    confirming: dict[str, float] = {}
+    before = 0.0
+    with Ledger(folder / FILE_NAME) as ledger:
+        for event in ledger.events():
+            fold(view, event)
+            now = view.seconds
+            if event.kind == "stage" and event.data["text"] == "controls and trials":
+                base_s = now
+            if event.kind == "result" and event.trial is not None:
+                ends[event.trial] = (now, len(ends))
+            if event.kind == "confirmed":
+                confirming[event.data["id"]] = now - before
+            if event.kind in ("result", "confirmed"):
+                _grow(strict, now, run_hypervolume(view))
+            if event.kind in ("stage", "confirmed"):
+                before = now
+    return Search(
+        variant,
+        seed,
+        final.seconds,
+        base_s,
+        tuple(strict),
+        tuple(_as_found(final, ends, confirming)),
+        final.num_trials(),
+        final.stage_counts(),
+    )
+
+
+def _as_found(
+    final: RunView, ends: dict[int, tuple[float, int]], confirming: dict[str, float]
+) -> list[tuple[float, float]]:
+    """Follow the hypervolume with each trial's confirmed thresholds counted from its end on."""
+    curve: list[tuple[float, float]] = []
+    spent = 0.0
+    for number, (seconds, _) in sorted(ends.items(), key=lambda item: item[1][1]):
+        spent += sum(took for id_, took in confirming.items() if id_.partition(".")[0] == str(number))
+        there = {n: final.trials[n] for n, (at, _) in ends.items() if at <= seconds and n in final.trials}
+        _grow(curve, seconds + spent, run_hypervolume(replace(final, trials=there, latencies={})))
+    return curve
+
+
+def _grow(curve: list[tuple[float, float]], seconds: float, value: float) -> None:
+    if value > (curve[-1][1] if curve else 0.0):
+        curve.append((seconds, value))
+
+
+# ---------------------------------------------------------------- the table
+
+
+def table(searches: Sequence[Search], target: float | None = None) -> str:
+    """Write the one table of a call, in Markdown, with what it means under it.
+
+    Args:
+        searches: Of any seeds and variants.
+        target: The hypervolume to be reached; by default each seed's smallest final one.
+    """
+    seeds = sorted({one.seed for one in searches})
+    targets = {
+        seed: target if target is not None else min(one.hypervolume for one in searches if one.seed == seed)
+        for seed in seeds
+    }
+    by_variant = {name: [one for one in searches if one.variant == name] for name in VARIANTS}
+    lines = [
+        "| off | time | as found | without the base | in all | hypervolume | members made / used | infeasible |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, mine in by_variant.items():
+        if not mine:
+            continue
+        made, reused = (sum(one.stages.get("member", (0, 0))[i] for one in mine) for i in (0, 1))
+        cells = [
+            ", ".join(sorted(VARIANTS[name])) or "nothing",
+            _mean_time(mine, "strict", targets),
+            _mean_time(mine, "found", targets),
+            _mean_time(mine, "found", targets, without_base=True),
+            f"{sum(one.seconds for one in mine) / len(mine):.0f} s",
+            f"{sum(one.hypervolume for one in mine) / len(mine):.3f}",
+            f"{made} / {made + reused}",
+            f"{sum(one.trials['infeasible'] for one in mine)}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        f"Seconds until the hypervolume was {', '.join(f'{value:.3f} (seed {seed})' for seed, value in targets.items())};"
+        f" mean of {len(seeds)} seed{'' if len(seeds) == 1 else 's'}, `>` where a search ended before it.",
+        *verdict(by_variant, targets),
+    ]
+    return "\n".join(lines)
+
+
+def _times(
+    searches: Sequence[Search], curve: str, targets: dict[int, float], *, without_base: bool
+) -> list[float | None]:
+    found = []
+    for one in searches:
+        seconds = reached(getattr(one, curve), targets[one.seed])
+        found.append(None if seconds is None else seconds - (one.base_s if without_base else 0.0))
+    return found
+
+
+def _mean_time(searches: Sequence[Search], curve: str, targets: dict[int, float], *, without_base: bool = False) -> str:
+    times = _times(searches, curve, targets, without_base=without_base)
+    ended = [one.seconds - (one.base_s if without_base else 0.0) for one in searches]
+    mean = sum(end if at is None else at for at, end in zip(times, ended, strict=True)) / len(times)
+    return f"{'> ' if None in times else ''}{mean:.0f} s"
+
+
+def verdict(by_variant: dict[str, list[Search]], targets: dict[int, float]) -> list[str]:
+    """Compare all on with all off, where both were run."""
+    if not by_variant["on"] or not by_variant["off"]:
+        return []
+    lines = []
+    for words, without_base in (("", False), (" without the base's time", True)):
+        on = _times(by_variant["on"], "found", targets, without_base=without_base)
+        off = _times(by_variant["off"], "found", targets, without_base=without_base)
+        if None in on or None in off:
+            lines.append(f"All on against all off{words}: not every search reached the target.")
+            continue
+        factor = sum(t for t in off if t) / max(sum(t for t in on if t), 1e-9)
+        lines.append(
+            f"All on is {factor:.1f} times as fast as all off{words} (as found); the target is {FACTOR:g}:"
+            f" {'reached' if factor >= FACTOR else 'missed'}."
+        )
+    return lines
+
+
+# ---------------------------------------------------------------- the command
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N-1 (default 3)")
+    parser.add_argument("--trials", type=int, default=20, metavar="N", help="of each search (default 20)")
+    parser.add_argument("--limit", type=float, default=0.7, help="worst-case latency over the base's (default 0.7)")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="NAME")
+    parser.add_argument("--home", type=Path, metavar="DIR", help="keeps the searches; a temporary folder by default")
+    parser.add_argument("--target", type=float, metavar="HYPERVOLUME", help="in 0..1; by default each seed's own")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write every search's curves")
+    parser.add_argument("--tiny", action="store_true", help="one seed, 5 trials, little training, no Ray")
+    arguments = parser.parse_args(argv)
+    if arguments.tiny:
+        arguments.seeds, arguments.trials = 1, 5
+    for name in ("seeds", "trials"):
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name}: {getattr(arguments, name)}; give 1 or more")
+    if not arguments.limit > 0:
+        parser.error(f"--limit: {arguments.limit:g}; give more than 0")
+    if arguments.target is not None and not 0 < arguments.target < 1:
+        parser.error(f"--target: {arguments.target:g}; give a hypervolume between 0 and 1")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark and print its table after each search."""
+    arguments = _arguments(argv)
+    home = arguments.home or Path(tempfile.mkdtemp(prefix="economy-"))
+    searches: list[Search] = []
+    try:
+        for seed in range(arguments.seeds):
+            for variant in arguments.variants:
+                folder = home.expanduser().resolve() / f"{variant}-{seed}"
+                spec = spec_of(variant, seed, arguments.trials, arguments.limit, tiny=arguments.tiny)
+                print(f"seed {seed}, off: {', '.join(sorted(VARIANTS[variant])) or 'nothing'} ...", file=sys.stderr)
+                run_search(spec, variant, folder, tiny=arguments.tiny)
+                searches.append(read_search(folder / "run", variant, seed))
+    except EedSearchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    finally:
+        if arguments.home is None:
+            shutil.rmtree(home, ignore_errors=True)
+    print(table(searches, arguments.target))
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps([asdict(one) for one in searches], indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""The trial with its savings switched off: what `economy.py` hands to the search in the place of `eed_search.trial`.
+
+Each switch leaves the work itself as it is and takes away only what spares it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from eed_search import trial
+from eed_search.core.params import TrialParams
+from eed_search.core.points import constraint_excess
+from eed_search.core.records import FreshCheck, Latency, Measurement, Reference, RungReading, TrialRecord
+from eed_search.core.spec import Constraints, Spec
+from eed_search.evaluation.latency import LatencyProbe, Probe
+from eed_search.trial import Setting
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """What one trial does.
+
+    Args:
+        store: Whether trials share what they make.
+        gate: Whether limits that need no training are looked at before it.
+    """
+
+    store: bool = True
+    gate: bool = True
+
+    def prepare(self, spec: Spec, store_root: Path, report: Report) -> Setting:
+        """As `trial.prepare`."""
+        return trial.prepare(spec, store_root, report)
+
+    def make_probe(self, setting: Setting) -> LatencyProbe:
+        """As `trial.make_probe`."""
+        return trial.make_probe(setting)
+
+    def run(
+        self, number: int, params: TrialParams, setting: Setting, probe: Probe, report: Report, rung: int | None = None
+    ) -> TrialRecord | RungReading:
+        """Run one trial: without the store in a store of its own, without the gate unlimited and judged afterwards."""
+        given = setting
+        if not self.store:
+            given = replace(given, store_root=str(own_store(setting, number)))
+        if not self.gate:
+            given = replace(given, spec=without_limits(setting.spec))
+        found = trial.run(number, params, given, probe, report, rung)
+        if isinstance(found, RungReading):
+            return found
+        if not self.gate:
+            found = judged(found, setting)
+        if not self.store and found.measurement is not None:
+            hand_over(found.measurement.artifact, Path(given.store_root), Path(setting.store_root))
+        return found
+
+    def control(self, size: float, setting: Setting, probe: Probe, report: Report) -> Reference:
+        """As `trial.control`."""
+        return trial.control(size, setting, probe, report)
+
+    def final_latencies(
+        self, classifiers: Sequence[tuple[str, TrialParams | None]], setting: Setting, report: Report
+    ) -> list[Latency]:
+        """As `trial.final_latencies`."""
+        return trial.final_latencies(classifiers, setting, report)
+
+    def confirm(
+        self, artifact: str, params: TrialParams, bound: Measurement, setting: Setting, report: Report
+    ) -> Measurement:
+        """As `trial.confirm`."""
+        return trial.confirm(artifact, params, bound, setting, report)
+
+    def recheck(self, artifact: str, params: TrialParams | None, setting: Setting, report: Report) -> FreshCheck:
+        """As `trial.recheck`."""
+        return trial.recheck(artifact, params, setting, report)
+
+
+def own_store(setting: Setting, number: int) -> Path:
+    """Give a trial's own store, with nothing but the dense base in it when it is new."""
+    shared = Path(setting.store_root)
+    own = shared.with_name("stores") / str(number)
+    if not own.exists():
+        base = Path(setting.base.measurement.artifact)
+        shutil.copytree(shared / base, own / base)
+    return own
+
+
+def hand_over(artifact: str, own: Path, shared: Path) -> None:
+    """Copy a trained team to where the finals look for it."""
+    if not (shared / artifact).exists():
+        shutil.copytree(own / artifact, shared / artifact)
+
+
+def without_limits(spec: Spec) -> Spec:
+    """Take all limits from a search."""
+    return spec.model_copy(update={"search": spec.search.model_copy(update={"constraints": Constraints()})})
+
+
+def judged(record: TrialRecord, setting: Setting) -> TrialRecord:
+    """Hold a finished trial against the search's limits, as the trial itself would have after measuring."""
+    if record.outcome != "done" or record.measurement is None:
+        return record
+    limits, base = setting.spec.search.constraints, setting.base
+    swept = tuple(
+        point
+        for point in record.swept
+        if all(value <= 0 for value in constraint_excess(limits, point.measurement, base).values())
+    )
+    excess = constraint_excess(limits, record.measurement, base)
+    broken = [name for name, value in excess.items() if value > 0]
+    record = replace(record, swept=swept, constraints=excess)
+    if not broken:
+        return record
+    message = f"breaks {', '.join(broken)} (after measuring)"
+    return replace(record, outcome="infeasible", reason=broken[0], message=message)

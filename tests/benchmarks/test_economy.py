@@ -1,0 +1,142 @@
+"""The benchmark of what is saved: how it reads a ledger, what its switches leave, and what its table says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.economy import VARIANTS, Search, main, reached, read_search, spec_of, table
+from benchmarks.economy_pipeline import Pipeline, hand_over, judged, own_store, without_limits
+from eed_search.core.ledger import read_run
+from eed_search.core.points import run_hypervolume
+from eed_search.core.records import Reference, SweptPoint, TrialRecord
+from eed_search.core.spec import Constraints, Spec, Threat
+from eed_search.core.spec import Search as SearchSpec
+from eed_search.core.store import Artifact, Store
+from eed_search.search import LocalWorkers, Silent, run
+from eed_search.trial import Setting
+from tests.search import stub_pipeline
+
+
+def _search(variant: str, seed: int, *curve: tuple[float, float], base_s: float = 10.0) -> Search:
+    end = curve[-1][0] + 5
+    return Search(variant, seed, end, base_s, curve, curve, {"infeasible": 0}, {"member": (2, 3)})
+
+
+def test_the_first_time_at_which_a_value_is_reached() -> None:
+    """Known answers."""
+    curve = [(1.0, 0.2), (3.0, 0.5)]
+    assert [reached(curve, value) for value in (0.1, 0.2, 0.3, 0.5, 0.6)] == [1.0, 1.0, 3.0, 3.0, None]
+
+
+def test_the_target_is_what_every_search_of_a_seed_reached() -> None:
+    """All off ends at 0.4 after 110 s; all on was there after 20 s, 10 s of it the base's."""
+    text = table([_search("on", 0, (20, 0.45), (30, 0.6)), _search("off", 0, (60, 0.3), (110, 0.4))])
+    assert "Seconds until the hypervolume was 0.400 (seed 0); mean of 1 seed" in text
+    assert "| nothing | 20 s | 20 s | 10 s | 35 s | 0.600 | 2 / 5 | 0 |" in text
+    assert "| gate, store, sweep | 110 s | 110 s | 100 s | 115 s | 0.400 | 2 / 5 | 0 |" in text
+    assert "All on is 5.5 times as fast as all off (as found); the target is 5: reached." in text
+    assert "All on is 10.0 times as fast as all off without the base's time (as found)" in text
+
+
+def test_a_target_that_is_not_reached_is_said() -> None:
+    """The time is then a lower bound, and nothing is claimed."""
+    text = table([_search("on", 0, (20, 0.6)), _search("off", 0, (110, 0.4))], target=0.5)
+    assert "| gate, store, sweep | > 115 s |" in text
+    assert "All on against all off: not every search reached the target." in text
+
+
+def test_seeds_have_targets_of_their_own() -> None:
+    """Times are means over seeds."""
+    text = table([_search("on", 0, (20, 0.6)), _search("on", 1, (40, 0.5))])
+    assert "0.600 (seed 0), 0.500 (seed 1)" in text
+    assert "| nothing | 30 s |" in text
+
+
+def test_a_ledger_gives_both_curves(tmp_path: Path) -> None:
+    """The strict one ends with what the search shows; the other counts a confirmed threshold from its trial on."""
+    spec = Spec(name="stub", threat=Threat(eps=0.15), search=SearchSpec(trials=5, racing=False))
+    run(spec, home=tmp_path, name="run", pipeline=stub_pipeline, listener=Silent(), workers=LocalWorkers())  # type: ignore[arg-type]
+    found, view = read_search(tmp_path / "run", "on", 0), read_run(tmp_path / "run")
+    assert found.trials["done"] == 5
+    assert 0 < found.base_s < found.seconds
+    assert found.strict[-1][1] == pytest.approx(run_hypervolume(replace(view, latencies={})))
+    assert view.confirmed
+    for curve in (found.strict, found.found):
+        assert [value for _, value in curve] == sorted({value for _, value in curve})
+        assert [seconds for seconds, _ in curve] == sorted(seconds for seconds, _ in curve)
+    assert found.found[-1][1] == pytest.approx(found.strict[-1][1])
+    assert found.found[0][1] >= found.strict[0][1]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_differ_in_their_switches_alone(variant: str) -> None:
+    """The sweep is a key of the file; store and gate are the pipeline's."""
+    spec = spec_of(variant, 3, 7, 0.6, tiny=False)
+    assert (spec.seed, spec.search.trials, spec.controls.sizes) == (3, 7, ())
+    assert spec.search.constraints.max_worst_case_slowdown == 0.6
+    assert (spec.gate.sweep == 0) == ("sweep" in VARIANTS[variant])
+    same = spec_of("on", 3, 7, 0.6, tiny=False)
+    assert spec.model_copy(update={"gate": same.gate, "name": same.name}) == same
+
+
+# ---------------------------------------------------------------- the switches
+
+
+def _setting(tmp_path: Path, **limits: float) -> Setting:
+    made = Store(tmp_path / "store").get("base.1", {"a": 1}, lambda seed: Artifact({"w": np.zeros(3)}))
+    base = Reference("dense base", stub_pipeline.measurement(0.8, 1.0, f"base.1/{made.key}"), 1.0)
+    constraints = Constraints.model_validate(limits)
+    spec = Spec(name="t", threat=Threat(eps=0.1), search=SearchSpec(constraints=constraints))
+    return Setting(spec, str(tmp_path / "store"), base, 0.0, 10, (1, 8, 8))
+
+
+def test_a_store_of_its_own_holds_the_base_and_nothing_else(tmp_path: Path) -> None:
+    """What another trial made is not in it; what the trial itself makes stays for its next rung."""
+    setting = _setting(tmp_path)
+    Store(tmp_path / "store").get("member.1", {"b": 2}, lambda seed: Artifact({"w": np.ones(2)}))
+    own = own_store(setting, 4)
+    assert [path.name for path in own.iterdir()] == ["base.1"]
+    assert Store(own).load(setting.base.measurement.artifact).artifact.tensors["w"].tolist() == [0, 0, 0]
+    made = Store(own).get("team.1", {"c": 3}, lambda seed: Artifact({"w": np.ones(1)}))
+    assert own_store(setting, 4) == own
+    assert Store(own).has("team.1", made.key)
+    hand_over(f"team.1/{made.key}", own, tmp_path / "store")
+    assert Store(tmp_path / "store").has("team.1", made.key)
+    assert own_store(setting, 5) != own
+
+
+def test_without_the_gate_a_limit_is_judged_after_measuring(tmp_path: Path) -> None:
+    """The trial is unlimited; its record ends as the search's limits say, swept thresholds included."""
+    setting = _setting(tmp_path, max_worst_case_slowdown=0.5)
+    assert without_limits(setting.spec).search.constraints == Constraints()
+    fast, slow = stub_pipeline.measurement(0.7, 0.4), stub_pipeline.measurement(0.7, 0.6)
+    kept = judged(
+        TrialRecord(0, {}, "done", measurement=fast, swept=(SweptPoint(0.3, fast), SweptPoint(0.4, slow))), setting
+    )
+    assert (kept.outcome, len(kept.swept)) == ("done", 1)
+    broken = judged(TrialRecord(0, {}, "done", measurement=slow), setting)
+    assert (broken.outcome, broken.reason) == ("infeasible", "max_worst_case_slowdown")
+    assert broken.constraints["max_worst_case_slowdown"] == pytest.approx(0.1)
+    failed = TrialRecord(0, {}, "failed", reason="oom")
+    assert judged(failed, setting) is failed
+
+
+def test_the_pipeline_has_all_that_a_search_calls() -> None:
+    """Every function of the trial's, by name."""
+    from eed_search import trial
+
+    for name in ("prepare", "make_probe", "run", "control", "final_latencies", "confirm", "recheck"):
+        assert callable(getattr(Pipeline(), name))
+        assert callable(getattr(trial, name))
+
+
+def test_wrong_arguments_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """As wrong use, with what is allowed."""
+    for arguments, words in ((["--seeds", "0"], "give 1 or more"), (["--target", "2"], "between 0 and 1")):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert words in capsys.readouterr().err
