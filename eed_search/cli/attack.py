@@ -15,6 +15,7 @@ from eed_search.cli.homes import open_run
 from eed_search.cli.result import duration
 from eed_search.core.attack_records import AttackResult, Check, Cost
 from eed_search.core.errors import InvalidResult, SpecError
+from eed_search.core.ledger import FILE_NAME
 from eed_search.core.records import Accuracy, RobustAccuracy, to_json
 from eed_search.tracking.text import in_macs
 
@@ -153,8 +154,10 @@ def _find(target: str, wishes: Wishes, home: Path) -> Target:
     """Find what the user means."""
     from eed_search import targets
 
-    if targets.is_point(target):
-        run, _, id_ = target.rpartition(":")
+    run, _, id_ = target.rpartition(":")
+    is_run = any((folder / FILE_NAME).is_file() for folder in (home / run, Path(run)))
+    # `mine:base` may be a user's function as well: a run of that name goes first
+    if targets.is_point(target) and (not run or id_[0].isdigit() or is_run):
         folder, view = open_run(home, run or None)
         return targets.from_run(folder.name, view, id_, home, wishes, _progress)
     if ":" in target and not Path(target).exists():

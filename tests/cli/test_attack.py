@@ -33,6 +33,9 @@ def sound():
 def team():
     return defences.honest()
 
+def base():  # also what a run's dense base is called
+    raise RuntimeError("asked for")
+
 def training():
     return defences.network(4).train()
 
@@ -193,6 +196,11 @@ def test_what_is_missing_is_named() -> None:
     run = call("attack", "first:7.0", "--home", "home")
     assert run.exit_code == 7
     assert "first: no such search in home" in run.stderr
+
+
+def test_a_function_may_be_called_as_a_point_is() -> None:
+    """A run of that name would go first; there is none."""
+    assert "mine:base: fails (RuntimeError: asked for)" in attack("mine:base").stderr
 
 
 def test_a_bundle_is_attacked_through_its_own_onnx_members(folder: Path) -> None:
