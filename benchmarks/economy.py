@@ -14,8 +14,9 @@ sweep    a trained team is one point
 off      all three; `on`: none
 
 Time is the run's, from its ledger, to the first event at which the hypervolume reaches a target: a swept threshold counts
-from its confirmation on. `found` dates it by its trial's end, at what the confirmation then measured, plus the seconds
-that this took. The target of a seed is the smallest final hypervolume of its searches, unless `--target` names one.
+from its confirmation on, a point whose latency was too noisy from its final one on. `found` dates both by their trial's
+end, at what the finals then measured, plus the seconds that confirmations took. The target of a seed is the smallest
+final hypervolume of its searches (of those that found a point), unless `--target` names one.
 
 Searches that lie finished in `--home` are read, not run again: a benchmark that was cut short goes on.
 """
@@ -78,7 +79,7 @@ class Search:
         seconds: All in all.
         base_s: Until the trials began.
         strict: (seconds, hypervolume from then on), at each growth; as the ledger told it then.
-        found: The same with swept thresholds dated by their trials, plus their confirmation's seconds.
+        found: The same with what the finals said dated by the trials, plus the confirmations' seconds.
         trials: By outcome.
         stages: (computed, reused), by stage.
     """
@@ -94,8 +95,8 @@ class Search:
 
     @property
     def hypervolume(self) -> float:
-        """The largest one."""
-        return max((value for _, value in self.strict), default=0.0)
+        """What the search shows in the end; 0 if it found no point."""
+        return max((value for _, value in self.found), default=0.0)
 
 
 def reached(curve: Sequence[tuple[float, float]], target: float) -> float | None:
@@ -146,11 +147,15 @@ def read_search(folder: Path, variant: str, seed: int) -> Search:
     view, strict, base_s = RunView(), list[tuple[float, float]](), 0.0
     ends: dict[int, tuple[float, int]] = {}
     confirming: dict[str, float] = {}
-    before = 0.0
+    before, retimed = 0.0, False
     with Ledger(folder / FILE_NAME) as ledger:
         for event in ledger.events():
+            if retimed and event.kind != "latency":  # all of them came at once
+                retimed = False
+                _grow(strict, view.seconds, run_hypervolume(view))
             fold(view, event)
             now = view.seconds
+            retimed |= event.kind == "latency"
             if event.kind == "stage" and event.data["text"] == "controls and trials":
                 base_s = now
             if event.kind == "result" and event.trial is not None:
@@ -176,13 +181,13 @@ def read_search(folder: Path, variant: str, seed: int) -> Search:
 def _as_found(
     final: RunView, ends: dict[int, tuple[float, int]], confirming: dict[str, float]
 ) -> list[tuple[float, float]]:
-    """Follow the hypervolume with each trial's confirmed thresholds counted from its end on."""
+    """Follow the hypervolume with what the finals said of a trial counted from the trial's end on."""
     curve: list[tuple[float, float]] = []
     spent = 0.0
     for number, (seconds, _) in sorted(ends.items(), key=lambda item: item[1][1]):
         spent += sum(took for id_, took in confirming.items() if id_.partition(".")[0] == str(number))
         there = {n: final.trials[n] for n, (at, _) in ends.items() if at <= seconds and n in final.trials}
-        _grow(curve, seconds + spent, run_hypervolume(replace(final, trials=there, latencies={})))
+        _grow(curve, seconds + spent, run_hypervolume(replace(final, trials=there)))
     return curve
 
 
@@ -202,10 +207,11 @@ def table(searches: Sequence[Search], target: float | None = None) -> str:
         target: The hypervolume to be reached; by default each seed's smallest final one.
     """
     seeds = sorted({one.seed for one in searches})
-    targets = {
-        seed: target if target is not None else min(one.hypervolume for one in searches if one.seed == seed)
+    reached_by_all = {
+        seed: min((one.hypervolume for one in searches if one.seed == seed and one.found), default=0.0)
         for seed in seeds
     }
+    targets = {seed: value if target is None else target for seed, value in reached_by_all.items()}
     by_variant = {name: [one for one in searches if one.variant == name] for name in VARIANTS}
     lines = [
         "| off | time | as found | without the base | in all | hypervolume | members made / used | infeasible |",
