@@ -153,7 +153,7 @@ class Climber(TeamAttack):
                         )
                         reached[ranks, alive] = torch.maximum(reached[ranks, alive], loss)
                         first = broken.to(torch.uint8).argmax(0)  # the nearest class that broke it, else the first
-                        found[alive] = moved[first, torch.arange(len(alive))]
+                        found[alive] = moved[first, torch.arange(len(alive), device=first.device)]
                         alive = alive[~broken.any(0)]
         return found
 

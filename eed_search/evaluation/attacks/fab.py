@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchattacks import FAB
 
 from eed_search.evaluation.attacks.base import TeamAttack
+from eed_search.evaluation.attacks.victim import kept_generator
 
 Images = Float[Tensor, "batch channels height width"]
 
@@ -44,7 +45,7 @@ class BoundaryAttack(TeamAttack):
             multi_targeted=True,
             n_classes=self.targets + 1,
         )
-        with torch.random.fork_rng(), torch.enable_grad():
+        with kept_generator(images.device), torch.enable_grad():
             moved: Tensor = walk(images.contiguous(), labels).detach()  # it views them
         return torch.clamp(torch.clamp(moved, images - self.eps, images + self.eps), 0, 1)
 

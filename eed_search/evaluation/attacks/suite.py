@@ -28,7 +28,7 @@ from eed_search.evaluation.attacks.objectives import (
     Route,
     Transfer,
 )
-from eed_search.evaluation.attacks.victim import PassMeter, Victim, device_of, frozen, num_members
+from eed_search.evaluation.attacks.victim import PassMeter, Victim, device_of, frozen, kept_generator, num_members
 
 Images = Float[Tensor, "samples channels height width"]
 _ROUNDING = 1e-6  # what float32 may add to the budget
@@ -220,7 +220,7 @@ def break_samples(
             with PassMeter(team) as meter:
                 for rows in alive.split(batch_size):
                     given, target = images[rows].to(device), labels[rows].to(device)
-                    with torch.random.fork_rng():
+                    with kept_generator(device):
                         moved = named.attack(given, target).detach()
                     inside = _inside(given, moved, named.attack.eps)
                     outside += int((~inside).sum())

@@ -134,6 +134,13 @@ def frozen(*modules: nn.Module | None) -> Iterator[None]:
             parameter.requires_grad_(grad)
 
 
+@contextmanager
+def kept_generator(device: torch.device) -> Iterator[None]:
+    """The global random generators as before outside, whatever seeds them inside."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
 class PassMeter:
     """Counts sample passes, forward and backward, through a team while it is open.
 
