@@ -13,7 +13,7 @@ from eed_search.cli.console import console, say
 from eed_search.core.ledger import RunView
 from eed_search.core.points import frontier, run_hypervolume
 from eed_search.tracking.report import HTML_NAME
-from eed_search.tracking.table import COLUMNS, TableRow, fresh_note, table_rows, throughput_note
+from eed_search.tracking.table import COLUMNS, TableRow, fresh_note, sure_note, table_rows, throughput_note
 from eed_search.tracking.verdict import judge
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def legend(view: RunView) -> list[str]:
         "latency, speed-up: batch 1 in onnxruntime, against the dense base in the same process."
         " run: members asked for an average image, of all. ±: 95 % interval.",
     ]
-    lines += [note for note in (fresh_note(view), throughput_note(view)) if note]
+    lines += [note for note in (sure_note(view), fresh_note(view), throughput_note(view)) if note]
     measured = [p.measurement.latency for p in frontier(view)]
     if any(latency.method == "additive" for latency in measured):
         lines.append("Some latencies are sums of member latencies: the deployed cascade itself was not timed yet.")

@@ -10,7 +10,8 @@ import numpy as np
 from eed_search.core.errors import RunError
 from eed_search.core.frontier import hypervolume, knee, non_dominated, normalise
 from eed_search.core.ledger import RunView
-from eed_search.core.records import Measurement, Point, Reference, TrialRecord
+from eed_search.core.membership import front_probability
+from eed_search.core.records import Measurement, Point, Reference, TrialRecord, unpack_bits
 from eed_search.core.spec import Constraints
 
 
@@ -64,6 +65,27 @@ def frontier(
     keep = non_dominated(objectives([p.measurement for p in all_points]))
     kept = [point for point, on in zip(all_points, keep, strict=True) if on]
     return sorted(kept, key=lambda p: (p.measurement.latency.latency_ms.value, -p.measurement.robust_accuracy.value))
+
+
+def front_probabilities(view: RunView) -> dict[str, float]:
+    """Give the probability that each point of the frontier is on the true frontier of all points, by id.
+
+    An apparent frontier is made of lucky points. All trials met the same validation images, so what
+    they get right or wrong together cancels out; latencies enter with their intervals.
+
+    Source:
+        `core.membership` (Bayesian bootstrap).
+    """
+    found = points(view)
+    if not found:
+        return {}
+    robust = [(p.measurement.robust_hex, p.measurement.robust_accuracy.num_samples) for p in found]
+    if len({num for _, num in robust}) > 1:
+        return {}  # a run that was resumed although its data had changed: its images differ
+    right = np.stack([unpack_bits(bits, num) for bits, num in robust])
+    sure = front_probability(right, [p.measurement.latency.latency_ms for p in found], seed=0)
+    by_id = {p.id: float(one) for p, one in zip(found, sure, strict=True)}
+    return {p.id: by_id[p.id] for p in frontier(view)}
 
 
 def objectives(measurements: list[Measurement]) -> np.ndarray:

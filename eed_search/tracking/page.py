@@ -11,7 +11,7 @@ from plotly.offline import get_plotlyjs
 from eed_search.core.ledger import RunView
 from eed_search.core.points import frontier, run_hypervolume
 from eed_search.tracking.plots import frontier_figure, hypervolume_figure
-from eed_search.tracking.table import COLUMNS, fresh_note, table_rows, throughput_note
+from eed_search.tracking.table import COLUMNS, fresh_note, sure_note, table_rows, throughput_note
 from eed_search.tracking.verdict import judge
 
 _STYLE = """
@@ -56,7 +56,9 @@ def page(view: RunView) -> str:
         parts.append(_section("Hypervolume over trials", _drawn(hypervolume_figure(view), "hypervolume"), note))
     parts.append(
         _section(
-            "Frontier, dense base and controls", _table(view), f"{fresh_note(view)} {throughput_note(view)}".strip()
+            "Frontier, dense base and controls",
+            _table(view),
+            f"{sure_note(view)} {fresh_note(view)} {throughput_note(view)}".strip(),
         )
     )
     parts += [_unfinished(view), _notes(view)]

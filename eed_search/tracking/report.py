@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eed_search.core.ledger import RunView
-from eed_search.core.points import frontier, run_hypervolume
+from eed_search.core.points import front_probabilities, frontier, run_hypervolume
 from eed_search.core.records import Measurement, Point, Reference
 from eed_search.core.store import write_atomic
 from eed_search.tracking.text import flatten
@@ -35,9 +35,10 @@ def as_json(view: RunView) -> dict[str, Any]:
         (fastest first), `verdict`, `stages` (computed and reused by stage), `member_trainings`,
         `members_used`, `notes`. Accuracies are fractions, latencies milliseconds. `latency_ms` is
         the mean over the validation images; its interval stands under `latency`. `fresh` is the
-        same attack on images that no decision of the search has seen, or null.
+        same attack on images that no decision of the search has seen, or null. `front_probability` is
+        how sure it is that a point is on the true frontier of these trials.
     """
-    verdict = judge(view)
+    verdict, sure = judge(view), front_probabilities(view)
     stages = view.stage_counts()
     trained, reused = stages.get("member", (0, 0))
     return {
@@ -49,7 +50,7 @@ def as_json(view: RunView) -> dict[str, Any]:
         "hypervolume": run_hypervolume(view),
         "base": None if view.base is None else _reference(view, view.base),
         "controls": [_reference(view, control) for control in view.controls],
-        "frontier": [_point(view, point) for point in frontier(view)],
+        "frontier": [_point(view, point, sure.get(point.id)) for point in frontier(view)],
         "verdict": {**asdict(verdict), "comparisons": [asdict(comparison) for comparison in verdict.comparisons]},
         "stages": {name: {"computed": new, "reused": old} for name, (new, old) in sorted(stages.items())},
         "member_trainings": trained,
@@ -58,12 +59,13 @@ def as_json(view: RunView) -> dict[str, Any]:
     }
 
 
-def _point(view: RunView, point: Point) -> dict[str, Any]:
+def _point(view: RunView, point: Point, sure: float | None) -> dict[str, Any]:
     return {
         "id": point.id,
         "trial": point.trial,
         "params": dict(point.params),
         **_measured(point.measurement),
+        "front_probability": sure,
         "fresh": _fresh(view, point.id),
     }
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from eed_search.core.ledger import RunView
-from eed_search.core.points import frontier
+from eed_search.core.points import front_probabilities, frontier
 from eed_search.core.records import Measurement
 from eed_search.tracking.text import in_bytes, in_macs, per_cent, team_title, with_arm
 from eed_search.tracking.verdict import final
@@ -57,6 +57,12 @@ def throughput_note(view: RunView) -> str:
     timed += [(one.name, final(view, one).latency) for one in ([view.base] if view.base else []) + view.controls]
     told = [f"{name} {with_arm(one.images_per_second)}" for name, one in timed if one.images_per_second is not None]
     return f"Images per second in batches of 64: {', '.join(told)}." if told else ""
+
+
+def sure_note(view: RunView) -> str:
+    """Say how sure it is that each point of the frontier belongs there; empty without points."""
+    told = ", ".join(f"{id_} {100 * sure:.0f} %" for id_, sure in front_probabilities(view).items())
+    return f"Probability to be on the true frontier of these trials: {told}." if told else ""
 
 
 def fresh_note(view: RunView) -> str:
