@@ -35,7 +35,7 @@ from eed_search.deployment.onnx_export import to_onnx
 from eed_search.deployment.onnx_torch import differentiable
 from eed_search.deployment.runtime import GatedClassifier, GateSettings, RuntimeFault, read_bundle
 from eed_search.ensemble.gate import Gate, GatedEnsemble, StopRule
-from eed_search.evaluation.assess import Target, Tier, Timing
+from eed_search.evaluation.target import Target, Tier, Timing
 from eed_search.stages import open_workshop
 from eed_search.trial import RUNS_ALL
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from rich.table import Table
 
-    from eed_search.evaluation.assess import Target
+    from eed_search.evaluation.target import Target
     from eed_search.targets import Wishes
 
 _WIDTH = 80

@@ -17,8 +17,8 @@ from eed_search.core.records import Accuracy
 from eed_search.core.seeds import seed_of
 from eed_search.data.splits import Split
 from eed_search.evaluation import probes
-from eed_search.evaluation.assess import Target
 from eed_search.evaluation.attacks import Climber, Prefix, break_samples, tier_attacks
+from eed_search.evaluation.target import Target
 from eed_search.evaluation.tiers import Report
 from eed_search.models import place
 

@@ -21,8 +21,9 @@ from eed_search.deployment.onnx_torch import SessionMember
 from eed_search.deployment.runtime import GatedClassifier
 from eed_search.ensemble.gate import Gate, GatedEnsemble, StopRule
 from eed_search.evaluation.deploy import clear_of_rounding
+from eed_search.evaluation.prefixes import AllMembers, Team
 from eed_search.evaluation.sanity import Answers, Flags, share_without
-from eed_search.evaluation.tiers import AllMembers, Attack, Team
+from eed_search.evaluation.tiers import Attack
 
 _BATCH = 256
 _REPEATS = 5

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,12 +23,11 @@ from torch import Tensor, nn
 from eed_search.core.attack_records import AttackUse
 from eed_search.core.seeds import digest, seed_of
 from eed_search.data.splits import Split
-from eed_search.ensemble.gate import Decision, Gate, GatedEnsemble, StopRule
 from eed_search.evaluation.attacks.victim import PassMeter
+from eed_search.evaluation.prefixes import Team, prefix_alone, reachable_prefixes
 from eed_search.evaluation.steps import Arrays, Steps
 from eed_search.models import place
 
-Team = GatedEnsemble[Any]
 Attack = Callable[[Tensor, Tensor], Tensor]
 """From images and labels to images that may be answered wrongly."""
 Report = Callable[[str], None]
@@ -94,64 +93,6 @@ class Found:
     def robust_right(self) -> Bool[np.ndarray, " samples"]:
         """Right on the image itself and on every image that any attack made."""
         return self.clean_right & (self.broken_by < 0)
-
-
-@dataclass(frozen=True)
-class AllMembers:
-    """A rule that never stops early: the same combination of members, without the gate.
-
-    Attributes:
-        rule: Whose combination it is.
-    """
-
-    rule: StopRule
-
-    def combine(self, logs: Float[Tensor, "members batch classes"]) -> Float[Tensor, "members batch classes"]:
-        """As the rule combines."""
-        return self.rule.combine(logs)
-
-    def surplus(self, combined: Float[Tensor, "members batch classes"]) -> Float[Tensor, "members batch"]:
-        """Far below the stop everywhere."""
-        return torch.full_like(combined[..., 0], -1.0)
-
-    def soft_stops(self, combined: Float[Tensor, "members batch classes"]) -> Float[Tensor, "members batch"]:
-        """No chance of a stop before the last member."""
-        stop = torch.zeros_like(combined[..., 0])
-        return torch.cat([stop[:-1], torch.ones_like(stop[-1:])])
-
-    def decide_logs(self, logs: Float[Tensor, "members batch classes"]) -> Decision:
-        """All members answer."""
-        run = torch.full(logs.shape[1:2], len(logs), device=logs.device)
-        return Decision(self.combine(logs)[-1].argmax(-1), run, run)
-
-
-class _Together(nn.Module):
-    """Some members as one network: the logits of what they answer together."""
-
-    def __init__(self, members: Sequence[nn.Module], rule: StopRule) -> None:
-        super().__init__()
-        self.members, self.rule = nn.ModuleList(members), rule
-
-    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
-        logs = torch.stack([member(images).float().log_softmax(-1) for member in self.members])
-        return self.rule.combine(logs)[-1]
-
-
-def prefix_alone(team: Team, k: int) -> Team:
-    """The first k members as one network without a gate, which meets the standard attacks."""
-    rule: StopRule = AllMembers(team.gate)
-    return GatedEnsemble([_Together(list(team.members)[:k], team.gate)], rule).eval()
-
-
-def reachable_prefixes(team: Team) -> tuple[int, ...]:
-    """Prefixes at which the gate can stop: all, unless its threshold rules some out."""
-    num = len(team.members)
-    gate = team.gate
-    if isinstance(gate, Gate) and gate.rule == "threshold" and gate.threshold <= 0:
-        return (1,)
-    if isinstance(gate, AllMembers) or (isinstance(gate, Gate) and gate.rule == "threshold" and gate.threshold > 1):
-        return (num,)
-    return tuple(range(1, num + 1))
 
 
 def split_key(split: Split) -> str:

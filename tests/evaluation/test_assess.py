@@ -22,8 +22,9 @@ from eed_search.core.seeds import canonical_json
 from eed_search.deployment.onnx_export import to_onnx
 from eed_search.deployment.runtime import GatedClassifier, GateSettings
 from eed_search.ensemble.gate import GatedEnsemble
-from eed_search.evaluation.assess import Target, assess
+from eed_search.evaluation.assess import assess
 from eed_search.evaluation.attacks import suite
+from eed_search.evaluation.target import Target
 from tests.cli.calling import ROOT, environment
 from tests.evaluation import defences
 
