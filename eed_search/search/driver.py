@@ -139,7 +139,7 @@ def run(
     """
     home = home.expanduser().resolve()
     spec = with_absolute_data(spec)
-    _check_name(home, name)
+    check_name(home, name)
     with ExitStack() as stack:
         there = workers or stack.enter_context(ray_workers())
         stop = stack.enter_context(interrupts())  # after Ray, whose import takes SIGTERM for itself
@@ -196,7 +196,7 @@ def ray_workers() -> Iterator[Workers]:
 # ---------------------------------------------------------------- the folder
 
 
-def _check_name(home: Path, name: str | None) -> None:
+def check_name(home: Path, name: str | None) -> None:
     """Refuse a name early, before Ray is started."""
     if name is None:
         return

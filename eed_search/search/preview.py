@@ -16,7 +16,7 @@ from pathlib import Path
 from eed_search.core.errors import RunError
 from eed_search.core.ledger import FILE_NAME, RunView, read_run
 from eed_search.core.spec import Spec
-from eed_search.search.driver import _check_name
+from eed_search.search.driver import check_name
 from eed_search.search.lock import noted
 
 
@@ -65,7 +65,7 @@ def preview(home: Path, spec: Spec, name: str | None) -> Preview:
     Raises:
         RunError: If the name is not allowed, or `home` cannot be written to.
     """
-    _check_name(Path(os.devnull), name)  # the rules for names only: nothing lies below there
+    check_name(Path(os.devnull), name)  # the rules for names only: nothing lies below there
     _check_writable(home)
     if name is None:
         free = (f"{spec.name}-{i}" for i in itertools.count(1))
