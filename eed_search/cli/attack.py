@@ -195,8 +195,11 @@ def _paper(target: Target, wanted: Wanted, device: torch.device) -> None:
         interval = f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}"
         table.add_row(name, f"{100 * accuracy.value:.1f}", interval, str(accuracy.num_samples))
     console().print(table)
+    _wrapped(
+        f"DeepFool: right unless it changes the answer within l2 distance {row.l2:.3g}, the length of noise within eps."
+    )
     if row.l2_median is not None:
-        say(f"DeepFool changes an answer that is right at l2 distance {row.l2_median:.3g} (median).")
+        _wrapped(f"It changes an answer that is right at l2 distance {row.l2_median:.3g} (median).")
     _wrapped("No sanity checks ran: a table, not a claim; `--table` left out gives the checked figure.")
 
 
