@@ -61,7 +61,9 @@ def test_every_option_in_the_readme_exists(line: str) -> None:
 def test_options_named_in_the_text_exist() -> None:
     """Options in running text are those of some command."""
     text = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
-    known = "".join(call(command, "--help").stdout for command in ("launch", "check", "report", "export", "attack", "ui"))
+    known = "".join(
+        call(command, "--help").stdout for command in ("launch", "check", "report", "export", "attack", "ui")
+    )
     for option in set(re.findall(r"`(--[a-z-]+)", text)):
         assert f" {option} " in known, option
 
