@@ -32,6 +32,7 @@ from eed_search.evaluation.robust import craft
 from eed_search.evaluation.timing import time_block
 from eed_search.stages import Workshop
 from eed_search.training import train
+from eed_search.training.loop import BatchLoss
 
 _BUDGET_S, _LIMIT_S = 0.5, 2.0  # for one kind of training step
 _NUM_STEPS, _TRY_STEPS, _TRY_BATCH = 5, 4, 8
@@ -332,7 +333,7 @@ class _LongEnough(Exception):
 class _Clock:
     """A batch loss that notes when it is asked: from one call to the next is one optimiser step."""
 
-    def __init__(self, loss: Any, now: Callable[[], float]) -> None:
+    def __init__(self, loss: BatchLoss, now: Callable[[], float]) -> None:
         self._loss, self._now = loss, now
         self._times: list[float] = []
 
@@ -340,7 +341,7 @@ class _Clock:
         self._times.append(self._now())
         if len(self._times) > 1 and self._times[-1] - self._times[0] > _LIMIT_S:
             raise _LongEnough
-        return self._loss(model, images, labels, generator)  # type: ignore[no-any-return]
+        return self._loss(model, images, labels, generator)
 
     def shortest_s(self) -> float:
         """Shortest step."""
