@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from eed_search.core.records import Accuracy
 from eed_search.core.seeds import seed_of
 from eed_search.data.splits import Split
+from eed_search.ensemble.gate import GatedEnsemble
 from eed_search.evaluation import probes
 from eed_search.evaluation.attacks import Climber, Prefix, break_samples, tier_attacks
 from eed_search.evaluation.target import Target
@@ -92,7 +94,7 @@ def paper_table(target: Target, *, seed: int, device: torch.device, report: Repo
     return PaperTable(target.name, target.data, target.split_name, eps, l2, seed, columns, median)
 
 
-def deepfool(team: torch.nn.Module, images: Tensor, labels: Tensor) -> np.ndarray:
+def deepfool(team: GatedEnsemble[Any], images: Tensor, labels: Tensor) -> np.ndarray:
     """The l2 distance at which DeepFool changes each answer; infinite where it does not within 50 steps.
 
     Args:
@@ -111,13 +113,13 @@ def deepfool(team: torch.nn.Module, images: Tensor, labels: Tensor) -> np.ndarra
     return np.asarray(found.cpu().numpy())
 
 
-def _deepfool(team: torch.nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+def _deepfool(team: GatedEnsemble[Any], images: Tensor, labels: Tensor) -> Tensor:
     distance = torch.full((len(images),), torch.inf, device=images.device)
     moved = images.clone()
     alive = torch.arange(len(images), device=images.device)
     for _ in range(_DEEPFOOL_STEPS):
         with torch.no_grad():
-            wrong = team.decide(moved[alive]).labels != labels[alive]  # type: ignore[operator]
+            wrong = team.decide(moved[alive]).labels != labels[alive]
         hit = alive[wrong]
         distance[hit] = (moved[hit] - images[hit]).flatten(1).norm(dim=1)
         alive = alive[~wrong]
