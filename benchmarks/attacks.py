@@ -1,13 +1,18 @@
 """Our tier-2 union against torchattacks' strongest honest suite, on the same samples of the same networks.
 
-    python benchmarks/attacks.py --weights DIR --images test.npz [--samples 1000] [--eps 8] [--nets NAME ...]
-                                 [--batch 250] [--threads N] [--seed 0] [--out FILE.json]
+    python benchmarks/attacks.py --weights DIR --images test.npz --keep FOLDER [--samples 1000] [--eps 8]
+                                 [--nets NAME ...] [--batch 100] [--threads 1] [--seed 0] [--out FILE.json]
 
 The peer is `MultiAttack` of APGD(100), APGDT(100), FAB(100, multi_targeted) and Square(5000), which reads the same as
 the official AutoAttack (torchattacks' `AutoAttack` class leaves its parts at 10 steps). It gets only the samples
-that are right without attack, as ours does. Both run in this process, one after the other on each batch and in
-turns of who begins, so that the machine's load meets both; robust accuracy and the ratio of times (wall clock, and
-processor time of this process, which other work disturbs less) are printed with the samples that only one of them broke.
+that are right without attack, as ours does. Both run in this process, one after the other on each piece of `--batch`
+samples and in turns of who begins, so that the machine's load meets both; robust accuracy and the ratio of times
+are printed with the samples that only one of them broke. The ratio to trust on a busy machine is that of processor time (of
+this process, all its threads): other work hardly moves it.
+
+With `--keep` each piece of each network is written to a file of its own as soon as it is done. The same command goes on
+after a kill, and a larger `--samples` adds pieces; the networks take turns, so that what is there is
+always about as much of each. Pieces that were made by other settings or other code of the attacks are made again.
 
 `--weights` holds float32 state dicts in safetensors of small CIFAR-10 networks, `--images` an archive with
 `images` (uint8, NHWC) and `labels`. The networks known here are ResNet-2B, ResNet-4B and CNN-A, normalised as they were
@@ -17,11 +22,14 @@ trained.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import platform
 import sys
 import time
 import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -132,61 +140,114 @@ def peer_attack(model: nn.Module, eps: float, seed: int) -> Any:
     return torchattacks.MultiAttack(parts)
 
 
-def contest(model: nn.Module, images: Tensor, labels: Tensor, eps: float, batch: int, seed: int) -> dict[str, Any]:
-    """Run both on the same samples."""
-    with torch.no_grad():
-        clean = torch.cat([model(part).argmax(1) for part in images.split(500)]) == labels
-    right = clean.nonzero().flatten()
-    ours_robust, peer_robust = clean.clone(), clean.clone()
+def piece(model: nn.Module, images: Tensor, labels: Tensor, *, first: str, eps: float, seed: int) -> dict[str, Any]:
+    """Run both on the same samples, in one batch each.
+
+    Args:
+        model: From images in [0, 1] to logits.
+        images: The samples.
+        labels: Their classes.
+        first: Who begins: `ours` or `peer`.
+        eps: Budget in pixel units.
+        seed: Of everything random.
+
+    Returns:
+        Flags for each sample, and times in seconds; ready for JSON.
+    """
     attacks = tier_attacks(model, 2, eps=eps, num_classes=10, seed=seed)
-    peer = peer_attack(model, eps, seed)
-    ours_s = peer_s = ours_cpu_s = peer_cpu_s = 0.0
-    broken, seconds, forward, backward = ([0.0] * len(attacks) for _ in range(4))
-    for number, rows in enumerate(right.split(batch)):
-        for who in ("ours", "peer") if number % 2 == 0 else ("peer", "ours"):
-            begin, begin_cpu = time.perf_counter(), time.process_time()
-            if who == "ours":
-                found = break_samples(model, attacks, images[rows], labels[rows], batch_size=batch)
-                ours_s += time.perf_counter() - begin
-                ours_cpu_s += time.process_time() - begin_cpu
-                ours_robust[rows] = found.robust
-                assert not any(found.strays)
-                for i in range(len(attacks)):
-                    broken[i] += int((found.broken_by == i).sum())
-                    seconds[i] += found.seconds[i]
-                    forward[i] += found.forward_passes[i]
-                    backward[i] += found.backward_passes[i]
-            else:
-                with torch.random.fork_rng():
-                    moved = peer(images[rows], labels[rows])
-                with torch.no_grad():
-                    peer_robust[rows] = model(moved).argmax(1) == labels[rows]
-                peer_s += time.perf_counter() - begin
-                peer_cpu_s += time.process_time() - begin_cpu
-                model.zero_grad(set_to_none=True)
-        print(
-            f"  {int(rows[-1]) + 1}/{len(labels)}: ours {float(ours_robust[: rows[-1] + 1].float().mean()):.4f} "
-            f"in {ours_s:.0f} s, peer {float(peer_robust[: rows[-1] + 1].float().mean()):.4f} in {peer_s:.0f} s",
-            flush=True,
-        )
+    with torch.no_grad():
+        clean = model(images).argmax(1) == labels
+    rows = clean.nonzero().flatten()
+    found: dict[str, Any] = {"clean": clean.tolist(), "first": first}
+    for who in ("ours", "peer") if first == "ours" else ("peer", "ours"):
+        robust = clean.clone()
+        begin, begin_cpu = time.perf_counter(), time.process_time()
+        if who == "ours":
+            union = break_samples(model, attacks, images[rows], labels[rows], batch_size=max(len(rows), 1))
+        else:
+            with torch.random.fork_rng():
+                moved = peer_attack(model, eps, seed)(images[rows], labels[rows])
+            with torch.no_grad():
+                robust[rows] = model(moved).argmax(1) == labels[rows]
+        found[f"{who}_s"], found[f"{who}_cpu_s"] = time.perf_counter() - begin, time.process_time() - begin_cpu
+        if who == "ours":
+            robust[rows] = union.robust
+            assert not any(union.strays)
+            found["attacks"] = [
+                named.describe()
+                | {
+                    "broke": int((union.broken_by == i).sum()),
+                    "seconds": union.seconds[i],
+                    "forward": union.forward_passes[i],
+                    "backward": union.backward_passes[i],
+                }
+                for i, named in enumerate(attacks)
+            ]
+        model.zero_grad(set_to_none=True)
+        found[who] = robust.tolist()
+    return found
+
+
+def kept(path: Path | None, key: str, make: Any) -> dict[str, Any]:
+    """Read a finished piece, or make it and keep it; one made under another key is made again."""
+    if path is not None and path.is_file():
+        try:
+            stored = json.loads(path.read_text())
+        except ValueError:
+            stored = {}
+        if stored.get("key") == key:
+            return stored["piece"]  # type: ignore[no-any-return]
+    found: dict[str, Any] = make()
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half = path.with_suffix(".half")
+        half.write_text(json.dumps({"key": key, "piece": found}))
+        half.replace(path)  # whole or not at all
+    return found
+
+
+def code_key(*settings: object) -> str:
+    """Name what a piece depends on besides its samples: settings, libraries, and the attacks' own code."""
+    sha = hashlib.sha256(repr((settings, torch.__version__, version("torchattacks"))).encode())
+    for path in sorted((ROOT / "eed_search" / "evaluation" / "attacks").glob("*.py")):
+        sha.update(path.read_bytes())
+    return sha.hexdigest()[:16]
+
+
+def summary(pieces: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Put the pieces of one network together."""
+    clean, ours, peer = (
+        np.concatenate([np.array(p[name], bool) for p in pieces]) for name in ("clean", "ours", "peer")
+    )
+    seconds = {name: sum(p[name] for p in pieces) for name in ("ours_s", "peer_s", "ours_cpu_s", "peer_cpu_s")}
+    by_attack = [
+        same[0] | {name: sum(use[name] for use in same) for name in ("broke", "seconds", "forward", "backward")}
+        for same in zip(*(p["attacks"] for p in pieces), strict=True)
+    ]
     return {
-        "samples": len(labels),
-        "clean": float(clean.float().mean()),
-        "ours": float(ours_robust.float().mean()),
-        "peer": float(peer_robust.float().mean()),
-        "ours_interval": clopper_pearson(int(ours_robust.sum()), len(labels)),
-        "only_ours_broke": int((peer_robust & ~ours_robust).sum()),
-        "only_peer_broke": int((ours_robust & ~peer_robust).sum()),
-        "ours_s": ours_s,
-        "peer_s": peer_s,
-        "time_ratio": ours_s / peer_s,
-        "cpu_ratio": ours_cpu_s / peer_cpu_s,
-        "attacks": [
-            named.describe()
-            | {"broke": int(broken[i]), "seconds": seconds[i], "forward": int(forward[i]), "backward": int(backward[i])}
-            for i, named in enumerate(attacks)
-        ],
+        "samples": len(clean),
+        "clean": float(clean.mean()),
+        "ours": float(ours.mean()),
+        "peer": float(peer.mean()),
+        "ours_interval": clopper_pearson(int(ours.sum()), len(ours)),
+        "only_ours_broke": int((peer & ~ours).sum()),
+        "only_peer_broke": int((ours & ~peer).sum()),
+        **seconds,
+        "time_ratio": seconds["ours_s"] / seconds["peer_s"],
+        "cpu_ratio": seconds["ours_cpu_s"] / seconds["peer_cpu_s"],
+        "cpu_ratios": [p["ours_cpu_s"] / p["peer_cpu_s"] for p in pieces],
+        "attacks": by_attack,
     }
+
+
+def line(name: str, result: dict[str, Any], eps: float) -> str:
+    """What is known of a network so far, in one line."""
+    return (
+        f"{name}: clean {result['clean']:.3f}; robust at {eps:g}/255, n={result['samples']}: ours {result['ours']:.4f},"
+        f" peer {result['peer']:.4f}; only ours broke {result['only_ours_broke']}, only the peer"
+        f" {result['only_peer_broke']}; processor time {result['ours_cpu_s']:.0f} s / {result['peer_cpu_s']:.0f} s ="
+        f" {result['cpu_ratio']:.2f} (wall {result['time_ratio']:.2f})"
+    )
 
 
 def main() -> None:
@@ -199,9 +260,10 @@ def main() -> None:
     parser.add_argument(
         "--nets", nargs="+", choices=sorted(NETS), default=["cifar10_resnet2b_adv_linf2", "cifar10_cnn_a_adv4"]
     )
-    parser.add_argument("--batch", type=int, default=250)
+    parser.add_argument("--batch", type=int, default=100, help="samples in a piece, attacked together")
     parser.add_argument("--threads", type=int, default=0, help="0: torch's own choice")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, help="folder of the finished pieces; the same command goes on from there")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     if options.threads:
@@ -211,25 +273,31 @@ def main() -> None:
             torch.from_numpy(archive["images"][: options.samples]).permute(0, 3, 1, 2).float().div(255).contiguous()
         )
         labels = torch.from_numpy(archive["labels"][: options.samples])
-    results = {}
-    for name in options.nets:
-        print(name, flush=True)
-        result = contest(load(name, options.weights), images, labels, options.eps / 255, options.batch, options.seed)
-        results[name] = result
+    eps, seed = options.eps / 255, options.seed
+    key = code_key(eps, options.batch, seed, torch.get_num_threads())
+    pieces: dict[str, list[dict[str, Any]]] = {name: [] for name in options.nets}
+    for number, rows in enumerate(torch.arange(len(labels)).split(options.batch)):
+        for name in options.nets:
+            first = "ours" if number % 2 == 0 else "peer"
+            path = options.keep and options.keep / f"{name}-{int(rows[0]):05d}-{int(rows[-1]):05d}.json"
+
+            def make(name: str = name, rows: Tensor = rows, first: str = first) -> dict[str, Any]:
+                model = load(name, options.weights)
+                return piece(model, images[rows], labels[rows], first=first, eps=eps, seed=seed)
+
+            pieces[name].append(kept(path, key, make))
+            print(line(name, summary(pieces[name]), options.eps), flush=True)
+    results = {name: summary(found) for name, found in pieces.items()}
+    for name, result in results.items():
+        print(name)
         for row in result["attacks"]:
             print(
-                f"    {row['name']:12} broke {row['broke']:4d} in {row['seconds']:7.1f} s, {row['forward']} forward, {row['backward']} backward"
+                f"    {row['attack']:12} broke {row['broke']:4d} in {row['seconds']:7.1f} s, {row['forward']} forward, {row['backward']} backward"
             )
-        print(
-            f"  clean {result['clean']:.3f}; robust at {options.eps:g}/255, n={result['samples']}: ours {result['ours']:.4f}, "
-            f"peer {result['peer']:.4f}; only ours broke {result['only_ours_broke']}, only the peer {result['only_peer_broke']}; "
-            f"time {result['ours_s']:.1f} s / {result['peer_s']:.1f} s = {result['time_ratio']:.2f} (CPU {result['cpu_ratio']:.2f})",
-            flush=True,
-        )
     if options.out:
         facts = {
             "torch": torch.__version__,
-            "torchattacks": "3.3.0",
+            "torchattacks": version("torchattacks"),
             "threads": torch.get_num_threads(),
             "machine": platform.platform(),
             "eps": options.eps / 255,
