@@ -3,7 +3,8 @@
 A stage is a pure function of its settings, its upstream artifacts and a seed derived from both.
 Its key is the hash of those, so a trial that needs what an earlier one made, in this search or
 another in the same home, reads it. Two processes that need the same stage at once: one computes,
-the other waits (a file lock, which the system releases when its holder dies).
+the other waits (a file lock, which the system releases when its holder dies). With shared storage the
+same holds for machines: the folder is then this machine's copy of it, and leases are the locks.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,8 @@ from eed_search.core.seeds import canonical_json, digest, seed_of
 
 if TYPE_CHECKING:
     from filelock import FileLock
+
+    from eed_search.core.shared_stages import SharedStages
 
 _WAIT_S = 10.0  # between two words about waiting for another process
 _TENSORS, _META, _MANIFEST = "tensors.safetensors", "meta.json", "manifest.json"
@@ -89,7 +93,7 @@ class Stored:
 
 
 class Store:
-    """Finished stages under one folder, shared by all searches of a home.
+    """Finished stages under one folder, shared by all searches of a home, and by other machines through `shared`.
 
     Args:
         root: The folder; made if absent.
@@ -97,6 +101,7 @@ class Store:
         on_wait: Called with it every few seconds while another process computes the very artifact.
         read_only: Change nothing below the folder: nothing is computed or locked, and an altered artifact
             stays where it is.
+        shared: The same stages on shared storage: what is not in the folder is fetched, what is computed is copied.
 
     Attributes:
         uses: Every stage asked for through this object, in order: the hit counts come from here.
@@ -109,8 +114,10 @@ class Store:
         *,
         on_wait: Callable[[str], None] | None = None,
         read_only: bool = False,
+        shared: SharedStages | None = None,
     ) -> None:
         self.root = root
+        self._shared = shared
         self._on_wait = on_wait or (lambda stage: None)
         self.uses: list[StageUse] = []
         self._on_stage = on_stage or (lambda stage: None)
@@ -160,15 +167,22 @@ class Store:
             except OSError as error:
                 raise StoreError(f"{folder}: cannot be written ({error.strerror}); choose another --home") from error
             try:
-                if (found := self._read(folder, key)) is None:
-                    self._on_stage(stage)
-                    begin = time.perf_counter()
-                    artifact = compute(seed_of(key))
-                    stored = Stored(key, artifact, time.perf_counter() - begin)
-                    if keep(artifact):
-                        self._write(folder, stage, stored, settings)
-                    self.uses.append(StageUse(stage, key, False, stored.seconds))
-                    return stored
+                with ExitStack() as stack:
+                    found = self._read(folder, key) or self._fetch(stage, key)
+                    if found is None and self._shared is not None:
+                        stack.enter_context(self._shared.computing(stage, key, lambda: self._on_wait(stage)))
+                        found = self._fetch(stage, key)  # whoever held the lease before may have made it
+                    if found is None:
+                        self._on_stage(stage)
+                        begin = time.perf_counter()
+                        artifact = compute(seed_of(key))
+                        stored = Stored(key, artifact, time.perf_counter() - begin)
+                        if keep(artifact):
+                            self._write(folder, stage, stored, settings)
+                            if self._shared is not None:
+                                self._shared.push(stage, key, folder)
+                        self.uses.append(StageUse(stage, key, False, stored.seconds))
+                        return stored
             finally:
                 lock.release()
         self.uses.append(StageUse(stage, key, True, time.perf_counter() - start))
@@ -191,8 +205,8 @@ class Store:
         return digest({"stage": stage, "settings": json.loads(canonical_json(dict(settings)))})
 
     def has(self, stage: str, key: str) -> bool:
-        """Whether a sound artifact lies under a key."""
-        return self._read(self._folder(stage, key), key) is not None
+        """Whether a sound artifact lies under a key, here or on shared storage."""
+        return (self._read(self._folder(stage, key), key) or self._fetch(stage, key)) is not None
 
     def load(self, reference: str) -> Stored:
         """Read an artifact by its `stage/key`, as records name it.
@@ -201,7 +215,7 @@ class Store:
             StoreError: If it is not there, or its files were altered.
         """
         stage, _, key = reference.partition("/")
-        found = self._read(self._folder(stage, key), key)
+        found = self._read(self._folder(stage, key), key) or self._fetch(stage, key)
         if found is None:
             raise StoreError(
                 f"{self.root}: no sound artifact {reference}; it was deleted or altered. Launch the search's file again: finished stages are reused"
@@ -229,6 +243,26 @@ class Store:
         if not self._read_only:
             self._quarantine(folder)
         return None
+
+    def _fetch(self, stage: str, key: str) -> Stored | None:
+        """Bring an artifact from shared storage into the folder; none if it is not there or was altered."""
+        if self._shared is None or self._read_only:
+            return None
+        folder = self._folder(stage, key)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
+                made = Path(name) / "artifact"
+                made.mkdir()
+                if not self._shared.pull(stage, key, made):
+                    return None
+                if not folder.exists():
+                    made.rename(folder)
+        except OSError as error:
+            raise StoreError(
+                f"{folder}: cannot be written ({error.strerror}); free the disk or choose another --home"
+            ) from error
+        return self._read(folder, key)
 
     def _quarantine(self, folder: Path) -> None:
         """Set an altered artifact aside; it is computed again and never deleted."""

@@ -1,0 +1,167 @@
+"""Shared storage: a folder by URL (`file`, `s3`, `gs`) that every machine of a cluster reaches.
+
+The one door to pyarrow's file systems. Names below the URL are relative paths with `/`. A reader sees all of a
+file or none of it: an object store replaces whole objects, and on a file system a file is written beside and moved.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import uuid
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from eed_search.core.errors import StoreError
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+SCHEMES = ("file", "s3", "gs")
+_PROBE = ".eed-search-probe"
+
+
+def url_problem(url: str) -> str:
+    """Say what is wrong with a storage URL by its form alone; nothing if it may be one."""
+    parts = urlsplit(url)
+    if parts.scheme not in SCHEMES:
+        return f"{url!r} has no scheme of {', '.join(SCHEMES)}; write such as s3://bucket/folder or file:///mnt/shared"
+    if parts.scheme == "file":
+        if parts.netloc or not parts.path.startswith("/"):
+            return f"{url!r} is not an absolute path; write such as file:///mnt/shared"
+    elif not parts.netloc:
+        return f"{url!r} names no bucket; write such as {parts.scheme}://bucket/folder"
+    if parts.username is not None or parts.password is not None:
+        return "the URL holds a key; put it where the provider's tools look for it (such as AWS_ACCESS_KEY_ID)"
+    return ""
+
+
+class Storage:
+    """Files below one URL. Can be pickled: another process opens it anew.
+
+    Args:
+        url: Such as `s3://bucket/folder`; what pyarrow reads from the query (`?region=…&endpoint_override=…`)
+            may follow. Keys come from where the provider's own tools look for them.
+
+    Raises:
+        StoreError: If the URL is none of those, or the file system cannot be opened.
+    """
+
+    def __init__(self, url: str) -> None:
+        if problem := url_problem(url):
+            raise StoreError(f"storage: {problem}")
+        self.url = url
+        self._opened: tuple[FileSystem, str] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"url": self.url, "_opened": None}
+
+    def __str__(self) -> str:
+        return self.url.partition("?")[0]
+
+    def check(self) -> None:
+        """Write, read and delete a small file.
+
+        Raises:
+            StoreError: If one of them fails.
+        """
+        name = f"{_PROBE}-{uuid.uuid4().hex[:8]}"
+        self.write(name, b"eed-search")
+        if self.read(name) != b"eed-search":
+            raise StoreError(f"storage {self}: what was written is not read back; is it shared storage?")
+        self.delete(name)
+
+    def read(self, name: str) -> bytes | None:
+        """Give a file's bytes, or none where there is no such file.
+
+        Raises:
+            StoreError: If the storage cannot be reached or refuses.
+        """
+        system, root = self._open()
+        try:
+            with system.open_input_stream(posixpath.join(root, name)) as stream:
+                return bytes(stream.read())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._error("read", name, error) from error
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file, or replace it.
+
+        Raises:
+            StoreError: If the storage cannot be reached or refuses.
+        """
+        system, root = self._open()
+        path = posixpath.join(root, name)
+        try:
+            if not self._has_folders:
+                with system.open_output_stream(path) as stream:
+                    stream.write(data)
+                return
+            system.create_dir(posixpath.dirname(path), recursive=True)
+            beside = f"{posixpath.dirname(path)}/.{posixpath.basename(path)}.{uuid.uuid4().hex[:8]}"
+            with system.open_output_stream(beside) as stream:
+                stream.write(data)
+            system.move(beside, path)
+        except OSError as error:
+            raise self._error("written", name, error) from error
+
+    def delete(self, name: str) -> None:
+        """Delete a file; one that is not there is none.
+
+        Raises:
+            StoreError: If the storage cannot be reached or refuses.
+        """
+        system, root = self._open()
+        try:
+            system.delete_file(posixpath.join(root, name))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise self._error("deleted", name, error) from error
+
+    def names(self, folder: str, *, folders: bool = False) -> list[str]:
+        """List what lies directly in a folder, sorted.
+
+        Args:
+            folder: Below the URL; one that is not there is empty.
+            folders: List folders instead of files.
+
+        Raises:
+            StoreError: If the storage cannot be reached or refuses.
+        """
+        from pyarrow.fs import FileSelector, FileType
+
+        system, root = self._open()
+        wanted = FileType.Directory if folders else FileType.File
+        try:
+            there = system.get_file_info(FileSelector(posixpath.join(root, folder), allow_not_found=True))
+        except OSError as error:
+            raise self._error("listed", folder, error) from error
+        return sorted(one.base_name for one in there if one.type == wanted and not one.base_name.startswith("."))
+
+    @property
+    def _has_folders(self) -> bool:
+        return urlsplit(self.url).scheme == "file"
+
+    def _open(self) -> tuple[FileSystem, str]:
+        if self._opened is None:
+            import pyarrow
+            from pyarrow.fs import FileSystem
+
+            try:
+                system, root = FileSystem.from_uri(self.url)
+            except (OSError, ValueError, pyarrow.ArrowException) as error:
+                raise StoreError(f"storage {self}: cannot be opened ({_first_line(error)})") from error
+            self._opened = system, root
+        return self._opened
+
+    def _error(self, what: str, name: str, error: OSError) -> StoreError:
+        return StoreError(
+            f"storage {self}: {name} cannot be {what} ({_first_line(error)}); check that it is there, that this machine"
+            " reaches it and that its key may read and write"
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:300] or type(error).__name__
