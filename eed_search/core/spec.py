@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
+from eed_search.core.cost import LatencyKind
 from eed_search.core.params import METHODS, SCORES, Order, ParamValue, Recovery, Subsets
 
 
@@ -169,7 +170,7 @@ class Threat(_Section):
 class Model(_Section):
     """The dense base network."""
 
-    name: Literal["small_cnn", "resnet18"] = "small_cnn"
+    name: Literal["small_cnn", "resnet18", "vgg16_bn", "mobilenet_v2"] = "small_cnn"
     width: int = Field(64, ge=4, le=1024, description="channels of the first stage")
 
 
@@ -303,6 +304,9 @@ class Evaluation(_Section):
     steps: int = Field(20, ge=1, le=1000, description="PGD steps on each surrogate")
     step_size: float | None = Field(None, gt=0, le=1, description="pixel units; eps/4 by default")
     batch_size: int = Field(256, ge=1, le=65_536)
+    slow_down_steps: int = Field(
+        10, ge=1, le=1000, description="steps of each run of the attack that slows the gate down"
+    )
 
 
 class LatencySpec(_Section):
@@ -326,6 +330,10 @@ class Constraints(_Section):
     max_latency_ms: float | None = Field(None, gt=0)
     max_worst_case_latency_ms: float | None = Field(None, gt=0)
     max_worst_case_slowdown: float | None = Field(None, gt=0, description="worst case over the dense base's latency")
+    max_attacked_latency_ms: float | None = Field(None, gt=0, description="under the slower of two attacks")
+    max_attacked_slowdown: float | None = Field(
+        None, gt=0, description="attacked latency over the dense base's; below 1 is a speed-up that stays"
+    )
 
 
 class Controls(_Section):
@@ -372,6 +380,9 @@ class Search(_Section):
     eta: int = Field(3, ge=2, le=10, description="one in so many trials goes on at each rung; the others wait")
     sampler: Literal["portfolio", "tpe", "nsga2", "qmc", "random", "gp"] = "portfolio"
     startup_trials: int = Field(8, ge=1, description="random trials before a model is trusted")
+    latency_objective: LatencyKind = Field(
+        "clean", description="the latency that ranks: of clean images, under attack, or with every member run"
+    )
     space: Space = Space()
     first: Annotated[tuple[dict[str, ParamValue], ...], BeforeValidator(_read_proposals)] = Field(
         (), description="proposals tried first, flat; what is left out is drawn"
@@ -393,6 +404,22 @@ class Tracking(_Section):
     experiment: str = Field("eed-search", min_length=1)
 
 
+def _read_url(url: str | None) -> str | None:
+    from eed_search.core.storage import url_problem
+
+    if url is not None and (problem := url_problem(url)):
+        raise ValueError(problem)
+    return url
+
+
+class SharedStorage(_Section):
+    """Where machines share finished stages and ledger copies; none for one machine."""
+
+    url: Annotated[str | None, AfterValidator(_read_url)] = Field(
+        None, description="file:///mnt/shared, s3://bucket/folder or gs://bucket/folder"
+    )
+
+
 class Spec(_Section):
     """A whole search-space file."""
 
@@ -411,6 +438,7 @@ class Spec(_Section):
     controls: Controls = Controls()
     search: Search = Search()
     resources: Resources = Resources()
+    storage: SharedStorage = SharedStorage()
     tracking: Tracking = Tracking()
 
     def to_plain(self) -> dict[str, Any]:
