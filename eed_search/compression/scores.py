@@ -19,10 +19,12 @@ from torch.nn import functional
 
 from eed_search.core.errors import ModelError
 from eed_search.core.spec import TrainingAttack
+from eed_search.models.factored import replace
 from eed_search.training.attacks import perturb
 from eed_search.training.recovery import label_loss
 
 Scores = Mapping[str, Tensor]
+_BENDS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish)
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,8 @@ def nis(model: nn.Module, batch: ScoreBatch) -> dict[str, Tensor]:
     The importance of a layer's outputs is |W|ᵀ times that of the next layer's outputs, from ones at
     the logits; residual branches both receive it and forks add. The weight form is
     S_oik = |W_oik| * I_o. Computed as the gradient of the summed logits in a float64 copy with
-    absolute weights, absolute batch-norm scales, no biases and wrapped borders, summed over
-    positions: there, autograd IS the recursion. Looks at the batch only for its shape.
+    absolute weights, absolute batch-norm scales, no biases, no activation functions and wrapped borders,
+    summed over positions: there, autograd IS the recursion. Looks at the batch only for its shape.
 
     Source:
         NISP, Yu et al. 2018, arXiv 1711.05908, equation 9; EED, arXiv 2504.04747; the weight form is ours.
@@ -140,6 +142,9 @@ def neuron_importance(model: nn.Module, image_shape: torch.Size) -> dict[str, Fl
             module.eps = 0.0
             module.weight = nn.Parameter(scale.abs())
             module.bias = nn.Parameter(torch.zeros_like(scale))
+    for name, module in list(positive.named_modules()):
+        if isinstance(module, _BENDS):  # of positive numbers ReLU takes nothing away, the others would saturate
+            replace(positive, name, nn.Identity())
     layers = weight_layers(positive)
     outputs: dict[str, Tensor] = {}
     with torch.no_grad():

@@ -22,6 +22,7 @@ from eed_search.core.params import SCORED, ParamValue
 from eed_search.core.spec import Choice, Range, Search, Space, Spec, shown
 
 MAX_FILE_BYTES = 1 << 20
+_SHRINKS = {"resnet18": "eightfold", "mobilenet_v2": "eightfold", "vgg16_bn": "32-fold"}
 _OF_A_MEMBER = ("method", "score", "size")  # parameters that each member has its own of
 
 
@@ -317,8 +318,8 @@ def _cross_check(spec: Spec) -> list[str]:
         problems.append(f"data.path: is missing; source {data.source} needs a folder (in the file or by --data)")
     elif not Path(data.path).expanduser().is_dir():
         problems.append(f"data.path: {data.path} is not a folder; give the data's folder (in the file or by --data)")
-    if spec.model.name == "resnet18" and spec.data.source == "digits":
-        problems.append("model.name: resnet18 shrinks images eightfold, digits are 8×8; take small_cnn")
+    if spec.data.source == "digits" and (shrinks := _SHRINKS.get(spec.model.name)):
+        problems.append(f"model.name: {spec.model.name} shrinks images {shrinks}, digits are 8×8; take small_cnn")
     methods = space.method.values if isinstance(space.method, Choice) else ()
     if spec.team.mode == "pool" and (unscored := [str(method) for method in methods if method not in SCORED]):
         problems.append(

@@ -73,7 +73,7 @@ class OnnxNetwork(nn.Module):
         values: dict[str, Tensor] = {name: getattr(self, key) for name, key in self._weights.items()}
         values[self._input] = images
         for kind, settings, inputs, outputs in self._nodes:
-            values[outputs[0]] = _OPERATORS[kind](settings, *(values[name] for name in inputs if name))
+            values[outputs[0]] = _OPERATORS[kind](settings, *(values[name] if name else None for name in inputs))
         return values[self._output]
 
 
@@ -173,6 +173,7 @@ _OPERATORS: dict[str, Callable[..., Tensor]] = {
     "Div": lambda settings, a, b: a / b,
     "MatMul": lambda settings, a, b: a @ b,
     "Relu": lambda settings, a: a.relu(),
+    "Clip": lambda settings, a, low=None, high=None: a.clamp(low, high),
     "Tanh": lambda settings, a: a.tanh(),
     "Sigmoid": lambda settings, a: a.sigmoid(),
     "Exp": lambda settings, a: a.exp(),

@@ -115,7 +115,7 @@ class ActivationRecorder:
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
         self.activations: list[Tensor] = []
-        self._relus = [m for model in models for m in model.modules() if isinstance(m, nn.ReLU)]
+        self._relus = [m for model in models for m in model.modules() if isinstance(m, nn.ReLU | nn.ReLU6)]
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> ActivationRecorder:

@@ -9,12 +9,16 @@ from torch import nn
 
 from eed_search.core.errors import ModelError
 from eed_search.models.architecture import place
+from eed_search.models.mobilenet import MobileNetV2
 from eed_search.models.resnet import ResNet18
 from eed_search.models.small_cnn import SmallCNN
+from eed_search.models.vgg import VGG16BN
 
 MODELS: dict[str, Callable[[int, int, int, tuple[float, ...], tuple[float, ...]], nn.Module]] = {
     "small_cnn": SmallCNN,
     "resnet18": ResNet18,
+    "vgg16_bn": VGG16BN,
+    "mobilenet_v2": MobileNetV2,
 }
 
 

@@ -31,6 +31,16 @@ def resnet():
 
 
 @pytest.fixture
+def vgg():
+    return lively(build("vgg16_bn", width=4, num_classes=10, in_channels=3, mean=(0.5,) * 3, std=(0.25,) * 3))
+
+
+@pytest.fixture
+def mobilenet():
+    return lively(build("mobilenet_v2", width=4, num_classes=10, in_channels=3, mean=(0.5,) * 3, std=(0.25,) * 3))
+
+
+@pytest.fixture
 def digits_batch():
     return batch_of((1, 8, 8))
 

@@ -58,11 +58,13 @@ def silence_channels(model, chosen, norms):
 
 
 @pytest.mark.parametrize("score", SCORES)
-@pytest.mark.parametrize("fixture", ["cnn", "resnet"])
-def test_removal_equals_silencing(fixture, score, request):
+@pytest.mark.parametrize(
+    ("fixture", "shape"),
+    [("cnn", (1, 8, 8)), ("resnet", (3, 16, 16)), ("vgg", (3, 32, 32)), ("mobilenet", (3, 16, 16))],
+)
+def test_removal_equals_silencing(fixture, shape, score, request):
     """The smaller network gives what the network with zeroed channels (batch norm included) gives."""
     model = request.getfixturevalue(fixture)
-    shape = (1, 8, 8) if fixture == "cnn" else (3, 16, 16)
     batch = batch_of(shape)
     chosen = choose_channels(model, shape, SCORES[score](model, batch), 0.5, 4)
     smaller, silenced = remove_channels(model, shape, chosen), silence_channels(model, chosen, norms_behind(model))
@@ -70,7 +72,7 @@ def test_removal_equals_silencing(fixture, score, request):
     assert (
         float((smaller(batch.images) - model(batch.images)).detach().abs().max()) > 1e-3
     )  # the test could see a difference
-    assert count_macs(smaller, shape) < 0.3 * count_macs(model, shape)
+    assert count_macs(smaller, shape) < 0.45 * count_macs(model, shape)
 
 
 def test_zeroing_filters_alone_would_not_be_enough(cnn, digits_batch):
@@ -86,6 +88,14 @@ def test_residual_sums_tie_channels_together(resnet):
     assert groups[("conv1", "stages.0.conv2", "stages.1.conv2")] == 8
     assert groups[("stages.0.conv1",)] == 8
     assert not any("classifier" in producers for producers in groups)
+
+
+def test_a_depth_wise_layer_goes_with_the_channels_it_filters(mobilenet):
+    """It makes no channels of its own: the layer before it and it are one group."""
+    groups = {group.producers: group for group in channel_groups(mobilenet, (3, 16, 16))}
+    assert groups[("blocks.1.layers.0", "blocks.1.layers.3")].norms == ("blocks.1.layers.1", "blocks.1.layers.4")
+    assert groups[("blocks.0.layers.0", "stem.0")].num_channels == 4
+    assert groups[("blocks.0.layers.3", "blocks.1.layers.6", "blocks.2.layers.6")].num_channels == 8
 
 
 def test_no_layer_of_a_group_drowns_the_others(resnet, colour_batch):

@@ -76,6 +76,16 @@ def test_layers_that_cannot_be_factored_stay_dense_and_are_named(cnn):
     assert "dense: 0, 1" in line or "dense: 1" in line
 
 
+def test_a_mobilenet_is_factored_but_for_its_depth_wise_layers(mobilenet):
+    lines = []
+    member = cstar(mobilenet, Target(0.6, MEMBERS), replace(work((3, 16, 16)), report=lines.append))
+    assert member.size_bytes <= 0.6 * Member(mobilenet).size_bytes
+    dense = next(line for line in lines if "factored; dense" in line)
+    depth_wise = [n for n, m in mobilenet.named_modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    assert len(depth_wise) == 17
+    assert all(f" {name}," in f"{dense}," for name in depth_wise)
+
+
 def test_ranks_are_frozen_once_they_came_out_alike_three_times():
     generator = torch.Generator().manual_seed(0)
     allowed = RankBudget(["a"], 150, 1)

@@ -69,10 +69,10 @@ def test_the_masked_network_answers_as_one_with_zeroed_weights(cnn):
     torch.testing.assert_close(answer, cnn(images))
 
 
-@pytest.mark.parametrize("kind", ["cnn", "resnet"])
+@pytest.mark.parametrize("kind", ["cnn", "resnet", "mobilenet"])
 def test_masked_channels_answer_as_removed_ones(kind, request):
     """After the batch norm a masked channel says 0, residual sums included."""
-    model, shape = request.getfixturevalue(kind), {"cnn": SHAPE, "resnet": (3, 16, 16)}[kind]
+    model, shape = request.getfixturevalue(kind), SHAPE if kind == "cnn" else (3, 16, 16)
     groups, network = masked_channels(copy.deepcopy(model), shape=shape)
     masks = network.masks_of(network.counts())
     smaller = remove_channels(model, shape, list(zip(groups, masks, strict=True)))

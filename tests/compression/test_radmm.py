@@ -67,10 +67,13 @@ def test_filters_are_physically_removed(cnn):
     assert count_macs(member.model, SHAPE) < 0.35 * count_macs(cnn, SHAPE)
 
 
-def test_residual_groups_are_removed_whole(resnet):
-    member = radmm(resnet, Target(0.5, settings("filter")), work((3, 16, 16)))
+@pytest.mark.parametrize("kind", ["resnet", "mobilenet"])
+def test_residual_groups_are_removed_whole(kind, request):
+    """Depth-wise layers too: they go with the channels that they filter."""
+    base = request.getfixturevalue(kind)
+    member = radmm(base, Target(0.5, settings("filter")), work((3, 16, 16)))
     kept = [group.num_channels for group in channel_groups(member.model, (3, 16, 16))]
-    full = [group.num_channels for group in channel_groups(resnet, (3, 16, 16))]
+    full = [group.num_channels for group in channel_groups(base, (3, 16, 16))]
     assert kept == [kept_channels(n, 0.5, 2) for n in full]
 
 

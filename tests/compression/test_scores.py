@@ -90,6 +90,14 @@ def test_nis_equals_the_recursion_on_a_convolutional_chain(cnn):
         torch.testing.assert_close(found[name], value, rtol=1e-9, atol=0)
 
 
+def test_nis_does_not_saturate():
+    """What an activation function does to large numbers is no matter: the logits' reach is a sum of products."""
+    first, second = nn.Linear(2, 2), nn.Linear(2, 1)
+    first.weight.data, second.weight.data = torch.full((2, 2), 100.0), torch.tensor([[3.0, 5.0]])
+    importance = neuron_importance(chain(first, nn.ReLU6(), second), torch.Size([2]))
+    torch.testing.assert_close(importance["0"], torch.tensor([3.0, 5.0], dtype=torch.float64))
+
+
 class Residual(nn.Module):
     """x → a(x) + b(a(x)) → head: one residual sum, one fork."""
 

@@ -54,7 +54,7 @@ ONE_MISTAKE = {
     "seed: 99999999999999999999999": "seed: 99999999999999999999999 is outside the allowed 0..2147483647",
     "search: {startup_trials: 0}": "search.startup_trials: 0 is outside the allowed 1 and more (random trials before a model is trusted)",
     "base: {momentum: 1}": "base.momentum: 1 is outside the allowed 0..1 without 1",
-    "model: {name: resnet50}": "model.name: 'resnet50' is not one of small_cnn, resnet18",
+    "model: {name: resnet50}": "model.name: 'resnet50' is not one of small_cnn, resnet18, vgg16_bn, mobilenet_v2",
     "team: {pool: {scores: [nis, foo]}}": "team.pool.scores[1]: 'foo' is not one of nis, erm, ase, bnsf",
     "team: {pool: {scores: []}}": "team.pool.scores: []: is empty; give at least one value",
     "tracking: {experiment: ''}": "tracking.experiment: '': is empty; give at least one value",
@@ -86,6 +86,7 @@ ONE_MISTAKE = {
     "data: {source: npz}": "data.path: is missing; source npz needs a folder (in the file or by --data)",
     "data: {source: npz, path: /no/such}": "data.path: /no/such is not a folder; give the data's folder (in the file or by --data)",
     "model: {name: resnet18}": "model.name: resnet18 shrinks images eightfold, digits are 8×8; take small_cnn",
+    "model: {name: vgg16_bn}": "model.name: vgg16_bn shrinks images 32-fold, digits are 8×8; take small_cnn",
     "search: {space: {size: 0.05}}": "search.space.size: 0.05 of 64 channels is less than half a block of 8; take a larger size, a smaller members.block or a wider model",
     "controls: {sizes: [0.05]}": "controls.sizes[0]: 0.05 of 64 channels is less than half a block of 8; take a larger size, a smaller members.block or a wider model",
     # proposals tried first

@@ -20,12 +20,14 @@ def member(name: str) -> nn.Module:
     return build(name, width=8, num_classes=10, in_channels=3, mean=(0.5,) * 3, std=(0.2,) * 3, seed=0).eval()
 
 
-@pytest.mark.parametrize("name", ["small_cnn", "resnet18"])
-def test_answers_and_gradients_are_those_of_the_network(name: str) -> None:
-    model = member(name)
-    onnx = to_onnx(model, SHAPE)
-    (read,) = differentiable([onnx], [new_session(onnx)], SHAPE)
-    images = torch.rand(4, *SHAPE, generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize(
+    ("name", "side"), [("small_cnn", 16), ("resnet18", 16), ("vgg16_bn", 32), ("mobilenet_v2", 16)]
+)
+def test_answers_and_gradients_are_those_of_the_network(name: str, side: int) -> None:
+    model, shape = member(name), (3, side, side)
+    onnx = to_onnx(model, shape)
+    (read,) = differentiable([onnx], [new_session(onnx)], shape)
+    images = torch.rand(4, *shape, generator=torch.Generator().manual_seed(1))
     gradients = []
     for network in (model, read):
         point = images.clone().requires_grad_()
@@ -33,7 +35,7 @@ def test_answers_and_gradients_are_those_of_the_network(name: str) -> None:
         gradients.append(torch.autograd.grad(logits.log_softmax(-1)[:, 0].sum(), point)[0])
         torch.testing.assert_close(logits, model(images), atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-4, rtol=1e-2)
-    assert count_macs(read.float(), SHAPE) == count_macs(model, SHAPE)
+    assert count_macs(read.float(), shape) == count_macs(model, shape)
 
 
 def test_an_unknown_operator_is_named() -> None:

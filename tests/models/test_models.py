@@ -11,6 +11,8 @@ from torch import nn
 
 from eed_search.core.errors import ModelError
 from eed_search.models import build, count_macs, fit_to_state, signature
+from eed_search.models.mobilenet import scaled
+from eed_search.models.torchvision_door import torchvision
 
 GREY = {"num_classes": 10, "in_channels": 1, "mean": (0.3,), "std": (0.4,)}
 COLOUR = {"num_classes": 10, "in_channels": 3, "mean": (0.5,) * 3, "std": (0.25,) * 3}
@@ -21,6 +23,39 @@ def test_resnet18_at_full_width_has_the_literature_s_size() -> None:
     model = build("resnet18", width=64, **COLOUR)
     assert sum(p.numel() for p in model.parameters()) == 11_173_962
     assert count_macs(model, (3, 32, 32)) == 555_422_720
+
+
+def test_vgg16_at_full_width_has_the_literature_s_size() -> None:
+    """14.7 million parameters (convolutions without bias) and 313 million multiply-accumulates on 32×32 images."""
+    model = build("vgg16_bn", width=64, **COLOUR)
+    assert sum(p.numel() for p in model.parameters()) == 14_724_042
+    assert count_macs(model, (3, 32, 32)) == 313_201_664
+
+
+def test_mobilenet_v2_at_full_width_has_the_paper_s_layers() -> None:
+    """Torchvision's, of the same table, has as many weights; only strides differ."""
+    theirs = torchvision("models").mobilenet_v2(weights=None, num_classes=10)
+    ours = build("mobilenet_v2", width=32, **COLOUR)
+    assert [p.shape for p in ours.parameters()] == [p.shape for p in theirs.parameters()]
+    assert count_macs(ours, (3, 32, 32)) == 87_976_448
+
+
+@pytest.mark.parametrize("name", ["vgg16_bn", "mobilenet_v2"])
+def test_a_narrow_network_has_a_narrow_first_stage(name) -> None:
+    """`width` is the channels of the first stage; everything scales with it."""
+    model = build(name, width=4, **COLOUR)
+    first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+    assert first.out_channels == 4
+    assert sum(p.numel() for p in model.parameters()) < 70_000
+    assert model.eval()(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("channels", "width", "scaled_to"), [(24, 32, 24), (1280, 16, 640), (96, 4, 16), (16, 4, 8), (320, 24, 240)]
+)
+def test_mobilenet_s_layers_scale_in_eights(channels, width, scaled_to) -> None:
+    """The nearest multiple of 8, at least 8, and never more than a tenth too few."""
+    assert scaled(channels, width) == scaled_to
 
 
 def test_macs_of_a_convolution_by_hand() -> None:
