@@ -37,10 +37,38 @@ def clopper_pearson(num_right: int, num_samples: int, confidence: float = 0.95) 
     return float(low), float(high)
 
 
+def wilson(num_right: int, num_samples: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Score interval of a share: narrower than the exact one, right on average.
+
+    Args:
+        num_right: Hits, 0..num_samples.
+        num_samples: Samples, at least 1.
+        confidence: Coverage, in (0, 1).
+
+    Returns:
+        Lower and upper end, fractions in [0, 1].
+
+    Raises:
+        ValueError: If the counts do not fit each other.
+
+    Source:
+        Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953.
+    """
+    if not 0 <= num_right <= num_samples or num_samples < 1:
+        raise ValueError(f"{num_right} hits of {num_samples}: need 0 <= hits <= samples, samples >= 1")
+    z2 = _quantile(confidence) ** 2
+    rate = num_right / num_samples
+    centre = (rate + z2 / (2 * num_samples)) / (1 + z2 / num_samples)
+    half = math.sqrt(z2 * (rate * (1 - rate) / num_samples + z2 / (4 * num_samples**2))) / (1 + z2 / num_samples)
+    low = 0.0 if num_right == 0 else max(0.0, centre - half)
+    high = 1.0 if num_right == num_samples else min(1.0, centre + half)
+    return low, high
+
+
 def paired_difference(
-    first: Bool[np.ndarray, " samples"], second: Bool[np.ndarray, " samples"]
+    first: Bool[np.ndarray, " samples"], second: Bool[np.ndarray, " samples"], *, confidence: float = 0.95
 ) -> tuple[float, float, float]:
-    """Difference of two shares measured on the SAME samples, with its 95 % interval.
+    """Difference of two shares measured on the SAME samples, with its interval.
 
     Only samples on which the two disagree carry information, so the interval is far narrower than
     that of two separate shares.
@@ -48,6 +76,7 @@ def paired_difference(
     Args:
         first: For each sample, whether the first answered right.
         second: The same for the second, in the same order.
+        confidence: Coverage, in (0, 1).
 
     Returns:
         `mean(first) - mean(second)` and the ends of its interval, as fractions in [-1, 1].
@@ -67,5 +96,14 @@ def paired_difference(
     difference = (only_first - only_second) / num
     gained, lost, total = only_first + 0.5, only_second + 0.5, num + 2
     centre = (gained - lost) / total
-    half = _Z95 * math.sqrt(gained + lost - (gained - lost) ** 2 / total) / total
+    half = _quantile(confidence) * math.sqrt(gained + lost - (gained - lost) ** 2 / total) / total
     return difference, max(-1.0, centre - half), min(1.0, centre + half)
+
+
+def _quantile(confidence: float) -> float:
+    """How many standard deviations a two-sided interval reaches."""
+    if confidence == 0.95:
+        return _Z95
+    from statistics import NormalDist
+
+    return NormalDist().inv_cdf((1 + confidence) / 2)

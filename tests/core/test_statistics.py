@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from eed_search.core.statistics import clopper_pearson, paired_difference
+from eed_search.core.statistics import clopper_pearson, paired_difference, wilson
 
 counts = st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 pairs = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=400)
@@ -25,6 +25,29 @@ def test_clopper_pearson_agrees_with_scipy(count: tuple[int, int], confidence: f
     right, num = count
     expected = binomtest(right, num).proportion_ci(confidence, method="exact")
     assert clopper_pearson(right, num, confidence) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+@given(counts, st.sampled_from([0.9, 0.95, 0.99]))
+def test_wilson_agrees_with_scipy(count: tuple[int, int], confidence: float) -> None:
+    """The interval is SciPy's score interval without continuity correction."""
+    right, num = count
+    expected = binomtest(right, num).proportion_ci(confidence, method="wilson")
+    assert wilson(right, num, confidence) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_wilson_refuses_counts_that_do_not_fit() -> None:
+    """Counts that no evaluation can give are refused with both numbers."""
+    with pytest.raises(ValueError, match=r"^3 hits of 2: need 0 <= hits <= samples, samples >= 1$"):
+        wilson(3, 2)
+
+
+@given(pairs)
+def test_a_wider_confidence_has_the_wider_interval(rows: list[tuple[bool, bool]]) -> None:
+    """The 90 % interval of a difference lies inside the 95 % one."""
+    first, second = _columns(rows)
+    _, low, high = paired_difference(first, second)
+    _, low90, high90 = paired_difference(first, second, confidence=0.9)
+    assert low <= low90 <= high90 <= high
 
 
 def test_clopper_pearson_of_all_right() -> None:
