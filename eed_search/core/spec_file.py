@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -67,6 +67,28 @@ def load(path: Path, overrides: Sequence[Override] = (), note: Callable[[str], N
     Raises:
         SpecError: With every mistake, one line each.
     """
+    as_written = read_table(path)
+    if "schemes" in as_written and "search" not in as_written:
+        raise SpecError([f"{path.name}: is a benchmark file; run `eed-search benchmark {path}`"])
+    plain = overridden(as_written, overrides)
+    misfits = _misfits(as_written, plain)
+    for i in misfits:
+        plain["search"]["first"][i] = {}  # fits every space, and leaves the others their numbers in messages
+    spec = parse(plain, path.name)
+    if not misfits:
+        return spec
+    reasons = "; ".join(f"[{i}] {reason}" for i, reason in misfits.items())
+    note(f"{path.name}: left out of search.first, since --set changed the space: {reasons}")
+    first = tuple(proposal for i, proposal in enumerate(spec.search.first) if i not in misfits)
+    return spec.model_copy(update={"search": spec.search.model_copy(update={"first": first})})
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """Read a file's YAML, unchecked.
+
+    Raises:
+        SpecError: If there is no such file, or it holds no table.
+    """
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise SpecError([f"{path}: larger than 1 MiB; a search-space file is a page of YAML"])
@@ -84,19 +106,19 @@ def load(path: Path, overrides: Sequence[Override] = (), note: Callable[[str], N
     if not isinstance(plain, dict):
         held = "nothing" if plain is None else type(plain).__name__
         raise SpecError([f"{path}: holds {held}, not a table of sections"])
-    as_written = copy.deepcopy(plain)
-    if problems := [problem for override in overrides if (problem := _apply(plain, override))]:
+    return plain
+
+
+def overridden(plain: dict[str, Any], overrides: Sequence[Override]) -> dict[str, Any]:
+    """Apply `--set` to a copy of a file's content.
+
+    Raises:
+        SpecError: With every override that names a place below a value.
+    """
+    changed = copy.deepcopy(plain)
+    if problems := [problem for override in overrides if (problem := _apply(changed, override))]:
         raise SpecError(problems)
-    misfits = _misfits(as_written, plain)
-    for i in misfits:
-        plain["search"]["first"][i] = {}  # fits every space, and leaves the others their numbers in messages
-    spec = parse(plain, path.name)
-    if not misfits:
-        return spec
-    reasons = "; ".join(f"[{i}] {reason}" for i, reason in misfits.items())
-    note(f"{path.name}: left out of search.first, since --set changed the space: {reasons}")
-    first = tuple(proposal for i, proposal in enumerate(spec.search.first) if i not in misfits)
-    return spec.model_copy(update={"search": spec.search.model_copy(update={"first": first})})
+    return changed
 
 
 def parse(plain: dict[str, Any], source: str) -> Spec:
@@ -112,7 +134,7 @@ def parse(plain: dict[str, Any], source: str) -> Spec:
     try:
         spec = Spec.model_validate(plain)
     except ValidationError as error:
-        problems = [_explain(detail) for detail in error.errors()]
+        problems = [explain(detail) for detail in error.errors()]
         problems += _cross_check_around(plain, [detail["loc"] for detail in error.errors()])
         raise SpecError([f"{source}: {problem}" for problem in problems]) from error
     if problems := _cross_check(spec):
@@ -228,12 +250,18 @@ def _proposals_and_space(plain: dict[str, Any]) -> Search | None:
         return None
 
 
-def _explain(detail: Any) -> str:
+def explain(detail: Any, root: type[BaseModel] = Spec) -> str:
+    """Say in one line what pydantic found: where, what was given, what is allowed.
+
+    Args:
+        detail: One of `ValidationError.errors()`.
+        root: What the file was checked against.
+    """
     location = [part for part in detail["loc"] if part not in ("Choice", "Range")]
     keys = [part for part in location if isinstance(part, str)]
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
     kind, given = detail["type"], shown(detail["input"])
-    section = _section_at(keys[:-1])
+    section = _section_at(keys[:-1], root)
     key = keys[-1] if keys else ""
     about = _about(section, key)
     if kind == "missing":
@@ -267,11 +295,14 @@ def _explain(detail: Any) -> str:
     return f"{where}: {given}: {detail['msg'][0].lower()}{detail['msg'][1:]}{about}"
 
 
-def _section_at(location: list[str]) -> type[BaseModel] | None:
-    section: Any = Spec
+def _section_at(location: list[str], root: type[BaseModel]) -> type[BaseModel] | None:
+    section: Any = root
     for key in location:
         info = section.model_fields.get(key) if section else None
         kind = info.annotation if info else None
+        if get_origin(kind) is tuple:  # a list of sections
+            kind = get_args(kind)[0]
+            kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
         section = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
         if info and section is None and Range in get_args(kind):
             section = Range
