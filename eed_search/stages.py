@@ -32,8 +32,10 @@ from eed_search.core.params import SCORED, MemberChoice, Recovery, Score, TrialP
 from eed_search.core.plans import MemberPlan
 from eed_search.core.records import Interval, Latency, from_json, to_json
 from eed_search.core.seeds import seed_of
+from eed_search.core.shared_stages import SharedStages
 from eed_search.core.spec import Choice, Data, Recipe, Spec
 from eed_search.core.spec_file import is_sized_before, removes_channels
+from eed_search.core.storage import Storage
 from eed_search.core.store import Artifact, Store, Stored
 from eed_search.data.splits import Split, Splits, load_splits
 from eed_search.deployment.bundle import GateSettings
@@ -542,6 +544,7 @@ def open_workshop(spec: Spec, store_root: Path | str, report: Report, *, whole_m
         Path(store_root),
         on_stage=lambda stage: report(stage.partition(".")[0]),
         on_wait=lambda stage: report(f"waits for another worker's {stage.partition('.')[0]}"),
+        shared=SharedStages(Storage(spec.storage.url)) if spec.storage.url else None,
     )
     return Workshop(spec, store, report)
 

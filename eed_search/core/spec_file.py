@@ -22,6 +22,7 @@ from eed_search.core.params import SCORED, ParamValue
 from eed_search.core.spec import Choice, Range, Search, Space, Spec, shown
 
 MAX_FILE_BYTES = 1 << 20
+SPACE_FILE = "search_space.yaml"  # in a run's folder
 _SHRINKS = {"resnet18": "eightfold", "mobilenet_v2": "eightfold", "vgg16_bn": "32-fold"}
 _OF_A_MEMBER = ("method", "score", "size")  # parameters that each member has its own of
 

@@ -16,7 +16,7 @@ import json
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from typing import Any
 from eed_search.core.errors import RunError, StoreError
 from eed_search.core.lease import Lease
 from eed_search.core.ledger import FILE_NAME, read_run
+from eed_search.core.spec import Spec
+from eed_search.core.spec_file import SPACE_FILE
 from eed_search.core.storage import Storage
 from eed_search.core.store import write_atomic
 
@@ -84,8 +86,6 @@ class Copies:
         Raises:
             StoreError: If the storage cannot be reached or written.
         """
-        from eed_search.search.driver import SPACE_FILE
-
         data, events = _snapshot(folder / FILE_NAME)
         name = f"ledger-{events:08d}.sqlite"
         self.storage.write(f"{self._there}/{name}", data)
@@ -100,36 +100,6 @@ class Copies:
         for copy in before[_KEPT - 1 :]:
             self.storage.delete(f"{self._there}/{copy['file']}")
         return events
-
-    @contextmanager
-    def keeping(self, folder: Path, note: Callable[[str], None], every_s: float = EVERY_S) -> Iterator[None]:
-        """Copy a run's ledger every few seconds while the block lasts, if there is news.
-
-        Args:
-            folder: The run's.
-            note: Told once, from the thread, when the storage cannot be written.
-            every_s: Seconds between two copies.
-        """
-        done = threading.Event()
-
-        def keep() -> None:
-            saved, told = 0, False
-            while not done.wait(every_s):
-                try:
-                    if _last_event(folder / FILE_NAME) > saved:
-                        saved = self.save(folder)
-                except (StoreError, sqlite3.Error, OSError) as error:
-                    if not told:
-                        note(f"{error}. The search goes on; its ledger is copied as soon as the storage answers")
-                    told = True
-
-        thread = threading.Thread(target=keep, name="copies", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
 
     # ------------------------------------------------------------ fetch
 
@@ -157,6 +127,8 @@ class Copies:
             for file in (FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm"):
                 (folder / file).unlink(missing_ok=True)
             write_atomic(folder / FILE_NAME, data)
+            with closing(sqlite3.connect(folder / FILE_NAME)) as database:
+                database.execute("PRAGMA journal_mode=WAL")  # as the driver's own has it
             for name in self.storage.names(f"{self._there}/files"):
                 if (content := self.storage.read(f"{self._there}/files/{name}")) is not None:
                     write_atomic(folder / name, content)
@@ -172,6 +144,97 @@ class Copies:
             return list(json.loads(text)) if text else []
         except ValueError:
             return []
+
+
+class Copier:
+    """Copies a run's ledger every few seconds from a thread of its own, if there is news.
+
+    Args:
+        copies: Where to.
+        folder: The run's.
+        lease: The right to drive it.
+    """
+
+    def __init__(self, copies: Copies, folder: Path, lease: Lease) -> None:
+        self._copies, self._folder, self._lease = copies, folder, lease
+        self._note = ""
+        self._failed = False
+
+    @property
+    def lost(self) -> bool:
+        """Whether another machine took this driver for dead and may drive the run."""
+        return self._lease.lost
+
+    def take_note(self) -> str:
+        """Give what a reader of the result should know, once; empty if there is nothing."""
+        note, self._note = self._note, ""
+        return note
+
+    def save(self, report: Path) -> str:
+        """Copy the run as it ended, its report too; gives what went wrong, or nothing."""
+        if self.lost:
+            return "the copies on shared storage are now another machine's; this one's end is not copied there"
+        try:
+            self._copies.save(self._folder, report=report)
+        except (StoreError, sqlite3.Error, OSError) as error:
+            return f"the end of this search could not be copied: {error}"
+        return ""
+
+    @contextmanager
+    def copying(self, every_s: float) -> Iterator[None]:
+        """Copy for as long as the block lasts."""
+        done = threading.Event()
+
+        def copy() -> None:
+            saved = 0
+            while not done.wait(every_s):
+                try:
+                    ledger = self._folder / FILE_NAME
+                    if not self.lost and ledger.exists() and _last_event(ledger) > saved:
+                        saved = self._copies.save(self._folder)
+                except (StoreError, sqlite3.Error, OSError) as error:
+                    if not self._failed:
+                        self._note, self._failed = _storage_away(error), True
+
+        thread = threading.Thread(target=copy, name="copies", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+
+@contextmanager
+def copied(spec: Spec, folder: Path, every_s: float = EVERY_S) -> Iterator[Copier | None]:
+    """Hold the right to drive a run on shared storage and copy its ledger there; none where the file names no storage.
+
+    Args:
+        spec: The search.
+        folder: The run's.
+        every_s: Seconds between two copies.
+
+    Raises:
+        RunError: If another machine drives the run.
+        StoreError: If the storage cannot be reached.
+    """
+    if not spec.storage.url:
+        yield None
+        return
+    copies = Copies(Storage(spec.storage.url), folder.name)
+    with copies.driving() as lease:
+        copier = Copier(copies, folder, lease)
+        with copier.copying(every_s):
+            yield copier
+
+
+def is_on_storage(spec: Spec, name: str) -> bool:
+    """Whether shared storage holds a run of that name."""
+    return bool(spec.storage.url) and Copies(Storage(str(spec.storage.url)), name).exist()
+
+
+def _storage_away(error: Exception) -> str:
+    return f"{error}. The search goes on; its ledger is copied as soon as the storage answers"
 
 
 def _snapshot(path: Path) -> tuple[bytes, int]:

@@ -31,9 +31,11 @@ from eed_search.core.ledger import FILE_NAME, RESUME, Ledger, RunView, read_run
 from eed_search.core.points import stalled
 from eed_search.core.records import Measurement, Reference, RungReading, TrialRecord
 from eed_search.core.spec import Spec
-from eed_search.core.spec_file import to_text
+from eed_search.core.spec_file import SPACE_FILE, to_text
+from eed_search.core.storage import Storage
 from eed_search.core.store import write_atomic
 from eed_search.search import origin, requests
+from eed_search.search.copies import Copier, copied, is_on_storage
 from eed_search.search.cost import remaining_cost
 from eed_search.search.finals import Final, What, next_final
 from eed_search.search.journal import Journal
@@ -57,7 +59,7 @@ if TYPE_CHECKING:
     from eed_search.tracking.mlflow_log import State
     from eed_search.trial import Setting
 
-SPACE_FILE, RAY_LOG, ERRORS_FOLDER, REPORT_FOLDER = "search_space.yaml", "ray.log", "errors", "report"
+RAY_LOG, ERRORS_FOLDER, REPORT_FOLDER = "ray.log", "errors", "report"
 MOST_LOSSES = 2  # a trial whose worker is lost is tried again so often
 _RESERVED = frozenset({"store", "mlartifacts", "mlflow.db"})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -140,6 +142,8 @@ def run(
     home = home.expanduser().resolve()
     spec = with_absolute_data(spec)
     check_name(home, name)
+    if spec.storage.url:
+        Storage(spec.storage.url).check()
     with ExitStack() as stack:
         there = workers or stack.enter_context(ray_workers())
         stop = stack.enter_context(interrupts())  # after Ray, whose import takes SIGTERM for itself
@@ -176,10 +180,14 @@ def drive(
         from eed_search.search.ray_glue import ray_log
 
         stack.enter_context(ray_log(folder / RAY_LOG))
+        copier = stack.enter_context(copied(spec, folder))
         ledger = stack.enter_context(Ledger(folder / FILE_NAME, write=True))
         slots = workers.slots(spec.resources)
         journal = Journal(ledger, listener, spec.search.trials, slots)
-        return _Search(spec, folder, pipeline, journal, workers, slots, stop, again).run()
+        view = _Search(spec, folder, pipeline, journal, workers, slots, stop, again, copier).run()
+        if copier and (problem := copier.save(folder / REPORT_FOLDER)):
+            listener.on_stage(problem)
+        return view
 
 
 @contextmanager
@@ -241,6 +249,13 @@ def claim(home: Path, spec: Spec, name: str | None) -> Path:
     try:
         home.mkdir(parents=True, exist_ok=True)
         for one in names:
+            if is_on_storage(spec, one):
+                if name is None:
+                    continue
+                raise RunError(
+                    f"--name {name}: {spec.storage.url} holds a run of that name; go on with it by `eed-search resume"
+                    f" {name} --storage {spec.storage.url}`, or choose another --name. Nothing was changed"
+                )
             with suppress(FileExistsError):
                 (home / one).mkdir()
                 break
@@ -308,6 +323,7 @@ class _Search:
     slots: int
     stop: Stop
     again: Again | None = None
+    copier: Copier | None = None
     _proposer: Proposer | None = None
     _last_tick: float = 0.0
     _now: dict[str, str] = field(default_factory=dict)
@@ -608,6 +624,8 @@ class _Search:
             return
         self._last_tick = now
         self._hear()
+        if self.copier:
+            self._look_at_copies(self.copier)
         over = {trial_label(number) for number in self.view.trials}
         stages = self.workers.stages() | self._now
         self.journal.tick({who: text for who, text in stages.items() if who not in over})
@@ -619,6 +637,14 @@ class _Search:
         self.journal.append("request", {"what": wish})
         requests.withdraw(self.folder)
         self.stop.set(wish)
+
+    def _look_at_copies(self, copier: Copier) -> None:
+        """Take in what became of the copies on shared storage."""
+        if note := copier.take_note():
+            self.journal.note(note)
+        if copier.lost and not self.stop.is_set():
+            self.journal.note("shared storage says that another machine took this search over; this one ends")
+            self.stop.set("another machine took it over")
 
     def _raise_if_stopped(self) -> None:
         if self.stop.is_set():

@@ -17,10 +17,10 @@ from pathlib import Path
 from eed_search.core.errors import EedSearchError, RunError
 from eed_search.core.ledger import FILE_NAME, Ledger, RunView, read_run
 from eed_search.core.spec import Spec
-from eed_search.core.spec_file import load, parse, to_text
+from eed_search.core.spec_file import SPACE_FILE, load, parse, to_text
 from eed_search.core.store import write_atomic
 from eed_search.search import origin
-from eed_search.search.driver import SPACE_FILE, Again, drive, interrupts, ray_workers, with_absolute_data, work_left
+from eed_search.search.driver import Again, drive, interrupts, ray_workers, with_absolute_data, work_left
 from eed_search.search.journal import Journal
 from eed_search.search.listener import Listener, Silent
 from eed_search.search.lock import driving
@@ -29,7 +29,7 @@ from eed_search.search.ray_glue import clear_dead_sessions
 from eed_search.search.workers import LocalWorkers, Pipeline, Workers
 
 _PATIENCE_S = 10.0
-FREE = ("search.trials", "search.time_budget_s", "search.trial_timeout_s")
+FREE = ("search.trials", "search.time_budget_s", "search.trial_timeout_s", "storage.url")
 
 
 def resume(

@@ -17,8 +17,9 @@ import yaml
 from eed_search.core.errors import RunError, SpecError
 from eed_search.core.ledger import FILE_NAME, Event, Ledger, RunView, read_run
 from eed_search.core.spec import Controls, Search, Spec, Threat
+from eed_search.core.spec_file import SPACE_FILE
 from eed_search.search import LocalWorkers, Silent, origin
-from eed_search.search.driver import SPACE_FILE, run
+from eed_search.search.driver import run
 from eed_search.search.lock import driving
 from eed_search.search.resume import mark_cancelled, resume
 from eed_search.tracking.mlflow_log import connect
