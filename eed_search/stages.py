@@ -38,10 +38,10 @@ from eed_search.core.spec_file import is_sized_before, removes_channels
 from eed_search.core.storage import Storage
 from eed_search.core.store import Artifact, Store, Stored
 from eed_search.data.splits import Split, Splits, load_splits
-from eed_search.deployment.bundle import GateSettings
+from eed_search.deployment.gates import to_settings
 from eed_search.deployment.onnx_export import to_onnx
-from eed_search.ensemble.gate import Gate, GatedEnsemble
-from eed_search.ensemble.loss import JointLoss
+from eed_search.ensemble.gate import DeployedGate, GatedEnsemble
+from eed_search.ensemble.loss import Combiner, JointLoss
 from eed_search.ensemble.loss import Members as MemberStack
 from eed_search.ensemble.subsets import subset_indices
 from eed_search.evaluation.cascade import Cascade, cascade_latencies
@@ -71,7 +71,7 @@ class Deployed:
     """Members in gate order with their gate, and where they lie in the store."""
 
     members: Sequence[Member]
-    gate: Gate
+    gate: DeployedGate
     artifact: str
 
 
@@ -283,6 +283,9 @@ class Workshop:
         if len(members) == 1:
             weights["beta"] = 0.0  # the diversity of one member is a constant
         settings = self._training(joint) | weights | {"members": [m.key for m in members]}
+        combine: Combiner = "logits" if spec.gate.rule == "margin" and len(members) > 1 else "probabilities"
+        if combine != "probabilities":  # which was there first: its keys stay
+            settings["combine"] = combine
 
         def compute(seed: int) -> Artifact:
             stack = MemberStack([m.member.model for m in members])
@@ -291,7 +294,7 @@ class Workshop:
                 stack,
                 self.data.train,
                 joint,
-                JointLoss(spec.threat.eps, joint, **weights),
+                JointLoss(spec.threat.eps, joint, **weights, combine=combine),
                 seed=seed,
                 augment=self._augment,
                 masks=masks,
@@ -313,7 +316,7 @@ class Workshop:
         self,
         members: Sequence[nn.Module],
         key: str,
-        gate: Gate,
+        gate: DeployedGate,
         *,
         name: str,
         split: Literal["validation", "fresh"] = "validation",
@@ -333,7 +336,7 @@ class Workshop:
         """
         spec = self.spec
         evaluation = spec.evaluation.model_copy(update={"steps": max(1, round(share * spec.evaluation.steps))})
-        num_swept = _SWEPT if sweep and len(members) > 1 and gate.rule == "threshold" else 0
+        num_swept = _SWEPT if sweep and len(members) > 1 and gate.has_threshold else 0
         settings = {
             "networks": key,
             "data": self.data.key,
@@ -457,7 +460,7 @@ class Workshop:
         cascades = [
             Cascade(
                 [to_onnx(m.model, shape) for m in team.members],
-                GateSettings(team.gate.rule, team.gate.threshold, team.gate.sharpness, team.gate.tau),
+                to_settings(team.gate),
             )
             for team in teams
         ]

@@ -31,10 +31,11 @@ from eed_search.core.spec import Spec
 from eed_search.core.spec_file import parse
 from eed_search.data.given import MIN_SAMPLES, read_given
 from eed_search.data.splits import Split, Splits, load_splits
+from eed_search.deployment.gates import from_settings, gate_of, to_settings
 from eed_search.deployment.onnx_export import to_onnx
 from eed_search.deployment.onnx_torch import differentiable
-from eed_search.deployment.runtime import GatedClassifier, GateSettings, RuntimeFault, read_bundle
-from eed_search.ensemble.gate import Gate, GatedEnsemble, StopRule
+from eed_search.deployment.runtime import GatedClassifier, RuntimeFault, read_bundle
+from eed_search.ensemble.gate import DeployedGate, Gate, GatedEnsemble, MarginGate, StopRule
 from eed_search.evaluation.target import Target, Tier, Timing
 from eed_search.stages import open_workshop
 from eed_search.trial import RUNS_ALL
@@ -94,7 +95,7 @@ def from_run(name: str, view: RunView, id_: str, home: Path, wishes: Wishes, rep
     spec = parse(plain, f"run {view.name}")
     shop = open_workshop(spec, home / "store", report, whole_machine="OMP_NUM_THREADS" not in os.environ)
     members = [m.model.eval() for m in shop.read_members(shop.store.load(measurement.artifact))]
-    gate = Gate(threshold, spec.gate.rule, spec.gate.sharpness, spec.gate.tau)
+    gate = gate_of(spec.gate, threshold)
     samples = _samples(wishes, shop.data)
     whole = wishes.num_samples is None and wishes.eps in (None, spec.threat.eps)
     fresh = view.fresh.get(found_id if found_id != "base" else "dense base")
@@ -178,7 +179,7 @@ def from_bundle(folder: Path, wishes: Wishes, report: Callable[[str], None]) -> 
         raise BundleError(str(fault)) from fault
     shape = classifier.image_shape
     members = differentiable([files[name] for name in manifest["members"]], classifier.sessions, shape)
-    gate = Gate(**manifest["gate"])
+    gate = from_settings(classifier.gate)
     claims = json.loads(files.get("claims.json", b"{}"))
     spec = _spec_of(json.loads(files.get("config.json", b"{}")), wishes)
     splits = None
@@ -250,6 +251,7 @@ def from_module(target: str, wishes: Wishes) -> Target:
     team = model if isinstance(model, GatedEnsemble) else GatedEnsemble([model], gate)
     rule = team.gate
     shape = tuple(samples.split.images.shape[1:])
+    deploy = _deployer(list(team.members), rule, (shape[0], shape[1], shape[2]))
     return Target(
         name=target,
         team=team.eval(),
@@ -258,7 +260,7 @@ def from_module(target: str, wishes: Wishes) -> Target:
         data=samples.title,
         num_classes=num_classes,
         eps=wishes.eps,
-        deploy=_deployer(list(team.members), rule, (shape[0], shape[1], shape[2])) if type(rule) is Gate else None,
+        deploy=deploy if type(rule) in (Gate, MarginGate) else None,
         notes=samples.notes,
     )
 
@@ -383,14 +385,13 @@ def _samples(
     return _Samples(split, name, title, notes)
 
 
-def _team(members: list[nn.Module], gate: Gate) -> GatedEnsemble[Any]:
+def _team(members: list[nn.Module], gate: DeployedGate) -> GatedEnsemble[Any]:
     return GatedEnsemble(members, gate if len(members) > 1 else Gate(RUNS_ALL)).eval()
 
 
 def _deployer(members: list[nn.Module], gate: StopRule, shape: tuple[int, int, int]) -> Callable[[], GatedClassifier]:
     def deploy() -> GatedClassifier:
-        assert isinstance(gate, Gate)
-        settings = GateSettings(gate.rule, gate.threshold, gate.sharpness, gate.tau)
-        return GatedClassifier.from_onnx([to_onnx(member, shape) for member in members], settings)
+        assert isinstance(gate, Gate | MarginGate)
+        return GatedClassifier.from_onnx([to_onnx(member, shape) for member in members], to_settings(gate))
 
     return deploy

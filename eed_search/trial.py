@@ -45,9 +45,10 @@ from eed_search.core.records import (
 from eed_search.core.spec import Choice, Spec
 from eed_search.core.spec_file import parse, to_text
 from eed_search.core.statistics import paired_difference
+from eed_search.deployment.gates import gate_of, to_settings
 from eed_search.deployment.onnx_export import to_onnx
 from eed_search.ensemble.diversity import choose_team, robust_diversity
-from eed_search.ensemble.gate import Gate
+from eed_search.ensemble.gate import DeployedGate, Gate
 from eed_search.evaluation.deploy import deploy
 from eed_search.evaluation.latency import LatencyProbe, Probe, RatioEstimate, additive_latency
 from eed_search.evaluation.robust import Judgement
@@ -112,7 +113,7 @@ def prepare(spec: Spec, store_root: Path, report: Report) -> Setting:
     report("reference latency")
     probe = _probe(shop, base)
     reference = probe.reference_ms()
-    gate_ms = probe.gate_ms(shop.data.num_classes)
+    gate_ms = probe.gate_ms(shop.data.num_classes, to_settings(gate_of(spec.gate, RUNS_ALL)))
     latency = Latency(reference, reference.value, reference.value, reference.value, Interval(1, 1, 1), 1.0, "additive")
     macs = count_macs(base, shop.data.image_shape)
     measurement = Measurement(
@@ -417,8 +418,8 @@ def _robust(judged: Judgement, spec: Spec) -> RobustAccuracy:
     return RobustAccuracy.of(judged.robust_right, attack=judged.attack, eps=spec.threat.eps, badge="proxy")
 
 
-def _gate(spec: Spec, threshold: float) -> Gate:
-    return Gate(threshold, spec.gate.rule, spec.gate.sharpness, spec.gate.tau)
+def _gate(spec: Spec, threshold: float) -> DeployedGate:
+    return gate_of(spec.gate, threshold)
 
 
 # ---------------------------------------------------------------- constraints

@@ -124,7 +124,12 @@ _Dimension = Annotated[Dimension, BeforeValidator(_read_dimension)]
 _Size = Annotated[_Dimension, AfterValidator(_numbers(0, 1, "fraction of channels or weights kept", open_low=True))]
 _Count = Annotated[_Dimension, AfterValidator(_numbers(1, 8, "members", integer=True))]
 _Weight = Annotated[_Dimension, AfterValidator(_numbers(0, 1000, "weight of a loss term"))]
-_Threshold = Annotated[_Dimension, AfterValidator(_numbers(0, 2, "stop probability; above 1 runs every member"))]
+MOST_STOP = 2.0
+"""Largest gate threshold where it is a stop probability: above 1 every member runs."""
+_Threshold = Annotated[
+    _Dimension,
+    AfterValidator(_numbers(0, 100, "stop probability, at most 2; with gate.rule margin the lead in logits")),
+]
 
 
 class Space(_Section):
@@ -288,9 +293,13 @@ class Team(_Section):
 
 
 class GateSpec(_Section):
-    """The gate's stop probability q = conf^sharpness · exp(−KL/tau) and its rule."""
+    """How members combine and when the gate stops.
 
-    rule: Literal["threshold", "map"] = "threshold"
+    Rules `threshold` and `map` take mean probabilities and the stop probability q = conf^sharpness · exp(−KL/tau);
+    `margin` takes mean logits and stops where the best class leads the second by `gate_threshold`.
+    """
+
+    rule: Literal["threshold", "map", "margin"] = "threshold"
     sharpness: float = Field(1.0, gt=0, le=100)
     tau: float = Field(1.0, gt=0, le=100)
     sweep: int = Field(

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from eed_search.core.errors import SpecError
 from eed_search.core.params import SCORED, ParamValue
-from eed_search.core.spec import Choice, Range, Search, Space, Spec, shown
+from eed_search.core.spec import MOST_STOP, Choice, Range, Search, Space, Spec, shown
 
 MAX_FILE_BYTES = 1 << 20
 SPACE_FILE = "search_space.yaml"  # in a run's folder
@@ -373,8 +373,33 @@ def _cross_check(spec: Spec) -> list[str]:
         for i, size in enumerate(spec.controls.sizes)
         if not 0 < size <= 1
     ]
+    problems += _gate_problems(spec)
     for i, proposal in enumerate(spec.search.first):
         problems += [f"search.first[{i}].{problem}" for problem in _proposal_problems(space, proposal)]
+    return problems
+
+
+def _gate_problems(spec: Spec) -> list[str]:
+    """The threshold has another unit behind each rule."""
+    space, given = spec.search.space, spec.gate.model_fields_set
+    highest = space.gate_threshold.high if isinstance(space.gate_threshold, Range) else max(map(float, space.gate_threshold.values))  # fmt: skip
+    if spec.gate.rule != "margin":
+        if highest <= MOST_STOP:
+            return []
+        return [
+            f"search.space.gate_threshold: {highest:g} is outside the allowed 0..{MOST_STOP:g} (stop probability; above 1"
+            " runs every member); a lead in logits needs gate.rule margin"
+        ]
+    problems = [
+        f"gate.{name}: is for rules threshold and map; leave it out, or take one of these"
+        for name in ("sharpness", "tau")
+        if name in given and getattr(spec.gate, name) != 1.0  # a resolved file says every default
+    ]
+    if "gate_threshold" not in space.model_fields_set:
+        problems.append(
+            "search.space.gate_threshold: is missing; with gate.rule margin it is a lead in logits, such as"
+            " {low: 0.1, high: 5, log: true}"
+        )
     return problems
 
 

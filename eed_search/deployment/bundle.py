@@ -285,9 +285,11 @@ def _versions() -> dict[str, str]:
 
 def _readme(name: str, manifest: Mapping[str, Any], replay: Replay, claims: Mapping[str, Any]) -> str:
     gate = manifest["gate"]
-    stop = (
-        f"its stop probability reaches {gate['threshold']:g}" if gate["rule"] == "threshold" else "no later one can win"
-    )
+    stop = {
+        "threshold": f"its stop probability reaches {gate['threshold']:g}",
+        "map": "no later one can win",
+        "margin": f"the best class leads the second by {gate['threshold']:g} in the mean of their logits",
+    }[gate["rule"]]
     channels, height, width = manifest["image_shape"]
     rows = "\n".join(f"| {key} | {value} |" for key, value in _rows(claims))
     return f"""# {name}

@@ -95,7 +95,7 @@ class SessionMember(nn.Module):
         """Log probabilities."""
         pixels = np.ascontiguousarray(images.detach().cpu().float().numpy())
         probabilities = torch.from_numpy(self._session.run([OUTPUT], {INPUT: pixels})[0])
-        return probabilities.to(images.device).clamp_min(1e-12).log()
+        return probabilities.to(images.device).clamp_min(1e-35).log()
 
 
 def differentiable(models: Sequence[bytes], sessions: Sequence[Any], shape: tuple[int, int, int]) -> list[OnnxNetwork]:

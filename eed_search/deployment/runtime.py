@@ -23,12 +23,14 @@ import numpy as np
 import onnxruntime as ort
 
 FORMAT = "eed-search bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: the gate's rule may be `margin`
+_OLDER_VERSIONS = {1: ("threshold", "map")}  # read too, with the rules that each knew
 MANIFEST, MANIFEST_DIGEST = "manifest.json", "manifest.sha256"
 INPUT, OUTPUT = "images", "probabilities"
-RULES = ("threshold", "map")
+RULES = ("threshold", "map", "margin")
 
 _MIN_PROBABILITY = 1e-12  # inside logarithms, so that a class of probability 0 gives a large but finite KL
+_LEAST_PROBABILITY = 1e-35  # the same behind rule `margin`: far above where float32 underflows, 80 logits below 1
 _ONE_AS_BITS = 0x3F800000
 _MAX_BATCH = 256  # images in one call of a member: larger batches gain nothing and their activations fill the memory
 
@@ -59,19 +61,25 @@ class GateSettings:
     q_1 = conf(ŷ_1)^sharpness and q_t = conf(ŷ_t)^sharpness · exp(−KL(ŷ_t ‖ ŷ_{t−1})/tau), where
     conf(p) = (max p − 1/C)/(1 − 1/C). The last member has q = 1.
 
+    Rule `margin` takes the mean logits of the first t members instead. Members give probabilities; the
+    logarithms of one member's are its logits less one number, the same for every class, so means of both have the
+    same best class and the same distances between classes.
+
     Attributes:
         rule: `threshold` stops at the first t with q_t ≥ threshold and answers with ŷ_t. `map`
             answers with the t that maximises q_t·Π_{i<t}(1−q_i) and stops as soon as no later
-            member can beat the best so far.
-        threshold: Stop probability that is enough; above 1 runs every member. `map` ignores it.
-        sharpness: Exponent of the confidence, above 0.
-        tau: Scale of the KL divergence, above 0.
+            member can beat the best so far. `margin` stops at the first t whose best class leads the
+            second by at least the threshold, and answers with it.
+        threshold: Stop probability that is enough; above 1 runs every member. `map` ignores it. `margin`: lead
+            in logits that is enough; above 81 runs every member.
+        sharpness: Exponent of the confidence, above 0; `margin` ignores it.
+        tau: Scale of the KL divergence, above 0; `margin` ignores it.
     """
 
     rule: str
     threshold: float
-    sharpness: float
-    tau: float
+    sharpness: float = 1.0
+    tau: float = 1.0
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -92,7 +100,8 @@ class Prediction:
         labels: int64 [images], the class with the highest probability.
         num_members_run: int64 [images], how many members were asked (rule `map` may answer with
             the mean of fewer).
-        probabilities: float64 [images, classes], the mean that decided.
+        probabilities: float64 [images, classes], the mean that decided; behind rule `margin` the softmax of the
+            mean logits.
     """
 
     labels: np.ndarray
@@ -108,7 +117,7 @@ class GateWalk:
         num_members: Members in the team; the last one always stops.
 
     Attributes:
-        answer: After a `step` that gave True: float64 [classes], the mean that decides.
+        answer: After a `step` that gave True: float64 [classes], the probabilities that decide.
     """
 
     __slots__ = ("_best", "_gate", "_left", "_log", "_mean", "_num_members", "_run", "_total", "answer")
@@ -133,6 +142,8 @@ class GateWalk:
         # About 2 µs for the first member and 7 µs for a later one with 10 classes: scalars are
         # Python floats, and no logarithm is taken before a second member runs.
         self._run += 1
+        if self._gate.rule == "margin":
+            return self._step_by_margin(probabilities)
         previous = self._mean
         if previous is None:
             mean = self._total = probabilities.astype(np.float64)
@@ -163,6 +174,20 @@ class GateWalk:
             self._best, self.answer = value, mean
         self._left *= 1.0 - stop
         return self._best >= self._left
+
+    def _step_by_margin(self, probabilities: np.ndarray) -> bool:
+        logs = np.log(np.maximum(probabilities.astype(np.float64), _LEAST_PROBABILITY))
+        self._total = logs if self._run == 1 else self._total + logs
+        mean = self._total / self._run
+        best = mean.argmax()
+        if self._run < self._num_members:
+            top = mean.item(best)
+            mean[best] = -np.inf
+            if not top - mean.max().item() >= self._gate.threshold:
+                return False
+            mean[best] = top
+        self.answer = _softmax(mean)
+        return True
 
 
 def new_session(model: bytes | str, threads: int = 1) -> ort.InferenceSession:
@@ -303,42 +328,101 @@ class GatedClassifier:
         return Prediction(np.array([label]), np.array([run]), walk.answer[None])
 
     def _predict_batch(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        gate, num = self.gate, len(images)
+        num = len(images)
         answer = np.zeros((num, self.num_classes))
         members_run = np.zeros(num, np.int64)
-        # The rows below belong to the undecided images only and shrink with them.
         undecided = np.arange(num)
-        total, log_before = np.zeros((num, self.num_classes)), np.zeros((num, self.num_classes))
-        best, left = np.full(num, -1.0), np.ones(num)
-        chance = 1.0 / self.num_classes
+        stops = _MarginStops(self.gate) if self.gate.rule == "margin" else _ProbabilityStops(self.gate)
         for t, session in enumerate(self.sessions, start=1):
-            total = total + session.run(self._outputs, {INPUT: images[undecided]})[0]
-            mean = total / t
-            _refuse_nan(t, mean.sum())
+            probabilities = session.run(self._outputs, {INPUT: images[undecided]})[0]
+            _refuse_nan(t, probabilities.sum())
+            mean = stops.take(t, probabilities)
             if t == self.num_members:
                 answer[undecided], members_run[undecided] = mean, t
                 break
-            stop = np.clip((mean.max(axis=1) - chance) / (1.0 - chance), 0.0, 1.0) ** gate.sharpness
-            log = np.log(np.maximum(mean, _MIN_PROBABILITY))
-            if t > 1:
-                divergence = np.maximum((mean * (log - log_before)).sum(axis=1), 0.0)
-                stop = stop * np.exp(-divergence / gate.tau)
-            if gate.rule == "threshold":
-                done = stop >= gate.threshold
-                answer[undecided[done]] = mean[done]
-            else:
-                value = stop * left
-                better = value > best
-                best = np.where(better, value, best)
-                answer[undecided[better]] = mean[better]
-                left = left * (1.0 - stop)
-                done = best >= left
+            done, better = stops.judge(t, mean)
+            answer[undecided[better]] = mean[better]
             members_run[undecided[done]] = t
-            on = ~done
-            undecided, total, log_before, best, left = undecided[on], total[on], log[on], best[on], left[on]
+            undecided = undecided[~done]
+            stops.keep(~done)
             if undecided.size == 0:
                 break
+        if self.gate.rule == "margin":
+            answer = _softmax(answer)
         return answer.argmax(axis=1), members_run, answer
+
+
+class _ProbabilityStops:
+    """Rules `threshold` and `map` on a batch; its rows belong to the undecided images only and shrink with them."""
+
+    def __init__(self, gate: GateSettings) -> None:
+        self._gate = gate
+        self._total: np.ndarray | float = 0.0
+        self._log = self._log_before = np.zeros(0)
+        self._best: np.ndarray | float = -1.0
+        self._left: np.ndarray | float = 1.0
+
+    def take(self, t: int, probabilities: np.ndarray) -> np.ndarray:
+        """Take member t's answers and give the means that would decide now."""
+        self._total = self._total + probabilities.astype(np.float64)
+        mean: np.ndarray = self._total / t
+        return mean
+
+    def judge(self, t: int, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Say which images are decided, and which would be answered by this mean."""
+        gate = self._gate
+        chance = 1.0 / mean.shape[1]
+        stop = np.clip((mean.max(axis=1) - chance) / (1.0 - chance), 0.0, 1.0) ** gate.sharpness
+        self._log = np.log(np.maximum(mean, _MIN_PROBABILITY))
+        if t > 1:
+            divergence = np.maximum((mean * (self._log - self._log_before)).sum(axis=1), 0.0)
+            stop = stop * np.exp(-divergence / gate.tau)
+        if gate.rule == "threshold":
+            done: np.ndarray = stop >= gate.threshold
+            return done, done
+        value = stop * self._left
+        better: np.ndarray = value > self._best
+        self._best = np.where(better, value, self._best)
+        self._left = self._left * (1.0 - stop)
+        return self._best >= self._left, better
+
+    def keep(self, on: np.ndarray) -> None:
+        """Go on with some of the images."""
+        assert isinstance(self._total, np.ndarray)
+        self._total, self._log_before = self._total[on], self._log[on]
+        if isinstance(self._best, np.ndarray) and isinstance(self._left, np.ndarray):
+            self._best, self._left = self._best[on], self._left[on]
+
+
+class _MarginStops:
+    """Rule `margin` on a batch, likewise; its means are of log probabilities."""
+
+    def __init__(self, gate: GateSettings) -> None:
+        self._threshold = gate.threshold
+        self._total: np.ndarray | float = 0.0
+
+    def take(self, t: int, probabilities: np.ndarray) -> np.ndarray:
+        """Take member t's answers and give the means that would decide now."""
+        self._total = self._total + np.log(np.maximum(probabilities.astype(np.float64), _LEAST_PROBABILITY))
+        mean: np.ndarray = self._total / t
+        return mean
+
+    def judge(self, t: int, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Say which images are decided, and which would be answered by this mean."""
+        second, best = np.partition(mean, -2, axis=1)[:, -2:].T
+        done: np.ndarray = best - second >= self._threshold
+        return done, done
+
+    def keep(self, on: np.ndarray) -> None:
+        """Go on with some of the images."""
+        assert isinstance(self._total, np.ndarray)
+        self._total = self._total[on]
+
+
+def _softmax(logs: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logs - logs.max(axis=-1, keepdims=True))
+    probabilities: np.ndarray = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return probabilities
 
 
 def _refuse_nan(member: int, value: float) -> None:
@@ -411,10 +495,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise BundleFault(f"{path}: is not JSON ({error}); copy or export the bundle again") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BundleFault(f'{path}: is not the manifest of an {FORMAT} (no "format": "{FORMAT}")')
-    if manifest.get("format_version") != FORMAT_VERSION:
+    version = manifest.get("format_version")
+    versions = {**_OLDER_VERSIONS, FORMAT_VERSION: RULES}
+    rules = versions.get(version, ()) if isinstance(version, int) else ()
+    if not rules:
         raise BundleFault(
-            f"{path}: has format_version {manifest.get('format_version')!r}; this runtime reads {FORMAT_VERSION};"
-            " use the runtime.py inside the bundle"
+            f"{path}: has format_version {version!r}; this runtime reads {', '.join(map(str, versions))}; use the"
+            " runtime.py inside the bundle"
         )
     kinds = {
         "members": list,
@@ -433,6 +520,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise BundleFault(f"{path}: {name!r} is not a plain file name with a SHA-256; export the bundle again")
     if set(manifest["gate"]) != {"rule", "threshold", "sharpness", "tau"}:
         raise BundleFault(f"{path}: gate holds {sorted(manifest['gate'])}; need rule, sharpness, tau, threshold")
+    if manifest["gate"]["rule"] not in rules:
+        raise BundleFault(
+            f"{path}: gate.rule: {manifest['gate']['rule']!r} is not one of {', '.join(rules)}, which format_version"
+            f" {version} knows; export the bundle again"
+        )
     return manifest
 
 

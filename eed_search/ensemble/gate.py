@@ -2,8 +2,8 @@
 
 The paper's dynamic inference ensemble. `Gate` holds the rule and works on the members' cached
 probabilities; `GatedEnsemble` is the team as one module. `deployment/runtime.py` is the same rule
-in numpy; a test holds the two together. Another combiner or stop rule is another `StopRule`: the
-attacks of `evaluation/attacks` work on any.
+in numpy; a test holds the two together. `MarginGate` has another combiner and another stop rule. Both
+can be searched, attacked and deployed; any other `StopRule` can be attacked (`evaluation/attacks`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from typing_extensions import TypeVar
 
 _TINY = 1e-12
+LEAST_LOG = math.log(1e-35)
+"""Floor of a log probability behind a `MarginGate`: far above where float32 underflows in any runtime."""
 
 
 class Decision(NamedTuple):
@@ -33,6 +35,19 @@ class Decision(NamedTuple):
     labels: Int[Tensor, " batch"]
     answer: Int[Tensor, " batch"]
     members_run: Int[Tensor, " batch"]
+
+
+class Readings(NamedTuple):
+    """What a rule with a threshold sees of a batch, whatever the threshold.
+
+    Attributes:
+        stops: What each prefix compares with the threshold: it stops where this is at least as much. The last
+            row means nothing, since the last member always answers.
+        labels: Class that each prefix would answer.
+    """
+
+    stops: Float[Tensor, "members batch"]
+    labels: Int[Tensor, "members batch"]
 
 
 class StopRule(Protocol):
@@ -130,6 +145,16 @@ class Gate:
             answer = where.gather(0, (members_run - 1)[None])[0] + 1
         return Decision(at_prefix(means, answer).argmax(-1), answer, members_run)
 
+    @property
+    def has_threshold(self) -> bool:
+        """Whether the threshold plays a part."""
+        return self.rule == "threshold"
+
+    def readings(self, logs: Float[Tensor, "members batch classes"]) -> Readings:
+        """Stop probabilities and labels of every prefix."""
+        means = prefix_means(logs.exp())
+        return Readings(self.stop_probabilities(means), means.argmax(-1))
+
     def combine(self, logs: Float[Tensor, "members batch classes"]) -> Float[Tensor, "members batch classes"]:
         """Log of the mean probabilities of each prefix, without underflow."""
         return torch.stack([torch.logsumexp(logs[:k], 0) - math.log(k) for k in range(1, len(logs) + 1)])
@@ -156,25 +181,39 @@ class Gate:
 class MarginGate:
     """Mean logits, and a stop where the best class leads the second by a margin.
 
-    Log-softmax outputs stand for the logits: they differ by one constant a member and image, which
-    neither the order of the classes nor their distances notice.
+    Log-softmax outputs stand for the logits. Of one member and image they differ by one number,
+    log Σ_c exp(logit_c), the same for every class; so do their means over members, and neither the order
+    of the classes nor their distances notice. That is why what is deployed may give probabilities: their
+    logarithms serve. A probability below 1e-35 counts as 1e-35, here and in the runtime, so that one
+    that underflows has a logarithm; it matters only to logits that lie 80 apart.
 
     Attributes:
-        threshold: Lead at which a prefix answers, in units of the logits.
-        width: Lead over which the softened gate's chance of a stop goes from a half to 0.73.
+        threshold: Lead at which a prefix answers, in units of the logits; 0 runs one member, above
+            `-LEAST_LOG` (80.6), which no lead exceeds, all.
+        width: Lead over which the softened gate's chance of a stop goes from a half to 0.73; plays no part in
+            what is deployed.
     """
 
     threshold: float
     width: float = 1.0
 
+    @property
+    def has_threshold(self) -> bool:
+        """Whether the threshold plays a part: always."""
+        return True
+
+    def readings(self, logs: Float[Tensor, "members batch classes"]) -> Readings:
+        """Leads and labels of every prefix."""
+        combined = self.combine(logs)
+        return Readings(_lead(combined), combined.argmax(-1))
+
     def combine(self, logs: Float[Tensor, "members batch classes"]) -> Float[Tensor, "members batch classes"]:
-        """Mean logits of each prefix."""
-        return prefix_means(logs)
+        """Mean logits of each prefix, up to a constant."""
+        return prefix_means(logs.clamp_min(LEAST_LOG))
 
     def surplus(self, combined: Float[Tensor, "members batch classes"]) -> Float[Tensor, "members batch"]:
         """Lead of the best class above the threshold."""
-        top = combined.topk(2, dim=-1).values
-        return top[..., 0] - top[..., 1] - self.threshold
+        return _lead(combined) - self.threshold
 
     def soft_stops(self, combined: Float[Tensor, "members batch classes"]) -> Float[Tensor, "members batch"]:
         """A sigmoid of the surplus; 1 at the last prefix."""
@@ -183,11 +222,20 @@ class MarginGate:
 
     def decide_logs(self, logs: Float[Tensor, "members batch classes"]) -> Decision:
         """Stop at the first prefix whose lead reaches the threshold; its best class is the label."""
-        combined = self.combine(logs)
-        reached = self.surplus(combined) >= 0
+        stops, labels = self.readings(logs)
+        reached = stops >= self.threshold
         reached[-1] = True
         members_run = first_true(reached) + 1
-        return Decision(at_prefix(combined, members_run).argmax(-1), members_run, members_run)
+        return Decision(labels.gather(0, members_run[None] - 1)[0], members_run, members_run)
+
+
+DeployedGate = Gate | MarginGate
+"""The rules that can be searched and deployed."""
+
+
+def _lead(combined: Float[Tensor, "members batch classes"]) -> Float[Tensor, "members batch"]:
+    top = combined.topk(2, dim=-1).values
+    return top[..., 0] - top[..., 1]
 
 
 def prefix_means(
@@ -256,3 +304,12 @@ def log_prefix_mean(
     position = torch.arange(len(logs), device=logs.device)
     masked = logs.masked_fill((position[:, None] >= answer)[..., None], -torch.inf)
     return torch.logsumexp(masked, dim=0) - answer.to(logs.dtype).log()[:, None]
+
+
+def log_answer(
+    gate: StopRule, logs: Float[Tensor, "members batch classes"], answer: Int[Tensor, " batch"]
+) -> Float[Tensor, "batch classes"]:
+    """Log probabilities of what each sample's first `answer` members say together; differentiable."""
+    if isinstance(gate, Gate):
+        return log_prefix_mean(logs, answer)
+    return at_prefix(gate.combine(logs), answer).log_softmax(-1)

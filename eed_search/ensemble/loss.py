@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -11,26 +12,30 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from eed_search.core.spec import Joint
-from eed_search.ensemble.gate import log_prefix_mean
+from eed_search.ensemble.gate import log_prefix_mean, prefix_means
 from eed_search.training.attacks import perturb
 
 MemberLogits = Float[Tensor, "members batch classes"]
 Labels = Int[Tensor, " batch"]
+Combiner = Literal["probabilities", "logits"]
+"""Of what the ensemble's answer is the mean: as the gate combines (`MarginGate`: logits)."""
 
 
-def log_mean(logits: MemberLogits) -> Float[Tensor, "batch classes"]:
-    """Log of the mean of the members' probabilities."""
+def log_mean(logits: MemberLogits, combine: Combiner = "probabilities") -> Float[Tensor, "batch classes"]:
+    """Log probabilities of what all members answer together."""
+    if combine == "logits":
+        return prefix_means(logits.log_softmax(-1))[-1].log_softmax(-1)
     everyone = torch.full((logits.shape[1],), len(logits), device=logits.device)
     return log_prefix_mean(logits.log_softmax(-1), everyone)
 
 
-def entropy(logits: MemberLogits) -> Float[Tensor, " batch"]:
-    """Shannon entropy of the mean prediction, in nats: the H of L_E.
+def entropy(logits: MemberLogits, combine: Combiner = "probabilities") -> Float[Tensor, " batch"]:
+    """Shannon entropy of the ensemble's prediction, in nats: the H of L_E.
 
     Source:
         ADP, Pang et al. 2019, arXiv 1901.08846, section 3.2.
     """
-    logs = log_mean(logits)
+    logs = log_mean(logits, combine)
     return -(logs.exp() * logs).sum(-1)
 
 
@@ -51,7 +56,9 @@ def log_determinant_diversity(logits: MemberLogits, labels: Labels) -> Float[Ten
         return torch.logdet(gram + 1e-6 * torch.eye(len(logits), device=logits.device, dtype=logits.dtype))
 
 
-def ensemble_loss(logits: MemberLogits, labels: Labels, *, alpha: float, beta: float) -> Float[Tensor, ""]:
+def ensemble_loss(
+    logits: MemberLogits, labels: Labels, *, alpha: float, beta: float, combine: Combiner = "probabilities"
+) -> Float[Tensor, ""]:
     """L_E: cross-entropy of every member, minus the rewards for entropy and diversity; mean over the batch.
 
     Args:
@@ -59,18 +66,21 @@ def ensemble_loss(logits: MemberLogits, labels: Labels, *, alpha: float, beta: f
         labels: True classes.
         alpha: Weight of the entropy reward.
         beta: Weight of the diversity reward.
+        combine: Of what the ensemble's answer is the mean.
 
     Source:
         EED, arXiv 2504.04747 (which writes both rewards with a plus; they are rewards), after ADP.
     """
     fit = functional.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)), reduction="sum") / len(labels)
-    loss = fit - alpha * entropy(logits).mean()
+    loss = fit - alpha * entropy(logits, combine).mean()
     if beta and len(logits) > 1:
         loss = loss - beta * log_determinant_diversity(logits, labels).mean()
     return loss
 
 
-def regularised_loss(logits: MemberLogits, labels: Labels, *, psi: float) -> Float[Tensor, ""]:
+def regularised_loss(
+    logits: MemberLogits, labels: Labels, *, psi: float, combine: Combiner = "probabilities"
+) -> Float[Tensor, ""]:
     """L_R: -psi * log(1 - p), p the highest probability any member gives any wrong class; mean over the batch.
 
     Only samples that the ENSEMBLE gets wrong count; the others add 0. log(1 - p_c) is taken as
@@ -80,7 +90,7 @@ def regularised_loss(logits: MemberLogits, labels: Labels, *, psi: float) -> Flo
     Source:
         EED, arXiv 2504.04747, after iGAT (Deng and Mu 2023, arXiv 2310.18477), which excludes the true class.
     """
-    wrong = log_mean(logits).argmax(-1) != labels
+    wrong = log_mean(logits, combine).argmax(-1) != labels
     true_class = functional.one_hot(labels, logits.shape[-1]).bool()
     others = logits.log_softmax(-1).masked_fill(true_class, -torch.inf)
     member, rival = _highest(others)
@@ -152,6 +162,7 @@ class JointLoss:
         beta: Weight of the diversity reward.
         omega: Weight of L_R.
         gamma: Weight of L_C.
+        combine: Of what the ensemble's answer is the mean: of that the inner attack, the entropy and L_R speak.
 
     Source:
         EED, arXiv 2504.04747.
@@ -162,6 +173,7 @@ class JointLoss:
     beta: float
     omega: float
     gamma: float
+    combine: Combiner = "probabilities"
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Mean loss of a batch. `model` is a `Members`."""
@@ -173,13 +185,13 @@ class JointLoss:
         members = list(model.models.children()) if isinstance(model.models, nn.ModuleList) else [model]
         with ActivationRecorder(members if self.gamma else []) as recorder:
             logits = model(moved)
-        loss = ensemble_loss(logits, labels, alpha=self.joint.alpha, beta=self.beta)
+        loss = ensemble_loss(logits, labels, alpha=self.joint.alpha, beta=self.beta, combine=self.combine)
         if self.omega:
-            loss = loss + self.omega * regularised_loss(logits, labels, psi=self.joint.psi)
+            loss = loss + self.omega * regularised_loss(logits, labels, psi=self.joint.psi, combine=self.combine)
         if self.gamma:
             level = activation_level(recorder.activations, delta=self.joint.delta)
             loss = loss + self.gamma * (self.joint.lambda_w * weight_norm(members) + self.joint.lambda_a * level)
         return loss
 
     def _against_mean(self, model: nn.Module, labels: Tensor) -> Callable[[Tensor], Tensor]:
-        return lambda images: functional.nll_loss(log_mean(model(images)), labels, reduction="sum")
+        return lambda images: functional.nll_loss(log_mean(model(images), self.combine), labels, reduction="sum")

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 
 from eed_search.core.records import Interval, Latency
 from eed_search.core.spec import LatencySpec
+from eed_search.deployment.gates import never_stops
 from eed_search.deployment.runtime import GatedClassifier, GateSettings
 from eed_search.evaluation.latency import FINAL_HALF_WIDTH
 from eed_search.evaluation.timing import (
@@ -170,8 +171,8 @@ class _Contest:
         at_least = max(_MIN_STRATIFIED, math.ceil(spec.final_calls / spec.final_rounds))
         entrants = {"candidate": _Entrant.of(team, images, spec, at_least)}
         if len(cascade.member_onnx) > 1:
-            never = GateSettings("threshold", 2.0, gate.sharpness, gate.tau)
-            entrants["worst"] = _Entrant.of(GatedClassifier.from_sessions(team.sessions, never), images, spec)
+            never = GatedClassifier.from_sessions(team.sessions, never_stops(gate))
+            entrants["worst"] = _Entrant.of(never, images, spec)
         return cls(team, depths, entrants)
 
     @property

@@ -12,17 +12,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from eed_search.core.errors import BundleError
-from eed_search.deployment.bundle import GateSettings, Replay, refuse_existing, write_bundle
+from eed_search.deployment.bundle import Replay, refuse_existing, write_bundle
+from eed_search.deployment.gates import to_settings
 from eed_search.deployment.onnx_export import to_onnx
-from eed_search.ensemble.gate import Decision, Gate, GatedEnsemble, prefix_means
+from eed_search.ensemble.gate import Decision, DeployedGate, GatedEnsemble, MarginGate, at_prefix, prefix_means
+from eed_search.ensemble.sweep import rounding_of
 
 NUM_REPLAY = 200
-_MARGIN = 1e-5  # torch and onnxruntime differ by about 1e-7 in a probability
 
 
 def deploy(
     members: Sequence[nn.Module],
-    gate: Gate,
+    gate: DeployedGate,
     images: Float[Tensor, "images channels height width"],
     out: Path,
     *,
@@ -59,7 +60,7 @@ def deploy(
     return write_bundle(
         out,
         [to_onnx(member, shape) for member in members],
-        GateSettings(gate.rule, gate.threshold, gate.sharpness, gate.tau),
+        to_settings(gate),
         shape,
         class_names or num_classes,
         replay=replay,
@@ -70,7 +71,7 @@ def deploy(
 
 
 def expected_answers(
-    members: Sequence[nn.Module], gate: Gate, images: Float[Tensor, "images channels height width"]
+    members: Sequence[nn.Module], gate: DeployedGate, images: Float[Tensor, "images channels height width"]
 ) -> tuple[Replay, int]:
     """Ask torch's team, and keep the images whose answer rounding cannot change.
 
@@ -87,13 +88,13 @@ def expected_answers(
     """
     team = GatedEnsemble([copy.deepcopy(member).float().cpu() for member in members], gate).eval()
     with torch.inference_mode():
-        parts = [team.member_log_probabilities(part).exp() for part in torch.split(images, 256)]
-    probabilities = torch.cat(parts, dim=1)
-    decision = gate.decide(probabilities)
-    keep = clear_of_rounding(probabilities, gate, decision)
+        parts = [team.member_log_probabilities(part) for part in torch.split(images, 256)]
+    logs = torch.cat(parts, dim=1)
+    decision = gate.decide_logs(logs)
+    keep = clear_of_rounding(logs, gate, decision)
     if not keep.any():
         raise BundleError(
-            f"all {len(images)} images lie within {_MARGIN:g} of the gate's threshold {gate.threshold:g}, so no answer"
+            f"all {len(images)} images lie within {rounding_of(gate):g} of the gate's threshold {gate.threshold:g}, so no answer"
             " can be stored for the replay; choose another gate threshold"
         )
     replay = Replay(
@@ -102,25 +103,29 @@ def expected_answers(
         decision.members_run[keep].numpy(),
         num_skipped=int((~keep).sum()),
     )
-    return replay, probabilities.shape[-1]
+    return replay, logs.shape[-1]
 
 
 def clear_of_rounding(
-    probabilities: Float[Tensor, "members images classes"], gate: Gate, decision: Decision
+    logs: Float[Tensor, "members images classes"], gate: DeployedGate, decision: Decision
 ) -> Bool[Tensor, " images"]:
     """Mark the images for which no comparison on the way to the answer was close.
 
     Close means within 1e-5: of a stop probability to the threshold (rule `map`: of the best value so
     far to what is left, and to the second best), and of the two highest probabilities of the answer
-    to each other. Where the gate magnifies rounding (sharpness above 1, tau below 1), so is the margin.
+    to each other. Where the gate magnifies rounding (sharpness above 1, tau below 1), so is the margin. Behind a
+    `MarginGate` it means within 1e-4: of a lead to the threshold, and of the answer's lead to 0.
 
     Args:
-        probabilities: Of every member.
+        logs: Log-softmax outputs of every member.
         gate: The team's gate.
         decision: What it decided on them.
     """
-    margin = _MARGIN * max(1.0, gate.sharpness, 1 / gate.tau)
-    means = prefix_means(probabilities.double())
+    if isinstance(gate, MarginGate):
+        return _clear_of_margin(logs, gate, decision)
+    least = rounding_of(gate)
+    margin = least * max(1.0, gate.sharpness, 1 / gate.tau)
+    means = prefix_means(logs.exp().double())
     stop = gate.stop_probabilities(means)
     place = torch.arange(1, len(stop) + 1)[:, None]
     compared = (place <= decision.members_run) & (place < len(stop))  # the last member stops without a comparison
@@ -134,6 +139,16 @@ def clear_of_rounding(
     if gate.rule == "map" and len(stop) > 1:
         best_two = value.masked_fill(place > decision.members_run, -1.0).topk(2, dim=0).values
         clear &= best_two[0] - best_two[1] >= margin
-    answer = means.gather(0, (decision.answer - 1)[None, :, None].expand(1, -1, means.shape[-1]))[0]
-    top_two = answer.topk(2, dim=-1).values
-    return clear & (top_two[:, 0] - top_two[:, 1] >= _MARGIN)
+    top_two = at_prefix(means, decision.answer).topk(2, dim=-1).values
+    return clear & (top_two[:, 0] - top_two[:, 1] >= least)
+
+
+def _clear_of_margin(
+    logs: Float[Tensor, "members images classes"], gate: MarginGate, decision: Decision
+) -> Bool[Tensor, " images"]:
+    least = rounding_of(gate)
+    leads = gate.readings(logs.double()).stops
+    place = torch.arange(1, len(leads) + 1)[:, None]
+    compared = (place <= decision.members_run) & (place < len(leads))
+    clear = ((leads - gate.threshold).abs() >= least).logical_or(~compared).all(dim=0)
+    return clear & (at_prefix(leads[..., None], decision.answer)[:, 0] >= least)

@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from eed_search.core.records import Interval, Latency
 from eed_search.core.spec import LatencySpec
+from eed_search.deployment.gates import never_stops
 from eed_search.deployment.runtime import GatedClassifier, GateSettings, GateWalk
 from eed_search.evaluation.timing import (
     MIN_CALLS,
@@ -284,13 +285,18 @@ class LatencyProbe:
         blocks = undisturbed([one["reference"] for one in rounds], self._spec.threads)
         return median_interval(np.array([block.typical_ms for block in blocks]))
 
-    def gate_ms(self, num_classes: int) -> float:
-        """Time of one gate step at batch 1: a third of a team of three's typical walk."""
+    def gate_ms(self, num_classes: int, gate: GateSettings = _ALONE) -> float:
+        """Time of one step of a gate at batch 1: a third of a team of three's typical walk.
+
+        Args:
+            num_classes: Classes.
+            gate: Its rule; the threshold plays no part.
+        """
         answers = np.random.default_rng(0).dirichlet(np.ones(num_classes), (_NUM_IMAGES, 3)).astype(np.float32)
-        gate = GateSettings("threshold", 2.0, 1.0, 1.0)
+        never = never_stops(gate)
 
         def walk(i: int) -> None:
-            way = GateWalk(gate, 3)
+            way = GateWalk(never, 3)
             for answer in answers[i]:
                 way.step(answer)
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eed_search.ensemble.gate import Decision, Gate, GatedEnsemble, StopRule
+from eed_search.ensemble.gate import LEAST_LOG, Decision, Gate, GatedEnsemble, MarginGate, StopRule
 
 Team = GatedEnsemble[Any]
 
@@ -66,8 +66,10 @@ def reachable_prefixes(team: Team) -> tuple[int, ...]:
     """Prefixes at which the gate can stop: all, unless its threshold rules some out."""
     num = len(team.members)
     gate = team.gate
-    if isinstance(gate, Gate) and gate.rule == "threshold" and gate.threshold <= 0:
-        return (1,)
-    if isinstance(gate, AllMembers) or (isinstance(gate, Gate) and gate.rule == "threshold" and gate.threshold > 1):
+    if isinstance(gate, AllMembers):
         return (num,)
+    if isinstance(gate, Gate | MarginGate) and gate.has_threshold:
+        highest = -LEAST_LOG if isinstance(gate, MarginGate) else 1.0
+        if gate.threshold <= 0 or gate.threshold > highest:
+            return (1,) if gate.threshold <= 0 else (num,)
     return tuple(range(1, num + 1))

@@ -19,7 +19,7 @@ from torch.nn import functional
 from eed_search.data.splits import Split
 from eed_search.deployment.onnx_torch import SessionMember
 from eed_search.deployment.runtime import GatedClassifier
-from eed_search.ensemble.gate import Gate, GatedEnsemble, StopRule
+from eed_search.ensemble.gate import Gate, GatedEnsemble, MarginGate, StopRule
 from eed_search.evaluation.deploy import clear_of_rounding
 from eed_search.evaluation.prefixes import AllMembers, Team
 from eed_search.evaluation.sanity import Answers, Flags, share_without
@@ -149,12 +149,12 @@ def asked_in_many_ways(team: Team, images: Tensor, seed: int) -> tuple[dict[str,
 
 def clear(team: Team, images: Tensor) -> Flags:
     """Samples whose answer rounding alone cannot change; all, where the rule is not one whose margins are known."""
-    if type(team.gate) is not Gate:
+    if type(team.gate) not in (Gate, MarginGate):
         return np.ones(len(images), bool)
     with torch.no_grad():
-        parts = [team.member_log_probabilities(part).exp() for part in images.split(_BATCH)]
-        probabilities = torch.cat(parts, dim=1).cpu()
-        return np.asarray(clear_of_rounding(probabilities, team.gate, team.gate.decide(probabilities)).numpy())
+        parts = [team.member_log_probabilities(part) for part in images.split(_BATCH)]
+        logs = torch.cat(parts, dim=1).cpu()
+        return np.asarray(clear_of_rounding(logs, team.gate, team.gate.decide_logs(logs)).numpy())
 
 
 # ---------------------------------------------------------------- 4: nothing found is lost

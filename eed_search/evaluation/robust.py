@@ -19,8 +19,8 @@ from torch.nn import functional
 from eed_search.core.seeds import seed_of
 from eed_search.core.spec import Evaluation, TrainingAttack
 from eed_search.data.splits import Split
-from eed_search.ensemble.gate import GatedEnsemble, log_prefix_mean, prefix_means
-from eed_search.ensemble.sweep import answers_at, swept_thresholds
+from eed_search.ensemble.gate import DeployedGate, GatedEnsemble, log_answer
+from eed_search.ensemble.sweep import answers_at, highest_threshold, rounding_of, swept_thresholds
 from eed_search.models import place
 from eed_search.training.attacks import perturb
 from eed_search.training.recovery import label_loss
@@ -55,12 +55,13 @@ class Judgement:
 
 
 Watch = Callable[[Int[Tensor, " some"], Float[Tensor, "members some classes"]], Bool[Tensor, " some"]]
-"""Told the positions in a batch, and the members' probabilities, of every image that the attack tries; says
+"""Told the positions in a batch, and the members' log probabilities, of every image that the attack tries; says
 which of them are worth attacking on, broken or not."""
+Team = GatedEnsemble[DeployedGate]
 
 
 def judge(
-    team: GatedEnsemble,
+    team: Team,
     split: Split,
     *,
     eps: float,
@@ -84,7 +85,7 @@ def judge(
         seed: Of the random starts.
         device: Where to compute.
         sweep: Other gate thresholds to replay everything at that is seen on the way; for a team of
-            several members behind a threshold gate.
+            several members behind a gate with a threshold.
 
     Returns:
         Flags for each sample.
@@ -131,19 +132,21 @@ class _Replay:
     """What other thresholds would have answered to everything that the evaluation sees."""
 
     def __init__(
-        self, team: GatedEnsemble, split: Split, sweep: int, settings: Evaluation, device: torch.device
+        self, team: Team, split: Split, sweep: int, settings: Evaluation, device: torch.device
     ) -> None:
         self._gate = team.gate
         parts = []
         with torch.no_grad():
             for images in split.images.split(settings.batch_size):
                 moved = images.to(device).contiguous(memory_format=torch.channels_last)
-                parts.append(team.member_log_probabilities(moved).exp())
-        probabilities = torch.cat(parts, dim=1)
-        stop = self._gate.stop_probabilities(prefix_means(probabilities))[:-1]
-        self.thresholds = swept_thresholds(stop.cpu().numpy(), sweep)
-        self._thresholds = torch.from_numpy(self.thresholds).to(probabilities)
-        labels, run = answers_at(self._gate, probabilities, self._thresholds)
+                parts.append(team.member_log_probabilities(moved))
+        logs = torch.cat(parts, dim=1)
+        stops = self._gate.readings(logs).stops[:-1].cpu().numpy()
+        self.thresholds = swept_thresholds(
+            stops, sweep, high=highest_threshold(self._gate, stops), rounding=rounding_of(self._gate)
+        )
+        self._thresholds = torch.from_numpy(self.thresholds).to(logs)
+        labels, run = answers_at(self._gate, logs, self._thresholds)
         self.clean = (labels.cpu() == split.labels).numpy()
         self.run = run.cpu().numpy()
         self.robust = self.clean.copy()
@@ -155,9 +158,9 @@ class _Replay:
     def watch(self, start: int, labels: Int[Tensor, " batch"], alive: Int[Tensor, " some"]) -> Watch:
         """Take in what the attack tries on the samples `alive` of the batch that begins at `start`."""
 
-        def see(positions: Tensor, probabilities: Tensor) -> Tensor:
+        def see(positions: Tensor, logs: Tensor) -> Tensor:
             where = alive[positions]
-            answers, _ = answers_at(self._gate, probabilities, self._thresholds)
+            answers, _ = answers_at(self._gate, logs, self._thresholds)
             wrong = (answers != labels[where]).cpu().numpy()
             here = start + where.cpu().numpy()
             self.robust[:, here] &= ~wrong
@@ -205,7 +208,7 @@ def _starts(num: int, shape: torch.Size, where: slice, seed: int, surrogate: int
 
 
 def _broken(
-    team: GatedEnsemble,
+    team: Team,
     images: Float[Tensor, "batch channels height width"],
     labels: Int[Tensor, " batch"],
     noise: Float[Tensor, "batch channels height width"],
@@ -224,15 +227,15 @@ def _broken(
         point = moved[active].detach().requires_grad_(iterate < settings.steps)
         with torch.set_grad_enabled(iterate < settings.steps):
             logs = team.member_log_probabilities(point)
-            probabilities = logs.detach().exp()
-            decision = team.gate.decide(probabilities)
+            seen = logs.detach()
+            decision = team.gate.decide_logs(seen)
             wrong = decision.labels != labels[active]
             broken[active[wrong]] = True
-            done = broken[active] if watch is None else broken[active] & ~watch(active, probabilities)
+            done = broken[active] if watch is None else broken[active] & ~watch(active, seen)
             if iterate == settings.steps or bool(done.all()):
                 break
             answer = decision.answer if surrogate == 0 else torch.full_like(decision.answer, surrogate)
-            loss = functional.nll_loss(log_prefix_mean(logs, answer), labels[active], reduction="sum")
+            loss = functional.nll_loss(log_answer(team.gate, logs, answer), labels[active], reduction="sum")
         (gradient,) = torch.autograd.grad(loss, point)
         moved[active] = torch.clamp(point.detach() + step * gradient.sign(), low[active], high[active])
         active = active[~done]

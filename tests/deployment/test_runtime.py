@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from eed_search.deployment import runtime
+from eed_search.deployment.gates import from_settings, never_stops, to_settings
 from eed_search.deployment.onnx_export import to_onnx
 from eed_search.deployment.runtime import BundleFault, GatedClassifier, GateSettings, GateWalk, InputFault
-from eed_search.ensemble.gate import Gate, GatedEnsemble
+from eed_search.ensemble.gate import DeployedGate, Gate, GatedEnsemble, MarginGate
 
 SHAPE = (3, 6, 6)
 
@@ -35,7 +36,7 @@ def member(seed: int, width: int = 4, classes: int = 5) -> nn.Module:
 
 MEMBERS = [member(seed, width) for seed, width in ((0, 4), (1, 6), (2, 4), (3, 8))]
 ONNX = [to_onnx(one, SHAPE) for one in MEMBERS]
-IMAGES = torch.rand(97, *SHAPE, generator=torch.Generator().manual_seed(5))
+IMAGES = torch.rand(200, *SHAPE, generator=torch.Generator().manual_seed(5))
 GATES = [
     Gate(threshold=0.35),
     Gate(threshold=0.5, sharpness=2.0, tau=0.3),
@@ -44,21 +45,25 @@ GATES = [
     Gate(rule="map"),
     Gate(rule="map", sharpness=0.5, tau=0.2),
     Gate(rule="map", sharpness=3.0),
+    MarginGate(0.3),
+    MarginGate(0.45),
+    MarginGate(0.0),
+    MarginGate(100.0),
 ]
 
 
-def runtime_gate(gate: Gate) -> GateSettings:
+def runtime_gate(gate: DeployedGate) -> GateSettings:
     """Give torch's gate as the runtime's."""
-    return GateSettings(gate.rule, gate.threshold, gate.sharpness, gate.tau)
+    return to_settings(gate)
 
 
 @pytest.mark.parametrize("gate", GATES, ids=str)
-@pytest.mark.parametrize("batch", [1, 7, 97])
-def test_equals_the_torch_team(gate: Gate, batch: int) -> None:
-    """Labels, members run and the deciding mean are torch's, for both rules and any batch size."""
+@pytest.mark.parametrize("batch", [1, 7, 200])
+def test_equals_the_torch_team(gate: DeployedGate, batch: int) -> None:
+    """Labels, members run and the deciding probabilities are torch's, for every rule and any batch size."""
     with torch.no_grad():
         team = GatedEnsemble(MEMBERS, gate).eval()
-        expected, means = team.decide(IMAGES), team(IMAGES).exp()
+        expected, means = team.decide(IMAGES), team(IMAGES).softmax(-1)
     deployed = GatedClassifier.from_onnx(ONNX, runtime_gate(gate))
     answers = [deployed.predict(part.numpy()) for part in IMAGES.split(batch)]
     assert np.array_equal(np.concatenate([a.labels for a in answers]), expected.labels.numpy())
@@ -68,8 +73,55 @@ def test_equals_the_torch_team(gate: Gate, batch: int) -> None:
 
 def test_the_test_reaches_every_exit() -> None:
     """The gates above stop at every depth, so that no branch goes untried."""
-    depths = {int(d) for gate in GATES for d in GatedEnsemble(MEMBERS, gate).eval().decide(IMAGES).members_run}
-    assert depths == {1, 2, 3, 4}
+    for kind in (Gate, MarginGate):
+        gates = [gate for gate in GATES if isinstance(gate, kind)]
+        depths = {int(d) for gate in gates for d in GatedEnsemble(MEMBERS, gate).eval().decide(IMAGES).members_run}
+        assert depths == {1, 2, 3, 4}
+
+
+def test_a_gate_survives_the_way_to_the_runtime_and_back() -> None:
+    assert [from_settings(to_settings(gate)) for gate in GATES] == GATES
+
+
+@pytest.mark.parametrize("gate", GATES, ids=str)
+def test_the_worst_case_runs_every_member_by_the_same_steps(gate: DeployedGate) -> None:
+    never = never_stops(to_settings(gate))
+    answer = GatedClassifier.from_onnx(ONNX, never).predict(IMAGES[:20].numpy())
+    assert (answer.num_members_run == len(ONNX)).all()
+    assert (never.rule == "margin") == isinstance(gate, MarginGate)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**31), members=st.integers(1, 5), classes=st.integers(2, 12), scale=st.floats(0.1, 6))
+def test_mean_log_probabilities_lead_as_mean_logits_do(seed: int, members: int, classes: int, scale: float) -> None:
+    """Members give float32 probabilities, no logits: best class and lead of the means of their logarithms are the same."""
+    logits = scale * np.random.default_rng(seed).standard_normal((members, 8, classes))
+    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+    probabilities = (exponentials / exponentials.sum(-1, keepdims=True)).astype(np.float32)
+    index = np.arange(8, dtype=np.float32).reshape(8, 1, 1, 1) / 8
+    team = GatedClassifier.from_sessions([_Table(rows) for rows in probabilities], GateSettings("margin", 100.0))
+    answer = team.predict(index)
+    means = logits.mean(0)
+    top = np.sort(means, axis=1)[:, -2:]
+    logs = np.sort(np.log(answer.probabilities), axis=1)[:, -2:]
+    np.testing.assert_allclose(logs[:, 1] - logs[:, 0], top[:, 1] - top[:, 0], atol=2e-5)
+    clear = top[:, 1] - top[:, 0] > 1e-4
+    assert np.array_equal(answer.labels[clear], means.argmax(1)[clear])
+
+
+@pytest.mark.parametrize("gap", [70.0, 90.0, 200.0, 1e5])
+def test_a_probability_that_underflows_is_taken_alike_by_torch_and_runtime(gap: float) -> None:
+    """Logits further apart than float32's exponential reaches: both count 1e-35, and answer with the other member."""
+    first, second = torch.tensor([[0.0, -gap]]), torch.tensor([[-30.0, 0.0]])
+    logs = torch.stack([first.log_softmax(-1), second.log_softmax(-1)])
+    for threshold in (1.0, 75.0, 100.0):
+        expected = MarginGate(threshold).decide_logs(logs)
+        tables = [_Table(one.softmax(-1).numpy()) for one in (first, second)]
+        team = GatedClassifier.from_sessions(tables, GateSettings("margin", threshold))
+        for images in (np.zeros((1, 1, 1, 1), np.float32), np.zeros((2, 1, 1, 1), np.float32)):
+            answer = team.predict(images)
+            assert answer.labels[0] == int(expected.labels[0])
+            assert answer.num_members_run[0] == int(expected.members_run[0])
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)  # an exact tie may go either way by rounding
@@ -78,7 +130,7 @@ def test_the_test_reaches_every_exit() -> None:
     members=st.integers(1, 5),
     classes=st.integers(2, 12),
     scale=st.floats(0.1, 30),
-    rule=st.sampled_from(["threshold", "map"]),
+    rule=st.sampled_from(["threshold", "map", "margin"]),
     threshold=st.floats(0, 1.2),
     sharpness=st.floats(0.2, 4),
     tau=st.floats(0.05, 5),
@@ -203,7 +255,10 @@ def test_nan_from_a_member_is_not_an_answer() -> None:
 @pytest.mark.parametrize(
     ("given_", "message"),
     [
-        (("sure", 0.5, 1, 1), "gate.rule: 'sure' is not one of threshold, map"),
+        (("sure", 0.5, 1, 1), "gate.rule: 'sure' is not one of threshold, map, margin"),
+        (("margin", -0.1), "gate.threshold: -0.1 is not a finite number at least 0"),
+        (("margin", float("inf")), "gate.threshold: inf is not a finite number at least 0"),
+        (("margin", "2"), "gate.threshold: '2' is not a finite number"),
         (("map", float("nan"), 1, 1), "gate.threshold"),
         (("map", 0.5, 0, 1), "gate.sharpness: 0 is not a finite number above 0"),
         (("map", 0.5, 1, "1"), "gate.tau: '1'"),
@@ -300,6 +355,18 @@ def test_missing_bundle_is_named(tmp_path: Path) -> None:
         GatedClassifier(tmp_path / "nothing")
 
 
+def test_a_margins_bundle_answers_as_torch(bundle: Path) -> None:
+    """The newer format with the newer rule; the fixture is of the older format, which still loads."""
+    old = GatedClassifier(bundle)
+    assert old.gate == GateSettings("threshold", 0.4, 1.0, 1.0)
+    _edit(bundle, format_version=2, gate={"rule": "margin", "threshold": 0.3, "sharpness": 1.0, "tau": 1.0})
+    answer = GatedClassifier(bundle).predict(IMAGES.numpy())
+    expected = GatedEnsemble(MEMBERS[1:3], MarginGate(0.3)).eval().decide(IMAGES)
+    assert np.array_equal(answer.labels, expected.labels.numpy())
+    assert np.array_equal(answer.num_members_run, expected.members_run.numpy())
+    assert len(set(answer.num_members_run.tolist())) == 2
+
+
 def test_altered_member_is_found(bundle: Path) -> None:
     """One flipped byte stops the load, before anything is run."""
     data = bytearray((bundle / "member-2.onnx").read_bytes())
@@ -345,7 +412,17 @@ def test_missing_digest_of_the_manifest_is_found(bundle: Path) -> None:
     ("changes", "message"),
     [
         ({"format": "other"}, "not the manifest of an eed-search bundle"),
-        ({"format_version": 2}, "format_version 2; this runtime reads 1"),
+        ({"format_version": 3}, "format_version 3; this runtime reads 1, 2; use the runtime.py inside the bundle"),
+        ({"format_version": "2"}, "format_version '2'; this runtime reads 1, 2"),
+        ({"format_version": [1]}, r"format_version \[1\]; this runtime reads 1, 2"),
+        (
+            {"gate": {"rule": "margin", "threshold": 1.0, "sharpness": 1.0, "tau": 1.0}},
+            "gate.rule: 'margin' is not one of threshold, map, which format_version 1 knows; export the bundle again",
+        ),
+        (
+            {"format_version": 2, "gate": {"rule": "sure", "threshold": 1, "sharpness": 1, "tau": 1}},
+            "'sure' is not one of",
+        ),
         ({"members": None}, "members is missing or no list"),
         ({"members": ["../member-1.onnx"]}, "'../member-1.onnx' is not a plain file name with a SHA-256"),
         ({"members": ["other.onnx"]}, "'other.onnx' is not a plain file name"),

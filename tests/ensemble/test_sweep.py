@@ -1,11 +1,13 @@
 """Many thresholds at once answer as one gate at each of them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from eed_search.ensemble.gate import Gate, prefix_means
-from eed_search.ensemble.sweep import answers_at, swept_thresholds
+from eed_search.ensemble.gate import DeployedGate, Gate, MarginGate, prefix_means
+from eed_search.ensemble.sweep import answers_at, highest_threshold, rounding_of, swept_thresholds
 
 
 def _probabilities(members: int = 3, batch: int = 200) -> torch.Tensor:
@@ -13,15 +15,28 @@ def _probabilities(members: int = 3, batch: int = 200) -> torch.Tensor:
     return (3 * torch.randn(members, batch, 5, generator=generator)).softmax(-1)
 
 
+@pytest.mark.parametrize("gate", [Gate(sharpness=1.5, tau=0.7), MarginGate(0.5)], ids=["eed", "margin"])
 @pytest.mark.parametrize("members", [1, 2, 4])
-def test_it_says_what_the_gate_says_at_each_threshold(members: int) -> None:
-    probabilities = _probabilities(members)
-    thresholds = torch.linspace(0, 1.1, 12)
-    labels, run = answers_at(Gate(0.5, sharpness=1.5, tau=0.7), probabilities, thresholds)
+def test_it_says_what_the_gate_says_at_each_threshold(members: int, gate: DeployedGate) -> None:
+    logs = _probabilities(members).log()
+    thresholds = torch.linspace(0, 1.1, 12) * (1 if isinstance(gate, Gate) else 8)
+    labels, run = answers_at(gate, logs, thresholds)
     for i, threshold in enumerate(thresholds.tolist()):
-        decision = Gate(threshold, sharpness=1.5, tau=0.7).decide(probabilities)
+        decision = replace(gate, threshold=threshold).decide_logs(logs)
         assert torch.equal(labels[i], decision.labels)
         assert torch.equal(run[i], decision.members_run)
+    assert len(run.unique()) == members
+
+
+def test_a_margins_sweep_reaches_beyond_every_lead() -> None:
+    """Its thresholds have no natural upper end: the last one lies above all leads, and all members run there."""
+    gate, logs = MarginGate(1.0), _probabilities().log()
+    leads = gate.readings(logs).stops[:-1].numpy()
+    thresholds = swept_thresholds(leads, 1000, high=highest_threshold(gate, leads), rounding=rounding_of(gate))
+    assert leads.max() < thresholds[-1] < leads.max() + 1
+    assert np.abs(leads.ravel()[None] - thresholds[:, None]).min() > 1e-4
+    _, run = answers_at(gate, logs, torch.from_numpy(thresholds[-1:]))
+    assert (run == 3).all()
 
 
 def test_thresholds_lie_between_observed_values_and_part_them_evenly() -> None:

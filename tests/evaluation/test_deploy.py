@@ -12,7 +12,7 @@ from torch import nn
 from eed_search.core.errors import BundleError, ModelError
 from eed_search.deployment.bundle import verify
 from eed_search.deployment.runtime import GatedClassifier
-from eed_search.ensemble.gate import Gate, GatedEnsemble
+from eed_search.ensemble.gate import DeployedGate, Gate, GatedEnsemble, MarginGate
 from eed_search.evaluation.deploy import clear_of_rounding, deploy, expected_answers
 
 SHAPE = (1, 6, 6)
@@ -30,8 +30,10 @@ IMAGES = torch.rand(50, *SHAPE, generator=torch.Generator().manual_seed(0))
 CONTENT = {"claims": {"run": "demo"}, "config": {}, "search_space_yaml": "name: demo\n"}
 
 
-@pytest.mark.parametrize("gate", [Gate(threshold=0.4), Gate(rule="map")], ids=["threshold", "map"])
-def test_deployed_team_is_the_trained_team(gate: Gate, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "gate", [Gate(threshold=0.4), Gate(rule="map"), MarginGate(1.5)], ids=["threshold", "map", "margin"]
+)
+def test_deployed_team_is_the_trained_team(gate: DeployedGate, tmp_path: Path) -> None:
     """The bundle verifies and gives torch's labels and members run on every image."""
     out = deploy(MEMBERS, gate, IMAGES, tmp_path / "out", **CONTENT)
     assert verify(out).num_inputs == 50
@@ -99,8 +101,8 @@ def test_no_image_clear_of_the_threshold() -> None:
         expected_answers(MEMBERS[:2], Gate(threshold=float(stop)), same)
 
 
-def _probabilities(*tops: float) -> torch.Tensor:
-    return torch.tensor([[[top, 1 - top]] for top in tops])
+def _logs(*tops: float) -> torch.Tensor:
+    return torch.tensor([[[top, 1 - top]] for top in tops], dtype=torch.float64).log()
 
 
 @pytest.mark.parametrize(
@@ -113,9 +115,13 @@ def _probabilities(*tops: float) -> torch.Tensor:
         (Gate(threshold=0.0), (0.8, 0.500001), True),  # the second member is never asked
         (Gate(rule="map"), (0.750002, 0.9), False),  # q = 0.500004 against 0.499996 left
         (Gate(rule="map"), (0.8, 0.9), True),
+        (MarginGate(1.0), (0.74, 0.9), True),  # lead 1.046
+        (MarginGate(1.0), (0.7310686, 0.9), False),  # lead 1.00005
+        (MarginGate(1.0), (0.6, 0.4), False),  # the second member takes the lead back to 0
+        (MarginGate(0.0), (0.8, 0.2), True),  # the second member is never asked
     ],
 )
-def test_what_counts_as_close(gate: Gate, tops: tuple[float, ...], clear: bool) -> None:
+def test_what_counts_as_close(gate: DeployedGate, tops: tuple[float, ...], clear: bool) -> None:
     """By hand on two classes and two members."""
-    probabilities = _probabilities(*tops).double()
-    assert clear_of_rounding(probabilities, gate, gate.decide(probabilities)).tolist() == [clear]
+    logs = _logs(*tops)
+    assert clear_of_rounding(logs, gate, gate.decide_logs(logs)).tolist() == [clear]

@@ -1,0 +1,45 @@
+"""One gate in two tongues: as torch's team has it, and as the runtime's settings."""
+
+from __future__ import annotations
+
+from eed_search.core.spec import GateSpec
+from eed_search.deployment.runtime import GateSettings
+from eed_search.ensemble.gate import LEAST_LOG, DeployedGate, Gate, MarginGate
+
+_ABOVE_ALL_LEADS = 100.0
+assert -LEAST_LOG < _ABOVE_ALL_LEADS
+
+
+def gate_of(spec: GateSpec, threshold: float) -> DeployedGate:
+    """Build the gate that a search-space file asks for.
+
+    Args:
+        spec: Its section `gate`.
+        threshold: Stop probability, or the lead in logits where `spec.rule` is `margin`.
+    """
+    if spec.rule == "margin":
+        return MarginGate(threshold)
+    return Gate(threshold, spec.rule, spec.sharpness, spec.tau)
+
+
+def to_settings(gate: DeployedGate) -> GateSettings:
+    """Give torch's gate as the runtime's settings."""
+    if isinstance(gate, MarginGate):
+        return GateSettings("margin", gate.threshold)
+    return GateSettings(gate.rule, gate.threshold, gate.sharpness, gate.tau)
+
+
+def from_settings(settings: GateSettings) -> DeployedGate:
+    """Give the runtime's settings as torch's gate."""
+    if settings.rule == "margin":
+        return MarginGate(settings.threshold)
+    return Gate(
+        settings.threshold, "map" if settings.rule == "map" else "threshold", settings.sharpness, settings.tau
+    )
+
+
+def never_stops(gate: GateSettings) -> GateSettings:
+    """Give a gate that costs what this one does at each step and runs every member."""
+    if gate.rule == "margin":
+        return GateSettings("margin", _ABOVE_ALL_LEADS)
+    return GateSettings("threshold", 2.0, gate.sharpness, gate.tau)
