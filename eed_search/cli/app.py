@@ -6,11 +6,14 @@ So `eed-search --help` loads typer and nothing else: no torch, no Ray, no NumPy.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from eed_search.cli.guard import GuardedGroup, remember_debug
+
+if TYPE_CHECKING:
+    from eed_search.cluster.where import Wish
 
 app = typer.Typer(
     cls=GuardedGroup,
@@ -34,15 +37,53 @@ DataPath = Annotated[
         "--data", metavar="PATH", help="Folder of the images; replaces data.path of the file.", show_default=False
     ),
 ]
+StorageUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="URL",
+        envvar="EED_SEARCH_STORAGE",
+        help="Shared storage: file:///…, s3://… or gs://…; replaces storage.url.",
+        show_default=False,
+    ),
+]
 Sets = Annotated[
     list[str] | None,
     typer.Option(
         "--set", metavar="KEY.PATH=VALUE", help="Replace one key of the file; repeatable.", show_default=False
     ),
 ]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="ADDRESS",
+        help="A running Ray: http://HOST:PORT of its dashboard, or auto on one of its nodes.",
+        show_default=False,
+    ),
+]
+ClusterFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--cluster",
+        metavar="FILE",
+        help="The running cluster of this file; ray_cluster.yaml by default, where it was brought up.",
+        show_default=False,
+    ),
+]
+Local = Annotated[bool, typer.Option("--local", help="On this machine, whatever cluster there is.")]
 Debug = Annotated[bool, typer.Option("--debug", callback=remember_debug, help="Show where an error came from.")]
 
 DEFAULT_HOME = Path("runs")
+
+
+def _wish(address: str | None, cluster: Path | None, local: bool) -> Wish:
+    from eed_search.cluster.where import Wish
+
+    given = [name for name, one in (("--address", address), ("--cluster", cluster), ("--local", local)) if one]
+    if len(given) > 1:
+        raise typer.BadParameter(f"{given[0]} and {given[1]} name two places; give one", param_hint=given[1])
+    return Wish(address, cluster, local)
 
 
 def _version(value: bool) -> None:
@@ -86,17 +127,21 @@ def launch(
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Replaces seed.", show_default=False)] = None,
     data: DataPath = None,
+    storage: StorageUrl = None,
     set_: Sets = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would cost, reuse and write; start nothing.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON for other programs.")] = False,
+    address: Address = None,
+    cluster: ClusterFile = None,
+    local: Local = False,
     debug: Debug = False,
 ) -> None:
     """Search: train the base, try teams, show the frontier."""
     from eed_search.cli.space_file import Changes
 
-    changes = Changes(tuple(set_ or ()), data=data, trials=trials, seed=seed)
+    changes = Changes(tuple(set_ or ()), data=data, trials=trials, seed=seed, storage=storage)
     if dry_run:
         from eed_search.cli.dry_run import dry_run as forecast
 
@@ -106,7 +151,7 @@ def launch(
         raise typer.BadParameter("goes with --dry-run; `eed-search report --json` gives a result", param_hint="--json")
     from eed_search.cli.launch import launch as body
 
-    body(file, changes, home=home, name=name)
+    body(file, changes, home=home, name=name, wish=_wish(address, cluster, local))
 
 
 @app.command()
@@ -128,12 +173,30 @@ def resume(
         bool, typer.Option("--allow-drift", help="Go on although file, data, code or processor changed.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Take up a search that was cancelled.")] = False,
+    storage: StorageUrl = None,
+    address: Address = None,
+    cluster: ClusterFile = None,
+    local: Local = False,
     debug: Debug = False,
 ) -> None:
     """Go on with a search that was interrupted."""
     from eed_search.cli.resume import resume as body
 
-    body(run, home=home, trials=trials, allow_drift=allow_drift, force=force)
+    wish = _wish(address, cluster, local)
+    body(run, home=home, trials=trials, allow_drift=allow_drift, force=force, wish=wish)
+
+
+@app.command()
+def fetch(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Name of a search that the storage holds.")],
+    storage: StorageUrl = None,
+    home: Home = DEFAULT_HOME,
+    debug: Debug = False,
+) -> None:
+    """Bring a search from shared storage to this machine."""
+    from eed_search.cli.fetch import fetch as body
+
+    body(run, storage=storage, home=home)
 
 
 @app.command()
@@ -142,12 +205,15 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Print again until it does not run any more.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
     home: Home = DEFAULT_HOME,
+    address: Address = None,
+    cluster: ClusterFile = None,
+    local: Local = False,
     debug: Debug = False,
 ) -> None:
     """Say how a search stands."""
     from eed_search.cli.status import status as body
 
-    body(run, home=home, watch=watch, as_json=as_json)
+    body(run, home=home, watch=watch, as_json=as_json, wish=_wish(address, cluster, local))
 
 
 RunningRun = Annotated[
@@ -159,19 +225,33 @@ RunningRun = Annotated[
 
 
 @app.command()
-def stop(run: RunningRun = None, home: Home = DEFAULT_HOME, debug: Debug = False) -> None:
+def stop(
+    run: RunningRun = None,
+    home: Home = DEFAULT_HOME,
+    address: Address = None,
+    cluster: ClusterFile = None,
+    local: Local = False,
+    debug: Debug = False,
+) -> None:
     """End a search; what is finished is kept."""
     from eed_search.cli.stop import stop as body
 
-    body(run, home=home)
+    body(run, home=home, wish=_wish(address, cluster, local))
 
 
 @app.command()
-def cancel(run: RunningRun = None, home: Home = DEFAULT_HOME, debug: Debug = False) -> None:
+def cancel(
+    run: RunningRun = None,
+    home: Home = DEFAULT_HOME,
+    address: Address = None,
+    cluster: ClusterFile = None,
+    local: Local = False,
+    debug: Debug = False,
+) -> None:
     """End a search at once, for good."""
     from eed_search.cli.stop import cancel as body
 
-    body(run, home=home)
+    body(run, home=home, wish=_wish(address, cluster, local))
 
 
 @app.command()
@@ -193,12 +273,15 @@ def report(
     run: Run = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
     home: Home = DEFAULT_HOME,
+    address: Address = None,
+    cluster: ClusterFile = None,
+    local: Local = False,
     debug: Debug = False,
 ) -> None:
     """Show a search's frontier again."""
     from eed_search.cli.report import report as body
 
-    body(run, home=home, as_json=as_json)
+    body(run, home=home, as_json=as_json, wish=_wish(address, cluster, local))
 
 
 def _fraction(text: str) -> float:
@@ -233,19 +316,32 @@ def export(
             show_default=False,
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New folder for the bundle.")] = ...,  # type: ignore[assignment]
+    out: Annotated[
+        str, typer.Option("--out", metavar="DIR", help="New folder for the bundle, or a storage URL.")
+    ] = ...,  # type: ignore[assignment]
     home: Home = DEFAULT_HOME,
+    address: Address = None,
+    cluster: ClusterFile = None,
+    local: Local = False,
     debug: Debug = False,
 ) -> None:
     """Write one point as a bundle that runs without torch."""
     from eed_search.cli.export import export as body
 
-    body(run, select=select, max_latency_ms=max_latency_ms, min_robust_accuracy=min_robust_accuracy, out=out, home=home)
+    body(
+        run,
+        select=select,
+        max_latency_ms=max_latency_ms,
+        min_robust_accuracy=min_robust_accuracy,
+        out=out,
+        home=home,
+        wish=_wish(address, cluster, local),
+    )
 
 
 @app.command()
 def verify(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A bundle that export wrote.")],
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A bundle that export wrote: a folder or a URL.")],
     debug: Debug = False,
 ) -> None:
     """Check a bundle's files and replay its stored inputs."""
@@ -303,17 +399,37 @@ def ui(
         int, typer.Option("--port", min=0, max=65535, help="Port on this machine; 0 takes a free one.")
     ] = 5000,
     home: Home = DEFAULT_HOME,
+    address: Address = None,
+    cluster: ClusterFile = None,
+    local: Local = False,
     debug: Debug = False,
 ) -> None:
     """Open a search's trials in MLflow, on this machine only."""
     from eed_search.cli.ui import ui as body
 
-    body(run, port=port, home=home)
+    body(run, port=port, home=home, wish=_wish(address, cluster, local))
 
 
 @app.command()
-def doctor(home: Home = DEFAULT_HOME, debug: Debug = False) -> None:
+def doctor(
+    cluster: Annotated[
+        Path | None,
+        typer.Option(
+            "--cluster",
+            metavar="FILE",
+            help="Judge how safe a cluster file is instead, without network.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
+    home: Home = DEFAULT_HOME,
+    debug: Debug = False,
+) -> None:
     """Say what is installed, what is missing, and the fix."""
     from eed_search.cli.doctor import doctor as body
+    from eed_search.cli.doctor import doctor_of_cluster
 
-    body(home)
+    if cluster is not None:
+        doctor_of_cluster(cluster, as_json=as_json)
+    else:
+        body(home, as_json=as_json)

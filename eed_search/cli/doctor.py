@@ -1,4 +1,4 @@
-"""`eed-search doctor`: what this machine has, what is missing, and the fix for each.
+"""`eed-search doctor`: what this machine has, what is missing, and the fix for each; or how safe a cluster file is.
 
 torch is looked at in a process of its own: an installation that crashes on import must not take
 the doctor with it.
@@ -14,17 +14,17 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import typer
 
 from eed_search.cli.console import say
+from eed_search.core.finding import Finding
 
-Level = Literal["ok", "note", "wrong"]
 _PROBE_TIMEOUT_S = 180
 _LOW_DISK_BYTES = 2 * 10**9
 _LOW_SHARED_BYTES = 64 * 2**20
@@ -48,31 +48,46 @@ print(json.dumps(facts))
 """
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        level: `ok`; `note`: it works, with a limit worth knowing; `wrong`: something will not work.
-        what: What was looked at.
-        text: What was found.
-        fix: What to do; empty where nothing is to be done.
-    """
-
-    level: Level
-    what: str
-    text: str
-    fix: str = ""
-
-
-def doctor(home: Path) -> None:
+def doctor(home: Path, *, as_json: bool = False) -> None:
     """Print every finding; ends with exit code 1 if something is wrong.
 
     Args:
         home: Where searches would be written.
+        as_json: Print JSON instead, all at once.
     """
+    looked_at = findings(home)
+    if as_json:
+        _finish_json({"home": str(home)}, list(looked_at))
+    else:
+        _finish(looked_at, "Ready: start with `eed-search launch`")
+
+
+def doctor_of_cluster(path: Path, *, as_json: bool = False) -> None:
+    """Print how safe a cluster file is, without network; ends with exit code 1 if something is not.
+
+    Args:
+        path: The file that `ray up` takes.
+        as_json: Print JSON instead.
+
+    Raises:
+        SpecError: If it is no cluster file.
+    """
+    from eed_search.cluster.cluster_file import read
+    from eed_search.cluster.hardening import judge
+
+    cluster = read(path)
+    judged = judge(cluster)
+    if as_json:
+        facts = {"cluster": str(path), "cluster_name": cluster.name, "provider": cluster.provider}
+        _finish_json(facts, judged)
+        return
+    say(f"{path}: cluster {cluster.name}, provider {cluster.provider}")
+    _finish(judged, f"Nothing unsafe in the file: start it with `ray up {path}`")
+
+
+def _finish(found: Iterable[Finding], good: str) -> None:
     num_wrong = 0
-    for finding in findings(home):
+    for finding in found:
         mark = {"ok": "ok   ", "note": "note ", "wrong": "WRONG"}[finding.level]
         say(f"{mark} {finding.what}: {finding.text}")
         if finding.fix:
@@ -81,7 +96,14 @@ def doctor(home: Path) -> None:
     if num_wrong:
         say(f"{num_wrong} thing{'' if num_wrong == 1 else 's'} to correct")
         raise typer.Exit(1)
-    say("Ready: start with `eed-search launch`")
+    say(good)
+
+
+def _finish_json(facts: dict[str, Any], found: list[Finding]) -> None:
+    num_wrong = sum(finding.level == "wrong" for finding in found)
+    say(json.dumps({**facts, "num_wrong": num_wrong, "findings": [asdict(finding) for finding in found]}, indent=2))
+    if num_wrong:
+        raise typer.Exit(1)
 
 
 def findings(home: Path) -> Iterator[Finding]:

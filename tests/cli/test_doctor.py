@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from eed_search.cli import doctor
-from eed_search.cli.doctor import Finding
+from eed_search.core.finding import Finding
 from tests.cli.calling import call
 
 Usage = namedtuple("Usage", "total used free")
