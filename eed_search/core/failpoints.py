@@ -27,6 +27,7 @@ POINTS = (
     "tracker.close",  # before a run is closed in MLflow
     "driver.trials_done",  # after the last trial, before the final latencies
     "driver.report",  # before the report is written
+    "benchmark.network",  # a pruned network of a benchmark has been attacked
 )
 _HANG_S = 3600.0
 
