@@ -231,9 +231,9 @@ def _mlflow(cluster: ClusterFile) -> Iterator[Finding]:
             yield Finding("wrong", "MLflow: --allowed-hosts", "by default it answers to every private address", fix)
     hosts = [host for call in foreign for given in call.options("--allowed-hosts") for host in given.split(",")]
     hosts += [host for call in own for host in call.options("--allow-host")]
-    if wild := [host for host in hosts if "*" in host]:
+    if wild := [host for host in hosts if "*" in host.removesuffix(":*")]:  # any port of an exact host is fine
         text = f"{wild[0]!r} lets other web pages reach it through your browser"
-        yield Finding("wrong", "MLflow: allowed hosts", text, "name each host and port exactly")
+        yield Finding("wrong", "MLflow: allowed hosts", text, "name each host exactly; the port may be *")
     if own and not wild:
         yield Finding("ok", "MLflow", "listens on loopback, answers to exact hosts, runs no jobs")
 
