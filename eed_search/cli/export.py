@@ -1,16 +1,24 @@
-"""`eed-search export` and `verify`: one point as a bundle, and the proof that the bundle is sound."""
+"""`eed-search export` and `verify`: one point as a bundle, here or on shared storage, and the proof that it is sound."""
 
 from __future__ import annotations
 
 import shlex
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from eed_search.cli.console import say
+from eed_search.cli.elsewhere import elsewhere, flags
 from eed_search.cli.homes import open_run
 from eed_search.cli.result import command
+from eed_search.cluster.where import Wish
 from eed_search.core.errors import BundleError
 from eed_search.core.points import select as select_point
+from eed_search.core.storage import Storage
 from eed_search.tracking.text import per_cent, team_title, with_arm
+
+_LAST = "manifest.sha256"  # where it lies, all of a bundle lies
 
 
 def export(
@@ -19,8 +27,9 @@ def export(
     select: str,
     max_latency_ms: float | None,
     min_robust_accuracy: float | None,
-    out: Path,
+    out: str,
     home: Path,
+    wish: Wish,
 ) -> None:
     """Choose a point and write its bundle.
 
@@ -29,16 +38,27 @@ def export(
         select: `knee`, `fastest`, `most-robust`, or a point's id.
         max_latency_ms: Choose among points at most this slow.
         min_robust_accuracy: Choose among points at least this robust (fraction).
-        out: A folder that does not exist yet.
+        out: A folder that does not exist yet, or the URL of one on shared storage.
         home: The folder that holds every search.
+        wish: Where the search is; from a cluster the bundle is brought here.
 
     Raises:
         RunError: If there is no such search or no such point.
         BundleError: If `out` exists.
+        StoreError: If the storage of a URL cannot be written.
     """
+    if there := elsewhere(wish, home):
+        limits = flags(select=select, max_latency_ms=max_latency_ms, min_robust_accuracy=min_robust_accuracy)
+        words = ["export", *([run] if run else []), *limits]
+        if "://" in out:
+            there.ask([*words, "--out", out])
+        else:
+            there.fetch(words, Path(out))
+        return
     folder, view = open_run(home, run)
     point = select_point(view, select, max_latency_ms=max_latency_ms, min_robust_accuracy=min_robust_accuracy)
-    if out.exists():
+    remote = Storage(out) if "://" in out else None
+    if bool(remote.names("") or remote.names("", folders=True)) if remote else Path(out).exists():
         raise BundleError(f"--out {out}: exists already and is left as it is; give a new folder")
     m = point.measurement
     say(f"{folder.name} {point.id} ({team_title(point.params)}): robust {per_cent(m.robust_accuracy)},")
@@ -46,22 +66,49 @@ def export(
 
     from eed_search.trial import export_point  # loads torch
 
-    made = export_point(view, point, home, out)
+    if remote is None:
+        made = str(export_point(view, point, home, Path(out)))
+    else:
+        with tempfile.TemporaryDirectory() as folder_name:
+            remote.put_folder(export_point(view, point, home, Path(folder_name) / "bundle"), "", last=_LAST)
+        made = out
     say(f"written {made}")
-    say(f"check   {command('verify')} {shlex.quote(str(made))}")
+    say(f"check   {command('verify')} {shlex.quote(made)}")
 
 
-def verify(folder: Path) -> None:
+def verify(bundle: str) -> None:
     """Check a bundle's digests and replay its stored inputs.
+
+    Args:
+        bundle: Its folder, or the URL of one on shared storage.
 
     Raises:
         BundleError: If a file is missing or altered, or an answer differs.
+        StoreError: If the storage of a URL cannot be reached.
     """
+    with _here(bundle) as folder:
+        _verify(folder, bundle)
+
+
+@contextmanager
+def _here(bundle: str) -> Iterator[Path]:
+    """Give a bundle's folder on this machine; a copy of it where it lies on shared storage."""
+    if "://" not in bundle:
+        yield Path(bundle)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "bundle"
+        if not Storage(bundle).get_folder("", folder):
+            raise BundleError(f"{bundle}: there is nothing; give the URL that `eed-search export --out` was given")
+        yield folder
+
+
+def _verify(bundle: Path, title: str) -> None:
     from eed_search.deployment.bundle import verify as verify_bundle
 
-    found = verify_bundle(folder)
+    found = verify_bundle(bundle)
     sizes = ", ".join(str(size) for size in found.batch_sizes)
-    say(f"{folder}: sound")
+    say(f"{title}: sound")
     say(f"  {found.num_files} files have the SHA-256 that the manifest names, and the manifest has its own")
     say(f"  {found.num_inputs} stored inputs got the same label and number of members run, in batches of {sizes}")
     say(

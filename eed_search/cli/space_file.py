@@ -9,7 +9,7 @@ from pathlib import Path
 import eed_search
 from eed_search.cli.console import say
 from eed_search.core.errors import SpecError
-from eed_search.core.spec import Spec
+from eed_search.core.spec import Data, Spec
 from eed_search.core.spec_file import Override, load
 
 DEFAULT_NAME = "digits"
@@ -24,12 +24,14 @@ class Changes:
         data: Folder of the images.
         trials: Number of trials.
         seed: The search's seed.
+        storage: URL of the shared storage.
     """
 
     sets: Sequence[str] = ()
     data: Path | None = None
     trials: int | None = None
     seed: int | None = None
+    storage: str | None = None
 
 
 def packaged_files() -> dict[str, Path]:
@@ -56,13 +58,14 @@ def find(file: Path | None) -> Path:
     raise SpecError([f"{wanted}: no such file; give a search-space file, or a packaged one: {', '.join(packaged)}"])
 
 
-def read(file: Path | None, changes: Changes, note: Callable[[str], None] = say) -> Spec:
+def read(file: Path | None, changes: Changes, note: Callable[[str], None] = say, *, data_here: bool = True) -> Spec:
     """Read and check a file with the command line's changes, and whether its data can be read.
 
     Args:
         file: As given.
         changes: What the command line changes in it.
         note: Told which proposals the changes leave without a place; prints them by default.
+        data_here: Whether the data lie on this machine; else only their path is looked at.
 
     Returns:
         The file with every default filled in.
@@ -86,14 +89,25 @@ def read(file: Path | None, changes: Changes, note: Callable[[str], None] = say)
         overrides.append(Override(("search", "trials"), changes.trials))
     if changes.seed is not None:
         overrides.append(Override(("seed",), changes.seed))
+    if changes.storage is not None:
+        overrides.append(Override(("storage", "url"), changes.storage))
     try:
         path = find(file)
         spec = load(path, overrides, note=notes.append)
     except SpecError as error:
         raise SpecError(problems + error.problems) from error
-    problems += [f"{path.name}: {problem}" for problem in readable(spec.data)]
+    problems += [f"{path.name}: {problem}" for problem in (readable if data_here else _on_cluster)(spec.data)]
     if problems:
         raise SpecError(problems)
     for line in notes:
         note(line)
     return spec
+
+
+def _on_cluster(data: Data) -> list[str]:
+    """Say what is wrong with data that lie on a cluster, as far as that shows from here."""
+    if data.path is None or data.path.startswith(("/", "~")):
+        return []
+    return [
+        f"data.path: {data.path} is relative, and images do not travel; give the folder's absolute path on the cluster"
+    ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -139,6 +140,37 @@ class Storage:
         except OSError as error:
             raise self._error("listed", folder, error) from error
         return sorted(one.base_name for one in there if one.type == wanted and not one.base_name.startswith("."))
+
+    def put_folder(self, folder: Path, name: str, last: str = "") -> None:
+        """Copy all files of a folder, those in its sub-folders too.
+
+        Args:
+            folder: Here.
+            name: There.
+            last: The file that is written last, so that where it lies everything lies.
+
+        Raises:
+            StoreError: If the storage cannot be reached or refuses.
+        """
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix() == last):
+            self.write(posixpath.join(name, path.relative_to(folder).as_posix()), path.read_bytes())
+
+    def get_folder(self, name: str, folder: Path) -> int:
+        """Copy all files of a folder here, those in its sub-folders too; gives how many there were.
+
+        Raises:
+            StoreError: If the storage cannot be reached or refuses.
+        """
+        count = 0
+        for file in self.names(name):
+            if (data := self.read(posixpath.join(name, file))) is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / file).write_bytes(data)
+                count += 1
+        return count + sum(
+            self.get_folder(posixpath.join(name, one), folder / one) for one in self.names(name, folders=True)
+        )
 
     @property
     def _has_folders(self) -> bool:

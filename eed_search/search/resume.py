@@ -16,7 +16,7 @@ from pathlib import Path
 
 from eed_search.core.errors import EedSearchError, RunError
 from eed_search.core.ledger import FILE_NAME, Ledger, RunView, read_run
-from eed_search.core.spec import Spec
+from eed_search.core.spec import SharedStorage, Spec
 from eed_search.core.spec_file import SPACE_FILE, load, parse, to_text
 from eed_search.core.store import write_atomic
 from eed_search.search import origin
@@ -40,6 +40,7 @@ def resume(
     trials: int | None = None,
     allow_drift: bool = False,
     force: bool = False,
+    storage: str | None = None,
     workers: Workers | None = None,
 ) -> RunView:
     """Take a run up again, and bring it to its end.
@@ -51,6 +52,7 @@ def resume(
         trials: Trials in all, instead of what the run's file says; a finished run is extended so.
         allow_drift: Go on although something changed; what, is written down.
         force: Take up a run that was cancelled.
+        storage: URL of the shared storage, instead of what the run's file says.
         workers: Where trials run; Ray on this machine by default.
 
     Returns:
@@ -68,6 +70,8 @@ def resume(
         spec = stored_spec(folder, view)
         if trials is not None:
             spec = _with_trials(spec, view, trials)
+        if storage is not None:
+            spec = spec.model_copy(update={"storage": SharedStorage(url=storage)})
         _check_state(view, spec, force)
         left = work_left(view, spec)
         drift = changes(view, spec) if left else []
