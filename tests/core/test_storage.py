@@ -139,3 +139,18 @@ def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None
 
 def test_messages_leave_out_the_query() -> None:
     assert str(Storage("s3://bucket/x?endpoint_override=127.0.0.1%3A9&scheme=http")) == "s3://bucket/x"
+
+
+def test_a_folder_comes_back_as_it_went(storage: Storage, tmp_path: Path) -> None:
+    for name, text in (("manifest", "last"), ("deep/er/file", "1"), ("file", "2")):
+        (tmp_path / "here" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "here" / name).write_text(text)
+    storage.put_folder(tmp_path / "here", "bundle", last="manifest")
+
+    assert storage.get_folder("bundle", tmp_path / "back") == 3
+    back = {path.relative_to(tmp_path / "back").as_posix(): path.read_text() for path in _files(tmp_path / "back")}
+    assert back == {"manifest": "last", "deep/er/file": "1", "file": "2"}
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
