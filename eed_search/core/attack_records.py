@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from eed_search.core.cost import Cost
 from eed_search.core.records import Accuracy, Badge, RobustAccuracy
 
 SCHEMA_VERSION = 1
@@ -56,24 +57,6 @@ class Check:
     passed: bool
     seen: str
     applies: bool = True
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What an average image costs.
-
-    Attributes:
-        members_run: Members that the gate asks.
-        macs: Multiply-accumulates.
-        latency_ms: Batch 1 in the deployment runtime; none where the target was never timed. Between the
-            measured clean and worst cases it is interpolated by multiply-accumulates.
-        speedup: Dense base's latency over this one; none likewise.
-    """
-
-    members_run: float
-    macs: int
-    latency_ms: float | None = None
-    speedup: float | None = None
 
 
 @dataclass(frozen=True)

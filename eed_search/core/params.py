@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, cast
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ParamValue = str | int | float
-Method = Literal["prune", "radmm", "cstar", "learned"]
-Score = Literal["nis", "erm", "ase", "bnsf"]
+Method = str
+"""One of `METHODS`, or registered by user code."""
+Score = str
+"""One of `SCORES`, or registered by user code."""
 Subsets = Literal["all", "shared"]
 Recovery = Literal["labels", "distill"]
 Order = Literal["fast_first", "robust_first"]
+LatencyKind = Literal["clean", "attacked", "worst_case"]
+"""Which latency ranks: of clean images, under attack, or with every member run."""
 
-METHODS: tuple[Method, ...] = get_args(Method)
+METHODS: tuple[Method, ...] = ("prune", "radmm", "cstar", "learned")
 SCORED: tuple[Method, ...] = ("prune", "learned")
 """Methods that rank by importance scores; the others do not look at a member's score."""
 SCORES: tuple[Score, ...] = ("nis", "erm", "ase", "bnsf")
+
+
+def is_scored(method: Method) -> bool:
+    """Whether a method ranks by importance scores; one that user code registered may, so it is given them."""
+    return method in SCORED or method not in METHODS
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ class MemberChoice:
         """What members of equal size still differ by: score, method, or both."""
         if self.method == "prune":
             return self.score
-        return f"{self.method}-{self.score}" if self.method in SCORED else self.method
+        return f"{self.method}-{self.score}" if is_scored(self.method) else self.method
 
     def title(self) -> str:
         """Name the member in plain ASCII, such as `nis-50` or `radmm-25`."""
@@ -98,9 +107,9 @@ class TrialParams:
         return cls(
             members=tuple(
                 MemberChoice(
-                    cast("Score", flat[f"member{i}.score"]),
+                    str(flat[f"member{i}.score"]),
                     float(flat[f"member{i}.size"]),
-                    cast("Method", flat.get(f"member{i}.method", "prune")),
+                    str(flat.get(f"member{i}.method", "prune")),
                 )
                 for i in range(1, int(flat["num_members"]) + 1)
             ),

@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from eed_search.core.cost import latency_of
 from eed_search.core.errors import RunError
 from eed_search.core.frontier import hypervolume, knee, non_dominated, normalise
 from eed_search.core.ledger import RunView
 from eed_search.core.membership import front_probability
-from eed_search.core.records import Measurement, Point, Reference, TrialRecord, unpack_bits
+from eed_search.core.params import LatencyKind
+from eed_search.core.records import Interval, Measurement, Point, Reference, TrialRecord, unpack_bits
 from eed_search.core.spec import Constraints
 
 
@@ -62,9 +64,21 @@ def frontier(
 ) -> list[Point]:
     """Keep the points that no other point dominates in robust accuracy and latency, fastest first."""
     all_points = points(view, unrankable=unrankable, unconfirmed=unconfirmed, without=without)
-    keep = non_dominated(objectives([p.measurement for p in all_points]))
+    kind = latency_kind(view)
+    keep = non_dominated(objectives([p.measurement for p in all_points], kind))
     kept = [point for point, on in zip(all_points, keep, strict=True) if on]
-    return sorted(kept, key=lambda p: (p.measurement.latency.latency_ms.value, -p.measurement.robust_accuracy.value))
+    return sorted(kept, key=lambda p: (latency_of(p.measurement, kind).value, -p.measurement.robust_accuracy.value))
+
+
+def latency_kind(view: RunView) -> LatencyKind:
+    """Say which latency ranks in a run; `clean` in those of a version that knew no other."""
+    kind: LatencyKind = view.spec.get("search", {}).get("latency_objective", "clean")
+    return kind
+
+
+def ranked_latency(view: RunView, measured: Measurement) -> Interval:
+    """Give the latency by which a run ranks, with its interval."""
+    return latency_of(measured, latency_kind(view))
 
 
 def front_probabilities(view: RunView) -> dict[str, float]:
@@ -83,14 +97,14 @@ def front_probabilities(view: RunView) -> dict[str, float]:
     if len({num for _, num in robust}) > 1:
         return {}  # a run that was resumed although its data had changed: its images differ
     right = np.stack([unpack_bits(bits, num) for bits, num in robust])
-    sure = front_probability(right, [p.measurement.latency.latency_ms for p in found], seed=0)
+    sure = front_probability(right, [ranked_latency(view, p.measurement) for p in found], seed=0)
     by_id = {p.id: float(one) for p, one in zip(found, sure, strict=True)}
     return {p.id: by_id[p.id] for p in frontier(view)}
 
 
-def objectives(measurements: list[Measurement]) -> np.ndarray:
-    """Both objectives, minimised: 1 - robust accuracy, and milliseconds."""
-    rows = [[1 - m.robust_accuracy.value, m.latency.latency_ms.value] for m in measurements]
+def objectives(measurements: list[Measurement], kind: LatencyKind = "clean") -> np.ndarray:
+    """Both objectives, minimised: 1 - robust accuracy, and milliseconds of the latency that ranks."""
+    rows = [[1 - m.robust_accuracy.value, latency_of(m, kind).value] for m in measurements]
     return np.array(rows, dtype=float).reshape(-1, 2)
 
 
@@ -98,7 +112,7 @@ def normalised(view: RunView, measurements: list[Measurement]) -> np.ndarray:
     """Both objectives on the scale of the hypervolume: (1, 1) is chance at the dense base's latency."""
     if view.base is None:
         raise RunError(f"run {view.name}: has no dense base yet; wait for it or look at its log")
-    values = objectives(measurements)
+    values = objectives(measurements, latency_kind(view))
     dense = view.latencies.get(view.base.name, view.base.measurement.latency)
     return normalise(
         1 - values[:, 0],
@@ -131,8 +145,9 @@ def stalled(view: RunView, patience: int | None) -> bool:
 
 def constraint_excess(limits: Constraints, measured: Measurement, base: Reference) -> dict[str, float]:
     """By how much a measurement breaks each limit of the file, in the limit's unit; at most 0 is kept."""
-    latency = measured.latency
-    slowdown = latency.worst_case_ms / base.measurement.latency.latency_ms.value
+    latency, dense = measured.latency, base.measurement.latency.latency_ms.value
+    slowdown = latency.worst_case_ms / dense
+    attacked = latency_of(measured, "attacked").value
     at_least = {
         "min_clean_accuracy": (limits.min_clean_accuracy, measured.clean_accuracy.value),
         "min_robust_accuracy": (limits.min_robust_accuracy, measured.robust_accuracy.value),
@@ -142,6 +157,8 @@ def constraint_excess(limits: Constraints, measured: Measurement, base: Referenc
         "max_latency_ms": (limits.max_latency_ms, latency.latency_ms.value),
         "max_worst_case_latency_ms": (limits.max_worst_case_latency_ms, latency.worst_case_ms),
         "max_worst_case_slowdown": (limits.max_worst_case_slowdown, slowdown),
+        "max_attacked_latency_ms": (limits.max_attacked_latency_ms, attacked),
+        "max_attacked_slowdown": (limits.max_attacked_slowdown, attacked / dense),
     }
     excess = {name: limit - value for name, (limit, value) in at_least.items() if limit is not None}
     return excess | {name: value - limit for name, (limit, value) in at_most.items() if limit is not None}

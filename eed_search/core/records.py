@@ -92,6 +92,8 @@ class Latency:
         images_per_second: In batches of 64, wall time; final latencies only.
         num_calls: Single calls that p50 and p95 rest on, or would; 0 where none were timed or the
             number was not written down yet.
+        exit_ms: Latency of an image that stops at each member, in gate order; empty where it was not
+            written down yet. What an attack on the gate costs follows from it (`core.cost`).
     """
 
     latency_ms: Interval
@@ -104,6 +106,43 @@ class Latency:
     noisy: bool = False
     images_per_second: Interval | None = None
     num_calls: int = 0
+    exit_ms: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Exits:
+    """Where the gate stops on one kind of images.
+
+    Attributes:
+        shares: Share of the images that stop at each member; sums to 1.
+        macs: Multiply-accumulates for an average image.
+    """
+
+    shares: tuple[float, ...]
+    macs: int
+
+    @property
+    def members_run(self) -> float:
+        """Members that the gate runs for an average image."""
+        return sum(member * share for member, share in enumerate(self.shares, start=1))
+
+
+@dataclass(frozen=True)
+class UnderAttack:
+    """How deep the gate goes on attacked images, the same ones that clean accuracy is counted on.
+
+    Attributes:
+        accuracy: On the image that broke a sample, else on the last one that the attack on accuracy tried.
+        slowed: On the slowest image found by the attack on the gate's cost, the label kept; the clean
+            image where none was slower.
+        attack: What slowed the gate down, with its steps.
+        at_least: The attack aimed at another gate threshold, so that these are lower bounds.
+    """
+
+    accuracy: Exits
+    slowed: Exits
+    attack: str
+    at_least: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,6 +162,7 @@ class Measurement:
         size_bytes: What ships: float32 weights; masked members as kept weights plus a bitmap.
         robust_hex: Which validation images stayed right under attack, packed bits in hexadecimal.
         artifact: Stage and key under which the store holds the weights, as `stage/key`.
+        under_attack: How deep the gate goes under attack; none where it was not measured yet.
     """
 
     clean_accuracy: Accuracy
@@ -137,6 +177,7 @@ class Measurement:
     size_bytes: int
     robust_hex: str
     artifact: str
+    under_attack: UnderAttack | None = None
 
 
 @dataclass(frozen=True)
@@ -189,12 +230,42 @@ class SweptPoint:
 
     Attributes:
         gate_threshold: The other threshold.
-        measurement: Clean accuracy and latency are exact; robust accuracy is an upper bound, since the
-            attack followed the trial's own threshold. An attack at this one confirms it.
+        measurement: Clean accuracy and latency are exact; robust accuracy is an upper bound and the cost
+            under attack a lower one, since the attacks followed the trial's own threshold. Attacks at
+            this one confirm it.
     """
 
     gate_threshold: float
     measurement: Measurement
+
+
+@dataclass(frozen=True)
+class EarlyStop:
+    """Where the attack on a trained team was given up, because it was surely beaten on the images seen.
+
+    Attributes:
+        num_images: Images attacked.
+        num_all: Images there are.
+        beaten_by: Points that are as fast and surely more robust, one for each way to deploy the team.
+        robust_accuracy: What it would have had on all images, in expectation: the point that beats it, moved
+            by the difference on the images seen. At the trial's own gate threshold.
+        latency_ms: The one that ranks, there; where an attack's cost ranks, the clean one, which is no higher.
+    """
+
+    num_images: int
+    num_all: int
+    beaten_by: tuple[str, ...]
+    robust_accuracy: float
+    latency_ms: Interval
+
+    @property
+    def message(self) -> str:
+        """One line for a person."""
+        return (
+            f"attack given up after {self.num_images} of {self.num_all} images: {' and '.join(self.beaten_by)}"
+            f" {'is' if len(self.beaten_by) == 1 else 'are'} as fast and surely more robust than about"
+            f" {100 * self.robust_accuracy:.1f} % in {self.latency_ms.value:.3g} ms"
+        )
 
 
 @dataclass(frozen=True)
@@ -214,6 +285,7 @@ class TrialRecord:
         stages: Every stage used, in order.
         seconds: Wall-clock time of the trial.
         swept: The same team at other gate thresholds, where they add to the frontier.
+        stop: Present when the attack was given up early (`search.image_racing`).
     """
 
     number: int
@@ -228,6 +300,7 @@ class TrialRecord:
     stages: tuple[StageUse, ...] = ()
     seconds: float = 0.0
     swept: tuple[SweptPoint, ...] = ()
+    stop: EarlyStop | None = None
 
 
 @dataclass(frozen=True)
@@ -237,7 +310,7 @@ class RungReading:
     Attributes:
         rung: Counts from 0.
         robust_accuracy: On a part of the validation images, under a part of the attack's steps.
-        latency_ms: Of the team as it is; with its interval.
+        latency_ms: The one that ranks (`search.latency_objective`), of the team as it is; with its interval.
         robust_hex: Flags of `robust_accuracy`, sample by sample, as `pack_bits` writes them: every
             trial meets the same images in the same order, so trials are compared image by image.
         stages: Every stage used since the rung before, in order.

@@ -14,8 +14,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 import eed_search
-from eed_search.core.attack_records import SCHEMA_VERSION, AttackResult, Check, Cost
-from eed_search.core.records import Accuracy, Badge, RobustAccuracy, from_json, pack_bits, to_json
+from eed_search.core.attack_records import SCHEMA_VERSION, AttackResult, Check
+from eed_search.core.cost import Cost, latency_at
+from eed_search.core.records import Accuracy, Badge, Exits, RobustAccuracy, from_json, pack_bits, to_json
 from eed_search.core.seeds import canonical_json
 from eed_search.core.store import write_atomic
 from eed_search.data.splits import Split
@@ -24,7 +25,7 @@ from eed_search.evaluation.attacks import slow_down, tier_attacks
 from eed_search.evaluation.checker import Checker
 from eed_search.evaluation.prefixes import Team
 from eed_search.evaluation.steps import Steps
-from eed_search.evaluation.target import Target, Tier, Timing
+from eed_search.evaluation.target import Target, Tier
 from eed_search.evaluation.tiers import (
     BLACK_BOX,
     Found,
@@ -150,10 +151,12 @@ def _result(
     macs = np.cumsum([count_macs(member, shape) for member in team.members])
 
     def cost(run: Int[np.ndarray, " samples"]) -> Cost:
-        mean = float(macs[run - 1].mean())
-        latency = None if target.timing is None else _latency(target.timing, mean)
-        speedup = None if latency is None or target.timing is None else target.timing.dense_ms / latency
-        return Cost(float(run.mean()), round(mean), latency, speedup)
+        shares = tuple(float((run == t).mean()) for t in range(1, len(macs) + 1))
+        exits = Exits(shares, round(float(macs[run - 1].mean())))
+        if target.timing is None:
+            return Cost(exits.members_run, exits.macs)
+        latency = latency_at(target.timing.measured, exits)
+        return Cost(exits.members_run, exits.macs, latency, target.timing.dense_ms / latency)
 
     return AttackResult(
         schema_version=SCHEMA_VERSION,
@@ -184,15 +187,6 @@ def _result(
         seconds=sum(use.seconds for use in found.attacks),
         versions={"eed_search": eed_search.__version__, "torch": torch.__version__, "device": _device_name(team)},
     )
-
-
-def _latency(timing: Timing, macs: float) -> float:
-    """Milliseconds between the measured clean and worst cases, in proportion to multiply-accumulates."""
-    m = timing.measured
-    clean, worst = m.latency.latency_ms.value, m.latency.worst_case_ms
-    if m.worst_case_macs == m.macs:
-        return clean
-    return clean + (worst - clean) * (macs - m.macs) / (m.worst_case_macs - m.macs)
 
 
 def _device_name(team: Team) -> str:

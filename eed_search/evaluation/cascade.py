@@ -213,6 +213,7 @@ class _Contest:
             noisy=not self.settled(),
             images_per_second=throughput(self.team, images, self.depths, spec),
             num_calls=num_calls,
+            exit_ms=tuple(reference_ms * ratio for ratio in exit_ratios(self.rounds, self.exits, self.shares, worst)),
         )
 
 
@@ -256,15 +257,45 @@ def mix_of_exits(
         shares: Share of all images that stop at each depth, from 0 on.
     """
     calls = [one["candidate"].ms / one["reference"].typical_ms for one in rounds]
-    pooled, depths = np.concatenate(calls), np.concatenate(exits)
-    drawn = [t for t in range(len(shares)) if (depths == t).any()]
-    overall = {t: np.median(pooled[depths == t]) for t in drawn}
+    overall = _typical(calls, exits, len(shares))
+    drawn = list(overall)
     weights = shares[drawn] / shares[drawn].sum()
     times = [
         [np.median(ms[found == t]) if (found == t).any() else overall[t] for t in drawn]
         for ms, found in zip(calls, exits, strict=True)
     ]
     return np.asarray(np.array(times) @ weights)
+
+
+def exit_ratios(
+    rounds: Sequence[Round],
+    exits: Sequence[Int[np.ndarray, " calls"]],
+    shares: Float[np.ndarray, " depths"],
+    worst: float,
+) -> list[float]:
+    """Give the time of an image that stops at each member, over the reference's.
+
+    Args:
+        rounds: With a `candidate` and a `reference`.
+        exits: For each round, the members run in each of the candidate's calls.
+        shares: Share of all images that stop at each depth, from 0 on.
+        worst: The time when every member runs, measured for itself.
+
+    Returns:
+        The typical call of each exit; one that no image took lies on the line between its neighbours.
+    """
+    calls = [one["candidate"].ms / one["reference"].typical_ms for one in rounds]
+    known = {0: 0.0} | _typical(calls, exits, len(shares)) | {len(shares) - 1: worst}
+    places = sorted(known)
+    return [float(np.interp(t, places, [known[place] for place in places])) for t in range(1, len(shares))]
+
+
+def _typical(
+    calls: Sequence[Float[np.ndarray, " calls"]], exits: Sequence[Int[np.ndarray, " calls"]], num: int
+) -> dict[int, float]:
+    """Give the typical call of each exit that any round drew."""
+    pooled, depths = np.concatenate(calls), np.concatenate(exits)
+    return {t: float(np.median(pooled[depths == t])) for t in range(num) if (depths == t).any()}
 
 
 def throughput(

@@ -127,6 +127,7 @@ def additive_latency(
         method="additive",
         noisy=any(member.noisy for member in members),
         num_calls=num_calls,
+        exit_ms=tuple(map(float, at_exit["value"])),
     )
 
 

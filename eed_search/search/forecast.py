@@ -95,6 +95,13 @@ class _Reckoner:
         each = sum(self.units.attack_s.at(size) for size in sizes)
         return surrogates * (self.spec.evaluation.steps + 1) * images * each
 
+    def slow_down_s(self, sizes: Sequence[float], images: int) -> float:
+        """Seconds of the attack on the gate's cost: two runs; nothing for a single network."""
+        if len(sizes) == 1:
+            return 0.0
+        each = sum(self.units.attack_s.at(size) for size in sizes)
+        return 2 * (self.spec.evaluation.slow_down_steps + 1) * images * each
+
     def latency_s(self, size: float, doubled: int) -> float:
         """Seconds of one network's latency: warm-up, and rounds of three blocks."""
         latency = self.spec.latency
@@ -175,7 +182,9 @@ class _Reckoner:
         total += self.work.add("joint fine-tuning", self.training_s(step, spec.joint, units.num_train))
         if spec.search.racing:
             total += self.work.add("attacks", _RUNG_ATTACK * attack)
-        return total if num_rungs == 1 else total + self.work.add("attacks", attack)
+        if num_rungs == 1:
+            return total
+        return total + self.work.add("attacks", attack + self.slow_down_s(sizes, units.num_validation))
 
     def finals(self, sizes: Sequence[float], num_points: int, doubled: int) -> float:
         """Confirm, time and check a frontier of this many points of a team of these sizes."""
@@ -183,7 +192,8 @@ class _Reckoner:
         total = 0.0
         if spec.gate.sweep and len(sizes) > 1:
             confirmed = num_points // 2
-            total += self.work.add("attacks", confirmed * self.attack_s(sizes, units.num_validation), confirmed)
+            each = self.attack_s(sizes, units.num_validation) + self.slow_down_s(sizes, units.num_validation)
+            total += self.work.add("attacks", confirmed * each, confirmed)
         references = [1.0, *(float(size) for size in spec.controls.sizes)]
         calls = max(1, math.ceil(latency.final_calls / latency.final_rounds))
         team_ms = sum(units.call_ms.at(size) for size in sizes)

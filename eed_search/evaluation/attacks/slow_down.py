@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -35,8 +37,19 @@ class SlowDown:
     adversarial: Images
 
 
+Watch = Callable[[slice, View], None]
+"""Told which of the images are looked at, and what every pass over them shows, the clean one first."""
+
+
 def slow_down(
-    team: GatedEnsemble, images: Images, *, eps: float, steps: int = 50, seed: int = 0, batch_size: int = 128
+    team: GatedEnsemble[Any],
+    images: Images,
+    *,
+    eps: float,
+    steps: int = 50,
+    seed: int = 0,
+    batch_size: int = 128,
+    watch: Watch = lambda where, view: None,
 ) -> SlowDown:
     """Attack the cost of a team: hold every prefix below its stop while the answer stays.
 
@@ -51,6 +64,7 @@ def slow_down(
         steps: Gradient steps of each of the two runs.
         seed: Of the random starts.
         batch_size: Images at a time.
+        watch: Sees every image that is tried.
 
     Returns:
         Members run before and under attack.
@@ -61,13 +75,17 @@ def slow_down(
     victim, device = Victim(team), device_of(team)
     parts = []
     with frozen(team):
-        for batch in images.split(batch_size):
-            given = batch.to(device)
+        for start in range(0, len(images), batch_size):
+            where = slice(start, min(start + batch_size, len(images)))
+            given = images[where].to(device)
             with torch.no_grad():
-                clean = victim.look(given).decision
+                view = victim.look(given)
+            clean = view.decision
+            watch(where, view)
             run, best = clean.members_run.clone(), given.clone()
             for way in _WAYS:
-                _climb(victim, way, given, clean.labels, run, best, eps=eps, steps=steps, seed=seed)
+                see = partial(watch, where)
+                _climb(victim, way, given, clean.labels, run, best, see, eps=eps, steps=steps, seed=seed)
             parts.append((clean.labels, clean.members_run, run, best))
     labels, clean_run, attacked, moved = (torch.cat(column).to(images.device) for column in zip(*parts, strict=True))
     return SlowDown(labels, clean_run, attacked, moved)
@@ -80,6 +98,7 @@ def _climb(
     labels: Tensor,
     run: Tensor,
     best: Tensor,
+    see: Callable[[View], None],
     *,
     eps: float,
     steps: int,
@@ -91,14 +110,17 @@ def _climb(
     noise = torch.rand(images.shape[1:], generator=generator).mul(2).sub(1).to(images)
     now = torch.clamp(images + eps * noise, low, high)
     for step in range(steps + 1):
-        point = now.detach().requires_grad_(True)
-        with torch.enable_grad():
+        point = now.detach().requires_grad_(step < steps)
+        with torch.set_grad_enabled(step < steps):
             view = victim.look(point)
-            loss = _loss(view, labels, way)
-            (gradient,) = torch.autograd.grad(loss.sum(), point)
+        see(view)
         slower = (view.decision.labels == labels) & (view.decision.members_run > run)
         run[slower] = view.decision.members_run[slower]
         best[slower] = now[slower]
+        if step == steps:
+            break
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(_loss(view, labels, way).sum(), point)
         size = eps * (0.5 if step < steps // 3 else 0.25 if step < 2 * steps // 3 else 0.05)
         now = torch.clamp(now + size * gradient.sign(), low, high)
 
