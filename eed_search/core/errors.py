@@ -5,6 +5,7 @@ EedSearchError
 ├── DataError          a data set is missing, corrupt or of the wrong form
 ├── ModelError         a model cannot be built, compressed or exported
 ├── StoreError         a stored file is missing, altered or cannot be written
+│   └── StorageError   shared storage cannot be reached, or refuses
 ├── RunError           a run does not exist, exists already, or holds nothing to show
 ├── BundleError        a deployed bundle is missing, altered or gives another answer
 ├── InvalidResult      a robust accuracy failed a sanity check
@@ -57,6 +58,10 @@ class StoreError(EedSearchError):
     """A stored file is missing, altered or cannot be written."""
 
     exit_code = 6
+
+
+class StorageError(StoreError):
+    """Shared storage cannot be reached, or refuses."""
 
 
 class RunError(EedSearchError):

@@ -67,14 +67,20 @@ class Lease:
         self._storage.delete(self._path(self._mine))
 
     @contextmanager
-    def hold(self, on_wait: Callable[[str], None], every_s: float = 1.0) -> Iterator[None]:
+    def hold(
+        self,
+        on_wait: Callable[[str], None],
+        every_s: float = 1.0,
+        patiently: Callable[[Callable[[], bool]], bool] = lambda do: do(),
+    ) -> Iterator[None]:
         """Wait for the lease and hold it for as long as the block lasts.
 
         Args:
             on_wait: Called with the holder (host and process) at each look while another has it.
             every_s: Seconds between two looks, on average.
+            patiently: Calls what it is given, again where the storage does not answer.
         """
-        while not self.try_acquire():
+        while not patiently(self.try_acquire):
             on_wait(self.holder())
             time.sleep(every_s * random.uniform(0.5, 1.5))
         with self.beating():

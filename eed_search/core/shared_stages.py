@@ -7,15 +7,21 @@ checked where it is read, like those of an artifact on the disk.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TypeVar
 
+from eed_search.core.errors import StorageError
 from eed_search.core.lease import Lease
 from eed_search.core.storage import Storage
 
+PATIENCE_S = 300.0
 _STAGES, _LEASES = "stages", "leases"
 _MANIFEST = "manifest.json"
+_LONGEST_PAUSE_S = 30.0
+T = TypeVar("T")
 
 
 class SharedStages:
@@ -23,10 +29,12 @@ class SharedStages:
 
     Args:
         storage: Where they lie, in its folder `stages`; leases beside it.
+        patience_s: How long storage that does not answer is tried again before that is an error.
     """
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, *, patience_s: float = PATIENCE_S) -> None:
         self._storage = storage
+        self._patience_s = patience_s
 
     def pull(self, stage: str, key: str, folder: Path) -> bool:
         """Fetch an artifact's files into a folder that is there.
@@ -35,9 +43,30 @@ class SharedStages:
             Whether the artifact is on the storage; its hashes are still to be checked.
 
         Raises:
-            StoreError: If the storage cannot be reached.
+            StorageError: If the storage cannot be reached.
         """
-        there = f"{_STAGES}/{stage}/{key}"
+        return self._patiently(lambda: self._pull(f"{_STAGES}/{stage}/{key}", folder))
+
+    def push(self, stage: str, key: str, folder: Path) -> None:
+        """Copy an artifact's files to the storage, the manifest last.
+
+        Raises:
+            StorageError: If the storage cannot be reached or written.
+        """
+        self._patiently(lambda: self._storage.put_folder(folder, f"{_STAGES}/{stage}/{key}", last=_MANIFEST))
+
+    def computing(self, stage: str, key: str, on_wait: Callable[[], None]) -> AbstractContextManager[None]:
+        """Hold the lease on a stage: of several machines that need it, one computes it.
+
+        Args:
+            stage: Its name with its version.
+            key: Of its settings.
+            on_wait: Called every few seconds while another machine has it.
+        """
+        lease = Lease(self._storage, f"{_LEASES}/{stage}/{key}")
+        return lease.hold(lambda holder: on_wait(), patiently=self._patiently)
+
+    def _pull(self, there: str, folder: Path) -> bool:
         if (manifest := self._storage.read(f"{there}/{_MANIFEST}")) is None:
             return False
         try:
@@ -52,22 +81,14 @@ class SharedStages:
         (folder / _MANIFEST).write_bytes(manifest)
         return True
 
-    def push(self, stage: str, key: str, folder: Path) -> None:
-        """Copy an artifact's files to the storage, the manifest last.
-
-        Raises:
-            StoreError: If the storage cannot be reached or written.
-        """
-        there = f"{_STAGES}/{stage}/{key}"
-        for path in sorted(folder.iterdir(), key=lambda path: path.name == _MANIFEST):
-            self._storage.write(f"{there}/{path.name}", path.read_bytes())
-
-    def computing(self, stage: str, key: str, on_wait: Callable[[], None]) -> AbstractContextManager[None]:
-        """Hold the lease on a stage: of several machines that need it, one computes it.
-
-        Args:
-            stage: Its name with its version.
-            key: Of its settings.
-            on_wait: Called every few seconds while another machine has it.
-        """
-        return Lease(self._storage, f"{_LEASES}/{stage}/{key}").hold(lambda holder: on_wait())
+    def _patiently(self, do: Callable[[], T]) -> T:
+        """Do it; again, after growing pauses, as long as the storage does not answer."""
+        deadline, pause = time.monotonic() + self._patience_s, 1.0
+        while True:
+            try:
+                return do()
+            except StorageError:
+                if time.monotonic() + pause > deadline:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_S)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from eed_search.core.errors import StoreError
+from eed_search.core.errors import StorageError, StoreError
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -44,7 +44,7 @@ class Storage:
             may follow. Keys come from where the provider's own tools look for them.
 
     Raises:
-        StoreError: If the URL is none of those, or the file system cannot be opened.
+        StoreError: If the URL is none of those.
     """
 
     def __init__(self, url: str) -> None:
@@ -63,19 +63,19 @@ class Storage:
         """Write, read and delete a small file.
 
         Raises:
-            StoreError: If one of them fails.
+            StorageError: If one of them fails.
         """
         name = f"{_PROBE}-{uuid.uuid4().hex[:8]}"
         self.write(name, b"eed-search")
         if self.read(name) != b"eed-search":
-            raise StoreError(f"storage {self}: what was written is not read back; is it shared storage?")
+            raise StorageError(f"storage {self}: what was written is not read back; is it shared storage?")
         self.delete(name)
 
     def read(self, name: str) -> bytes | None:
         """Give a file's bytes, or none where there is no such file.
 
         Raises:
-            StoreError: If the storage cannot be reached or refuses.
+            StorageError: If the storage cannot be reached or refuses.
         """
         system, root = self._open()
         try:
@@ -90,7 +90,7 @@ class Storage:
         """Write a file, or replace it.
 
         Raises:
-            StoreError: If the storage cannot be reached or refuses.
+            StorageError: If the storage cannot be reached or refuses.
         """
         system, root = self._open()
         path = posixpath.join(root, name)
@@ -111,7 +111,7 @@ class Storage:
         """Delete a file; one that is not there is none.
 
         Raises:
-            StoreError: If the storage cannot be reached or refuses.
+            StorageError: If the storage cannot be reached or refuses.
         """
         system, root = self._open()
         try:
@@ -129,7 +129,7 @@ class Storage:
             folders: List folders instead of files.
 
         Raises:
-            StoreError: If the storage cannot be reached or refuses.
+            StorageError: If the storage cannot be reached or refuses.
         """
         from pyarrow.fs import FileSelector, FileType
 
@@ -150,7 +150,7 @@ class Storage:
             last: The file that is written last, so that where it lies everything lies.
 
         Raises:
-            StoreError: If the storage cannot be reached or refuses.
+            StorageError: If the storage cannot be reached or refuses.
         """
         files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix() == last):
@@ -160,7 +160,7 @@ class Storage:
         """Copy all files of a folder here, those in its sub-folders too; gives how many there were.
 
         Raises:
-            StoreError: If the storage cannot be reached or refuses.
+            StorageError: If the storage cannot be reached or refuses.
         """
         count = 0
         for file in self.names(name):
@@ -184,12 +184,12 @@ class Storage:
             try:
                 system, root = FileSystem.from_uri(self.url)
             except (OSError, ValueError, pyarrow.ArrowException) as error:
-                raise StoreError(f"storage {self}: cannot be opened ({_first_line(error)})") from error
+                raise StorageError(f"storage {self}: cannot be opened ({_first_line(error)})") from error
             self._opened = system, root
         return self._opened
 
-    def _error(self, what: str, name: str, error: OSError) -> StoreError:
-        return StoreError(
+    def _error(self, what: str, name: str, error: OSError) -> StorageError:
+        return StorageError(
             f"storage {self}: {name} cannot be {what} ({_first_line(error)}); check that it is there, that this machine"
             " reaches it and that its key may read and write"
         )

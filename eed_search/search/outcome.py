@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from eed_search.core.errors import FailureReason, TrialFailure
+from eed_search.core.errors import FailureReason, StorageError, TrialFailure
 from eed_search.core.ledger import STOPPED
 from eed_search.core.params import ParamValue, TrialParams
 from eed_search.core.records import Measurement, RungReading, TrialRecord, metric_problem
@@ -99,6 +99,8 @@ def failure_of(error: BaseException) -> tuple[FailureReason, str]:
     message = f"{type(error).__name__}: {text}" if text else type(error).__name__
     if isinstance(error, TrialFailure):
         return error.reason, text
+    if isinstance(error, StorageError):
+        return "infrastructure", text
     if kinds & {"MemoryError", "OutOfMemoryError"}:
         return "oom", message
     if kinds & {"RayTaskError"}:

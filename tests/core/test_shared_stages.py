@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from eed_search.core.errors import StorageError
 from eed_search.core.shared_stages import SharedStages
 from eed_search.core.storage import Storage
 from eed_search.core.store import Artifact, Store
+from eed_search.search.outcome import failure_of
 
 SETTINGS = {"epochs": 3}
 
@@ -98,3 +100,30 @@ def test_a_store_for_reading_only_fetches_nothing(tmp_path: Path, storage: Stora
 
     assert not machine(tmp_path, "two", storage, read_only=True).has("member.1", made.key)
     assert not (tmp_path / "two").exists()
+
+
+def test_storage_that_comes_back_was_waited_for(tmp_path: Path, storage: Storage) -> None:
+    """It is away when the artifact is to be copied; a second later it is there again."""
+    shared = tmp_path / "shared"
+
+    def away(seed: int) -> Artifact:
+        shared.rename(tmp_path / "away")
+        shared.write_text("not a folder")
+        threading.Timer(0.3, back).start()
+        return make(seed)
+
+    def back() -> None:
+        shared.unlink()
+        (tmp_path / "away").rename(shared)
+
+    machine(tmp_path, "one", storage).get("member.1", SETTINGS, away)
+    machine(tmp_path, "two", storage).get("member.1", SETTINGS, never)
+
+
+def test_storage_that_stays_away_is_the_infrastructure_s_fault(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    shared = SharedStages(Storage(f"file://{tmp_path}/file/below"), patience_s=0)
+
+    with pytest.raises(StorageError, match="cannot be") as caught:
+        Store(tmp_path / "one", shared=shared).get("member.1", SETTINGS, make)
+    assert failure_of(caught.value)[0] == "infrastructure"
