@@ -7,6 +7,7 @@ those that seem non-dominated are (docs/search.md). Here each point gets the pro
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -24,17 +25,23 @@ def front_probability(
     *,
     seed: int,
     num_draws: int = NUM_DRAWS,
+    same: Sequence[Hashable] | None = None,
+    rivals: Bool[np.ndarray, " points"] | None = None,
 ) -> Float[np.ndarray, " points"]:
     """Give the probability that each point is on the true frontier of these points.
 
     The images are weighted anew in each draw, with the same weights for all points: what all get right
-    or wrong together cancels out. Latencies are drawn independently from their intervals.
+    or wrong together cancels out. Latencies are drawn independently from their intervals, but for those
+    of one measurement.
 
     Args:
         right: Whether a point answers an image rightly; the same images for all points, at least one.
         latency_ms: With their 95 % intervals, all above 0.
         seed: Of the draws.
         num_draws: How many; the standard error is at most half over their root, 0.025 for 400.
+        same: Names each point's latency measurement: points of one name share its draw. None: all differ.
+        rivals: Which points may dominate others; all by default. One that is only believed at its best,
+            such as a bound, may be dominated and dominates nothing.
 
     Returns:
         Shares of the draws in which no other point is at least as good in both objectives and better in one.
@@ -46,7 +53,7 @@ def front_probability(
         Bayesian bootstrap: Rubin 1981, https://doi.org/10.1214/aos/1176345338. Its use for frontiers is ours.
     """
     num_points, num_images = right.shape
-    if len(latency_ms) != num_points or num_images == 0:
+    if len(latency_ms) != num_points or num_images == 0 or (same is not None and len(same) != num_points):
         raise ValueError(f"{num_points} points with {num_images} images and {len(latency_ms)} latencies do not fit")
     if num_points == 0:
         return np.zeros(0)
@@ -55,8 +62,14 @@ def front_probability(
     accuracy = (weights / weights.sum(axis=1, keepdims=True)) @ right.T.astype(float)
     middle = np.array([math.log(one.value) for one in latency_ms])
     spread = np.array([math.log(one.high / one.low) / (2 * _Z95) for one in latency_ms])
-    latency = middle + spread * rng.standard_normal((num_draws, num_points))
-    return np.asarray(_on_front(-accuracy, latency).mean(axis=0))
+    noise = rng.standard_normal((num_draws, num_points))
+    if same is not None:
+        first: dict[Hashable, int] = {}
+        noise = noise[:, [first.setdefault(name, i) for i, name in enumerate(same)]]
+    latency = middle + spread * noise
+    if rivals is None or rivals.all():
+        return np.asarray(_on_front(-accuracy, latency).mean(axis=0))
+    return np.asarray(_undominated(-accuracy, latency, rivals).mean(axis=0))
 
 
 def maybe_on_front(
@@ -95,4 +108,19 @@ def _on_front(
         )
     found = np.empty_like(front)
     np.put_along_axis(found, order, front | tied, axis=1)
+    return found
+
+
+def _undominated(
+    first: Float[np.ndarray, "draws points"],
+    second: Float[np.ndarray, "draws points"],
+    rivals: Bool[np.ndarray, " points"],
+) -> Bool[np.ndarray, "draws points"]:
+    """Mark in each draw the points that none of the rivals dominates."""
+    found = np.ones(first.shape, bool)
+    theirs = first[:, rivals], second[:, rivals]
+    for i in range(first.shape[1]):
+        mine = first[:, i, None], second[:, i, None]
+        no_worse = (theirs[0] <= mine[0]) & (theirs[1] <= mine[1])
+        found[:, i] = ~(no_worse & ((theirs[0] < mine[0]) | (theirs[1] < mine[1]))).any(axis=1)
     return found
