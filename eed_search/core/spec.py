@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from eed_search.core.cost import LatencyKind
-from eed_search.core.params import METHODS, SCORES, Order, ParamValue, Recovery, Subsets
+from eed_search.core import names
+from eed_search.core.params import SCORES, LatencyKind, Order, ParamValue, Recovery, Subsets
 
 
 class _Section(BaseModel):
@@ -108,6 +108,19 @@ def _numbers(low: float, high: float, unit: str, *, open_low: bool = False, inte
     return check
 
 
+def _registry(kind: names.Kind) -> Any:
+    one = names.checked(kind)
+
+    def check(dimension: Dimension) -> Dimension:
+        if isinstance(dimension, Range):
+            raise ValueError(f"a range of numbers; allowed: one or a list of {', '.join(names.known(kind))}")
+        for value in dimension.values:
+            one(value)
+        return dimension
+
+    return check
+
+
 def _names(*allowed: str) -> Any:
     def check(dimension: Dimension) -> Dimension:
         if isinstance(dimension, Range):
@@ -136,8 +149,8 @@ class Space(_Section):
     """What one trial chooses. Each entry is one value (fixed), a list, or `{low, high, log, step}`."""
 
     num_members: _Count = Choice(values=(1, 2, 3))
-    method: Annotated[_Dimension, AfterValidator(_names(*METHODS))] = Choice(values=("prune",))
-    score: Annotated[_Dimension, AfterValidator(_names(*SCORES))] = Choice(values=SCORES)
+    method: Annotated[_Dimension, AfterValidator(_registry("method"))] = Choice(values=("prune",))
+    score: Annotated[_Dimension, AfterValidator(_registry("score"))] = Choice(values=SCORES)
     size: _Size = Choice(values=(0.25, 0.5))
     subsets: Annotated[_Dimension, AfterValidator(_names(*get_args(Subsets)))] = Choice(values=("all", "shared"))
     recovery: Annotated[_Dimension, AfterValidator(_names(*get_args(Recovery)))] = Choice(values=("labels", "distill"))
@@ -154,13 +167,22 @@ class Space(_Section):
 class Data(_Section):
     """Which images, and how many go where. Splits are fixed by the search's seed and never overlap."""
 
-    source: Literal["digits", "npz", "cifar10"] = "digits"
-    path: str | None = Field(None, description="folder of the data (npz, cifar10)")
+    source: Annotated[str, AfterValidator(names.checked("source"))] = "digits"
+    path: str | None = Field(None, description="folder of the data")
+    image_size: int | None = Field(
+        None,
+        ge=4,
+        le=1024,
+        description="side to which image_folder scales and crops its images; as they are by default",
+    )
     num_train: int | None = Field(None, ge=10, description="images to train on; all that are left by default")
     num_validation: int = Field(300, ge=10, description="images that rank trials, cut from the training data")
     num_fresh: int = Field(200, ge=10, description="images for the re-check, cut from the training data")
     num_test: int | None = Field(
         None, ge=10, description="images for claims; the whole test set by default (digits: as many as fresh)"
+    )
+    test_share: float | None = Field(
+        None, gt=0, lt=1, description="instead of num_test: share for claims, where the source has no test set"
     )
     augment: Literal["none", "crop_flip"] = "none"
 
@@ -175,7 +197,7 @@ class Threat(_Section):
 class Model(_Section):
     """The dense base network."""
 
-    name: Literal["small_cnn", "resnet18", "vgg16_bn", "mobilenet_v2"] = "small_cnn"
+    name: Annotated[str, AfterValidator(names.checked("model"))] = "small_cnn"
     width: int = Field(64, ge=4, le=1024, description="channels of the first stage")
 
 
@@ -276,7 +298,7 @@ class Members(_Section):
 class Pool(_Section):
     """Team mode `pool`: RD chooses the team from members of every score on every subset."""
 
-    scores: tuple[Literal["nis", "erm", "ase", "bnsf"], ...] = Field(SCORES, min_length=1)
+    scores: tuple[Annotated[str, AfterValidator(names.checked("score"))], ...] = Field(SCORES, min_length=1)
     num_subsets: int = Field(3, ge=1, le=3, description="disjoint parts, one member each, for each score")
     diversity_threshold: float = Field(0.7, ge=0, le=1, description="robust diversity that a team must reach")
     max_members: int = Field(4, ge=2, le=12, description="largest team")
@@ -328,6 +350,11 @@ class LatencySpec(_Section):
         5000, ge=100, le=100_000, description="single calls for p50 and p95 of the frontier; none given below 1000"
     )
     block_ms: float = Field(40, ge=1, le=10_000, description="shortest timed block")
+    node: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$",
+        description="on a cluster: the custom resource of the nodes whose latency counts, such as edge",
+    )
 
 
 class Constraints(_Section):
@@ -386,7 +413,16 @@ class Search(_Section):
         description="a trial or control without progress for this long has failed (timeout); null for no limit",
     )
     racing: bool = Field(True, description="compare trials on their way, and give up those that are surely beaten")
+    image_racing: bool = Field(
+        True, description="give up the attack on a trained team that is surely beaten on the images seen so far"
+    )
     eta: int = Field(3, ge=2, le=10, description="one in so many trials goes on at each rung; the others wait")
+    front_probability: float = Field(
+        0.75,
+        ge=0,
+        le=1,
+        description="a point is reported as the frontier's from this probability on that it truly is; others may belong",
+    )
     sampler: Literal["portfolio", "tpe", "nsga2", "qmc", "random", "gp"] = "portfolio"
     startup_trials: int = Field(8, ge=1, description="random trials before a model is trusted")
     latency_objective: LatencyKind = Field(
@@ -434,6 +470,7 @@ class Spec(_Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="letters, digits, . _ -")
     seed: int = Field(0, ge=0, le=2**31 - 1)
+    plugins: tuple[str, ...] = Field((), description="your own code: files beside this one, or modules")
     data: Data = Data()
     threat: Threat
     model: Model = Model()

@@ -17,8 +17,9 @@ from typing import Annotated, Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from eed_search.core import names, plugins
 from eed_search.core.errors import SpecError
-from eed_search.core.params import SCORED, ParamValue
+from eed_search.core.params import SCORED, ParamValue, is_scored
 from eed_search.core.spec import MOST_STOP, Choice, Range, Search, Space, Spec, shown
 
 MAX_FILE_BYTES = 1 << 20
@@ -50,7 +51,13 @@ class Override:
             raise SpecError([f"--set {path}: {value!r} is not a YAML value ({_first_line(error)})"]) from error
 
 
-def load(path: Path, overrides: Sequence[Override] = (), note: Callable[[str], None] = lambda text: None) -> Spec:
+def load(
+    path: Path,
+    overrides: Sequence[Override] = (),
+    note: Callable[[str], None] = lambda text: None,
+    *,
+    import_plugins: bool = False,
+) -> Spec:
     """Read and check a search-space file.
 
     Entries of the file's `search.first` that only an override of the space makes impossible are left
@@ -60,9 +67,11 @@ def load(path: Path, overrides: Sequence[Override] = (), note: Callable[[str], N
         path: The YAML file.
         overrides: Applied in order before the check, each creating the sections it needs.
         note: Told in one line which entries were left out, and why; not called if none was.
+        import_plugins: Run the user's code under `plugins:`, so that the names it registers are known. Without,
+            names that it may register are let through.
 
     Returns:
-        The file with every default filled in. A relative `data.path` is resolved against the
+        The file with every default filled in, its plugins found. A relative `data.path` is resolved against the
         current folder when the data are read.
 
     Raises:
@@ -72,10 +81,17 @@ def load(path: Path, overrides: Sequence[Override] = (), note: Callable[[str], N
     if "schemes" in as_written and "search" not in as_written:
         raise SpecError([f"{path.name}: is a benchmark file; run `eed-search benchmark {path}`"])
     plain = overridden(as_written, overrides)
+    folder = Path.cwd() if any(one.path == ("plugins",) for one in overrides) else path.parent
+    wrong = [f"{path.name}: {problem}" for problem in _take_in_plugins(plain, folder, run=import_plugins)]
     misfits = _misfits(as_written, plain)
     for i in misfits:
         plain["search"]["first"][i] = {}  # fits every space, and leaves the others their numbers in messages
-    spec = parse(plain, path.name)
+    try:
+        spec = parse(plain, path.name)
+    except SpecError as error:
+        raise SpecError(wrong + error.problems) from error
+    if wrong:
+        raise SpecError(wrong)
     if not misfits:
         return spec
     reasons = "; ".join(f"[{i}] {reason}" for i, reason in misfits.items())
@@ -132,6 +148,11 @@ def parse(plain: dict[str, Any], source: str) -> Spec:
     Raises:
         SpecError: With every mistake, one line each.
     """
+    with names.lenient(not plugins.are_loaded(_entries(plain))):
+        return _parse(plain, source)
+
+
+def _parse(plain: dict[str, Any], source: str) -> Spec:
     try:
         spec = Spec.model_validate(plain)
     except ValidationError as error:
@@ -146,6 +167,29 @@ def parse(plain: dict[str, Any], source: str) -> Spec:
 def to_text(spec: Spec) -> str:
     """Write as a search-space file with every default filled in; `load` reads it back as the same `Spec`."""
     return yaml.safe_dump(spec.to_plain(), sort_keys=False, allow_unicode=True)
+
+
+def _entries(plain: dict[str, Any]) -> list[str]:
+    entries = plain.get("plugins", ())
+    return [one for one in entries if isinstance(one, str)] if isinstance(entries, list | tuple) else []
+
+
+def _take_in_plugins(plain: dict[str, Any], folder: Path, *, run: bool) -> list[str]:
+    """Resolve the plugins of a file in place, and import them if asked; give what is wrong with them."""
+    problems = []
+    for i, entry in enumerate(entries := _entries(plain)):
+        try:
+            entries[i] = plugins.resolve(entry, folder)
+        except ValueError as error:
+            problems.append(f"plugins[{i}]: {error}")
+    if entries and len(entries) == len(plain["plugins"]):
+        plain["plugins"] = entries
+    if run and not problems:
+        try:
+            plugins.load(entries)
+        except SpecError as error:
+            problems += error.problems
+    return problems
 
 
 def _cross_check_around(plain: dict[str, Any], wrong: Sequence[tuple[int | str, ...]]) -> list[str]:
@@ -347,13 +391,18 @@ def _cross_check(spec: Spec) -> list[str]:
         if held > 1797 or (data.num_train is None and held > 1697):
             problems.append(f"data: {held} images asked for; digits has 1,797 in all, and training needs at least 100")
     elif data.path is None:
-        problems.append(f"data.path: is missing; source {data.source} needs a folder (in the file or by --data)")
+        if data.source in names.BUILT_IN["source"]:
+            problems.append(f"data.path: is missing; source {data.source} needs a folder (in the file or by --data)")
     elif not Path(data.path).expanduser().is_dir():
         problems.append(f"data.path: {data.path} is not a folder; give the data's folder (in the file or by --data)")
+    if data.image_size is not None and data.source != "image_folder":
+        problems.append(f"data.image_size: {data.source} has images of one size; leave it out, or take image_folder")
+    if data.test_share is not None and data.num_test is not None:
+        problems.append("data.test_share: num_test says how many already; leave one of them out")
     if spec.data.source == "digits" and (shrinks := _SHRINKS.get(spec.model.name)):
         problems.append(f"model.name: {spec.model.name} shrinks images {shrinks}, digits are 8×8; take small_cnn")
     methods = space.method.values if isinstance(space.method, Choice) else ()
-    if spec.team.mode == "pool" and (unscored := [str(method) for method in methods if method not in SCORED]):
+    if spec.team.mode == "pool" and (unscored := [str(method) for method in methods if not is_scored(str(method))]):
         problems.append(
             f"search.space.method: {unscored[0]} does not look at scores, by which a pool's members differ; take"
             f" {', '.join(SCORED)}, or team.mode direct"
@@ -407,7 +456,7 @@ def removes_channels(spec: Spec, method: str) -> bool:
     """Whether a method's members have fewer channels than the base."""
     if method == "radmm":
         return spec.members.radmm.set == "filter"
-    return method in SCORED and spec.members.granularity == "channel"
+    return method in SCORED and spec.members.granularity == "channel"  # a registered method's: only its making tells
 
 
 def is_sized_before(spec: Spec, method: str) -> bool:

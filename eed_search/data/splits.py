@@ -16,7 +16,8 @@ from torch import Tensor
 from eed_search.core.errors import DataError
 from eed_search.core.seeds import digest, seed_of
 from eed_search.core.spec import Data
-from eed_search.data.sources import Images, load_images
+from eed_search.data.images import Images
+from eed_search.data.sources import load_images
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,8 @@ def load_splits(data: Data, seed: int) -> Splits:
     raw = load_images(data)
     counts = {"validation": data.num_validation, "fresh": data.num_fresh}
     if raw.test is None:
-        counts["test"] = data.num_fresh if data.num_test is None else data.num_test
+        share = data.num_fresh if data.test_share is None else round(data.test_share * len(raw.train))
+        counts["test"] = share if data.num_test is None else data.num_test
     left = len(raw.train) - sum(counts.values())
     counts["train"] = left if data.num_train is None else data.num_train
     if counts["train"] < 10:

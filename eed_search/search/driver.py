@@ -380,7 +380,7 @@ class _Search:
             },
         }
         if self.view.base is not None:
-            event["origin"] = origin.origin(self.spec.data)
+            event["origin"] = origin.origin(self.spec)
         if again.changed:
             event["spec"] = self.spec.to_plain()
         self.journal.append("resume", event)
@@ -429,7 +429,7 @@ class _Search:
         view = self.view
         head = {"name": view.name, "uid": view.uid, "spec": view.spec, "facts": view.facts | measured}
         # The data's files are hashed now: a source may have been downloaded only just before.
-        self.journal.append("run", {**head, "origin": origin.origin(self.spec.data)})
+        self.journal.append("run", {**head, "origin": origin.origin(self.spec)})
         self.journal.base(setting.base)
 
     def _as_before(self, setting: Setting, base: Reference) -> Setting:

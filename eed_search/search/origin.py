@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import eed_search
+from eed_search.core import plugins
 from eed_search.core.spec import Data, Spec
 from eed_search.core.store import sha256_of
 
@@ -26,16 +27,17 @@ _DATA_FILES: dict[str, tuple[str, ...]] = {
     "digits": ("digits.csv.gz",),
     "npz": ("train*.npz", "test*.npz"),
     "cifar10": ("cifar-10-batches-py/*_batch*",),
+    "svhn": ("*_32x32.mat", "train*.npz", "test*.npz"),
 }
 
 
-def origin(data: Data) -> dict[str, dict[str, str]]:
+def origin(spec: Spec) -> dict[str, dict[str, str]]:
     """Hash what a run is made from.
 
     Returns:
-        `code` and `data`, each from file name to `SHA-256:bytes`, in short.
+        `code`, `data` and `plugins` (the user's own code), each from file name to `SHA-256:bytes`, in short.
     """
-    return {"code": code_files(), "data": data_files(data)}
+    return {"code": code_files(), "data": data_files(spec.data), "plugins": plugins.files(spec.plugins)}
 
 
 def code_files() -> dict[str, str]:
@@ -55,7 +57,13 @@ def data_files(data: Data) -> dict[str, str]:
         root = Path(*places[:1]) / "datasets" / "data"
     else:
         root = Path(data.path or "").expanduser()
-    patterns = _DATA_FILES[data.source]
+    if data.source == "image_folder":
+        from eed_search.data import image_folder
+
+        return image_folder.digests(root)
+    if data.source not in _DATA_FILES and data.path is None:
+        return {}  # user code that reads no folder: its own files are in `plugins`
+    patterns = _DATA_FILES.get(data.source, ("**/*",))
     files = [path for pattern in patterns for path in sorted(root.glob(pattern)) if path.is_file()]
     return {str(path.relative_to(root)): _content(path) for path in files}
 
@@ -157,6 +165,7 @@ def drift(
         lines.append(f"eed-search: version {old} → {new}")
     lines += file_drift("eed-search's code", before.get("code", {}), now["code"])
     where = spec.data.path or spec.data.source
+    lines += file_drift("plugins", before.get("plugins", {}), now.get("plugins", {}), contents=True)
     lines += file_drift(f"data ({where})", before.get("data", {}), now["data"], contents=True)
     was = str(facts.get("machine", {}).get("processor", ""))
     if was and was != processor():

@@ -153,7 +153,7 @@ def changes(view: RunView, spec: Spec) -> list[str]:
         for line in origin.spec_drift(view.spec, spec.to_plain())
         if line.partition(":")[0] not in FREE
     ]
-    return lines + origin.drift(view.facts, view.origin, origin.origin(spec.data), spec)
+    return lines + origin.drift(view.facts, view.origin, origin.origin(spec), spec)
 
 
 def _with_trials(spec: Spec, view: RunView, trials: int) -> Spec:

@@ -13,7 +13,7 @@ from eed_search.core.spec_file import Override, load, parse, to_text
 
 MINIMAL = "name: t\nthreat: {eps: 0.1}\n"
 EPS = "(L∞ budget in pixel units on [0, 1]; 8/255 is 0.03137)"
-TOP = "name, seed, data, threat, model, base, members, team, joint, gate, evaluation, latency, controls, search, resources, tracking"
+TOP = "name, seed, plugins, data, threat, model, base, members, team, joint, gate, evaluation, latency, controls, search, resources, storage, tracking"
 PARAMETERS = "num_members, subsets, recovery, order, beta, omega, gamma, gate_threshold, member1.method, member1.score, member1.size, …"
 
 
@@ -46,7 +46,7 @@ ONE_MISTAKE = {
     "base: {lr: null}": "base.lr: null is not a number; allowed: 0..10 without 0 (highest learning rate)",
     "base: {lr: .nan}": "base.lr: nan is not a number; allowed: 0..10 without 0 (highest learning rate)",
     "search: {time_budget_s: .inf}": "search.time_budget_s: inf is not a number; allowed: above 0 (no new trial after this long)",
-    "data: {path: 3}": "data.path: 3 is not text (folder of the data (npz, cifar10))",
+    "data: {path: 3}": "data.path: 3 is not text (folder of the data)",
     "search: {space: {omega: {low: 0, high: 1, log: perhaps}}}": "search.space.omega.log: 'perhaps' is not true or false",
     "team: {pool: {scores: nis}}": "team.pool.scores: 'nis': must be a list",
     # outside
@@ -54,7 +54,7 @@ ONE_MISTAKE = {
     "seed: 99999999999999999999999": "seed: 99999999999999999999999 is outside the allowed 0..2147483647",
     "search: {startup_trials: 0}": "search.startup_trials: 0 is outside the allowed 1 and more (random trials before a model is trusted)",
     "base: {momentum: 1}": "base.momentum: 1 is outside the allowed 0..1 without 1",
-    "model: {name: resnet50}": "model.name: 'resnet50' is not one of small_cnn, resnet18, vgg16_bn, mobilenet_v2",
+    "model: {name: resnet50}": "model.name: 'resnet50' is not one of small_cnn, resnet18, vgg16_bn, mobilenet_v2, torchvision:NAME; did you mean resnet18?",
     "team: {pool: {scores: [nis, foo]}}": "team.pool.scores[1]: 'foo' is not one of nis, erm, ase, bnsf",
     "team: {pool: {scores: []}}": "team.pool.scores: []: is empty; give at least one value",
     "tracking: {experiment: ''}": "tracking.experiment: '': is empty; give at least one value",
@@ -71,7 +71,7 @@ ONE_MISTAKE = {
     "search: {space: {omega: .nan}}": "search.space.omega: nan is neither text nor a finite number",
     "search: {space: {num_members: 2.5}}": "search.space.num_members: 2.5 is not a whole number; allowed: 1..8 (members)",
     "search: {space: {num_members: {low: 1, high: 3, step: 0.5}}}": "search.space.num_members.step: 0.5 is not a whole number; allowed: whole steps (members)",
-    "search: {space: {method: admm}}": "search.space.method: 'admm' is not one of prune, radmm, cstar, learned",
+    "search: {space: {method: admm}}": "search.space.method: 'admm' is not one of prune, radmm, cstar, learned; did you mean radmm?",
     "search: {space: {method: [prune, radmm]}, first: [{member1.method: nis}]}": "search.first[0].member1.method: 'nis' is not one of search.space's prune, radmm",
     "search: {space: {method: radmm}}\nteam: {mode: pool}": "search.space.method: radmm does not look at scores, by which a pool's members differ; take prune, learned, or team.mode direct",
     "search: {space: {score: [nis, foo]}}": "search.space.score: 'foo' is not one of nis, erm, ase, bnsf",

@@ -63,7 +63,7 @@ def test_keys_that_differ_are_named_with_both_values() -> None:
 def test_nothing_changed_is_no_drift() -> None:
     """Same code, same data, same processor."""
     spec = Spec(name="s", threat=Threat(eps=0.1))
-    now = origin(spec.data)
+    now = origin(spec)
     facts = {"versions": versions(), "machine": {"processor": processor()}}
     assert drift(facts, now, now, spec) == []
 
@@ -71,7 +71,7 @@ def test_nothing_changed_is_no_drift() -> None:
 def test_another_version_and_another_processor_are_drift() -> None:
     """Latencies on another processor do not compare."""
     spec = Spec(name="s", threat=Threat(eps=0.1))
-    now = origin(spec.data)
+    now = origin(spec)
     facts = {"versions": {"eed-search": "0.0.0"}, "machine": {"processor": "an abacus"}}
     lines = drift(facts, now, now, spec)
     assert lines[0].startswith("eed-search: version 0.0.0 → ")

@@ -1,0 +1,214 @@
+"""User code that a search-space file names under `plugins:`: where it lies, what it is made of, importing it.
+
+An entry is a file (`my_scores.py`, relative to the search-space file) or a module (`my_package.scores`, looked for
+beside the file first). Reading a file only resolves the entries; `load` runs their code, in the driver and in every worker.
+What a plugin is made of is found by reading, not by running it: its file and what it imports from its own folder.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.machinery
+import importlib.util
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+
+from eed_search.core import names
+from eed_search.core.errors import SpecError
+
+_IN = "::"  # between a folder and a module that lies in it
+_loaded: dict[str, str] = {}
+
+
+def resolve(entry: str, folder: Path) -> str:
+    """Find an entry as a file writes it.
+
+    Args:
+        entry: A file, a module, or one that was resolved before.
+        folder: Of the search-space file.
+
+    Returns:
+        An absolute file, `FOLDER::module` for a module in a folder, or a module that Python finds by itself.
+
+    Raises:
+        ValueError: If there is none; says what to do.
+    """
+    if _IN in entry:
+        at, _, module = entry.partition(_IN)
+        if _find(module, [at]) is None:
+            raise ValueError(f"{module} is not in the folder {at}")
+        return entry
+    if entry.endswith(".py") or "/" in entry:
+        path = (folder / Path(entry).expanduser()).resolve()
+        if not path.is_file():
+            raise ValueError(f"{path} is no file; give a Python file relative to the search-space file, or a module")
+        return str(path)
+    if _find(entry, [str(folder.resolve())]) is not None:
+        return f"{folder.resolve()}{_IN}{entry}"
+    if _find(entry, None) is None:
+        raise ValueError(
+            f"no module {entry} in {folder.resolve()} nor installed; give a module or a file such as my.py"
+        )
+    return entry
+
+
+def sources(entry: str) -> list[Path]:
+    """List the files that a resolved entry is made of: its own, and those of its folder that it imports.
+
+    Returns:
+        Existing files, in the order in which they are met.
+    """
+    if not _is_module(entry):
+        first, root = Path(entry), Path(entry).parent
+    else:
+        at, _, module = entry.rpartition(_IN)
+        found = _find(module, [at] if at else None)
+        if found is None:
+            return []
+        first = found
+        root = Path(at) if at else first.parents[module.count(".") + (first.name == "__init__.py")]
+    files: list[Path] = []
+    todo = [first]
+    while todo:
+        path = todo.pop(0)
+        if path in files or not path.is_file():
+            continue
+        files.append(path)
+        todo += _imported(path, root)
+    return files
+
+
+def digest(entry: str) -> str:
+    """Hash the contents of all files of a resolved entry."""
+    sha = hashlib.sha256()
+    for path in sources(entry):
+        content = path.read_bytes()
+        sha.update(f"{path.name}:{len(content)}:".encode() + content)
+    return sha.hexdigest()[:32]
+
+
+def files(entries: Iterable[str]) -> dict[str, str]:
+    """Hash every file of some resolved entries, by path: what a resumed search must find unchanged."""
+    paths = {path for entry in entries for path in sources(entry)}
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in sorted(paths)}
+
+
+def are_loaded(entries: Sequence[str]) -> bool:
+    """Whether all entries are imported in this process."""
+    return all(entry in _loaded for entry in entries)
+
+
+def load(entries: Sequence[str]) -> None:
+    """Import resolved entries; one that is imported already, and has not changed, is left alone.
+
+    Raises:
+        SpecError: With one line for each that cannot be imported, registers nothing, or registers it wrongly.
+    """
+    problems = []
+    for i, entry in enumerate(entries):
+        if problem := _load(entry):
+            problems.append(f"plugins[{i}]: {problem}")
+    if problems:
+        raise SpecError(problems)
+
+
+def _load(entry: str) -> str:
+    try:
+        now = digest(entry)
+    except OSError as error:
+        return f"{entry} cannot be read ({error.strerror})"
+    if _loaded.get(entry) == now:
+        return ""
+    if not sources(entry):
+        return f"{entry} is gone; put it back, or take it out of plugins"
+    again = _loaded.pop(entry, None) is not None
+    try:
+        with names.importing(entry, now):
+            _run(entry, again)
+    except SpecError as error:
+        return "; ".join(error.problems)
+    except SyntaxError as error:
+        return f"{error.filename}, line {error.lineno}: is not Python ({error.msg}); correct it"
+    except (Exception, SystemExit) as error:  # whatever user code raises
+        return f"{_where(error, entry)}: {type(error).__name__}: {error}; it must be importable by itself"
+    if not names.by_plugin(entry):
+        names.forget(entry)
+        return f"{entry} registers nothing; decorate a function, such as @plugins.score('my_score')"
+    _loaded[entry] = now
+    return ""
+
+
+def _run(entry: str, again: bool) -> None:
+    """Run a plugin's code; the new text, where an older one was imported before."""
+    at, _, module = entry.rpartition(_IN) if _is_module(entry) else (str(Path(entry).parent), "", "")
+    if at and at not in sys.path:
+        sys.path.insert(0, at)  # for good: functions may import later
+    stale = set(sources(entry)) if again else set()
+    for name, found in list(sys.modules.items()) if again else ():
+        if (file := getattr(found, "__file__", None)) and Path(file) in stale:
+            del sys.modules[name]
+    importlib.invalidate_caches()
+    if module:
+        importlib.import_module(module)
+        return
+    path = Path(entry)
+    name = f"eed_search_plugin_{path.stem}_{hashlib.sha256(entry.encode()).hexdigest()[:8]}"
+    made = ModuleType(name)
+    made.__file__ = entry
+    sys.modules[name] = made  # dataclasses and pickles look their module up
+    try:
+        # compiled here: Python's cache of compiled files goes by time and size, and could be an older text's
+        exec(compile(path.read_bytes(), entry, "exec"), made.__dict__)
+    except BaseException:
+        del sys.modules[name]
+        raise
+
+
+def _where(error: BaseException, entry: str) -> str:
+    """Name the plugin's own line that was being run."""
+    own = {str(path) for path in sources(entry)}
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in own]
+    return f"{lines[-1].filename}, line {lines[-1].lineno}" if lines else entry
+
+
+def _is_module(entry: str) -> bool:
+    return _IN in entry or not entry.endswith(".py")
+
+
+def _find(module: str, path: Sequence[str] | None) -> Path | None:
+    """Find a module's file without importing anything, its packages included."""
+    found = None
+    for part in module.split("."):
+        # a name without dots is found without an import
+        look = importlib.util.find_spec if path is None else importlib.machinery.PathFinder.find_spec
+        found = look(part, path)  # type: ignore[arg-type]
+        if found is None:
+            return None
+        path = list(found.submodule_search_locations or ())
+    return Path(found.origin) if found is not None and found.origin else None
+
+
+def _imported(path: Path, root: Path) -> Iterator[Path]:
+    """Find the files below a folder that a file imports, packages' own files included."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return
+    for node in ast.walk(tree):
+        wanted: list[tuple[Path, str]] = []
+        if isinstance(node, ast.Import):
+            wanted = [(root, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = path.parents[node.level - 1] if 0 < node.level <= len(path.parents) else root
+            base = f"{node.module}." if node.module else ""
+            wanted = [(start, f"{base}{alias.name}") for alias in node.names]
+        for start, dotted in wanted:
+            parts = dotted.split(".")
+            for end in range(1, len(parts) + 1):
+                below = start.joinpath(*parts[:end])
+                yield from (one for one in (below.with_suffix(".py"), below / "__init__.py") if one.is_file())
