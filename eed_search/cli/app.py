@@ -410,6 +410,56 @@ def ui(
     body(run, port=port, home=home, wish=_wish(address, cluster, local))
 
 
+@app.command("mlflow-server")
+def mlflow_server(
+    database: Annotated[
+        str | None,
+        typer.Option(
+            "--database",
+            envvar="EED_SEARCH_DATABASE",
+            metavar="URI",
+            help="PostgreSQL, such as postgresql:///mlflow?host=/var/run/postgresql; SQLite in the home by default.",
+            show_default=False,
+        ),
+    ] = None,
+    artifacts: Annotated[
+        str | None,
+        typer.Option(
+            "--artifacts",
+            metavar="PATH",
+            help="Folder or URI (s3://…) of the files; a folder in the home by default.",
+            show_default=False,
+        ),
+    ] = None,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port on this machine; 0 takes a free one.")
+    ] = 5000,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-host",
+            metavar="HOST:PORT",
+            help="Answer to this name too, for a proxy before it; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    background: Annotated[
+        bool, typer.Option("--background", help="Start it, or find it running, and return when it answers.")
+    ] = False,
+    upgrade: Annotated[
+        bool, typer.Option("--upgrade", help="Bring an older MLflow's tables up to date; make a copy first.")
+    ] = False,
+    home: Home = DEFAULT_HOME,
+    debug: Debug = False,
+) -> None:
+    """Serve MLflow for every search of a home, and many people at once."""
+    from eed_search.cli.mlflow_server import mlflow_server as body
+    from eed_search.tracking.home_server import Wanted
+
+    wanted = Wanted(home, database, artifacts, port, tuple(allow_host or ()), upgrade)
+    body(wanted, background=background)
+
+
 @app.command()
 def doctor(
     cluster: Annotated[

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from eed_search.core.errors import EedSearchError, SpecError, StoreError
+from eed_search.core.errors import EedSearchError, RunError, SpecError, StoreError
 from eed_search.core.failpoints import fail_point
 from eed_search.core.ledger import STOPPED, Event, RunView
 from eed_search.core.params import ParamValue
@@ -37,6 +37,7 @@ from eed_search.core.records import (
     TrialRecord,
 )
 from eed_search.core.spec import Choice, Range, Spec
+from eed_search.tracking.server import NOTE_NAME, is_healthy, read_note
 from eed_search.tracking.text import flatten, team_title
 from eed_search.tracking.verdict import judge
 
@@ -64,6 +65,27 @@ def database_uri(home: Path) -> str:
 def artifact_folder(home: Path) -> Path:
     """Name the folder of MLflow's artifacts."""
     return home.resolve() / "mlartifacts"
+
+
+def home_uri(home: Path) -> str:
+    """Name where a home's searches are tracked: by the server started for it, else in its own database.
+
+    Raises:
+        RunError: If the server keeps its data elsewhere and does not answer; nothing is split in two.
+    """
+    own = database_uri(home)
+    note = read_note(home)
+    if note is None:
+        return own
+    if is_healthy(note.url):
+        return note.url
+    if note.database == own:
+        return own
+    raise RunError(
+        f"{home / NOTE_NAME}: MLflow's server at {note.url}, which serves this home, does not answer; start it again:"
+        f" eed-search mlflow-server --background --home {home} --database '{note.database}'; or remove that file, and"
+        " MLflow's data lie under the home from now on"
+    )
 
 
 def quiet_mlflow() -> None:
@@ -109,7 +131,7 @@ class MlflowTracker:
     """
 
     def __init__(self, spec: Spec, home: Path, name: str, uid: str = "") -> None:
-        self.uri = spec.tracking.uri or database_uri(home)
+        self.uri = spec.tracking.uri or home_uri(home)
         self.parent_run_id = ""
         self.taken_up = False
         self.num_calls = 0
@@ -136,14 +158,14 @@ class MlflowTracker:
 
         Raises:
             SpecError: If `tracking.uri` cannot be used.
-            StoreError: If the home's own database cannot be made.
+            StoreError: If the home's own database cannot be made, or its server cannot be used.
         """
         try:
-            if self._spec.tracking.uri:
-                _reach(self.uri)
-            else:
+            if self.uri == database_uri(self._home):
                 artifact_folder(self._home).mkdir(parents=True, exist_ok=True)
-                _make_database(self._home, self._name)
+                make_database(self._home, self._name)
+            else:
+                _reach(self.uri)
             self._mlflow = connect(self.uri)
             self._experiment_id = self._experiment(self._spec.tracking.experiment)
             self._look_up()
@@ -167,6 +189,11 @@ class MlflowTracker:
                     " http://127.0.0.1:5000, or a database such as sqlite:////absolute/mlflow.db;"
                     " leave it out for a database under the home"
                 ]
+            )
+        if self.uri != database_uri(self._home):
+            return StoreError(
+                f"{self._home / NOTE_NAME}: MLflow's server at {self.uri} cannot be used ({one_line(error)});"
+                " start it again: eed-search mlflow-server"
             )
         return StoreError(
             f"{self._home / 'mlflow.db'}: MLflow's database cannot be used ({one_line(error)});"
@@ -543,10 +570,14 @@ def _name(key: str) -> str:
     return "".join(c if c.isalnum() or c in "_-. :/" else "_" for c in key)[:250]
 
 
-def _make_database(home: Path, name: str) -> None:
+def make_database(home: Path, name: str) -> None:
     """Make the home's own database if there is none, so that it appears with all its tables or not at all.
 
     MLflow takes seconds for that, and cannot go on with a database whose tables are half made.
+
+    Args:
+        home: Its folder.
+        name: Of who makes it; one writer for each name.
     """
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 

@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
 import subprocess
-import sys
 import tempfile
-import threading
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from eed_search.core.errors import RunError
 from eed_search.core.ledger import FILE_NAME, read_run
-from eed_search.tracking.mlflow_log import PARENT_TAG, artifact_folder, connect, database_uri, one_line
+from eed_search.tracking import server
+from eed_search.tracking.mlflow_log import PARENT_TAG, artifact_folder, connect, database_uri, home_uri, one_line
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-HOST = "127.0.0.1"
 MAX_COMPARED = 200  # runs in one link: its length stays below what browsers and servers take
-_START_S = 120.0
 _MODE = "workflowType=machine_learning"  # else the pages open in MLflow's mode for language models
 
 
@@ -82,8 +72,8 @@ class Ui:
 def serve(home: Path, name: str | None, port: int = 5000) -> Iterator[Ui]:
     """Serve a home's MLflow database while the block runs.
 
-    One worker, no job execution: 0.4 GB of memory instead of 2.2. Where the search wrote to a
-    server of its own (`tracking.uri`), nothing is started and the links lead there.
+    One worker, no job execution: 0.4 GB of memory instead of 2.2. Where the search wrote to another
+    server (`tracking.uri`, or that of `eed-search mlflow-server`), nothing is started and the links lead there.
 
     Args:
         home: The folder that holds `mlflow.db`.
@@ -102,16 +92,16 @@ def serve(home: Path, name: str | None, port: int = 5000) -> Iterator[Ui]:
         address = uri.rstrip("/")
         yield Ui(address, find_links(uri, address, name))
         return
-    port = _free_port(port)
-    url = f"http://{HOST}:{port}"
-    with tempfile.TemporaryFile() as log, _ends_on_sigterm():
-        server = _start(uri, home, port, log)
+    port = server.free_port(port, "eed-search ui")
+    url = f"http://{server.HOST}:{port}"
+    with tempfile.TemporaryFile() as log, server.ends_on_sigterm():
+        process = server.start(uri, str(artifact_folder(home)), home, port, log)
         try:
             links = find_links(uri, url, name)  # while the server starts: both take seconds
-            _wait_until_ready(server, url, log)
-            yield Ui(url, links, server)
+            server.wait_until_ready(process, url, log)
+            yield Ui(url, links, process)
         finally:
-            _stop(server)
+            server.stop(process)
 
 
 def find_links(uri: str, url: str, name: str | None) -> Links | None:
@@ -184,87 +174,7 @@ def _store(home: Path, name: str | None) -> str:
         uri = read_run(home / name).spec.get("tracking", {}).get("uri")
         if uri:
             return str(uri)
-    if not (home / "mlflow.db").is_file():
+    uri = home_uri(home)
+    if uri == database_uri(home) and not (home / "mlflow.db").is_file():
         raise RunError(f"{home}: holds no MLflow database (mlflow.db); launch a search first, or name another --home")
-    return database_uri(home)
-
-
-def _free_port(port: int) -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port just left is free
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise RunError(
-                f"--port {port}: cannot listen on {HOST} ({error.strerror}); is eed-search ui running already?"
-                " Allowed: a free port from 1024 to 65535, or 0 for any; give another --port"
-            ) from error
-        except OverflowError as error:
-            raise RunError(f"--port {port}: is outside 0..65535; give another --port") from error
-        return int(probe.getsockname()[1])
-
-
-def _start(uri: str, home: Path, port: int, log: Any) -> subprocess.Popen[bytes]:
-    environment = {
-        **os.environ,
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }
-    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", uri, "--artifacts-destination", str(artifact_folder(home))]
-    # A session of its own: Ctrl-C reaches us alone, and ending its process group ends its workers.
-    return subprocess.Popen(
-        command, cwd=home, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-    )
-
-
-def _wait_until_ready(server: subprocess.Popen[bytes], url: str, log: Any) -> None:
-    deadline = time.monotonic() + _START_S
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
-                if answer.status == 200:
-                    return
-        except (urllib.error.URLError, OSError):
-            pass
-        time.sleep(0.2)
-    ended = server.poll()
-    _stop(server)
-    log.seek(0)
-    last = log.read().decode(errors="replace").strip().splitlines()[-5:]
-    what = f"ended with exit code {ended}" if ended is not None else f"did not answer within {_START_S:g} s"
-    raise RunError(f"{url}: MLflow's server {what}; its last lines: {' | '.join(last) or 'none'}")
-
-
-def _stop(server: subprocess.Popen[bytes]) -> None:
-    """End the server and its workers: only the process group that was started here."""
-    for sign, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
-        try:
-            os.killpg(server.pid, sign)
-        except ProcessLookupError:
-            break
-        try:
-            server.wait(patience)
-        except subprocess.TimeoutExpired:
-            continue
-        break
-    server.wait(1)
-
-
-@contextmanager
-def _ends_on_sigterm() -> Iterator[None]:
-    """Leave the block in order when the terminal or a service manager asks the process to end."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(number: int, frame: FrameType | None) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    signals = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, leave) for number in signals]
-    try:
-        yield
-    finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)
+    return uri
