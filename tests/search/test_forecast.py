@@ -98,14 +98,15 @@ def test_a_member_on_shared_images_sees_half_of_them() -> None:
 
 
 def test_a_team_costs_its_members_and_every_surrogate() -> None:
-    """Joint steps add up times the measured factor; the executed path and both prefixes are attacked."""
+    """Joint steps add up times the measured factor; executed path, both prefixes and the gate's cost are attacked."""
     spec = _spec(trials=1)
     one = forecast(spec, UNITS, [_draw("nis")], Stock(), slots=1)
     two = forecast(spec, UNITS, [_draw("nis", "erm")], Stock(), slots=1)
     assert _seconds(two, "joint fine-tuning") == (2 * 1.5 * 4, 2 * 1.5 * 4)
-    # Beside the trials: three surrogates of two members, each alone, and the base that all are compared on.
+    # Beside the trials: three surrogates of two members, each alone, the base that all are compared on, and two
+    # runs of the attack on the gate's cost, 11 passes of 10 images through two members each.
     beside = two.trials_s.low - one.trials_s.low - (2 * 1.5 * 4 - 4) - (6 + 11)
-    assert beside == pytest.approx(3 * 2 * 1 + 2 + 1 - 1)
+    assert beside == pytest.approx(3 * 2 * 1 + 2 + 1 - 1 + 2 * 11 * 10 * 0.02)
 
 
 def test_what_the_store_holds_costs_nothing() -> None:
