@@ -403,8 +403,8 @@ class Workshop:
             "architecture": signature(model, self.data.image_shape),
             "reference": reference_signature,
             "runtime": _runtime_version(),
-            "protocol": spec.latency.model_dump(exclude={"final_rounds", "final_calls"}),
-            "machine": machine_name(),
+            "protocol": spec.latency.model_dump(exclude={"final_rounds", "final_calls", "node"}),
+            "machine": getattr(probe, "machine", "") or machine_name(),  # the probe may be on another node
         }
 
         def compute(seed: int) -> Artifact:
@@ -431,7 +431,7 @@ class Workshop:
             "reference": signature(base, shape),
             "dense_ms": dense_ms,
             "runtime": _runtime_version(),
-            "protocol": spec.latency.model_dump(),
+            "protocol": spec.latency.model_dump(exclude={"node"}),
             "machine": machine_name(),
         }
         settings = [

@@ -53,7 +53,7 @@ from eed_search.evaluation.deploy import deploy
 from eed_search.evaluation.latency import LatencyProbe, Probe, RatioEstimate, additive_latency
 from eed_search.evaluation.robust import Judgement
 from eed_search.models import count_macs, signature
-from eed_search.stages import Deployed, Report, TrainedMember, Workshop, open_workshop
+from eed_search.stages import Deployed, Report, TrainedMember, Workshop, machine_name, open_workshop
 
 _RUNG_SHARE = 0.5  # of the images, and of the attack's steps, at a rung
 _SLACK = 1.1  # how far beyond the slowest threshold hypervolume is measured to
@@ -78,6 +78,7 @@ class Setting:
     store_root: str
     base: Reference
     gate_ms: float
+        machine: The kind of machine that latencies belong to.
     num_classes: int
     image_shape: tuple[int, int, int]
 
@@ -86,12 +87,22 @@ class Setting:
         """Key of the base's weights in the store."""
         return self.base.measurement.artifact.partition("/")[2]
 
+    machine: str = ""
 
 def prepare(spec: Spec, store_root: Path, report: Report) -> Setting:
     """Train the dense base, evaluate it, and take the reference latency.
 
     Called once, with the whole machine to itself, before any worker starts: the reference latency
     is wall-clock time from a quiet window, and so are the latencies of the space's sizes.
+
+def train_base(spec: Spec, store_root: Path, report: Report) -> None:
+    """Train the dense base and evaluate it, where `prepare` is called on another machine: it finds both in the store."""
+    report("data")
+    shop = open_workshop(spec, store_root, report, whole_machine=True)
+    shop.check_sizes()
+    base, base_key = shop.base()
+    shop.judgement([base], base_key, Gate(), name="the dense base")
+
 
     Args:
         spec: The search-space file.
@@ -147,6 +158,7 @@ def make_probe(setting: Setting) -> LatencyProbe:
     shop = open_workshop(setting.spec, setting.store_root, lambda text: None)
     return _probe(shop, shop.base()[0])
 
+        machine_name(),
 
 def run(
     number: int, params: TrialParams, setting: Setting, probe: Probe, report: Report, rung: int | None = None

@@ -16,7 +16,7 @@ from eed_search.cluster.where import Wish
 from eed_search.core.errors import BundleError
 from eed_search.core.points import select as select_point
 from eed_search.core.storage import Storage
-from eed_search.tracking.text import per_cent, team_title, with_arm
+from eed_search.tracking.text import how_fast, per_cent, team_title, with_arm
 
 _LAST = "manifest.sha256"  # where it lies, all of a bundle lies
 
@@ -62,7 +62,7 @@ def export(
         raise BundleError(f"--out {out}: exists already and is left as it is; give a new folder")
     m = point.measurement
     say(f"{folder.name} {point.id} ({team_title(point.params)}): robust {per_cent(m.robust_accuracy)},")
-    say(f"  {with_arm(m.latency.latency_ms)} ms, {with_arm(m.latency.speedup)} × as fast as the dense base")
+    say(f"  {with_arm(m.latency.latency_ms)} ms, beside the dense base {how_fast(m)}")
 
     from eed_search.trial import export_point  # loads torch
 

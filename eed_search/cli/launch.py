@@ -12,39 +12,81 @@ import typer
 
 from eed_search.cli.check import summary
 from eed_search.cli.console import say
+from eed_search.cli.elsewhere import There, default_name, is_sent
 from eed_search.cli.guard import INTERRUPTED, TERMINATED
 from eed_search.cli.space_file import Changes, find, read
-from eed_search.core.errors import RunError
+from eed_search.cluster.where import Place, Wish
+from eed_search.cluster.where import find as find_place
+from eed_search.core.errors import RunError, SpecError
+from eed_search.core.spec_file import to_text
 
 if TYPE_CHECKING:
     from eed_search.core.ledger import RunView
+    from eed_search.search.workers import Workers
+
+SPACE_FILE = "search_space.yaml"
 
 
-def launch(file: Path | None, changes: Changes, *, home: Path, name: str | None) -> None:
-    """Run a search and show its result.
+def launch(file: Path | None, changes: Changes, *, home: Path, name: str | None, wish: Wish) -> None:
+    """Run a search here or on a cluster, and show its result.
 
     Args:
         file: The search-space file, or a packaged one's name; none takes the embedded digits.
         changes: What the command line changes in it.
         home: Everything that the search writes lies under it.
         name: The search's name; none lets the search choose.
+        wish: Where to run.
 
     Raises:
         SpecError: With every mistake of the file; nothing was started.
-        RunError: If no trial gave a point.
+        RunError: If no trial gave a point, or the cluster is not reached.
     """
-    spec = read(file, changes)
-    say(f"Searching {find(file)}")
-    for line in summary(spec):
-        say(f"  {line}")
+    place = find_place(wish)
+    sent = is_sent()
+    if not sent:
+        say(place.text)
+    spec = read(file, changes, data_here=place.kind != "submit")
+    if not sent:
+        say(f"Searching {find(file)}")
+        for line in summary(spec):
+            say(f"  {line}")
+    if place.kind == "submit":
+        name = name or default_name(spec.name)
+        files = {SPACE_FILE: to_text(spec)}
+        There(place, wish, home).drive(["launch", SPACE_FILE, "--name", name], name=name, files=files)
+        return
 
     from eed_search import trial  # from here on torch, Ray and the rest are loaded
     from eed_search.cli.progress import progress
     from eed_search.search import run
 
-    with stopped_at_once(home), progress() as listener:
-        view = run(spec, home=home, name=name, pipeline=trial, listener=listener)
+    with stopped_at_once(home), progress() as listener, workers_at(place, spec.latency.node) as workers:
+        view = run(spec, home=home, name=name, pipeline=trial, listener=listener, workers=workers)
     conclude(view, home / view.name, home)
+
+
+@contextmanager
+def workers_at(place: Place, latency_node: str | None) -> Iterator[Workers | None]:
+    """Give the workers of a place; none for this machine's own, which a search starts itself.
+
+    Raises:
+        SpecError: If a kind of node is named and there is only this machine.
+        RunError: If there is no Ray to join.
+    """
+    if place.kind == "here":
+        if latency_node is not None:
+            raise SpecError(
+                [
+                    f"latency.node: {latency_node}: names a kind of a cluster's nodes, and this is one machine; launch on a"
+                    " cluster (--cluster FILE, --address), or `--set latency.node=null`"
+                ]
+            )
+        yield None
+        return
+    from eed_search.search.joined import joined_ray
+
+    with joined_ray(place.address, latency_node) as workers:
+        yield workers
 
 
 @contextmanager

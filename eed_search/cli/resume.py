@@ -5,14 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 
 from eed_search.cli.console import say
+from eed_search.cli.elsewhere import There, flags, is_sent
+from eed_search.cli.fetch import bring
 from eed_search.cli.homes import Found, find_by_state
-from eed_search.cli.launch import conclude, stopped_at_once
+from eed_search.cli.launch import conclude, stopped_at_once, workers_at
+from eed_search.cluster.where import Wish
+from eed_search.cluster.where import find as find_place
 from eed_search.core.ledger import RunView
 
 _UNFINISHED = ("interrupted", "stopped", "failed")
 
 
-def resume(run: str | None, *, home: Path, trials: int | None, allow_drift: bool, force: bool) -> None:
+def resume(
+    run: str | None,
+    *,
+    home: Path,
+    trials: int | None,
+    allow_drift: bool,
+    force: bool,
+    wish: Wish,
+    storage: str | None = None,
+) -> None:
     """Take a search up again and show its result.
 
     Args:
@@ -21,10 +34,25 @@ def resume(run: str | None, *, home: Path, trials: int | None, allow_drift: bool
         trials: Trials in all, instead of what its file says.
         allow_drift: Go on although something changed.
         force: Take up a search that was cancelled.
+        wish: Where to run.
+        storage: Shared storage that the search is fetched from first, and copied to.
 
     Raises:
         RunError: If there is none, or it cannot be taken up; says why.
     """
+    place = find_place(wish)
+    if not is_sent():
+        say(place.text)
+    if place.kind == "submit":
+        words = [
+            "resume",
+            *([run] if run else []),
+            *flags(trials=trials, allow_drift=allow_drift, force=force, storage=storage),
+        ]
+        There(place, wish, home).drive(words, name=run, files={})
+        return
+    if storage is not None:
+        bring(run, storage, home)
     states = (*_UNFINISHED, "cancelled") if force else _UNFINISHED
     found = find_by_state(home, run, states, "waiting to be resumed")
     for line in plan(found, trials):
@@ -35,9 +63,17 @@ def resume(run: str | None, *, home: Path, trials: int | None, allow_drift: bool
     from eed_search.search.resume import resume as go_on
 
     folder = found.folder
-    with stopped_at_once(home), progress() as listener:
+    node = found.view.spec.get("latency", {}).get("node")
+    with stopped_at_once(home), progress() as listener, workers_at(place, node) as workers:
         view: RunView = go_on(
-            folder, pipeline=trial, listener=listener, trials=trials, allow_drift=allow_drift, force=force
+            folder,
+            pipeline=trial,
+            listener=listener,
+            trials=trials,
+            allow_drift=allow_drift,
+            force=force,
+            workers=workers,
+            storage=storage,
         )
     conclude(view, folder, folder.parent)
 

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from eed_search.cli.console import console, is_terminal, say
+from eed_search.cli.elsewhere import elsewhere, flags
 from eed_search.cli.homes import Found, find_run, found_runs
 from eed_search.cli.result import command, duration, where
+from eed_search.cluster.where import Wish
+from eed_search.core.cost import attacked_speedup
 from eed_search.core.points import frontier, run_hypervolume
 from eed_search.search.journal import NOW_FILE
 from eed_search.search.lock import driver_of
@@ -23,7 +26,7 @@ _MOST = 8
 _WIDTH = 80
 
 
-def status(run: str | None, *, home: Path, watch: bool, as_json: bool) -> None:
+def status(run: str | None, *, home: Path, watch: bool, as_json: bool, wish: Wish) -> None:
     """Print how a search stands.
 
     Args:
@@ -31,10 +34,14 @@ def status(run: str | None, *, home: Path, watch: bool, as_json: bool) -> None:
         home: The folder that holds every search.
         watch: Print again until it does not run any more.
         as_json: Print one JSON object for other programs; with `watch`, one a line.
+        wish: Where the search is.
 
     Raises:
         RunError: If there is no such search.
     """
+    if there := elsewhere(wish, home):
+        there.ask(["status", *([run] if run else []), *flags(watch=watch, as_json=as_json)])
+        return
     folder = find_run(home, run)
     found = Found.at(folder)
     if watch and is_terminal() and not as_json:

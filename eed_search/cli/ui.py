@@ -5,20 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 
 from eed_search.cli.console import say
+from eed_search.cli.elsewhere import elsewhere
 from eed_search.cli.homes import find_run
+from eed_search.cluster.where import Wish
 
 
-def ui(run: str | None, *, port: int, home: Path) -> None:
+def ui(run: str | None, *, port: int, home: Path, wish: Wish) -> None:
     """Serve a home's MLflow pages and print the links worth opening.
 
     Args:
         run: The search; none takes the latest.
         port: Port on this machine; 0 takes a free one.
         home: The folder that holds every search.
+        wish: Where the search is.
 
     Raises:
         RunError: If there is no such search, the port is taken, or MLflow's server does not start.
     """
+    if there := elsewhere(wish, home):
+        there.pages(["ui", *([run] if run else [])], port)
+        return
     folder = find_run(home, run)
     say("Starting MLflow, which takes some seconds …")
 

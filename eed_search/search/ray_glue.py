@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,13 +29,13 @@ from eed_search.search.lock import Driver, this_process
 from eed_search.search.monitor import control_label, reporter, trial_label
 from eed_search.search.outcome import attempt
 from eed_search.search.watchdog import SOFT
+from eed_search.search.placement import PROBE_RESOURCE
 from eed_search.search.workers import call
 
 if TYPE_CHECKING:
     from eed_search.evaluation.latency import Probe, RatioEstimate
     from eed_search.trial import Setting
 
-PROBE_RESOURCE = "latency_probe"
 START_TRIES = 3
 _PREFIX, _OWNER = "eed-", "owner.json"
 _CLEAR_S = 10.0
@@ -83,14 +83,14 @@ def local_ray() -> Iterator[Machine]:
     temporary folder (a socket's path may not be long) that is removed at the end; of a driver that was
     killed, by the next one.
     """
-    _quiet_environment()
+    quiet_environment()
     import ray
 
     clear_dead_sessions()
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_temp_root()))
     (folder / _OWNER).write_text(json.dumps(asdict(this_process())))
     try:
-        with _logs_not_on_terminal():
+        with logs_not_on_terminal():
             _start(folder)
             try:
                 total = ray.cluster_resources()
@@ -134,11 +134,14 @@ def _start(folder: Path) -> None:
                 ) from error
 
 
-def _quiet_environment() -> None:
-    """Set what Ray and Tune read from the environment, before they are imported."""
+def quiet_environment(*, own_token: bool = True) -> None:
+    """Set what Ray and Tune read from the environment, before they are imported.
+
+    Args:
+        own_token: Close a session of our own to others; one that is joined has a token already.
+    """
     wanted = {
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in a file mean what they meant to the user
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is the record
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver handles it
@@ -147,8 +150,10 @@ def _quiet_environment() -> None:
         "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "3600",  # trials wait for controls
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
-    if "ray" not in sys.modules:
-        wanted["RAY_AUTH_MODE"] = "token"
+    if own_token:
+        wanted["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        if "ray" not in sys.modules:
+            wanted["RAY_AUTH_MODE"] = "token"
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
 
@@ -192,7 +197,8 @@ def _holders(folder: Path) -> list[int]:
 
 
 @contextmanager
-def _logs_not_on_terminal() -> Iterator[None]:
+def logs_not_on_terminal() -> Iterator[None]:
+    """Keep what Ray's driver side logs off the screen."""
     logger = logging.getLogger("ray")
     before = (logger.handlers[:], logger.propagate)
     logger.handlers, logger.propagate = [logging.NullHandler()], False
@@ -226,16 +232,32 @@ class ProbeActor:
         self._probe: Probe = pipeline.make_probe(setting)
 
     def measure(self, onnx: bytes) -> RatioEstimate:
-        """Measure one network against the dense base."""
-        return self._probe.measure(onnx)
+        """Measure one network against the dense base, while no other search measures on this machine."""
+        with measuring():
+            return self._probe.measure(onnx)
+
+
+@contextmanager
+def measuring() -> Iterator[None]:
+    """Hold this machine's one slot for timing among all searches of this user on it."""
+    from filelock import FileLock
+
+    with FileLock(str(Path(tempfile.gettempdir()) / f"eed-search-latency-{os.getuid()}.lock")):
+        yield
 
 
 class RemoteProbe:
-    """The probe as a trial sees it: the call waits for its turn at the one probe actor."""
+    """The probe as a trial sees it: the call waits for its turn at the one probe actor.
 
-    def __init__(self, actor: Any) -> None:
+    Args:
+        actor: The probe actor.
+        machine: The machine whose latencies it gives; empty for that of the caller.
+    """
+
+    def __init__(self, actor: Any, machine: str = "") -> None:
         self._actor = actor
 
+        self.machine = machine
     def measure(self, onnx: bytes) -> RatioEstimate:
         """Measure one network against the dense base.
 
@@ -333,10 +355,11 @@ def forget_empty(path: Path) -> None:
             path.parent.rmdir()
 
 
-def alone_task(pipeline: Any, what: str, arguments: dict[str, Any], who: str, monitor: Any) -> Any:
-    """Call one function of the pipeline."""
+def alone_task(pipeline: Any, what: str, arguments: dict[str, Any], who: str, monitor: Any, timed: bool) -> Any:
+    """Call one function of the pipeline; one that is timed takes its turn with other searches on the machine."""
     try:
-        return call(pipeline, what, arguments, reporter(monitor, who))
+        with measuring() if timed else nullcontext():
+            return call(pipeline, what, arguments, reporter(monitor, who))
     finally:
         monitor.post.remote(who, "")
 

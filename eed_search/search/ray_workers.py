@@ -1,4 +1,4 @@
-"""A search's work under Ray: tasks for what needs the whole machine, Ray Tune for the trials.
+"""A search's work under Ray: tasks for what needs a whole machine, Ray Tune for the trials.
 
 Tune only executes. What a trial's end means, whether a lost one is tried again, and what is written
 down is decided by the driver's hooks, which run inside Tune's loop in the driver's main thread.
@@ -7,7 +7,8 @@ down is decided by the driver's hooks, which run inside Tune's loop in the drive
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -16,6 +17,7 @@ from eed_search.core.spec import Resources
 from eed_search.search import ray_glue
 from eed_search.search.monitor import Monitor, Post, control_label, trial_label
 from eed_search.search.outcome import failure_of
+from eed_search.search.placement import OneMachine, Placement
 from eed_search.search.watchdog import Alarm, Watchdog
 from eed_search.search.workers import Hooks, Pipeline, Poll, Work
 
@@ -28,13 +30,15 @@ class RayWorkers:
 
     Args:
         machine: What the session has.
+        placement: Where in it things run; on this machine by default.
     """
 
-    def __init__(self, machine: ray_glue.Machine) -> None:
+    def __init__(self, machine: ray_glue.Machine, placement: Placement | None = None) -> None:
         import ray
 
         self._machine = machine
-        self._monitor: Any = ray.remote(Monitor).options(num_cpus=0, max_restarts=-1).remote()
+        self.placement: Placement = placement or OneMachine(machine.num_cpus, machine.num_gpus)
+        self._monitor: Any = ray.remote(Monitor).options(**self.placement.monitor()).remote()
         self._posts_ref: Any = None
         self._posts: dict[str, Post] = {}
 
@@ -53,12 +57,21 @@ class RayWorkers:
         return self._machine.slots(resources)
 
     def alone(self, pipeline: Pipeline, what: str, arguments: Mapping[str, Any], *, who: str, poll: Poll) -> Any:
-        """Call one function of the pipeline with the whole machine."""
+        """Call one function of the pipeline with a whole machine; again on another one where it is lost."""
+        tried = 1
+        while True:
+            try:
+                return self._alone(pipeline, what, arguments, who, poll)
+            except Exception as error:
+                if tried >= self.placement.tries or failure_of(error)[0] != "infrastructure":
+                    raise
+            tried += 1
+
+    def _alone(self, pipeline: Pipeline, what: str, arguments: Mapping[str, Any], who: str, poll: Poll) -> Any:
         import ray
 
-        options = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus, "max_retries": 0}
-        task = ray.remote(ray_glue.alone_task).options(**options)
-        ref = task.remote(pipeline, what, dict(arguments), who, self._monitor)
+        task = ray.remote(ray_glue.alone_task).options(**self.placement.whole(what))
+        ref = task.remote(pipeline, what, dict(arguments), who, self._monitor, what in self.placement.takes_turns)
         try:
             while not ray.wait([ref], timeout=_TICK_S)[0]:
                 poll()
@@ -109,6 +122,8 @@ class _SideBySide:
         self._watchdog = Watchdog(work.spec.search.trial_timeout_s)
         self._last_look = 0.0
         self._controls: dict[Any, float] = {}
+        self._train_control: Callable[[float], Any] = lambda size: None
+        self._lost_controls: Counter[float] = Counter()
         self._trials: dict[int, Any] = {}  # Tune's trials by number, from their start to their end
         self._timed_out: dict[str, str] = {}
         self._ended = False
@@ -121,17 +136,20 @@ class _SideBySide:
         shared = ray.put(work.setting)
         probe_actor: Any = (
             ray.remote(ray_glue.ProbeActor)
-            .options(num_cpus=0, resources={ray_glue.PROBE_RESOURCE: 1}, max_restarts=2)
+            .options(**self._workers.placement.probe())
             .remote(self._pipeline, work.setting)  # by value: a restart could not read it from a store that forgot it
         )
-        probe = ray_glue.RemoteProbe(probe_actor)
+        probe = ray_glue.RemoteProbe(probe_actor, getattr(work.setting, "machine", ""))
         resources = work.spec.resources
         control = ray.remote(ray_glue.control_task).options(
             num_cpus=resources.cpu, num_gpus=resources.gpu, max_retries=0
         )
-        self._controls = {
-            control.remote(self._pipeline, size, shared, probe, self._monitor): size for size in work.controls
-        }
+
+        def train(size: float) -> Any:
+            return control.remote(self._pipeline, size, shared, probe, self._monitor)
+
+        self._train_control = train
+        self._controls = {train(size): size for size in work.controls}
         try:
             if not work.proposer.finished:
                 self._tune(probe)
@@ -242,6 +260,10 @@ class _SideBySide:
             cause = ray_glue.cause_of(error)
             if label in self._timed_out:
                 cause = TrialFailure("timeout", self._timed_out.pop(label))
+            self._lost_controls[size] += 1
+            if failure_of(cause)[0] == "infrastructure" and self._lost_controls[size] < self._workers.placement.tries:
+                self._controls[self._train_control(size)] = size  # its node is gone: elsewhere, from the store
+                return
             control = cause
         self._hooks.on_control(size, control)
 

@@ -1,0 +1,181 @@
+"""A search on a Ray that already runs: the driver joins it, trials go to every node, our code goes with them.
+
+Its workers are what `local_ray` gives, but for the places (`placement.Cluster`) and for what a lost node takes with it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from eed_search.core.errors import RunError
+from eed_search.core.spec import Resources
+from eed_search.search import ray_glue
+from eed_search.search.placement import Cluster, Node, fitting, only_on
+from eed_search.search.ray_workers import RayWorkers
+from eed_search.search.workers import Pipeline, Poll
+
+JOB_VARIABLE = "EED_SEARCH_JOB"  # set by whoever sent this driver as a job, with the code
+WORKER_VARIABLES = {"RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+
+
+@contextmanager
+def joined_ray(address: str, latency_node: str | None = None) -> Iterator[ClusterWorkers]:
+    """Join a running Ray for the length of a search; leaves it as it was.
+
+    Args:
+        address: `auto`, or HOST:PORT of Ray on one of its nodes.
+        latency_node: The custom resource of the nodes whose latency counts; none takes this one.
+
+    Raises:
+        RunError: If there is none, or it refuses.
+    """
+    ray_glue.quiet_environment(own_token=False)
+    import ray
+
+    with ray_glue.logs_not_on_terminal(), tempfile.TemporaryDirectory(prefix="eed-join-") as folder:
+        options: dict[str, Any] = {}
+        if not os.environ.get(JOB_VARIABLE):
+            from eed_search.cluster.package import pack
+
+            options["runtime_env"] = {"working_dir": str(pack(Path(folder), {})), "env_vars": WORKER_VARIABLES}
+        try:
+            ray.init(address=address, log_to_driver=False, configure_logging=False, **options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            ray.shutdown()
+            first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise RunError(
+                f"no Ray to join at {address} ({first}); `ray status` on one of its nodes shows it, `ray up FILE` starts"
+                " one, `--local` searches on this machine alone"
+            ) from error
+        try:
+            yield ClusterWorkers(latency_node)
+        finally:
+            ray.shutdown()
+
+
+def nodes() -> list[Node]:
+    """List the nodes that are there now."""
+    import ray
+
+    return [Node(one["NodeID"], one["NodeManagerAddress"], one["Resources"]) for one in ray.nodes() if one["Alive"]]
+
+
+class ClusterMachine(ray_glue.Machine):
+    """What the nodes have between them now; it grows and shrinks."""
+
+    def __init__(self) -> None:
+        there = nodes()
+        super().__init__(sum(one.cpus for one in there), sum(one.gpus for one in there))
+
+    def slots(self, resources: Resources) -> int:
+        """Count the trials that fit at once: on the nodes that are there, or that the autoscaler may start.
+
+        Raises:
+            SpecError: If not even one fits on a node.
+        """
+        largest = ray_glue.Machine(*_most())
+        ray_glue.Machine(
+            max([largest.num_cpus, *(one.cpus for one in nodes())]),
+            max([largest.num_gpus, *(one.gpus for one in nodes())]),
+        ).slots(resources)
+        return max(1, fitting(nodes(), resources.cpu, resources.gpu), _later(largest, resources))
+
+
+def _later(most: ray_glue.Machine, resources: Resources) -> int:
+    """Count the trials that fit when the autoscaler has started all it may; 0 where there is none."""
+    if most.num_cpus <= 0:
+        return 0
+    parts = [
+        there / asked for asked, there in ((resources.cpu, most.num_cpus), (resources.gpu, most.num_gpus)) if asked > 0
+    ]
+    return int(min(parts, default=most.num_cpus) + 1e-9)
+
+
+def _most() -> tuple[float, float]:
+    """Ask Ray for the processors and GPUs that its autoscaler may bring up; zeros where it has none."""
+    with suppress(Exception):  # not a public function of Ray: without it, what is there now counts
+        from ray._private.state import state
+
+        found: Mapping[str, float] = state.get_max_resources_from_cluster_config() or {}
+        return _finite(found.get("CPU")), _finite(found.get("GPU"))
+    return 0.0, 0.0
+
+
+def _finite(value: float | None) -> float:
+    return float(value) if value is not None and value < sys.maxsize else 0.0
+
+
+class ClusterWorkers(RayWorkers):
+    """Every node of a running Ray.
+
+    Args:
+        latency_node: The custom resource of the nodes whose latency counts; none takes the driver's.
+    """
+
+    def __init__(self, latency_node: str | None = None) -> None:
+        import ray
+
+        here = ray.get_runtime_context().get_node_id()
+        self._waiting: dict[str, str] = {}
+        placement = Cluster(nodes, here, latency_node, note=lambda text: self._waiting.update({"cluster": text}))
+        super().__init__(ClusterMachine(), placement)
+        self._separate = latency_node is not None or len(nodes()) > 1
+
+    def stages(self) -> dict[str, str]:
+        """Give every worker's line, and what is waited for."""
+        return super().stages() | self._waiting
+
+    def alone(self, pipeline: Pipeline, what: str, arguments: Mapping[str, Any], *, who: str, poll: Poll) -> Any:
+        """Call one function of the pipeline with one node to itself.
+
+        Training and timing have different places here, so the dense base is trained first, where there is most; timing
+        then finds it in the store.
+        """
+        if what == "prepare":
+            self._check_storage(arguments)
+            if self._separate and hasattr(pipeline, "train_base"):
+                super().alone(pipeline, "train_base", arguments, who=who, poll=poll)
+        try:
+            return super().alone(pipeline, what, arguments, who=who, poll=poll)
+        finally:
+            self._waiting.clear()
+
+    def _check_storage(self, arguments: Mapping[str, Any]) -> None:
+        """See whether all nodes write to the same place, before hours of work show that they do not.
+
+        Raises:
+            RunError: If one does not; names it.
+        """
+        import ray
+
+        spec = arguments["spec"]
+        if getattr(getattr(spec, "storage", None), "url", None):
+            return  # files go by URL: nothing has to be shared
+        home = Path(arguments["store_root"]).parent
+        with tempfile.NamedTemporaryFile(dir=home, prefix=".shared-") as mark:
+            look = ray.remote(_writes_beside).options(num_cpus=0)
+            asked = {one.address: look.options(**only_on(one)).remote(mark.name) for one in nodes()}
+            for address, ref in asked.items():
+                problem = ray.get(ref)
+                if problem:
+                    raise RunError(
+                        f"{home}: the node {address} {problem}; take a folder that all nodes share (`--home /mnt/shared/runs`), or"
+                        " storage by URL (`--set storage.url=s3://…`)"
+                    )
+
+
+def _writes_beside(mark: str) -> str:
+    """Say what keeps this node from the folder that holds a file of the driver's; nothing if it sees and can write it."""
+    if not Path(mark).exists():
+        return "does not see it as the head does"
+    try:
+        with tempfile.TemporaryFile(dir=Path(mark).parent):
+            return ""
+    except OSError as error:
+        return f"cannot write it ({error.strerror})"
