@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from eed_search.cli.console import console, say
 from eed_search.cli.homes import open_run
 from eed_search.cli.result import duration
-from eed_search.core.attack_records import AttackResult, Check, Cost
+from eed_search.core.attack_records import AttackResult, Check
+from eed_search.core.cost import Cost
 from eed_search.core.errors import InvalidResult, SpecError
 from eed_search.core.ledger import FILE_NAME
 from eed_search.core.records import Accuracy, RobustAccuracy, to_json

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from eed_search.cli.console import console, is_terminal, say
 from eed_search.cli.result import duration
+from eed_search.core.cost import attacked_speedup
 from eed_search.core.points import frontier, run_hypervolume
 from eed_search.search.listener import Listener, Status
-from eed_search.tracking.text import per_cent, team_title, with_arm
+from eed_search.tracking.text import how_fast, per_cent, team_title, times, with_arm
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -171,13 +172,14 @@ def page(phase: str, passed_s: float, status: Status, view: RunView | None) -> G
     if view is not None and (front := frontier(view)):
         parts.append(Text(f"best points so far, hypervolume {run_hypervolume(view):.3f}", style="bold"))
         best = Table.grid(padding=(0, 2))
-        for _ in range(4):
+        for _ in range(5):
             best.add_column(no_wrap=True, justify="right")
         best.add_column(no_wrap=True, overflow="ellipsis")
-        best.add_row("", "robust", "speed-up", "clean", "team")
+        best.add_row("", "robust", "speed-up", "attacked", "clean", "team")
         for point in front[:_MOST_POINTS]:
             m = point.measurement
-            cells = (f"  {point.id}", per_cent(m.robust_accuracy), f"{with_arm(m.latency.speedup)} ×")
+            attacked = times(attacked_speedup(m)).replace("×", " ×")
+            cells = (f"  {point.id}", per_cent(m.robust_accuracy), f"{with_arm(m.latency.speedup)} ×", attacked)
             best.add_row(*map(Text, (*cells, f"{100 * m.clean_accuracy.value:.1f} %", team_title(point.params))))
         parts.append(best)
         if len(front) > _MOST_POINTS:
@@ -195,10 +197,9 @@ def rung_line(number: int, report: RungReport, view: RunView) -> str:
     """Write in one line what a trial measured on its way, and whether it goes on."""
     from eed_search.search.racing import RUNGS
 
-    dense = view.base.measurement.latency.latency_ms.value if view.base else 0.0
-    faster = f", {dense / report.metrics['latency_ms']:.2f} × as fast" if dense else ""
+    took = f", {report.metrics['latency_ms']:.3g} ms"  # a speed-up would want its attacked one beside it
     then = "waits" if report.decision == "pause" else "goes on"
-    return f"trial {number} after its {RUNGS[report.rung]}: robust {100 * report.metrics['robust_accuracy']:.1f} %{faster}; {then}"
+    return f"trial {number} after its {RUNGS[report.rung]}: robust {100 * report.metrics['robust_accuracy']:.1f} %{took}; {then}"
 
 
 def trial_line(record: TrialRecord) -> str:
@@ -224,7 +225,7 @@ def clock_time(seconds: float) -> str:
 def _figures(m: Measurement) -> tuple[str, str, str]:
     return (
         f"robust {per_cent(m.robust_accuracy)}",
-        f"{with_arm(m.latency.speedup)} × as fast",
+        how_fast(m),
         f"clean {100 * m.clean_accuracy.value:.1f} %",
     )
 

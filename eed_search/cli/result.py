@@ -13,7 +13,15 @@ from eed_search.cli.console import console, say
 from eed_search.core.ledger import RunView
 from eed_search.core.points import frontier, run_hypervolume
 from eed_search.tracking.report import HTML_NAME
-from eed_search.tracking.table import COLUMNS, TableRow, fresh_note, sure_note, table_rows, throughput_note
+from eed_search.tracking.table import (
+    COLUMNS,
+    TableRow,
+    attacked_note,
+    fresh_note,
+    sure_note,
+    table_rows,
+    throughput_note,
+)
 from eed_search.tracking.verdict import judge
 
 if TYPE_CHECKING:
@@ -26,6 +34,7 @@ _SHORT = {
     "robust accuracy": "robust\n%",
     "latency ms": "latency\nms",
     "speed-up": "speed-up\n×",
+    "attacked speed-up": "attacked\n×",
     "clean accuracy": "clean\n%",
     "members": "of",
     "members run": "run",
@@ -94,11 +103,17 @@ def frontier_table(rows: list[TableRow], width: int) -> Table:
         team = cells["team"] if row.kind == "point" else ""
         title = f"{cells['point']}{'  ' if wide else chr(10)}{team}" if team else cells["point"]
         # Units stand in the heading, so that the columns fit 80 characters.
-        values = [
-            cells[name].replace(" %", "").replace(" ×", "").replace("×", "").replace(" (noisy)", "?") for name in shown
-        ]
+        values = [_without_units(name, cells[name], wide) for name in shown]
         table.add_row(*(Text(text) for text in (title, *values)), style="bold" if row.kind == "point" else "")
     return table
+
+
+def _without_units(name: str, cell: str, wide: bool) -> str:
+    """Leave to the heading what it says; on a narrow screen the latency's interval too, which the speed-up's repeats."""
+    text = cell.replace(" %", "").replace(" ×", "").replace("×", "").replace(" (noisy)", "?")
+    if name == "latency ms" and not wide:
+        return text.partition(" ")[0] + ("?" if text.endswith("?") else "")
+    return text
 
 
 def legend(view: RunView) -> list[str]:
@@ -112,7 +127,7 @@ def legend(view: RunView) -> list[str]:
         "latency, speed-up: batch 1 in onnxruntime, against the dense base in the same process."
         " run: members asked for an average image, of all. ±: 95 % interval.",
     ]
-    lines += [note for note in (sure_note(view), fresh_note(view), throughput_note(view)) if note]
+    lines += [note for note in (attacked_note(view), sure_note(view), fresh_note(view), throughput_note(view)) if note]
     measured = [p.measurement.latency for p in frontier(view)]
     if any(latency.method == "additive" for latency in measured):
         lines.append("Some latencies are sums of member latencies: the deployed cascade itself was not timed yet.")

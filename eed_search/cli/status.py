@@ -15,10 +15,11 @@ from eed_search.cli.homes import Found, find_run, found_runs
 from eed_search.cli.result import command, duration, where
 from eed_search.cluster.where import Wish
 from eed_search.core.cost import attacked_speedup
+from eed_search.core.cost import attacked_speedup
 from eed_search.core.points import frontier, run_hypervolume
 from eed_search.search.journal import NOW_FILE
 from eed_search.search.lock import driver_of
-from eed_search.tracking.text import per_cent, with_arm
+from eed_search.tracking.text import how_fast, per_cent
 
 _EVERY_S = 2.0
 _FRESH_S = 30.0  # what is older was left by a driver that is stuck or dead
@@ -98,6 +99,7 @@ def facts(found: Found, home: Path) -> dict[str, Any]:
                 "clean_accuracy": point.measurement.clean_accuracy.value,
                 "latency_ms": point.measurement.latency.latency_ms.value,
                 "speedup": point.measurement.latency.speedup.value,
+                "attacked_speedup": attacked_speedup(point.measurement),
             }
             for point in frontier(view)
         ],
@@ -136,7 +138,7 @@ def lines(found: Found, home: Path) -> list[str]:
         for point in front[:_MOST]:
             m = point.measurement
             found_lines.append(
-                f"  {point.id:<6} robust {per_cent(m.robust_accuracy)}, {with_arm(m.latency.speedup)} × as fast"
+                f"  {point.id:<6} robust {per_cent(m.robust_accuracy)}, {how_fast(m)}"
             )
         if len(front) > _MOST:
             found_lines.append(f"  … and {len(front) - _MOST} more")

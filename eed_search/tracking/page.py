@@ -11,7 +11,7 @@ from plotly.offline import get_plotlyjs
 from eed_search.core.ledger import RunView
 from eed_search.core.points import frontier, run_hypervolume
 from eed_search.tracking.plots import frontier_figure, hypervolume_figure
-from eed_search.tracking.table import COLUMNS, fresh_note, sure_note, table_rows, throughput_note
+from eed_search.tracking.table import COLUMNS, attacked_note, fresh_note, sure_note, table_rows, throughput_note
 from eed_search.tracking.verdict import judge
 
 _STYLE = """
@@ -58,7 +58,7 @@ def page(view: RunView) -> str:
         _section(
             "Frontier, dense base and controls",
             _table(view),
-            f"{sure_note(view)} {fresh_note(view)} {throughput_note(view)}".strip(),
+            f"{attacked_note(view)} {sure_note(view)} {fresh_note(view)} {throughput_note(view)}".strip(),
         )
     )
     parts += [_unfinished(view), _notes(view)]

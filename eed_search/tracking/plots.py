@@ -10,16 +10,22 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from eed_search.core.cost import attacked_speedup, latency_of
 from eed_search.core.frontier import hypervolume
 from eed_search.core.ledger import RunView
-from eed_search.core.params import ParamValue
-from eed_search.core.points import frontier, normalised, points
+from eed_search.core.params import LatencyKind, ParamValue
+from eed_search.core.points import frontier, latency_kind, normalised, points
 from eed_search.core.records import Measurement
-from eed_search.tracking.text import in_bytes, in_macs, per_cent, team_title, with_arm
+from eed_search.tracking.text import in_bytes, in_macs, per_cent, team_title, times, with_arm
 from eed_search.tracking.verdict import final
 
 FRONT, FAINT, BASE, CONTROL, BROKEN = "#1457a8", "#8a94a6", "#1b1f27", "#c2410c", "#b9770e"
 _FONT = {"family": "system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif", "size": 13, "color": "#1b1f27"}
+_LATENCY: dict[LatencyKind, str] = {
+    "clean": "mean latency at batch 1 (ms)",
+    "attacked": "mean latency under attack at batch 1 (ms)",
+    "worst_case": "latency with every member run, at batch 1 (ms)",
+}
 _LOG_FROM = 3.0  # a wider spread of latencies than this is drawn on a logarithmic axis
 
 
@@ -28,7 +34,7 @@ def frontier_figure(view: RunView) -> go.Figure:
 
     Error bars are 95 % intervals; hovering shows a trial's parameters.
     """
-    front = frontier(view)
+    front, kind = frontier(view), latency_kind(view)
     on_front = {point.id for point in front}
     others = [point for point in points(view) if point.id not in on_front]
     ranked = {point.id for point in points(view)}
@@ -47,20 +53,30 @@ def frontier_figure(view: RunView) -> go.Figure:
     figure = go.Figure()
     if others:
         texts = [hover(p.id, p.measurement, p.params) for p in others]
-        figure.add_trace(_marks("dominated", [p.measurement for p in others], texts, color=FAINT, size=8, opacity=0.45))
+        figure.add_trace(
+            _marks(kind, "dominated", [p.measurement for p in others], texts, color=FAINT, size=8, opacity=0.45)
+        )
     if unranked:
         texts = [hover(i, m, params, why) for i, params, m, why in unranked]
         figure.add_trace(
             _marks(
-                "not ranked", [m for _, _, m, _ in unranked], texts, color=BROKEN, size=8, opacity=0.6, symbol="x-thin"
+                kind,
+                "not ranked",
+                [m for _, _, m, _ in unranked],
+                texts,
+                color=BROKEN,
+                size=8,
+                opacity=0.6,
+                symbol="x-thin",
             )
         )
     if front:
-        figure.add_trace(_staircase([p.measurement for p in front], everything))
+        figure.add_trace(_staircase(kind, [p.measurement for p in front], everything))
     if references:
         texts = [hover(name, m) for name, m in references]
         names = [name for name, _ in references]
         trace = _marks(
+            kind,
             "control, from scratch",
             [m for _, m in references],
             texts,
@@ -73,17 +89,17 @@ def frontier_figure(view: RunView) -> go.Figure:
     if base:
         texts = [hover(name, m) for name, m in base]
         figure.add_trace(
-            _marks("dense base", [m for _, m in base], texts, color=BASE, size=13, symbol="diamond", bars=True)
+            _marks(kind, "dense base", [m for _, m in base], texts, color=BASE, size=13, symbol="diamond", bars=True)
         )
     if front:
         texts = [hover(p.id, p.measurement, p.params) for p in front]
-        trace = _marks("frontier", [p.measurement for p in front], texts, color=FRONT, size=11, bars=True)
+        trace = _marks(kind, "frontier", [p.measurement for p in front], texts, color=FRONT, size=11, bars=True)
         figure.add_trace(_labelled(trace, [p.id for p in front], "top left", FRONT))
     _layout(figure, height=560)
     figure.update_layout(
         legend={"orientation": "h", "y": -0.17, "yanchor": "top", "x": 0, "xanchor": "left"}, margin={"t": 60, "b": 100}
     )
-    figure.update_xaxes(title=_title("mean latency at batch 1 (ms)"), **_latency_axis(everything))
+    figure.update_xaxes(title=_title(_LATENCY[kind]), **_latency_axis(kind, everything))
     if base:
         _speedup_axis(figure, base[0][1].latency.latency_ms.value)
     figure.update_yaxes(title=_title(_robust_title(everything)))
@@ -139,7 +155,8 @@ def hover(name: str, m: Measurement, params: Mapping[str, ParamValue] | None = N
     lines += [
         f"robust {per_cent(m.robust_accuracy)}, clean {per_cent(m.clean_accuracy)}",
         f"latency {with_arm(m.latency.latency_ms)} ms ({m.latency.method}), worst case {m.latency.worst_case_ms:.3g} ms",
-        f"speed-up {with_arm(m.latency.speedup, '×')}, worst case {m.latency.worst_case_speedup:.3g}×",
+        f"speed-up {with_arm(m.latency.speedup, '×')}, attacked {times(attacked_speedup(m))},"
+        f" worst case {m.latency.worst_case_speedup:.3g}×",
         f"members run {m.mean_members_run:.2f} of {m.num_members}; {in_bytes(m.size_bytes)}; {in_macs(m.macs)} MACs",
     ]
     shown = [f"{key} {_short(value)}" for key, value in (params or {}).items() if not key.startswith("member")]
@@ -148,6 +165,7 @@ def hover(name: str, m: Measurement, params: Mapping[str, ParamValue] | None = N
 
 
 def _marks(
+    kind: LatencyKind,
     name: str,
     measurements: list[Measurement],
     texts: list[str],
@@ -158,7 +176,7 @@ def _marks(
     symbol: str = "circle",
     bars: bool = False,
 ) -> go.Scatter:
-    latency = [m.latency.latency_ms for m in measurements]
+    latency = [latency_of(m, kind) for m in measurements]
     robust = [m.robust_accuracy for m in measurements]
     line = {"width": 2, "color": color} if symbol == "x-thin" else {"width": 1, "color": "white"}
     bar = {"type": "data", "symmetric": False, "thickness": 1.2, "width": 3, "color": color, "visible": bars}
@@ -206,11 +224,11 @@ def _speedup_axis(figure: go.Figure, dense_ms: float) -> None:
     )
 
 
-def _staircase(front: list[Measurement], everything: list[Measurement]) -> go.Scatter:
+def _staircase(kind: LatencyKind, front: list[Measurement], everything: list[Measurement]) -> go.Scatter:
     """Join the frontier by steps: what is the best robust accuracy within each latency."""
-    x = [m.latency.latency_ms.value for m in front]
+    x = [latency_of(m, kind).value for m in front]
     y = [100 * m.robust_accuracy.value for m in front]
-    right = 1.05 * max(m.latency.latency_ms.high for m in everything)
+    right = 1.05 * max(latency_of(m, kind).high for m in everything)
     return go.Scatter(
         x=[*x, right],
         y=[*y, y[-1]],
@@ -222,12 +240,12 @@ def _staircase(front: list[Measurement], everything: list[Measurement]) -> go.Sc
     )
 
 
-def _latency_axis(everything: list[Measurement]) -> dict[str, Any]:
+def _latency_axis(kind: LatencyKind, everything: list[Measurement]) -> dict[str, Any]:
     """Choose a linear axis from 0, or a logarithmic one with round ticks where latencies spread widely."""
     if not everything:
         return {}
-    low = min(m.latency.latency_ms.low for m in everything)
-    high = max(m.latency.latency_ms.high for m in everything)
+    low = min(latency_of(m, kind).low for m in everything)
+    high = max(latency_of(m, kind).high for m in everything)
     if low <= 0 or high / low < _LOG_FROM:
         return {"range": [0, 1.05 * high]}
     steps = (1, 1.5, 2, 3, 4, 5, 7) if high / low < 30 else (1, 2, 5)

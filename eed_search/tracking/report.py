@@ -9,8 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from eed_search.core.cost import attacked_speedup, costs
 from eed_search.core.ledger import RunView
-from eed_search.core.points import front_probabilities, frontier, run_hypervolume
+from eed_search.core.points import front_probabilities, frontier, latency_kind, run_hypervolume
 from eed_search.core.records import Measurement, Point, Reference
 from eed_search.core.store import write_atomic
 from eed_search.tracking.text import flatten
@@ -36,7 +37,8 @@ def as_json(view: RunView) -> dict[str, Any]:
         `members_used`, `notes`. Accuracies are fractions, latencies milliseconds. `latency_ms` is
         the mean over the validation images; its interval stands under `latency`. `fresh` is the
         same attack on images that no decision of the search has seen, or null. `front_probability` is
-        how sure it is that a point is on the true frontier of these trials.
+        how sure it is that a point is on the true frontier of these trials. `attacked_speedup` is what the
+        slower of two attacks leaves of the speed-up; `costs` has both, beside the clean and the worst case.
     """
     verdict, sure = judge(view), front_probabilities(view)
     stages = view.stage_counts()
@@ -48,6 +50,7 @@ def as_json(view: RunView) -> dict[str, Any]:
         "seconds": round(view.seconds, 3),
         "num_trials": view.num_trials(),
         "hypervolume": run_hypervolume(view),
+        "latency_objective": latency_kind(view),
         "base": None if view.base is None else _reference(view, view.base),
         "controls": [_reference(view, control) for control in view.controls],
         "frontier": [_point(view, point, sure.get(point.id)) for point in frontier(view)],
@@ -95,6 +98,7 @@ def _measured(m: Measurement) -> dict[str, Any]:
         "clean_accuracy": asdict(m.clean_accuracy),
         "latency_ms": latency.latency_ms.value,
         "speedup": asdict(latency.speedup),
+        "attacked_speedup": attacked_speedup(m),
         "worst_case_speedup": latency.worst_case_speedup,
         "mean_members_run": m.mean_members_run,
         "num_members": m.num_members,
@@ -114,6 +118,8 @@ def _measured(m: Measurement) -> dict[str, Any]:
         },
         "difference_to_base": None if m.difference_to_base is None else asdict(m.difference_to_base),
         "exit_shares": list(m.exit_shares),
+        "costs": asdict(costs(m)),
+        "slowed_by": None if m.under_attack is None else m.under_attack.attack,
     }
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from eed_search.core.cost import attacked_speedup
 from eed_search.core.ledger import RunView
 from eed_search.core.points import front_probabilities, frontier
 from eed_search.core.records import Measurement
-from eed_search.tracking.text import in_bytes, in_macs, per_cent, team_title, with_arm
+from eed_search.tracking.text import in_bytes, in_macs, per_cent, team_title, times, with_arm
 from eed_search.tracking.verdict import final
 
 RowKind = Literal["base", "control", "point"]
@@ -18,6 +19,7 @@ COLUMNS = (
     "robust accuracy",
     "latency ms",
     "speed-up",
+    "attacked speed-up",
     "clean accuracy",
     "members",
     "members run",
@@ -76,11 +78,22 @@ def fresh_note(view: RunView) -> str:
     return f"Robust on {num} fresh images, which no decision has seen: {told}."
 
 
+def attacked_note(view: RunView) -> str:
+    """Say what the attacked speed-ups are; empty where none was measured."""
+    there = [p.measurement.under_attack for p in frontier(view) if p.measurement.under_attack is not None]
+    if not there:
+        return ""
+    slowed = next((one.attack for one in there if len(one.slowed.shares) > 1), "")
+    how = f" and under an attack on the gate's cost that keeps the label ({slowed})" if slowed else ""
+    return f"attacked: speed-up left by the slower of the attacks: on the images of the attack on accuracy{how}."
+
+
 def _cells(m: Measurement) -> tuple[str, ...]:
     return (
         per_cent(m.robust_accuracy),
         with_arm(m.latency.latency_ms) + (" (noisy)" if m.latency.noisy else ""),
         with_arm(m.latency.speedup, "×"),
+        times(attacked_speedup(m)),
         per_cent(m.clean_accuracy),
         str(m.num_members),
         f"{m.mean_members_run:.2f}",

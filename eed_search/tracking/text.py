@@ -7,8 +7,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from eed_search.core.cost import attacked_speedup
 from eed_search.core.params import ParamValue, TrialParams
-from eed_search.core.records import Accuracy, Interval, RobustAccuracy
+from eed_search.core.records import Accuracy, Interval, Measurement, RobustAccuracy
 
 
 def team_title(params: Mapping[str, ParamValue]) -> str:
@@ -29,6 +30,17 @@ def with_arm(interval: Interval, unit: str = "", digits: int = 3) -> str:
     power = math.floor(math.log10(abs(interval.value))) if interval.value else 0
     decimals = max(0, digits - 1 - power)
     return f"{interval.value:.{decimals}f}{unit} ±{arm(interval):.{decimals}f}"
+
+
+def times(factor: float | None) -> str:
+    """Print a factor, such as `2.13×`; a dash where it was not measured."""
+    return "–" if factor is None else f"{factor:.2f}×"
+
+
+def how_fast(m: Measurement) -> str:
+    """Print a speed-up with what an attack leaves of it, such as `2.80 ±0.04 × as fast (2.13× attacked)`."""
+    attacked = attacked_speedup(m)
+    return f"{with_arm(m.latency.speedup)} × as fast" + (f" ({times(attacked)} attacked)" if attacked else "")
 
 
 def arm(interval: Interval | Accuracy | RobustAccuracy) -> float:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from eed_search.core.cost import costs, latency_of
 from eed_search.core.ledger import RunView
-from eed_search.core.points import frontier
+from eed_search.core.params import LatencyKind
+from eed_search.core.points import frontier, latency_kind
 from eed_search.core.records import Interval, Measurement, Point, Reference, unpack_bits
 from eed_search.core.statistics import paired_difference
 from eed_search.tracking.text import signed
@@ -26,6 +28,7 @@ class Comparison:
         times_faster: The control's latency over the point's; none without a point.
         significant: The interval excludes 0.
         text: The comparison in one line.
+        times_faster_attacked: What an attack leaves of `times_faster`; none where it was not measured.
     """
 
     control: str
@@ -35,6 +38,7 @@ class Comparison:
     times_faster: float | None
     significant: bool
     text: str
+    times_faster_attacked: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ def judge(view: RunView) -> Verdict:
         return Verdict(None, "No control was trained, so the frontier stands beside the dense base alone.", ())
     if not front:
         return Verdict(None, "There is no frontier yet, so nothing can be compared with the controls.", ())
-    comparisons = tuple(_compare(control.name, final(view, control), front) for control in view.controls)
+    kind = latency_kind(view)
+    comparisons = tuple(_compare(control.name, final(view, control), front, kind) for control in view.controls)
     missed = [c.control for c in comparisons if not c.beaten]
     significant = sum(c.significant for c in comparisons)
     if not missed:
@@ -94,21 +99,22 @@ def judge(view: RunView) -> Verdict:
     return Verdict(not missed, text, comparisons)
 
 
-def _compare(name: str, control: Measurement, front: list[Point]) -> Comparison:
-    slow, weak = control.latency.latency_ms, control.robust_accuracy.value
+def _compare(name: str, control: Measurement, front: list[Point], kind: LatencyKind) -> Comparison:
+    slow, weak = latency_of(control, kind), control.robust_accuracy.value
     # Two networks of one architecture differ in latency by noise alone, so intervals decide.
-    as_fast = [p for p in front if p.measurement.latency.latency_ms.low <= slow.high]
+    as_fast = [p for p in front if latency_of(p.measurement, kind).low <= slow.high]
     beating = [
         p
         for p in as_fast
         if p.measurement.robust_accuracy.value > weak
-        or (p.measurement.robust_accuracy.value == weak and p.measurement.latency.latency_ms.high < slow.low)
+        or (p.measurement.robust_accuracy.value == weak and latency_of(p.measurement, kind).high < slow.low)
     ]
     candidates = beating or as_fast
     # The front is sorted fastest first, so of equally robust points the fastest is taken.
     point = max(candidates, key=lambda p: p.measurement.robust_accuracy.value) if candidates else front[0]
     difference = _difference(point.measurement, control)
-    faster = slow.value / point.measurement.latency.latency_ms.value
+    faster = control.latency.latency_ms.value / point.measurement.latency.latency_ms.value
+    attacked = _faster_under_attack(point.measurement, control)
     significant = difference is not None and (difference.low > 0 or difference.high < 0)
     gain = point.measurement.robust_accuracy.value - weak
     by = f"{signed(100 * gain)} points of robust accuracy"
@@ -117,7 +123,7 @@ def _compare(name: str, control: Measurement, front: list[Point]) -> Comparison:
         by += f" ({signed(100 * difference.low)}..{signed(100 * difference.high)} on the same images, {excludes} 0)"
     else:
         by += " (not on the same images, so without an interval)"
-    speed = f"{faster:.2f}× its speed"
+    speed = f"{faster:.2f}× its speed" + (f" ({attacked:.2f}× attacked)" if attacked is not None else "")
     if beating:
         text = f"{name}: beaten by {point.id}, {by} at {speed}"
     elif as_fast:
@@ -126,7 +132,15 @@ def _compare(name: str, control: Measurement, front: list[Point]) -> Comparison:
         text = f"{name}: not beaten; no point is as fast; the fastest, {point.id}: {by} at {speed}"
     if control.latency.noisy:
         text += "; its latency is noisy"
-    return Comparison(name, bool(beating), point.id, difference, faster, significant, text)
+    return Comparison(name, bool(beating), point.id, difference, faster, significant, text, attacked)
+
+
+def _faster_under_attack(point: Measurement, control: Measurement) -> float | None:
+    """The control's latency under attack over the point's; a single network's is what it always is."""
+    ours, theirs = costs(point).attacked, costs(control).attacked
+    if ours is None or theirs is None or not ours.latency_ms or not theirs.latency_ms:
+        return None
+    return theirs.latency_ms / ours.latency_ms
 
 
 def _difference(point: Measurement, control: Measurement) -> Interval | None:
