@@ -8,7 +8,7 @@ it is given away.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,12 +22,33 @@ from eed_search.deployment.runtime import INPUT, OUTPUT
 _TOLERANCE = 1e-4  # of a probability
 
 
+class Node(NamedTuple):
+    """One operator of a network.
+
+    Attributes:
+        kind: Its ONNX name; a key of `OPERATORS`.
+        settings: Its attributes.
+        inputs: Names of the values that it takes; empty where one is left out.
+        outputs: Names of the values that it gives.
+    """
+
+    kind: str
+    settings: dict[str, Any]
+    inputs: list[str]
+    outputs: list[str]
+
+
 class OnnxNetwork(nn.Module):
     """An ONNX member run by torch, with gradients; gives logits where the file ends with a softmax.
 
     Args:
         model: The file's bytes, as `to_onnx` writes them.
         name: For messages.
+
+    Attributes:
+        nodes: The operators, in the order in which they run.
+        input: Name of the images.
+        output: Name of the logits.
 
     Raises:
         ModelError: If it holds an operator that is not known here; names it.
@@ -42,7 +63,7 @@ class OnnxNetwork(nn.Module):
         self._weights: dict[str, str] = {}
         for i, tensor in enumerate(graph.initializer):
             self._keep(tensor.name, numpy_helper.to_array(tensor), i)
-        self._nodes: list[tuple[str, dict[str, Any], list[str], list[str]]] = []
+        self.nodes: list[Node] = []
         output = graph.output[0].name
         for i, node in enumerate(graph.node):
             settings = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
@@ -50,15 +71,15 @@ class OnnxNetwork(nn.Module):
                 self._keep(node.output[0], numpy_helper.to_array(settings["value"]), len(graph.initializer) + i)
             elif node.op_type == "Softmax" and node.output[0] == output:
                 output = node.input[0]  # logits: a softmax taken twice would flatten every gradient
-            elif node.op_type in _OPERATORS:
-                self._nodes.append((node.op_type, settings, list(node.input), list(node.output)))
+            elif node.op_type in OPERATORS:
+                self.nodes.append(Node(node.op_type, settings, list(node.input), list(node.output)))
             else:
-                known = ", ".join(sorted(_OPERATORS))
+                known = ", ".join(sorted(OPERATORS))
                 raise ModelError(
                     f"{name}: the ONNX operator {node.op_type} cannot be differentiated here (known: {known});"
                     " attack the run's point or the torch model instead"
                 )
-        self._input, self._output = graph.input[0].name, output
+        self.input, self.output = graph.input[0].name, output
 
     def _keep(self, name: str, array: np.ndarray, number: int) -> None:
         self._weights[name] = key = f"weight{number}"
@@ -70,11 +91,15 @@ class OnnxNetwork(nn.Module):
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
         """Logits, up to a constant for each image."""
-        values: dict[str, Tensor] = {name: getattr(self, key) for name, key in self._weights.items()}
-        values[self._input] = images
-        for kind, settings, inputs, outputs in self._nodes:
-            values[outputs[0]] = _OPERATORS[kind](settings, *(values[name] if name else None for name in inputs))
-        return values[self._output]
+        values = self.weights()
+        values[self.input] = images
+        for kind, settings, inputs, outputs in self.nodes:
+            values[outputs[0]] = OPERATORS[kind](settings, *(values[name] if name else None for name in inputs))
+        return values[self.output]
+
+    def weights(self) -> dict[str, Tensor]:
+        """Everything that does not depend on the images, by name."""
+        return {name: getattr(self, key) for name, key in self._weights.items()}
 
 
 class SessionMember(nn.Module):
@@ -166,7 +191,7 @@ def _batch_norm(
     return functional.batch_norm(images, mean, var, scale, bias, eps=settings.get("epsilon", 1e-5))
 
 
-_OPERATORS: dict[str, Callable[..., Tensor]] = {
+OPERATORS: dict[str, Callable[..., Tensor]] = {
     "Add": lambda settings, a, b: a + b,
     "Sub": lambda settings, a, b: a - b,
     "Mul": lambda settings, a, b: a * b,

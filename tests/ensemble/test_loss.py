@@ -33,6 +33,24 @@ def test_the_log_mean_is_the_log_of_the_mean():
     torch.testing.assert_close(log_mean(logits), logits.softmax(-1).mean(0).log())
 
 
+def test_mean_logits_are_another_answer():
+    """Behind a margin logits are averaged: a softmax of their mean, and the terms speak of that."""
+    logits, labels = random_logits()
+    expected = logits.mean(0).log_softmax(-1)
+    torch.testing.assert_close(log_mean(logits, "logits"), expected)
+    torch.testing.assert_close(entropy(logits, "logits"), -(expected.exp() * expected).sum(-1))
+    fit = ensemble_loss(logits, labels, alpha=0, beta=0)
+    rewarded = ensemble_loss(logits, labels, alpha=0.5, beta=0, combine="logits")
+    torch.testing.assert_close(fit - rewarded, 0.5 * entropy(logits, "logits").mean())
+    # one sample: wrong by mean logits, right by mean probabilities; only the first counts it
+    split = torch.tensor([[[0.0, 20.0]], [[0.9, 0.0]], [[0.9, 0.0]], [[0.9, 0.0]]], dtype=torch.float64)
+    first = torch.tensor([0])
+    assert log_mean(split).argmax() == 0
+    assert log_mean(split, "logits").argmax() == 1
+    assert regularised_loss(split, first, psi=1.0) == 0
+    assert regularised_loss(split, first, psi=1.0, combine="logits") > 0
+
+
 def test_entropy_of_a_uniform_prediction_is_log_classes():
     """And that of a sure one is 0."""
     assert entropy(torch.zeros(2, 1, 8)).item() == pytest.approx(math.log(8))
