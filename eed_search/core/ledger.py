@@ -10,6 +10,7 @@ events into a `RunView`; order is by sequence number, never by a time stamp.
     report    a trial's measurements at a rung
     decision  what the scheduler made of them
     result    a trial's end             latency   a final latency
+    attack    what `eed-search attack` found on a point, when no driver was at work
     note      a line for the reader     tracker   how far MLflow has come
     request   a person asks to stop     resume    a driver takes the run up again
     end       the driver ends; a `resume` may follow
@@ -29,6 +30,8 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from eed_search import __version__
+from eed_search.core.attack_records import SCHEMA_VERSION as ATTACK_SCHEMA
+from eed_search.core.attack_records import AttackResult
 from eed_search.core.errors import RunError, StoreError
 from eed_search.core.failpoints import fail_point
 from eed_search.core.params import ParamValue
@@ -47,6 +50,7 @@ EventKind = Literal[
     "latency",
     "confirmed",
     "fresh",
+    "attack",
     "note",
     "tracker",
     "request",
@@ -210,6 +214,7 @@ class RunView:
         latencies: Final latencies by point id, reference name included: they replace the search's.
         confirmed: Measurements by point id of swept thresholds that an attack has confirmed.
         fresh: Checks on fresh images by point id, reference name included.
+        attacks: What `eed-search attack` found, by point id, reference name included, in order.
         notes: Lines for the reader.
         requests: What persons asked for, in order: `stop`, `cancel`.
         tracker: What the tracker wrote back: MLflow run ids, and `cursor`, the last event it shows.
@@ -240,6 +245,7 @@ class RunView:
     latencies: dict[str, Latency] = field(default_factory=dict)
     confirmed: dict[str, Measurement] = field(default_factory=dict)
     fresh: dict[str, FreshCheck] = field(default_factory=dict)
+    attacks: dict[str, list[AttackResult]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     tracker: dict[str, Any] = field(default_factory=dict)
@@ -361,6 +367,11 @@ def _fold_fresh(view: RunView, data: dict[str, Any], trial: int) -> None:
     view.fresh[data["id"]] = from_json(FreshCheck, data["check"])
 
 
+def _fold_attack(view: RunView, data: dict[str, Any], trial: int) -> None:
+    if data["result"]["schema_version"] == ATTACK_SCHEMA:  # one of another version says other things
+        view.attacks.setdefault(data["id"], []).append(from_json(AttackResult, data["result"]))
+
+
 def _fold_note(view: RunView, data: dict[str, Any], trial: int) -> None:
     view.notes.append(data["text"])
 
@@ -402,6 +413,7 @@ _FOLDS: dict[str, Callable[[RunView, dict[str, Any], int], None]] = {
     "latency": _fold_latency,
     "confirmed": _fold_confirmed,
     "fresh": _fold_fresh,
+    "attack": _fold_attack,
     "note": _fold_note,
     "tracker": _fold_tracker,
     "request": _fold_request,
