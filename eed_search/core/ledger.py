@@ -288,7 +288,8 @@ def fold(view: RunView, event: Event) -> None:
     """Bring a view up to date with the next event; kinds that say nothing about the run are passed over."""
     if view.started_at is None:
         view.started_at = event.at
-    elif not (event.kind == "resume" or event.data.get("offline")):  # no driver was at work before these
+    # no driver was at work before these, nor after an end
+    elif view.state == "running" and not (event.kind == "resume" or event.data.get("offline")):
         view.seconds += max(0.0, event.at - (view.last_at or event.at))
     view.last_at = event.at
     view.num_events = event.seq

@@ -48,6 +48,15 @@ def points(
     return found
 
 
+def measurement_of(view: RunView, id_: str) -> Measurement | None:
+    """Give what was measured on a point, the dense base or a control, its final latency included."""
+    for one in ([view.base] if view.base else []) + view.controls:
+        if one.name == id_:
+            return replace(one.measurement, latency=view.latencies.get(id_, one.measurement.latency))
+    found = (p for p in points(view, unrankable=True, unconfirmed=True) if p.id == id_)
+    return next((p.measurement for p in found), None)
+
+
 def _points_of(number: int, trial: TrialRecord, view: RunView) -> list[Point]:
     assert trial.measurement is not None
     own = [Point(f"{number}.0", number, trial.params, trial.measurement)]

@@ -14,18 +14,21 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+from eed_search.core.attack_records import AttackResult
+from eed_search.core.attacked import attacked_cost
+from eed_search.core.cost import Cost, costs
 from eed_search.core.errors import EedSearchError, RunError, SpecError, StoreError
 from eed_search.core.failpoints import fail_point
 from eed_search.core.ledger import STOPPED, Event, RunView
 from eed_search.core.params import ParamValue
-from eed_search.core.points import frontier, run_hypervolume
+from eed_search.core.points import frontier, measurement_of, run_hypervolume
 from eed_search.core.records import (
     Accuracy,
     FreshCheck,
@@ -262,11 +265,20 @@ class MlflowTracker:
             self._trial(view.trials[event.trial], event.at)
             self._progress(view, event.at)
         elif event.kind == "latency":
-            self._final_latency(event.data["id"], view.latencies[event.data["id"]], event.at)
+            self._final_latency(event.data["id"], view, event.at)
         elif event.kind == "confirmed":
             self._swept(event.data["id"], view, event.at)
         elif event.kind == "fresh":
             self._fresh(event.data["id"], view.fresh[event.data["id"]], event.at)
+        elif event.kind == "attack":
+            self._attacked(event.data["id"], view.attacks.get(event.data["id"], [])[-1:], event.at)
+
+    def _attacked(self, point: str, results: Sequence[AttackResult], at: float) -> None:
+        """Show what `eed-search attack` found on a point; the names say the badge, so that badges never mix."""
+        if run_id := self._children.get(point):
+            for result in results:
+                metrics, tags = attack_facts(result)
+                self._log(run_id, metrics=metrics, tags=tags, at=at)
 
     def _swept(self, point: str, view: RunView, at: float) -> None:
         """Show a confirmed swept threshold as a run beside its trial's own."""
@@ -281,11 +293,13 @@ class MlflowTracker:
             metrics |= _with_ends("clean_accuracy_fresh", check.clean_accuracy)
             self._log(run_id, metrics=metrics, at=at)
 
-    def _final_latency(self, point: str, latency: Latency, at: float) -> None:
+    def _final_latency(self, point: str, view: RunView, at: float) -> None:
+        latency, measured = view.latencies[point], measurement_of(view, point)
         if run_id := self._children.get(point):
             # Step 1, so that MLflow shows the final latency and keeps the search's own at step 0.
             tags = {"latency_method": latency.method}
-            self._log(run_id, metrics=_latency_metrics(latency), tags=tags, step=1, at=at)
+            metrics = _latency_metrics(latency) | (_cost_metrics(measured) if measured else {})
+            self._log(run_id, metrics=metrics, tags=tags, step=1, at=at)
 
     def _progress(self, view: RunView, at: float) -> None:
         """Write how far the search is, as metrics of the search's run over time."""
@@ -336,6 +350,8 @@ class MlflowTracker:
             self._trial(record, at)
         for point in view.confirmed:
             self._swept(point, view, at)
+        for point, results in view.attacks.items():
+            self._attacked(point, results, at)
 
     def _attach(self, folder: Path | None) -> None:
         for path in sorted(folder.iterdir()) if folder and folder.is_dir() else ():
@@ -519,6 +535,7 @@ def _metrics(m: Measurement) -> dict[str, float | None]:
         "clean_accuracy_high": m.clean_accuracy.high,
         "num_samples": m.robust_accuracy.num_samples,
         **_latency_metrics(m.latency),
+        **_cost_metrics(m),
         **(_with_ends("difference_to_base", m.difference_to_base) if m.difference_to_base else {}),
         "mean_members_run": m.mean_members_run,
         "num_members": m.num_members,
@@ -526,6 +543,48 @@ def _metrics(m: Measurement) -> dict[str, float | None]:
         "worst_case_macs": m.worst_case_macs,
         "size_bytes": m.size_bytes,
     }
+
+
+def _cost_metrics(m: Measurement) -> dict[str, float | None]:
+    """What the classifier costs under attack; nothing where that was not measured."""
+    found = costs(m)
+    attacked = {"attacked": found.attacked, "accuracy_attack": found.accuracy, "slowed": found.slowed}
+    return {key: value for name, one in attacked.items() for key, value in _costs(name, one).items()}
+
+
+def _costs(name: str, cost: Cost | None) -> dict[str, float | None]:
+    if cost is None:
+        return {}
+    return {
+        f"{name}_speedup": cost.speedup,
+        f"{name}_latency_ms": cost.latency_ms,
+        f"{name}_members_run": cost.members_run,
+        f"{name}_macs": cost.macs,
+    }
+
+
+def attack_facts(result: AttackResult) -> tuple[dict[str, float | None], dict[str, Any]]:
+    """Give the metrics and tags of one result of `eed-search attack`; each name begins with its badge."""
+    badge = result.badge
+    metrics = {
+        **_with_ends(f"{badge}_robust_accuracy", result.robust),
+        **_with_ends(f"{badge}_robust_any_prefix", result.any_prefix),
+        **_with_ends(f"{badge}_robust_static", result.static),
+        **_with_ends(f"{badge}_clean_accuracy", result.clean),
+        f"{badge}_num_samples": result.clean.num_samples,
+        **_costs(f"{badge}_attacked", attacked_cost(result)),
+    }
+    tags = {
+        f"{badge}.tier": result.tier,
+        f"{badge}.attack": result.robust.attack,
+        f"{badge}.eps": result.eps,
+        f"{badge}.seed": result.seed,
+        f"{badge}.images": f"{result.split} images of {result.data}",
+        f"{badge}.key": result.key,
+        f"{badge}.notes": "\n".join((*result.reasons, *result.notes)),
+        f"tier{result.tier}.badge": badge,
+    }
+    return metrics, tags
 
 
 def _latency_metrics(latency: Latency) -> dict[str, float | None]:
