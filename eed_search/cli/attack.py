@@ -224,6 +224,7 @@ def show(result: AttackResult) -> None:
             f"RA: deployed forward, union of all attacks. any prefix: broken if any reachable prefix is; {gap:.1f}"
             " points rest on the gate. static: all members together, no gate."
         )
+    _wrapped(_of_the_proof(result))
     say()
     console().print(_costs(result))
     if result.num_members > 1 and result.clean_cost.latency_ms is not None:
@@ -242,6 +243,14 @@ def show(result: AttackResult) -> None:
         _wrapped(f"check {check.number:2d} {_verdict(check)}  {check.name}: {check.seen}", indent=" " * 16)
     for note in result.notes:
         _wrapped(f"note: {note}")
+
+
+def _of_the_proof(result: AttackResult) -> str:
+    if result.certified.value > 0:
+        return f"certified: no image within eps can break these, whatever the attack; {result.certified_by}."
+    if result.certified_by.startswith("none"):
+        return f"certified: {result.certified_by}."
+    return f"certified: trivial (0 %), the bounds say nothing about this network; {result.certified_by}."
 
 
 def _verdict(check: Check) -> str:
@@ -268,6 +277,7 @@ def _accuracies(result: AttackResult) -> Table:
     rows: list[tuple[str, Accuracy | RobustAccuracy]] = [("clean", result.clean), ("robust (RA)", result.robust)]
     if result.num_members > 1:
         rows += [("RA, any prefix", result.any_prefix), ("RA, static", result.static)]
+    rows.append(("certified", result.certified))
     for name, accuracy in rows:
         interval = f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}"
         table.add_row(name, f"{100 * accuracy.value:.1f}", interval, str(accuracy.num_samples))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from eed_search.core.cost import Cost
 from eed_search.core.records import Accuracy, Badge, RobustAccuracy
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: certified
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,10 @@ class AttackResult:
         gradient_passes: Likewise.
         seconds: Wall-clock time of all finished parts, whichever process made them.
         versions: Of the tool and of torch.
+        certified: Right on EVERY image within eps, by proof: never above `robust`. Often 0 %, which then says
+            nothing about the network.
+        certified_by: How that was proved, or why nothing could be.
+        certified_hex: Which samples are, packed bits in hexadecimal.
     """
 
     schema_version: int
@@ -119,3 +123,6 @@ class AttackResult:
     gradient_passes: int
     seconds: float
     versions: dict[str, str]
+    certified: Accuracy
+    certified_by: str
+    certified_hex: str

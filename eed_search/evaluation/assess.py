@@ -22,9 +22,10 @@ from eed_search.core.store import write_atomic
 from eed_search.data.splits import Split
 from eed_search.evaluation import probes
 from eed_search.evaluation.attacks import slow_down, tier_attacks
+from eed_search.evaluation.certify import Certificate, certify
 from eed_search.evaluation.checker import Checker
 from eed_search.evaluation.prefixes import Team
-from eed_search.evaluation.steps import Steps
+from eed_search.evaluation.steps import Arrays, Steps
 from eed_search.evaluation.target import Target, Tier
 from eed_search.evaluation.tiers import (
     BLACK_BOX,
@@ -93,8 +94,10 @@ def assess(
         slow_down=None if blind else partial(_slow_down, eps=target.eps, steps=_SLOW_DOWN_STEPS[tier]),
         report=report,
     )
-    checker = Checker(target, team, split, found, make_attacks, tier, seed, Steps(folder), report)
-    result = _result(target, team, found, checker.all(), key=key, tier=tier, seed=seed)
+    steps = Steps(folder)
+    proof = _proof(team, target, steps, report)
+    checker = Checker(target, team, split, found, proof.right, make_attacks, tier, seed, steps, report)
+    result = _result(target, team, found, proof, checker.all(), key=key, tier=tier, seed=seed)
     images = split_key(target.split)
     used = 0 if target.split_name != "test" else _others_on(images, folder)
     if used:
@@ -133,11 +136,28 @@ def _slow_down(team: Team, seed: int, *, eps: float, steps: int) -> Callable[[Te
     )
 
 
+def _proof(team: Team, target: Target, steps: Steps, report: Report) -> Certificate:
+    def compute() -> Arrays:
+        proof = certify(team, target.split, eps=target.eps, report=report)
+        return {"right": proof.right, "method": np.array(proof.method)}
+
+    kept = steps.get("certified", compute)
+    return Certificate(kept["right"], str(kept["method"]))
+
+
 # ---------------------------------------------------------------- the result
 
 
 def _result(
-    target: Target, team: Team, found: Found, checks: tuple[Check, ...], *, key: str, tier: Tier, seed: int
+    target: Target,
+    team: Team,
+    found: Found,
+    proof: Certificate,
+    checks: tuple[Check, ...],
+    *,
+    key: str,
+    tier: Tier,
+    seed: int,
 ) -> AttackResult:
     reasons = tuple(f"check {check.number}, {check.name}: {check.seen}" for check in checks if not check.passed)
     badge: Badge = "invalid" if reasons else "checked" if tier == 1 else "claim"
@@ -186,6 +206,9 @@ def _result(
         gradient_passes=sum(use.gradient_passes for use in found.attacks),
         seconds=sum(use.seconds for use in found.attacks),
         versions={"eed_search": eed_search.__version__, "torch": torch.__version__, "device": _device_name(team)},
+        certified=Accuracy.of(proof.right),
+        certified_by=proof.method,
+        certified_hex=pack_bits(proof.right),
     )
 
 

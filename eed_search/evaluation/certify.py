@@ -20,7 +20,7 @@ from eed_search.core.errors import ModelError
 from eed_search.data.splits import Split
 from eed_search.deployment.onnx_export import to_onnx
 from eed_search.deployment.onnx_torch import OnnxNetwork
-from eed_search.ensemble.gate import LEAST_LOG, Gate, MarginGate, prefix_means
+from eed_search.ensemble.gate import LEAST_LOG, Gate, GatedEnsemble, MarginGate, prefix_means
 from eed_search.ensemble.sweep import rounding_of
 from eed_search.evaluation.bounds import LogitBounds
 from eed_search.evaluation.prefixes import AllMembers, Team
@@ -59,6 +59,8 @@ def certify(team: Team, split: Split, *, eps: float, report: Callable[[str], Non
     """
     none = np.zeros(len(split), bool)
     rule = team.gate.rule if isinstance(team.gate, AllMembers) else team.gate
+    if type(team) is not GatedEnsemble:
+        return Certificate(none, f"none: a {type(team).__name__} answers by code of its own")
     if len(team.members) > 1 and type(rule) not in (Gate, MarginGate):
         return Certificate(none, f"none: what a {type(rule).__name__} answers is not known here")
     shape = (int(split.images.shape[1]), int(split.images.shape[2]), int(split.images.shape[3]))

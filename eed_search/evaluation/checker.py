@@ -14,6 +14,7 @@ from eed_search.data.splits import Split
 from eed_search.ensemble.gate import Gate, GatedEnsemble
 from eed_search.evaluation import probes, sanity
 from eed_search.evaluation.prefixes import Team
+from eed_search.evaluation.sanity import Flags
 from eed_search.evaluation.steps import Arrays, Steps
 from eed_search.evaluation.target import Target, Tier
 from eed_search.evaluation.tiers import BLACK_BOX, EXECUTED_PATH, Found, Named, Report
@@ -33,13 +34,14 @@ class Checker:
         team: Team,
         split: Split,
         found: Found,
+        certified: Flags,
         make_attacks: Callable[..., Sequence[Named]],
         tier: Tier,
         seed: int,
         steps: Steps,
         report: Report,
     ) -> None:
-        self.target, self.team, self.split, self.found = target, team, split, found
+        self.target, self.team, self.split, self.found, self.certified = target, team, split, found, certified
         self.make_attacks, self.tier, self.seed, self.steps, self.report = make_attacks, tier, seed, steps, report
         self.some = Split(split.images[:_SOME], split.labels[:_SOME])
         self.eps = target.eps
@@ -110,7 +112,8 @@ class Checker:
             ("APGD", clean & ~((by >= 0) & (by <= apgd))),
             ("union", found.robust_right[:_SOME]),
         ]
-        return sanity.stronger_is_lower(rows, probes.missed_on_the_way(team, attack, few, eps=eps))
+        missed = probes.missed_on_the_way(team, attack, few, eps=eps)
+        return sanity.stronger_is_lower(rows, missed, int((self.certified & ~found.robust_right).sum()))
 
     def _doubling_steps(self) -> Check:
         held = torch.from_numpy(np.flatnonzero(self.found.robust_right)[: _FEW if self.tier == 1 else _SOME])

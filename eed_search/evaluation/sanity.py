@@ -122,12 +122,13 @@ def same_answers(answers: Mapping[str, Answers], compared: Flags, drift: float) 
     )
 
 
-def stronger_is_lower(rows: Sequence[tuple[str, Flags]], missed: int = 0) -> Check:
-    """4: accuracy under noise ≥ FGSM ≥ PGD ≥ APGD ≥ union, and nothing found on the way is lost.
+def stronger_is_lower(rows: Sequence[tuple[str, Flags]], missed: int = 0, impossible: int = 0) -> Check:
+    """4: accuracy under noise ≥ FGSM ≥ PGD ≥ APGD ≥ union ≥ certified, and nothing found on the way is lost.
 
     Args:
         rows: From weakest to strongest, of the same samples.
         missed: Samples for which an attack asked a wrongly answered image within the budget and gave a right one back.
+        impossible: Samples that an attack broke although no image within the budget can.
     """
     bad = [
         f"{weak} breaks more than {strong}"
@@ -136,6 +137,8 @@ def stronger_is_lower(rows: Sequence[tuple[str, Flags]], missed: int = 0) -> Che
     ]
     if missed:
         bad.append(f"{missed} samples were broken on the way and given back unbroken")
+    if impossible:
+        bad.append(f"{impossible} certified samples were broken: the bounds or the attacks are at fault")
     seen = " ≥ ".join(f"{name} {100 * right.mean():.1f}" for name, right in rows)
     return _check(4, not bad, f"{seen} %" + (f"; {'; '.join(bad)}" if bad else ""))
 

@@ -17,13 +17,14 @@ import pytest
 import torch
 
 from eed_search.core.attack_records import AttackResult
-from eed_search.core.records import from_json, to_json
+from eed_search.core.records import from_json, to_json, unpack_bits
 from eed_search.core.seeds import canonical_json
 from eed_search.deployment.onnx_export import to_onnx
 from eed_search.deployment.runtime import GatedClassifier, GateSettings
 from eed_search.ensemble.gate import GatedEnsemble
 from eed_search.evaluation.assess import assess
 from eed_search.evaluation.attacks import suite
+from eed_search.evaluation.certify import METHOD
 from eed_search.evaluation.target import Target
 from tests.cli.calling import ROOT, environment
 from tests.evaluation import defences
@@ -93,6 +94,16 @@ def test_the_accuracies_are_ordered_and_carry_what_they_rest_on(honest: AttackRe
     assert sum(use.num_broken for use in honest.attacks if not use.id.startswith("P")) == round(
         60 * (honest.clean.value - honest.robust.value)
     )
+
+
+def test_what_is_certified_stands_beside_what_no_attack_broke(honest: AttackResult) -> None:
+    """A lower bound and an upper one, with the same samples and interval, sample by sample in order."""
+    assert honest.certified.num_samples == honest.robust.num_samples == 60
+    assert 0.1 < honest.certified.value <= honest.robust.value
+    assert honest.certified_by == METHOD
+    certified, robust = (unpack_bits(text, 60) for text in (honest.certified_hex, honest.robust_hex))
+    assert certified.mean() == honest.certified.value
+    assert not (certified & ~robust).any()
 
 
 def test_a_broken_sample_is_not_attacked_again(honest: AttackResult) -> None:

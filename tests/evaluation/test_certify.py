@@ -236,6 +236,8 @@ def test_what_has_no_bound_is_said() -> None:
     assert found.method == "none: the ONNX operator Mul of two values that both vary has no bound here"
     other = certify(GatedEnsemble(defences.members(), defences.BatchGate()).eval(), split, eps=0.01)
     assert other.method == "none: what a BatchGate answers is not known here"
+    own = certify(defences.random_order(), split, eps=0.01)
+    assert own.method == "none: a RandomOrder answers by code of its own"
 
 
 def test_where_the_first_samples_have_no_bound_the_rest_is_not_tried() -> None:

@@ -65,6 +65,9 @@ def test_a_break_that_is_lost_on_the_way_is_a_fault() -> None:
     rows = [("FGSM", flags(150)), ("PGD", flags(140))]
     assert "3 samples were broken on the way and given back unbroken" in sanity.stronger_is_lower(rows, 3).seen
     assert not sanity.stronger_is_lower(rows, 3).passed
+    broken = sanity.stronger_is_lower(rows, 0, 2)
+    assert "2 certified samples were broken: the bounds or the attacks are at fault" in broken.seen
+    assert not broken.passed
 
 
 def test_twice_the_steps_may_find_what_sampling_error_explains() -> None:
