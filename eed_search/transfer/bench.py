@@ -1,0 +1,331 @@
+"""The stages of a benchmark: base, crafted inputs, pruned network, answers, latency.
+
+Each asks the store first, so a benchmark that was killed goes on where it was, and two that share a
+base share its inputs. The number behind a stage's name is its code's version.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+from eed_search.compression.channels import channel_groups
+from eed_search.compression.member import Member, fresh, from_arrays, reestimate_norms, to_arrays
+from eed_search.core.errors import ModelError
+from eed_search.core.records import Interval
+from eed_search.core.seeds import seed_of
+from eed_search.core.spec import Model
+from eed_search.core.store import Artifact, Store
+from eed_search.data.splits import Splits
+from eed_search.deployment.onnx_export import to_onnx
+from eed_search.evaluation.latency import LatencyProbe
+from eed_search.models import build, count_macs, place, signature
+from eed_search.stages import machine_name
+from eed_search.training import LabelRecovery, train
+from eed_search.transfer.craft import craft, inputs_hash, lengths, predict
+from eed_search.transfer.grid import Choice
+from eed_search.transfer.results import Timed
+from eed_search.transfer.schemes import Evidence, prune
+from eed_search.transfer.spec import BenchmarkSpec, Case, PlainTraining
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A base or a pruned network.
+
+    Attributes:
+        model: On the CPU, in evaluation mode.
+        key: Names it in the store.
+        labels: What it answers to the clean test images.
+        num_parameters: Weights that are not masked out, biases included.
+        macs: Multiply-accumulates of one image, masked weights included.
+        left_dense: Layers that its scheme could not handle.
+    """
+
+    model: nn.Module = field(repr=False)
+    key: str
+    labels: Int[np.ndarray, " samples"]
+    num_parameters: int
+    macs: int
+    left_dense: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Crafted:
+    """Inputs crafted on a base.
+
+    Attributes:
+        images: float32 in [0, 1], on the CPU.
+        key: Names them in the store.
+        sha256: Hash of their bytes.
+        right: Which of them the base still answers rightly.
+        l2: Median distance of those that it does not; none where there is none.
+    """
+
+    images: Tensor = field(repr=False)
+    key: str
+    sha256: str
+    right: Bool[np.ndarray, " samples"]
+    l2: float | None
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What one attack at one budget does to a pruned network.
+
+    Attributes:
+        static: Which base-crafted inputs it answers rightly.
+        adaptive: Which inputs crafted on itself it answers rightly.
+        l2: Median distance of those of its own that it answers wrongly; none where there is none.
+    """
+
+    static: Bool[np.ndarray, " samples"]
+    adaptive: Bool[np.ndarray, " samples"]
+    l2: float | None
+
+
+class Bench:
+    """One seed of a benchmark: its data, device and store.
+
+    Args:
+        spec: The file.
+        seed: Of splits, weights, order and attacks.
+        data: The seed's splits.
+        store: Where finished stages lie.
+        device: Where networks are trained and attacked.
+        report: Told which stage is being computed, and how far it is.
+    """
+
+    def __init__(
+        self, spec: BenchmarkSpec, seed: int, data: Splits, store: Store, device: torch.device, report: Report
+    ) -> None:
+        self.spec, self.seed, self.data, self.store, self.device, self.report = spec, seed, data, store, device, report
+
+    # ------------------------------------------------------------ networks
+
+    def untrained(self, model: Model, seed: int = 0) -> nn.Module:
+        """Build a base network with fresh weights."""
+        data = self.data
+        return build(
+            model.name,
+            width=model.width,
+            num_classes=data.num_classes,
+            in_channels=data.image_shape[0],
+            mean=data.mean,
+            std=data.std,
+            seed=seed,
+        )
+
+    def base(self, model: Model) -> Network:
+        """Train a base network, or read it.
+
+        Raises:
+            Diverged: If the training diverges.
+        """
+        settings = self._training(self.spec.base) | {"model": model.model_dump()}
+
+        def compute(seed: int) -> Artifact:
+            network = self.untrained(model, seed)
+            self._train(network, self.spec.base, seed)
+            return self._to_artifact(Member(network.cpu()))
+
+        stored = self.store.get("benchmark_base.1", settings, compute)
+        return self._network(model, stored.key, stored.artifact)
+
+    def pruned(self, model: Model, choice: Choice, base: Network) -> Network:
+        """Prune a base network and fine-tune it where asked, or read it.
+
+        Batch-norm statistics are measured anew after the cut: with the base's own a pruned network answers
+        at chance.
+
+        Raises:
+            ModelError: If the scheme can remove nothing.
+            Diverged: If the fine-tuning diverges.
+        """
+        spec, data = self.spec, self.data
+        settings: dict[str, Any] = {"base": base.key, "data": data.key, "seed": self.seed} | asdict(choice)
+        settings |= {"block": spec.block}
+        if choice.scheme == "taylor":
+            settings["samples"] = spec.score_samples
+        if choice.finetuned:
+            settings["finetune"] = self._training(spec.finetune)
+
+        def compute(seed: int) -> Artifact:
+            few = data.train.subset(torch.arange(min(spec.score_samples, len(data.train))))
+            evidence = Evidence(few.images, few.labels, self.seed)
+            found = prune(base.model, data.image_shape, choice.scheme, choice.ratio, spec.block, evidence)
+            if found.changed:
+                reestimate_norms(place(found.model, self.device), data.train)
+            if choice.finetuned:
+                self._train(found.model, spec.finetune, seed, found.masks)
+            return self._to_artifact(Member(found.model.cpu(), found.masks), found.left_dense)
+
+        stored = self.store.get("benchmark_network.1", settings, compute)
+        return self._network(model, stored.key, stored.artifact)
+
+    def refuse(self, model: Model) -> None:
+        """Find out before any training whether a base network suits the images, and whether it can be pruned.
+
+        Raises:
+            ModelError: If it does not, or nothing of it can be removed.
+        """
+        network = self.untrained(model)
+        try:
+            with torch.no_grad():
+                network.eval()(torch.zeros(1, *self.data.image_shape))
+        except Exception as error:  # whatever torch raises for images that are too small
+            shape = "×".join(map(str, self.data.image_shape[1:]))
+            reason = str(error).strip().splitlines()[0][:200]
+            raise ModelError(f"does not take {shape} images ({reason})") from error
+        channel_groups(network, self.data.image_shape)
+
+    # ------------------------------------------------------------ inputs and answers
+
+    def crafted(self, base: Network, case: Case) -> Crafted:
+        """Attack a base once, or read the inputs: float32, never rounded to grey levels."""
+        settings = self._attack(case) | {"base": base.key}
+
+        def compute(seed: int) -> Artifact:
+            self.report(f"crafts {case.label}")
+            images = self._craft(base.model, case)
+            right = self._labels(base.model, images) == self.data.test.labels.numpy()
+            arrays = {"images": images.numpy(), "right": right}
+            return Artifact(arrays, {"sha256": inputs_hash(images.numpy()), "l2": self._median(images, right)})
+
+        stored = self.store.get("benchmark_inputs.1", settings, compute)
+        arrays, meta = stored.artifact.tensors, stored.artifact.meta
+        return Crafted(torch.from_numpy(arrays["images"]), stored.key, meta["sha256"], arrays["right"], meta["l2"])
+
+    def replayed(self, network: Network, crafted: Crafted, case: Case) -> Replayed:
+        """Replay base-crafted inputs on a pruned network, and attack it itself, or read the answers."""
+        settings = self._attack(case) | {"network": network.key, "inputs": crafted.key}
+
+        def compute(seed: int) -> Artifact:
+            truth = self.data.test.labels.numpy()
+            static = self._labels(network.model, crafted.images) == truth
+            own = self._craft(network.model, case)
+            adaptive = self._labels(network.model, own) == truth
+            return Artifact({"static": static, "adaptive": adaptive}, {"l2": self._median(own, adaptive)})
+
+        artifact = self.store.get("benchmark_replay.1", settings, compute).artifact
+        return Replayed(artifact.tensors["static"], artifact.tensors["adaptive"], artifact.meta["l2"])
+
+    # ------------------------------------------------------------ latency
+
+    def timed(self, network: Network, base: Network) -> Timed:
+        """Measure a network's latency against its base's, once for each architecture, or read it.
+
+        Noisy measurements are kept too, and marked: a benchmark that is run again gives the same table.
+
+        Raises:
+            ModelError: If the network cannot be exported.
+        """
+        import onnxruntime
+
+        shape = self.data.image_shape
+        settings = {
+            "architecture": signature(network.model, shape),
+            "reference": signature(base.model, shape),
+            "runtime": f"onnxruntime {onnxruntime.__version__}",
+            "protocol": self.spec.latency.model_dump(exclude={"final_rounds", "final_calls"}),
+            "machine": machine_name(),
+        }
+
+        def compute(seed: int) -> Artifact:
+            self.report("latency")
+            reference = to_onnx(base.model, shape)
+            half = fresh(base.model, shape, 0.5, self.spec.block, 0)
+            probe = LatencyProbe(reference, to_onnx(half, shape), shape, self.spec.latency)
+            estimate = probe.measure(to_onnx(network.model, shape))
+            wall = probe.reference_ms()
+            return Artifact(
+                meta={"ratio": asdict(estimate.ratio), "noisy": estimate.noisy, "reference_ms": asdict(wall)}
+            )
+
+        meta = self.store.get("benchmark_latency.1", settings, compute).artifact.meta
+        ratio, wall = Interval(**meta["ratio"]), Interval(**meta["reference_ms"])
+        milliseconds = Interval(*(wall.value * end for end in (ratio.value, ratio.low, ratio.high)))
+        return Timed(milliseconds, Interval(1 / ratio.value, 1 / ratio.high, 1 / ratio.low), meta["noisy"])
+
+    # ------------------------------------------------------------ shared by the stages
+
+    def _training(self, recipe: PlainTraining) -> dict[str, Any]:
+        return {
+            "data": self.data.key,
+            "augment": self.spec.data.augment,
+            "recipe": recipe.model_dump(),
+            "eps": self.spec.train_eps,
+            "seed": self.seed,
+        }
+
+    def _attack(self, case: Case) -> dict[str, Any]:
+        return case.settings() | {
+            "data": self.data.key,
+            "num_test": len(self.data.test),
+            "batch_size": self.spec.batch_size,
+            "seed": self.seed,
+        }
+
+    def _train(
+        self, network: nn.Module, recipe: PlainTraining, seed: int, masks: dict[str, Tensor] | None = None
+    ) -> None:
+        train(
+            network,
+            self.data.train,
+            recipe,
+            LabelRecovery(self.spec.train_eps, recipe.attack),
+            seed=seed,
+            augment=self.spec.data.augment == "crop_flip",
+            masks=masks,
+            device=self.device,
+            report=self.report,
+        )
+
+    def _craft(self, network: nn.Module, case: Case) -> Tensor:
+        # One seed for a case, whatever the network: a copy of the base meets the base's own inputs.
+        return craft(
+            copy.deepcopy(network),
+            self.data.test,
+            case,
+            num_classes=self.data.num_classes,
+            seed=seed_of(str(self.seed), case.label),
+            batch_size=self.spec.batch_size,
+            device=self.device,
+        )
+
+    def _labels(self, network: nn.Module, images: Tensor) -> Int[np.ndarray, " samples"]:
+        model = copy.deepcopy(network)
+        return np.asarray(predict(model, images, batch_size=self.spec.batch_size, device=self.device).numpy())
+
+    def _median(self, images: Tensor, right: Bool[np.ndarray, " samples"]) -> float | None:
+        """Median distance of the inputs that break what was right without an attack."""
+        moved = lengths(images, self.data.test.images).numpy()
+        broken = moved[~right & (moved > 0)]
+        return float(np.median(broken)) if broken.size else None
+
+    def _to_artifact(self, member: Member, left_dense: tuple[str, ...] = ()) -> Artifact:
+        arrays = {name: tensor.detach().cpu().numpy() for name, tensor in to_arrays(member).items()}
+        labels = self._labels(member.model, self.data.test.images)
+        return Artifact(arrays | {"labels": labels}, {"left_dense": list(left_dense)})
+
+    def _network(self, model: Model, key: str, artifact: Artifact) -> Network:
+        tensors = {name: torch.from_numpy(array) for name, array in artifact.tensors.items() if name != "labels"}
+        member = from_arrays(self.untrained(model), tensors)
+        masked = sum(int((~mask).sum()) for mask in member.masks.values())
+        return Network(
+            member.model,
+            key,
+            artifact.tensors["labels"],
+            sum(p.numel() for p in member.model.parameters()) - masked,
+            count_macs(member.model, self.data.image_shape),
+            tuple(artifact.meta.get("left_dense", ())),
+        )
