@@ -393,6 +393,25 @@ def attack(
 
 
 @app.command()
+def benchmark(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Benchmark file, or a packaged one: benchmark_digits.")],
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the benchmark; the file's by default.", show_default=False)
+    ] = None,
+    home: Home = DEFAULT_HOME,
+    data: DataPath = None,
+    set_: Sets = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Replay a base's adversarial inputs on its pruned versions; goes on after a kill."""
+    from eed_search.cli.benchmark import benchmark as body
+    from eed_search.cli.space_file import Changes
+
+    body(file, Changes(tuple(set_ or ()), data=data), home=home, name=name, as_json=as_json)
+
+
+@app.command()
 def ui(
     run: Run = None,
     port: Annotated[
