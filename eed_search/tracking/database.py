@@ -13,6 +13,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eed_search.core.errors import StoreError
@@ -106,16 +107,31 @@ def _make_tables(url: URL, artifacts: str, *, upgrade: bool) -> None:
     uri = url.render_as_string(hide_password=False)
     if upgrade:
         mlflow.db.upgrade.main([uri], standalone_mode=False)
+    there, wanted = _versions(url)
+    if there not in (None, wanted):  # None: new, or a starter was killed while it made the tables
+        raise StoreError(
+            f"{_shown(url)}: its tables are of another version of MLflow ({there}, this one has {wanted}). Make a copy"
+            f" (pg_dump -Fc -f mlflow.dump {shlex.quote(_libpq(url))}), then: eed-search mlflow-server --upgrade"
+            f" --database {shlex.quote(_shown(url))}"
+        )
     store: Any = SqlAlchemyStore  # without types
     try:
         store(uri, artifacts).engine.dispose()
     except MlflowException as error:
-        if "schema" not in str(error):
-            raise StoreError(f"{_shown(url)}: MLflow cannot use it ({one_line(error)})") from error
-        raise StoreError(
-            f"{_shown(url)}: its tables are of another version of MLflow. Make a copy (pg_dump -Fc -f mlflow.dump"
-            f" {shlex.quote(_libpq(url))}), then: eed-search mlflow-server --upgrade --database {shlex.quote(_shown(url))}"
-        ) from error
+        raise StoreError(f"{_shown(url)}: MLflow cannot use it ({one_line(error)})") from error
+
+
+def _versions(url: URL) -> tuple[str | None, str | None]:
+    """Give the version of the tables that are there, and the one that the installed MLflow makes."""
+    import mlflow
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+    from sqlalchemy import NullPool, create_engine
+
+    with create_engine(url, poolclass=NullPool).connect() as connection:
+        there = MigrationContext.configure(connection).get_current_revision()
+    steps = Path(mlflow.__file__).parent / "store" / "db_migrations"
+    return there, ScriptDirectory(str(steps)).get_current_head()
 
 
 def _shown(url: URL) -> str:

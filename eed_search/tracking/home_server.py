@@ -21,6 +21,7 @@ from eed_search.tracking.server import ServerNote
 
 LOG_NAME = "mlflow-server.log"
 _STARTERS_S = 180.0
+_left_running: list[subprocess.Popen[bytes]] = []  # Python warns of a process that is forgotten while it runs
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ def start_for_good(wanted: Wanted) -> HomeServer:
             return HomeServer(running, is_new=False)
         process, note = _start(home, wanted)
         server.write_note(home, note)
-        return HomeServer(note, is_new=True, _process=process)
+        _left_running.append(process)
+        return HomeServer(note, is_new=True)
 
 
 @contextmanager
