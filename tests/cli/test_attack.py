@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 import torch
 from typer.testing import Result
 
+from eed_search.cli.attack import _of_the_proof
 from eed_search.core.attack_records import SCHEMA_VERSION, AttackResult
-from eed_search.core.records import from_json
+from eed_search.core.records import Accuracy, from_json
 from eed_search.deployment.bundle import write_bundle
 from eed_search.deployment.onnx_export import to_onnx
 from eed_search.deployment.runtime import GateSettings
@@ -96,6 +98,8 @@ def test_a_sound_model_gets_its_table(folder: Path) -> None:
     assert done.exit_code == 0, done.stderr
     assert "mine:sound: tier 1, badge `checked`" in done.stdout
     assert "robust (RA)" in done.stdout
+    assert "\n certified " in done.stdout
+    assert "certified: no image within eps can break these, whatever the attack" in done.stdout.replace("\n", " ")
     assert done.stdout.count("\ncheck ") == 11
     assert "that the model never saw these images is the user's word" in done.stdout.replace("\n", " ")
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
@@ -108,6 +112,10 @@ def test_json_is_the_whole_record_and_a_second_call_repeats_it(folder: Path) -> 
     result = from_json(AttackResult, json.loads(first.stdout))
     assert (result.schema_version, result.num_members, result.eps) == (SCHEMA_VERSION, 2, 0.12)
     assert result.any_prefix.value <= result.robust.value <= result.clean.value
+    assert 0 < result.certified.value <= result.robust.value
+    nothing = replace(result, certified=Accuracy.of(np.zeros(50, bool)))
+    assert "certified: trivial (0 %), the bounds say nothing" in _of_the_proof(nothing)
+    assert _of_the_proof(replace(nothing, certified_by="none: no bound")) == "certified: none: no bound."
 
 
 def test_a_failed_check_ends_with_code_9_after_the_result(folder: Path) -> None:
