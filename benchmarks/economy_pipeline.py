@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from eed_search import trial
+from eed_search.core.looks import Rival
 from eed_search.core.params import TrialParams
 from eed_search.core.points import constraint_excess
 from eed_search.core.records import FreshCheck, Latency, Measurement, Reference, RungReading, TrialRecord
@@ -42,7 +43,14 @@ class Pipeline:
         return trial.make_probe(setting)
 
     def run(
-        self, number: int, params: TrialParams, setting: Setting, probe: Probe, report: Report, rung: int | None = None
+        self,
+        number: int,
+        params: TrialParams,
+        setting: Setting,
+        probe: Probe,
+        report: Report,
+        rung: int | None = None,
+        rivals: Sequence[Rival] = (),
     ) -> TrialRecord | RungReading:
         """Run one trial: without the store in a store of its own, without the gate unlimited and judged afterwards."""
         given = setting
@@ -50,7 +58,7 @@ class Pipeline:
             given = replace(given, store_root=str(own_store(setting, number)))
         if not self.gate:
             given = replace(given, spec=without_limits(setting.spec))
-        found = trial.run(number, params, given, probe, report, rung)
+        found = trial.run(number, params, given, probe, report, rung, rivals)
         if isinstance(found, RungReading):
             return found
         if not self.gate:

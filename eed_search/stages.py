@@ -1,6 +1,6 @@
 """The stages of a trial: each a pure function of its settings, what it is made from, and a seed.
 
-    base → scores → member → (own attack) → team → judgement;  architecture → latency
+    base → scores → member → (own attack) → team → judgement, slowdown;  architecture → latency
 
 Each asks the store first, so trials share whatever they have in common. The number behind a
 stage's name is its code's version: raise it when the result for equal settings changes.
@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from eed_search.compression.checkpoint import FileCheckpoint
@@ -28,6 +28,7 @@ from eed_search.compression.member import Member, fresh, from_arrays, recovery_l
 from eed_search.compression.methods import METHODS, VERSIONS, settings_of
 from eed_search.compression.scores import SCORES, ScoreBatch
 from eed_search.core.errors import TrialFailure
+from eed_search.core.looks import look_ends
 from eed_search.core.params import SCORED, MemberChoice, Recovery, Score, TrialParams
 from eed_search.core.plans import MemberPlan
 from eed_search.core.records import Interval, Latency, from_json, to_json
@@ -46,14 +47,19 @@ from eed_search.ensemble.loss import Members as MemberStack
 from eed_search.ensemble.subsets import subset_indices
 from eed_search.evaluation.cascade import Cascade, cascade_latencies
 from eed_search.evaluation.latency import Probe, RatioEstimate
-from eed_search.evaluation.robust import Judgement, craft, judge
+from eed_search.evaluation.robust import Examination, Judgement, craft
+from eed_search.evaluation.slowed import NO_GATE, Slowed, slowed
 from eed_search.models import build, signature
 from eed_search.training import train
 
 Report = Callable[[str], None]
+Beaten = Callable[[Judgement], object]
+"""Told what is known after a look at a part of the images; true where nothing more needs to be."""
 Stage = tuple[str, dict[str, Any]]
 """A stage's name with its version, and its settings: together they are its key in the store."""
+_JUDGEMENT = "judgement.2"
 _SWEPT = 15  # gate thresholds that a sweep replays
+_NO_PART = {"batch_size", "slow_down_steps"}  # settings that the attack on accuracy does not look at
 _TWIN_EPOCHS = 10.0  # enough for an undefended network to be accurate
 
 
@@ -129,7 +135,7 @@ class Workshop:
         return self.architecture(choice.size) if is_sized_before(self.spec, choice.method) else None
 
     def check_sizes(self) -> None:
-        """Find sizes that no member can have, before anything is trained.
+        """Find images that the base cannot take and sizes that no member can have, before anything is trained.
 
         Raises:
             ModelError: If low rank cannot reach a size of the space.
@@ -228,7 +234,7 @@ class Workshop:
         spec, data, choice = self.spec, self.data, plan.choice
         scored = self.scores(choice.score, base, base_key) if choice.method in SCORED else None
         stage, settings = self.member_stage(plan, base_key)
-        unfinished = FileCheckpoint(self.store.root / "unfinished" / f"{self.store.key(stage, settings)}.safetensors")
+        unfinished = self._unfinished(stage, settings)
 
         def compute(seed: int) -> Artifact:
             split = data.train
@@ -322,6 +328,8 @@ class Workshop:
         split: Literal["validation", "fresh"] = "validation",
         sweep: bool = False,
         share: float = 1.0,
+        in_looks: bool = False,
+        beaten: Beaten = lambda seen: False,
     ) -> Judgement:
         """Evaluate members behind a gate on a split, clean and under attack, or read it.
 
@@ -333,6 +341,12 @@ class Workshop:
             split: The validation images, which rank, or the fresh ones, which check.
             sweep: Replay other gate thresholds on the way.
             share: Of the images, from the first on, and of the attack's steps; the same for all.
+            in_looks: Attack in the looks of `core.looks`, and keep what is known after each: an evaluation
+                that was cut off, or given up, goes on from there.
+            beaten: Asked after each look but the last; where it says so the evaluation is given up.
+
+        Returns:
+            The whole evaluation; up to where it was given up else, whether the store has more or not.
         """
         spec = self.spec
         evaluation = spec.evaluation.model_copy(update={"steps": max(1, round(share * spec.evaluation.steps))})
@@ -343,28 +357,101 @@ class Workshop:
             "split": split,
             "eps": spec.threat.eps,
             "gate": asdict(gate) if len(members) > 1 else None,
-            "attack": evaluation.model_dump(exclude={"batch_size"}),
+            "attack": evaluation.model_dump(exclude=_NO_PART),
         }
         settings |= {"share": share} if share < 1 else {}
         settings |= {"sweep": num_swept, "until": "wrong at every threshold"} if num_swept else {}
+        images: Split = getattr(self.data, split)
+        num = max(1, round(share * len(images)))
+        ends = look_ends(num) if in_looks else (num,)
+        unfinished = self._unfinished(_JUDGEMENT, settings)
 
         def compute(seed: int) -> Artifact:
             self.report(f"attack on {name}")
-            images: Split = getattr(self.data, split)
-            found = judge(
+            examination = Examination(
                 GatedEnsemble(members, gate),
-                images.subset(torch.arange(max(1, round(share * len(images))))),
+                images.subset(torch.arange(num)),
                 eps=spec.threat.eps,
                 settings=evaluation,
                 sweep=num_swept,
                 seed=spec.seed,  # not the stage's own: every classifier meets the same random starts
                 device=self.device,
             )
+            if in_looks and (state := unfinished.load()) is not None:
+                examination.restore(state)
+            for end in ends:
+                if end > examination.num_attacked:
+                    examination.attack(end)
+                    if end < num:
+                        unfinished.save(examination.state())
+                        self.report(f"attack on {name}: {end} of {num} images")
+                if end < num and beaten(examination.so_far().until(end)):
+                    break
+            found = examination.so_far()
             arrays = {k: v for k, v in asdict(found).items() if isinstance(v, np.ndarray)}
             return Artifact(arrays, {"attack": found.attack})
 
-        artifact = self.store.get("judgement.1", settings, compute).artifact
-        return Judgement(**artifact.tensors, attack=artifact.meta["attack"])
+        def read(artifact: Artifact) -> Judgement:
+            return Judgement(**artifact.tensors, attack=artifact.meta["attack"])
+
+        stored = self.store.get(_JUDGEMENT, settings, compute, keep=lambda artifact: read(artifact).finished)
+        found = read(stored.artifact)
+        if in_looks and found.finished:
+            unfinished.clear()
+        return next((seen for end in ends[:-1] if beaten(seen := found.until(end))), found)
+
+    def slowed(
+        self,
+        members: Sequence[nn.Module],
+        key: str,
+        gate: DeployedGate,
+        *,
+        name: str,
+        thresholds: Float[np.ndarray, " thresholds"] | None = None,
+        share: float = 1.0,
+    ) -> Slowed:
+        """Slow a team's gate down on the validation images, or read how far that went.
+
+        Args:
+            members: In gate order; of a single one nothing can be slowed down.
+            key: Under which they lie in the store.
+            gate: The rule.
+            name: What is attacked, for the progress line.
+            thresholds: Other gate thresholds to replay on the way.
+            share: Of the images, from the first on, and of the attack's steps.
+        """
+        spec = self.spec
+        num = max(1, round(share * len(self.data.validation)))
+        others = np.zeros(0) if thresholds is None else thresholds
+        if len(members) == 1:
+            return Slowed(np.ones(num, np.int64), np.ones((len(others), num), np.int64), NO_GATE)
+        steps = max(1, round(share * spec.evaluation.slow_down_steps))
+        settings = {
+            "networks": key,
+            "data": self.data.key,
+            "eps": spec.threat.eps,
+            "gate": asdict(gate),
+            "steps": steps,
+            "thresholds": others.tolist(),
+            "num_images": num,
+        }
+
+        def compute(seed: int) -> Artifact:
+            self.report(f"slow-down attack on {name}")
+            found = slowed(
+                GatedEnsemble(members, gate),
+                self.data.validation.subset(torch.arange(num)),
+                eps=spec.threat.eps,
+                steps=steps,
+                batch_size=spec.evaluation.batch_size,
+                seed=spec.seed,  # not the stage's own: every team meets the same random starts
+                device=self.device,
+                thresholds=others,
+            )
+            return Artifact({"run": found.run, "swept_run": found.swept_run}, {"attack": found.attack})
+
+        artifact = self.store.get("slowdown.1", settings, compute).artifact
+        return Slowed(artifact.tensors["run"], artifact.tensors["swept_run"], artifact.meta["attack"])
 
     def transfer_failures(self, base: nn.Module, base_key: str, member: TrainedMember) -> Bool[np.ndarray, " samples"]:
         """Which validation images, attacked on the dense BASE, a member gets wrong."""
@@ -373,7 +460,7 @@ class Workshop:
             "data": self.data.key,
             "eps": spec.threat.eps,
             "base": base_key,
-            "attack": spec.evaluation.model_dump(exclude={"batch_size"}),
+            "attack": spec.evaluation.model_dump(exclude=_NO_PART),
             "seed": spec.seed,
         }
 
@@ -472,6 +559,10 @@ class Workshop:
         return to_onnx(self.architecture(0.5), self.data.image_shape)
 
     # ------------------------------------------------------------ shared by the stages
+
+    def _unfinished(self, stage: str, settings: dict[str, Any]) -> FileCheckpoint:
+        """Where a stage that takes long keeps what it has done so far."""
+        return FileCheckpoint(self.store.root / "unfinished" / f"{self.store.key(stage, settings)}.safetensors")
 
     @property
     def _augment(self) -> bool:

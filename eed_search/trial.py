@@ -16,18 +16,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import nn
 
 from eed_search.compression.member import Member
+from eed_search.core.cost import attacked_speedup, costs, latency_of, moved, scaled
 from eed_search.core.errors import TrialFailure
 from eed_search.core.frontier import hypervolume, normalise
 from eed_search.core.ledger import RunView
+from eed_search.core.looks import OUTRACED, Rival
 from eed_search.core.params import TrialParams
 from eed_search.core.plans import plan_members
 from eed_search.core.points import constraint_excess
 from eed_search.core.records import (
     Accuracy,
+    Exits,
     FreshCheck,
     Interval,
     Latency,
@@ -38,6 +41,7 @@ from eed_search.core.records import (
     RungReading,
     SweptPoint,
     TrialRecord,
+    UnderAttack,
     pack_bits,
     to_json,
     unpack_bits,
@@ -50,10 +54,13 @@ from eed_search.deployment.onnx_export import to_onnx
 from eed_search.ensemble.diversity import choose_team, robust_diversity
 from eed_search.ensemble.gate import DeployedGate, Gate
 from eed_search.evaluation.deploy import deploy
+from eed_search.evaluation.image_race import ImageRace
 from eed_search.evaluation.latency import LatencyProbe, Probe, RatioEstimate, additive_latency
 from eed_search.evaluation.robust import Judgement
+from eed_search.evaluation.slowed import NO_GATE, Slowed
 from eed_search.models import count_macs, signature
 from eed_search.stages import Deployed, Report, TrainedMember, Workshop, machine_name, open_workshop
+from eed_search.tracking.badges import point_facts
 
 _RUNG_SHARE = 0.5  # of the images, and of the attack's steps, at a rung
 _SLACK = 1.1  # how far beyond the slowest threshold hypervolume is measured to
@@ -72,28 +79,22 @@ class Setting:
         gate_ms: Cost of one gate step in the deployment runtime.
         num_classes: Classes.
         image_shape: Channels, height, width.
+        machine: The kind of machine that latencies belong to.
     """
 
     spec: Spec
     store_root: str
     base: Reference
     gate_ms: float
-        machine: The kind of machine that latencies belong to.
     num_classes: int
     image_shape: tuple[int, int, int]
+    machine: str = ""
 
     @property
     def base_key(self) -> str:
         """Key of the base's weights in the store."""
         return self.base.measurement.artifact.partition("/")[2]
 
-    machine: str = ""
-
-def prepare(spec: Spec, store_root: Path, report: Report) -> Setting:
-    """Train the dense base, evaluate it, and take the reference latency.
-
-    Called once, with the whole machine to itself, before any worker starts: the reference latency
-    is wall-clock time from a quiet window, and so are the latencies of the space's sizes.
 
 def train_base(spec: Spec, store_root: Path, report: Report) -> None:
     """Train the dense base and evaluate it, where `prepare` is called on another machine: it finds both in the store."""
@@ -103,6 +104,12 @@ def train_base(spec: Spec, store_root: Path, report: Report) -> None:
     base, base_key = shop.base()
     shop.judgement([base], base_key, Gate(), name="the dense base")
 
+
+def prepare(spec: Spec, store_root: Path, report: Report) -> Setting:
+    """Train the dense base, evaluate it, and take the reference latency.
+
+    Called once, with the whole machine to itself, before any worker starts: the reference latency
+    is wall-clock time from a quiet window, and so are the latencies of the space's sizes.
 
     Args:
         spec: The search-space file.
@@ -125,8 +132,9 @@ def train_base(spec: Spec, store_root: Path, report: Report) -> None:
     probe = _probe(shop, base)
     reference = probe.reference_ms()
     gate_ms = probe.gate_ms(shop.data.num_classes, to_settings(gate_of(spec.gate, RUNS_ALL)))
-    latency = Latency(reference, reference.value, reference.value, reference.value, Interval(1, 1, 1), 1.0, "additive")
-    macs = count_macs(base, shop.data.image_shape)
+    ms, macs = reference.value, count_macs(base, shop.data.image_shape)
+    latency = Latency(reference, ms, ms, ms, Interval(1, 1, 1), 1.0, "additive", exit_ms=(ms,))
+    always = Exits((1.0,), macs)
     measurement = Measurement(
         clean_accuracy=Accuracy.of(judged.clean_right),
         robust_accuracy=_robust(judged, spec),
@@ -140,6 +148,7 @@ def train_base(spec: Spec, store_root: Path, report: Report) -> None:
         size_bytes=Member(base).size_bytes,
         robust_hex=pack_bits(judged.robust_right),
         artifact=f"base.1/{base_key}",
+        under_attack=UnderAttack(always, always, NO_GATE),
     )
     for network in shop.known_forms():
         shop.latency(network, probe, signature(base, shop.data.image_shape))
@@ -150,6 +159,7 @@ def train_base(spec: Spec, store_root: Path, report: Report) -> None:
         gate_ms,
         shop.data.num_classes,
         shop.data.image_shape,
+        machine_name(),
     )
 
 
@@ -158,10 +168,15 @@ def make_probe(setting: Setting) -> LatencyProbe:
     shop = open_workshop(setting.spec, setting.store_root, lambda text: None)
     return _probe(shop, shop.base()[0])
 
-        machine_name(),
 
 def run(
-    number: int, params: TrialParams, setting: Setting, probe: Probe, report: Report, rung: int | None = None
+    number: int,
+    params: TrialParams,
+    setting: Setting,
+    probe: Probe,
+    report: Report,
+    rung: int | None = None,
+    rivals: Sequence[Rival] = (),
 ) -> TrialRecord | RungReading:
     """Run one trial, to its end or to a rung on the way.
 
@@ -174,17 +189,18 @@ def run(
         probe: Measures the latency of a network against the dense base.
         report: Told which stage runs.
         rung: Where to stop: 0 with the recovered members, 1 after the joint fine-tune; none: at its end.
+        rivals: Points that the trained team is held against while it is attacked; none: to its end.
 
     Returns:
         At a rung what was measured there. Else, and where it ends before, a record: `done` with its
         measurement; `infeasible` with the constraint it breaks, found before any training where
-        latency or size alone say so; `failed` with its reason.
+        latency or size alone say so; `pruned` where the attack was given up; `failed` with its reason.
     """
     start = time.perf_counter()
     shop = open_workshop(setting.spec, setting.store_root, report)
     record = TrialRecord(number, params.to_flat(), "done")
     try:
-        found = _run(record, params, setting, shop, probe, rung)
+        found = _run(record, params, setting, shop, probe, rung, rivals)
         if isinstance(found, RungReading):
             return replace(found, stages=tuple(shop.store.uses), seconds=time.perf_counter() - start)
         record = found
@@ -201,7 +217,13 @@ def run(
 
 
 def _run(
-    record: TrialRecord, params: TrialParams, setting: Setting, shop: Workshop, probe: Probe, rung: int | None
+    record: TrialRecord,
+    params: TrialParams,
+    setting: Setting,
+    shop: Workshop,
+    probe: Probe,
+    rung: int | None,
+    rivals: Sequence[Rival],
 ) -> TrialRecord | RungReading:
     spec = setting.spec
     base, base_key = shop.base()
@@ -221,16 +243,31 @@ def _run(
     if rung == 1:
         return _reading(1, [m.model for m in team], stored.key, params, setting, shop, probe)
     gate = _gate(spec, params.gate_threshold)
-    judged = shop.judgement([m.model for m in team], stored.key, gate, name="the team", sweep=spec.gate.sweep > 0)
     ratios = [shop.latency(m.model, probe, reference) for m in team]
-    measurement = _measure(team, judged, ratios, setting, artifact=f"team.1/{stored.key}")
+    dense_ms = setting.base.measurement.latency.latency_ms.value
+    race = ImageRace(rivals, ratios, dense_ms, setting.gate_ms, spec.search.latency_objective)
+    judged = shop.judgement(
+        [m.model for m in team],
+        stored.key,
+        gate,
+        name="the team",
+        sweep=spec.gate.sweep > 0,
+        in_looks=True,
+        beaten=race.beaten_by,
+    )
+    if not judged.finished:
+        stop = race.stop(judged)
+        record = replace(record, outcome="pruned", reason=OUTRACED, message=stop.message, stop=stop)
+        return replace(record, robust_diversity=diversity, notes=tuple(notes))
+    slow = shop.slowed([m.model for m in team], stored.key, gate, name="the team", thresholds=judged.thresholds)
+    measurement = _measure(team, judged, slow, ratios, setting, artifact=f"team.1/{stored.key}")
     kind = float(judged.executed_right.mean() - judged.robust_right.mean())
     if len(team) > 1:
         notes = [
             *notes,
             f"the executed path alone would say {100 * judged.executed_right.mean():.1f} % robust, {100 * kind:.1f} points too kind",
         ]
-    swept = _sweep(team, judged, ratios, setting, measurement)
+    swept = _sweep(team, judged, slow, ratios, setting, measurement)
     record = replace(record, measurement=measurement, robust_diversity=diversity, notes=tuple(notes), swept=swept)
     return _judged_by_constraints(record, constraint_excess(spec.search.constraints, measurement, setting.base))
 
@@ -243,18 +280,27 @@ def _reading(
     gate = _gate(spec, params.gate_threshold)
     judged = shop.judgement(team, key, gate, name=f"the team at rung {rung}", share=_RUNG_SHARE)
     reference = signature(shop.base()[0], setting.image_shape)
+    shares = _exit_shares(judged.members_run, len(team))
     latency = additive_latency(
         [shop.latency(model, probe, reference) for model in team],
-        _exit_shares(judged, len(team)),
+        shares,
         setting.base.measurement.latency.latency_ms.value,
         setting.gate_ms,
     )
-    return RungReading(rung, Accuracy.of(judged.robust_right), latency.latency_ms, pack_bits(judged.robust_right))
+    ranks = latency.latency_ms
+    if spec.search.latency_objective == "worst_case":
+        ranks = scaled(ranks, latency.worst_case_ms)
+    elif spec.search.latency_objective == "attacked":
+        slow = shop.slowed(team, key, gate, name=f"the team at rung {rung}", share=_RUNG_SHARE)
+        runs = (_exit_shares(run, len(team)) for run in (judged.attacked_run, slow.run))
+        ranks = scaled(ranks, max(moved(latency, shares, run) for run in runs))
+    return RungReading(rung, Accuracy.of(judged.robust_right), ranks, pack_bits(judged.robust_right))
 
 
 def _sweep(
     team: Sequence[Member],
     judged: Judgement,
+    slow: Slowed,
     ratios: Sequence[RatioEstimate],
     setting: Setting,
     own: Measurement,
@@ -268,15 +314,17 @@ def _sweep(
             judged.swept_robust_right[i],
             judged.executed_right,
             judged.swept_members_run[i],
+            judged.swept_attacked_run[i],
             f"{judged.attack}, aimed at another threshold: upper bound",
         )
-        measured = _measure(team, replayed, ratios, setting, artifact=own.artifact)
+        replayed_slow = Slowed(slow.swept_run[i], slow.swept_run[:0], f"{slow.attack}, aimed at another threshold")
+        measured = _measure(team, replayed, replayed_slow, ratios, setting, artifact=own.artifact, at_least=True)
         excess = constraint_excess(spec.search.constraints, measured, setting.base)
         if all(value <= 0 for value in excess.values()):
             found.append(SweptPoint(float(threshold), measured))
     dense = setting.base.measurement.latency.latency_ms.value
     all_rows = [own, *(point.measurement for point in found)]
-    latencies = np.array([m.latency.latency_ms.value for m in all_rows])
+    latencies = np.array([latency_of(m, spec.search.latency_objective).value for m in all_rows])
     rows = normalise(
         np.array([m.robust_accuracy.value for m in all_rows]),
         latencies,
@@ -300,7 +348,7 @@ def confirm(artifact: str, params: TrialParams, bound: Measurement, setting: Set
     Args:
         artifact: `stage/key` of the team in the store.
         params: Of the point, its threshold included.
-        bound: What the sweep measured there: all but the robust accuracy is exact and stays.
+        bound: What the sweep measured there: clean accuracy and latency are exact and stay.
         setting: What all trials share.
         report: Told which stage runs.
     """
@@ -308,8 +356,11 @@ def confirm(artifact: str, params: TrialParams, bound: Measurement, setting: Set
     shop = open_workshop(spec, setting.store_root, report, whole_machine=True)
     stored = shop.store.load(artifact)
     team = [m.model for m in shop.read_members(stored)]
-    judged = shop.judgement(team, stored.key, _gate(spec, params.gate_threshold), name="a swept threshold")
-    return replace(bound, **_robustness(judged, setting))
+    gate = _gate(spec, params.gate_threshold)
+    judged = shop.judgement(team, stored.key, gate, name="a swept threshold")
+    slow = shop.slowed(team, stored.key, gate, name="a swept threshold")
+    macs = [count_macs(network, setting.image_shape) for network in team]
+    return replace(bound, **_robustness(judged, setting), under_attack=_under_attack(judged, slow, macs))
 
 
 def recheck(artifact: str, params: TrialParams | None, setting: Setting, report: Report) -> FreshCheck:
@@ -388,12 +439,18 @@ def _gate_order(
 
 
 def _measure(
-    team: Sequence[Member], judged: Judgement, ratios: Sequence[RatioEstimate], setting: Setting, *, artifact: str
+    team: Sequence[Member],
+    judged: Judgement,
+    slow: Slowed,
+    ratios: Sequence[RatioEstimate],
+    setting: Setting,
+    *,
+    artifact: str,
+    at_least: bool = False,
 ) -> Measurement:
     """Put together everything measured on one classifier."""
     num = len(team)
-    shares = _exit_shares(judged, num)
-    reach = [1 - sum(shares[:t]) for t in range(num)]
+    shares = _exit_shares(judged.members_run, num)
     macs = [count_macs(m.model, setting.image_shape) for m in team]
     base = setting.base.measurement
     latency = additive_latency(ratios, shares, base.latency.latency_ms.value, setting.gate_ms if num > 1 else 0.0)
@@ -403,16 +460,32 @@ def _measure(
         mean_members_run=float(judged.members_run.mean()),
         num_members=num,
         exit_shares=tuple(shares),
-        macs=round(sum(r * m for r, m in zip(reach, macs, strict=True))),
+        macs=_mean_macs(shares, macs),
         worst_case_macs=sum(macs),
         size_bytes=sum(m.size_bytes for m in team),
         artifact=artifact,
+        under_attack=_under_attack(judged, slow, macs, at_least=at_least),
         **_robustness(judged, setting),
     )
 
 
-def _exit_shares(judged: Judgement, num_members: int) -> list[float]:
-    return [float((judged.members_run == t).mean()) for t in range(1, num_members + 1)]
+def _under_attack(judged: Judgement, slow: Slowed, macs: Sequence[int], *, at_least: bool = False) -> UnderAttack:
+    """Say how deep the gate goes under both attacks."""
+
+    def exits(run: Int[np.ndarray, " samples"]) -> Exits:
+        shares = _exit_shares(run, len(macs))
+        return Exits(tuple(shares), _mean_macs(shares, macs))
+
+    return UnderAttack(exits(judged.attacked_run), exits(slow.run), slow.attack, at_least)
+
+
+def _exit_shares(run: Int[np.ndarray, " samples"], num_members: int) -> list[float]:
+    return [float((run == t).mean()) for t in range(1, num_members + 1)]
+
+
+def _mean_macs(shares: Sequence[float], macs: Sequence[int]) -> int:
+    """Multiply-accumulates for an average image: each member's, in the share of the images that reach it."""
+    return round(sum((1 - sum(shares[:t])) * one for t, one in enumerate(macs)))
 
 
 def _robustness(judged: Judgement, setting: Setting) -> dict[str, Any]:
@@ -451,6 +524,9 @@ def _before_training(
         "max_worst_case_latency_ms": (limits.max_worst_case_latency_ms, worst),
         "max_worst_case_slowdown": (limits.max_worst_case_slowdown, worst / dense),
         "max_latency_ms": (limits.max_latency_ms, fastest),
+        # an attack can only make the gate ask more members than it does on clean images
+        "max_attacked_latency_ms": (limits.max_attacked_latency_ms, fastest),
+        "max_attacked_slowdown": (limits.max_attacked_slowdown, fastest / dense),
     }
     return {name: value - limit for name, (limit, value) in found.items() if limit is not None}
 
@@ -493,7 +569,8 @@ def control(size: float, setting: Setting, probe: Probe, report: Report) -> Refe
         )
     _, _, recovery, stored, network, judged = max(found, key=lambda row: row[:2])
     ratio = shop.latency(network.model, probe, signature(base, setting.image_shape))
-    measurement = _measure([network], judged, [ratio], setting, artifact=f"control.1/{stored.key}")
+    slow = shop.slowed([network.model], stored.key, Gate(), name="the control")
+    measurement = _measure([network], judged, slow, [ratio], setting, artifact=f"control.1/{stored.key}")
     return Reference(f"from scratch {round(100 * size)} % ({recovery})", measurement, stored.seconds, size, recovery)
 
 
@@ -554,6 +631,9 @@ def export_point(view: RunView, point: Point, home: Path, out: Path) -> Path:
             "run": view.name,
             "point": point.id,
             **to_json(point.measurement),
+            "attacked_speedup": attacked_speedup(point.measurement),
+            "costs": to_json(costs(point.measurement)),
+            **point_facts(view, point.id),
             "dense_base": to_json(view.base) if view.base else None,
             "data": spec.data.source,
             "split": "validation",
@@ -580,7 +660,7 @@ def rerun_file(spec: Spec, point: Point) -> str:
         scores = set()
     plain["search"]["space"] |= fixed | {"size": sorted(sizes)} | ({"score": sorted(scores)} if scores else {})
     members = {k: v for k, v in params.items() if "." in k} if spec.team.mode == "direct" else {}
-    plain["search"] |= {"trials": 1, "racing": False, "first": [members] if members else []}
+    plain["search"] |= {"trials": 1, "racing": False, "image_racing": False, "first": [members] if members else []}
     plain["name"] = f"{spec.name}-{point.id}"
     return to_text(parse(plain, "rerun"))
 

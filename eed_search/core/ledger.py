@@ -7,6 +7,7 @@ events into a `RunView`; order is by sequence number, never by a time stamp.
     stage     a phase begins
     base      the dense base            control   a network trained from scratch
     proposal  a trial's parameters      attempt   a trial starts, or its worker was lost
+    rivals    the points that a trial will be held against while it is attacked, as it is handed out
     report    a trial's measurements at a rung
     decision  what the scheduler made of them
     result    a trial's end             latency   a final latency
@@ -44,6 +45,7 @@ EventKind = Literal[
     "control",
     "proposal",
     "attempt",
+    "rivals",
     "report",
     "decision",
     "result",
@@ -209,6 +211,7 @@ class RunView:
         attempts: How often a trial was started, by number.
         losses: How often its worker was lost, by number.
         reports: What trials measured on their way, by number.
+        rivals: Ids of the points that a trial is held against image by image, by number.
         trials: Finished trials by number.
         history: Proposals, reports, resumptions and ends of trials in their order, with their numbers.
         latencies: Final latencies by point id, reference name included: they replace the search's.
@@ -240,6 +243,7 @@ class RunView:
     attempts: dict[int, int] = field(default_factory=dict)
     losses: dict[int, int] = field(default_factory=dict)
     reports: dict[int, list[RungReport]] = field(default_factory=dict)
+    rivals: dict[int, tuple[str, ...]] = field(default_factory=dict)
     trials: dict[int, TrialRecord] = field(default_factory=dict)
     history: list[tuple[What, int]] = field(default_factory=list)
     latencies: dict[str, Latency] = field(default_factory=dict)
@@ -328,6 +332,10 @@ def _fold_attempt(view: RunView, data: dict[str, Any], trial: int) -> None:
         view.attempts[trial] = data["attempt"]
 
 
+def _fold_rivals(view: RunView, data: dict[str, Any], trial: int) -> None:
+    view.rivals[trial] = tuple(data["points"])
+
+
 def _fold_report(view: RunView, data: dict[str, Any], trial: int) -> None:
     stages = tuple(from_json(StageUse, use) for use in data.get("stages", ()))
     report = RungReport(
@@ -408,6 +416,7 @@ _FOLDS: dict[str, Callable[[RunView, dict[str, Any], int], None]] = {
     "control": _fold_control,
     "proposal": _fold_proposal,
     "attempt": _fold_attempt,
+    "rivals": _fold_rivals,
     "report": _fold_report,
     "decision": _fold_decision,
     "result": _fold_result,

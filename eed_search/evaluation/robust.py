@@ -7,8 +7,8 @@ iterate of any surrogate broke it. The executed path alone is several points too
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -35,23 +35,53 @@ class Judgement:
         robust_right: Right on the clean image and on every iterate of every surrogate.
         executed_right: The same for the executed path alone: the usual, too kind figure.
         members_run: Members the gate ran on each clean image.
+        attacked_run: Members it ran on the image that broke the sample, else on the last one tried; as on the
+            clean image where that was wrong already.
         attack: What attacked, for people.
         thresholds: Gate thresholds that the same evaluation was replayed at; empty without a sweep.
         swept_clean_right: Right answers on the clean images at each threshold.
         swept_robust_right: Right on every image seen, at each threshold. An upper bound: the attack on
             the executed path followed the gate at its own threshold.
         swept_members_run: Members run on each clean image at each threshold.
+        swept_attacked_run: Members run under attack, likewise.
+
+    An evaluation that was not finished holds what is known of all clean images, and of its first images under attack.
     """
 
     clean_right: Bool[np.ndarray, " samples"]
     robust_right: Bool[np.ndarray, " samples"]
     executed_right: Bool[np.ndarray, " samples"]
     members_run: Int[np.ndarray, " samples"]
+    attacked_run: Int[np.ndarray, " samples"]
     attack: str
     thresholds: Float[np.ndarray, " thresholds"] = field(default_factory=lambda: np.zeros(0))
     swept_clean_right: Bool[np.ndarray, "thresholds samples"] = field(default_factory=lambda: np.zeros((0, 0), bool))
     swept_robust_right: Bool[np.ndarray, "thresholds samples"] = field(default_factory=lambda: np.zeros((0, 0), bool))
     swept_members_run: Int[np.ndarray, "thresholds samples"] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
+    swept_attacked_run: Int[np.ndarray, "thresholds samples"] = field(
+        default_factory=lambda: np.zeros((0, 0), np.int64)
+    )
+
+    @property
+    def num_attacked(self) -> int:
+        """Images that were attacked."""
+        return len(self.robust_right)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all images were attacked."""
+        return self.num_attacked == len(self.clean_right)
+
+    def until(self, end: int) -> Judgement:
+        """Give what was known after so many images were attacked."""
+        return replace(
+            self,
+            robust_right=self.robust_right[:end],
+            executed_right=self.executed_right[:end],
+            attacked_run=self.attacked_run[:end],
+            swept_robust_right=self.swept_robust_right[:, :end],
+            swept_attacked_run=self.swept_attacked_run[:, :end],
+        )
 
 
 Watch = Callable[[Int[Tensor, " some"], Float[Tensor, "members some classes"]], Bool[Tensor, " some"]]
@@ -94,46 +124,119 @@ def judge(
         PGD: Madry et al. 2018, arXiv 1706.06083. The union over prefixes, each iterate judged on the
         gated forward, is ours.
     """
-    team = place(team, device).eval()
-    num = len(split)
-    surrogates = [0, *range(1, len(team.members) + 1)] if len(team.members) > 1 else [1]
-    replay = _Replay(team, split, sweep, settings, device) if sweep and len(team.members) > 1 else None
-    clean = np.zeros(num, bool)
-    executed = np.zeros(num, bool)
-    robust = np.zeros(num, bool)
-    run = np.zeros(num, np.int64)
-    for start in range(0, num, settings.batch_size):
-        where = slice(start, min(start + settings.batch_size, num))
-        images = split.images[where].to(device).contiguous(memory_format=torch.channels_last)
-        labels = split.labels[where].to(device)
-        with torch.no_grad():
-            decision = team.decide(images)
-        right = decision.labels == labels
-        clean[where], run[where] = right.cpu().numpy(), decision.members_run.cpu().numpy()
-        for number, surrogate in enumerate(surrogates):
-            alive = (right if replay is None else right | replay.alive(where, device)).nonzero().flatten()
+    examination = Examination(team, split, eps=eps, settings=settings, seed=seed, device=device, sweep=sweep)
+    examination.attack(len(split))
+    return examination.so_far()
+
+
+class Examination:
+    """An evaluation that can stop after any image and go on from there: see `judge`, whose arguments it takes.
+
+    All images are answered clean at once, which costs little; the attack goes as far as it is asked to.
+    """
+
+    def __init__(
+        self,
+        team: Team,
+        split: Split,
+        *,
+        eps: float,
+        settings: Evaluation,
+        seed: int,
+        device: torch.device,
+        sweep: int = 0,
+    ) -> None:
+        self._team, self._split = place(team, device).eval(), split
+        self._eps, self._settings, self._seed, self._device = eps, settings, seed, device
+        num, members = len(split), len(team.members)
+        self._surrogates = [0, *range(1, members + 1)] if members > 1 else [1]
+        self._replay = _Replay(self._team, split, sweep, settings, device) if sweep and members > 1 else None
+        self._clean, self._run = np.zeros(num, bool), np.zeros(num, np.int64)
+        for where in _batches(0, num, settings.batch_size):
+            images, labels = self._take(where)
+            with torch.no_grad():
+                decision = self._team.decide(images)
+            self._clean[where] = (decision.labels == labels).cpu().numpy()
+            self._run[where] = decision.members_run.cpu().numpy()
+        self._executed, self._robust, self._attacked_run = np.zeros(num, bool), np.zeros(num, bool), self._run.copy()
+        self.num_attacked = 0
+
+    def attack(self, end: int) -> None:
+        """Attack the images up to this one that have not been attacked yet."""
+        for where in _batches(self.num_attacked, end, self._settings.batch_size):
+            self._attack(where)
+            self.num_attacked = where.stop
+
+    def so_far(self) -> Judgement:
+        """Give all clean flags, and the robust ones of the images that were attacked."""
+        several = len(self._team.members) > 1
+        union = " through the executed path, each prefix mean and the member mean, union" if several else ""
+        attack = f"PGD-{self._settings.steps}{union}"
+        found = Judgement(self._clean, self._robust, self._executed, self._run, self._attacked_run, attack)
+        if (replay := self._replay) is not None:
+            found = replace(
+                found,
+                thresholds=replay.thresholds,
+                swept_clean_right=replay.clean,
+                swept_robust_right=replay.robust,
+                swept_members_run=replay.run,
+                swept_attacked_run=replay.attacked_run,
+            )
+        return found.until(self.num_attacked)
+
+    def state(self) -> dict[str, Tensor]:
+        """Give what `restore` needs to go on: a row for each way to answer, its own first."""
+        found = self.so_far()
+        right = np.stack([found.executed_right, found.robust_right, *found.swept_robust_right])
+        run = np.stack([found.attacked_run, *found.swept_attacked_run])
+        return {"right": torch.from_numpy(right), "run": torch.from_numpy(run)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from where another examination of the same team was; a state of other form is passed over."""
+        right, run, replay = state["right"].numpy(), state["run"].numpy(), self._replay
+        ways = 1 if replay is None else 1 + len(replay.thresholds)
+        if (len(right), len(run)) != (1 + ways, ways) or right.shape[1] > len(self._split):
+            return
+        self.num_attacked = end = right.shape[1]
+        self._executed[:end], self._robust[:end], self._attacked_run[:end] = right[0], right[1], run[0]
+        if replay is not None:
+            replay.robust[:, :end], replay.attacked_run[:, :end] = right[2:], run[1:]
+
+    def _take(self, where: slice) -> tuple[Tensor, Tensor]:
+        images = self._split.images[where].to(self._device).contiguous(memory_format=torch.channels_last)
+        return images, self._split.labels[where].to(self._device)
+
+    def _attack(self, where: slice) -> None:
+        """Attack one batch with each surrogate in turn."""
+        images, labels = self._take(where)
+        right = torch.tensor(self._clean[where], device=self._device)  # a copy: it changes below
+        run = torch.tensor(self._run[where], device=self._device)
+        replay = self._replay
+        for number, surrogate in enumerate(self._surrogates):
+            alive = (right if replay is None else right | replay.alive(where, self._device)).nonzero().flatten()
             if len(alive):
-                noise = _starts(num, images.shape[1:], where, seed, surrogate).to(device)[alive]
-                watch = replay.watch(start, labels, alive) if replay else None
-                right[alive] &= ~_broken(team, images[alive], labels[alive], noise, surrogate, eps, settings, watch)
+                noise = _starts(len(self._split), images.shape[1:], where, self._seed, surrogate)
+                start = noise.to(self._device)[alive]
+                watch = replay.watch(where.start, labels, alive) if replay else None
+                broken, ran = _broken(
+                    self._team, images[alive], labels[alive], start, surrogate, self._eps, self._settings, watch
+                )
+                run[alive] = torch.where(right[alive], ran, run[alive])
+                right[alive] &= ~broken
             if number == 0:
-                executed[where] = right.cpu().numpy()
-        robust[where] = right.cpu().numpy()
-    prefixes = (
-        "" if len(team.members) == 1 else " through the executed path, each prefix mean and the member mean, union"
-    )
-    attack = f"PGD-{settings.steps}{prefixes}"
-    if replay is None:
-        return Judgement(clean, robust, executed, run, attack)
-    return Judgement(clean, robust, executed, run, attack, replay.thresholds, replay.clean, replay.robust, replay.run)
+                self._executed[where] = right.cpu().numpy()
+        self._robust[where], self._attacked_run[where] = right.cpu().numpy(), run.cpu().numpy()
+
+
+def _batches(start: int, end: int, size: int) -> Iterator[slice]:
+    for first in range(start, end, size):
+        yield slice(first, min(first + size, end))
 
 
 class _Replay:
     """What other thresholds would have answered to everything that the evaluation sees."""
 
-    def __init__(
-        self, team: Team, split: Split, sweep: int, settings: Evaluation, device: torch.device
-    ) -> None:
+    def __init__(self, team: Team, split: Split, sweep: int, settings: Evaluation, device: torch.device) -> None:
         self._gate = team.gate
         parts = []
         with torch.no_grad():
@@ -149,6 +252,7 @@ class _Replay:
         labels, run = answers_at(self._gate, logs, self._thresholds)
         self.clean = (labels.cpu() == split.labels).numpy()
         self.run = run.cpu().numpy()
+        self.attacked_run = self.run.copy()
         self.robust = self.clean.copy()
 
     def alive(self, where: slice, device: torch.device) -> Bool[Tensor, " batch"]:
@@ -160,9 +264,10 @@ class _Replay:
 
         def see(positions: Tensor, logs: Tensor) -> Tensor:
             where = alive[positions]
-            answers, _ = answers_at(self._gate, logs, self._thresholds)
+            answers, run = answers_at(self._gate, logs, self._thresholds)
             wrong = (answers != labels[where]).cpu().numpy()
             here = start + where.cpu().numpy()
+            self.attacked_run[:, here] = np.where(self.robust[:, here], run.cpu().numpy(), self.attacked_run[:, here])
             self.robust[:, here] &= ~wrong
             return torch.from_numpy(self.robust[:, here].any(axis=0)).to(positions.device)
 
@@ -216,12 +321,17 @@ def _broken(
     eps: float,
     settings: Evaluation,
     watch: Watch | None = None,
-) -> Bool[Tensor, " batch"]:
-    """Attack one surrogate (0: executed path, k: mean of the first k) and judge every iterate on the gate."""
+) -> tuple[Bool[Tensor, " batch"], Int[Tensor, " batch"]]:
+    """Attack one surrogate (0: executed path, k: mean of the first k) and judge every iterate on the gate.
+
+    Returns:
+        Which samples broke, and the members run on the image that broke each, else on the last one.
+    """
     low, high = (images - eps).clamp_(min=0), (images + eps).clamp_(max=1)
     step = settings.step_size or eps / 4
     moved = torch.clamp(images + eps * noise, low, high)
     broken = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
+    run = torch.ones_like(labels)
     active = torch.arange(len(labels), device=labels.device)
     for iterate in range(settings.steps + 1):
         point = moved[active].detach().requires_grad_(iterate < settings.steps)
@@ -230,6 +340,7 @@ def _broken(
             seen = logs.detach()
             decision = team.gate.decide_logs(seen)
             wrong = decision.labels != labels[active]
+            run[active] = torch.where(broken[active], run[active], decision.members_run)
             broken[active[wrong]] = True
             done = broken[active] if watch is None else broken[active] & ~watch(active, seen)
             if iterate == settings.steps or bool(done.all()):
@@ -239,4 +350,4 @@ def _broken(
         (gradient,) = torch.autograd.grad(loss, point)
         moved[active] = torch.clamp(point.detach() + step * gradient.sign(), low[active], high[active])
         active = active[~done]
-    return broken
+    return broken, run

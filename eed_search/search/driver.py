@@ -28,13 +28,14 @@ from typing import TYPE_CHECKING, Any
 from eed_search.core.errors import EedSearchError, FailureReason, RunError, TrialFailure
 from eed_search.core.failpoints import fail_point
 from eed_search.core.ledger import FILE_NAME, RESUME, Ledger, RunView, read_run
+from eed_search.core.looks import Rival
 from eed_search.core.points import stalled
 from eed_search.core.records import Measurement, Reference, RungReading, TrialRecord
 from eed_search.core.spec import Spec
 from eed_search.core.spec_file import SPACE_FILE, to_text
 from eed_search.core.storage import Storage
 from eed_search.core.store import write_atomic
-from eed_search.search import origin, requests
+from eed_search.search import image_racing, origin, requests
 from eed_search.search.copies import Copier, copied, is_on_storage
 from eed_search.search.cost import remaining_cost
 from eed_search.search.finals import Final, What, next_final
@@ -478,6 +479,7 @@ class _Search:
                 cost=lambda params: remaining_cost(self.view, params),
                 racing=racing,
                 on_resume=lambda number, rung: self.journal.decision(number, rung, RESUME),
+                rivals=self._rivals if self.spec.search.image_racing else None,
             )
             controls = controls_to_train(self.view, self.spec)
             work = Work(self.spec, setting, controls, self._proposer, self.folder, 1 + self.view.num_resumes)
@@ -504,6 +506,13 @@ class _Search:
             if reports and not reports[-1].decision:
                 self.journal.decision(number, reports[-1].rung, "pause" if number in waiting else "continue")
         return racing
+
+    def _rivals(self, number: int) -> tuple[Rival, ...]:
+        """Say whom a trial is held against, image by image: those of its first time, if it was cut off."""
+        kind = self.spec.search.latency_objective
+        if number not in self.view.rivals:
+            self.journal.rivals(number, image_racing.choose(self.view, kind))
+        return image_racing.rivals(self.view, self.view.rivals[number], kind)
 
     def on_attempt(self, number: int) -> None:
         """A trial starts."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -95,6 +95,10 @@ class Journal:
     def attempt(self, number: int) -> None:
         """Keep that a trial starts, for the first time or again."""
         self.append("attempt", {"attempt": self.view.attempts.get(number, 0) + 1, "state": "started"}, number)
+
+    def rivals(self, number: int, points: Sequence[str]) -> None:
+        """Keep whom a trial will be held against while it is attacked."""
+        self.append("rivals", {"points": list(points)}, number)
 
     def lost(self, number: int, message: str) -> None:
         """Keep that a trial's worker was lost, and that it will be tried again."""

@@ -9,12 +9,13 @@ of the infrastructure.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from eed_search.core.errors import FailureReason, StorageError, TrialFailure
 from eed_search.core.ledger import STOPPED
+from eed_search.core.looks import Rival
 from eed_search.core.params import ParamValue, TrialParams
 from eed_search.core.records import Measurement, RungReading, TrialRecord, metric_problem
 
@@ -33,6 +34,7 @@ def attempt(
     probe: Probe,
     report: Callable[[str], None],
     rung: int | None = None,
+    rivals: Sequence[Rival] = (),
 ) -> dict[str, Any]:
     """Run one trial to a rung, or to its end; an exception becomes a failed record and its traceback.
 
@@ -41,7 +43,7 @@ def attempt(
     """
     trace = ""
     try:
-        record = pipeline.run(number, TrialParams.from_flat(params), setting, probe, report, rung)
+        record = pipeline.run(number, TrialParams.from_flat(params), setting, probe, report, rung, rivals)
     except Exception as error:
         record, trace = failure(number, params, *failure_of(error)), traceback.format_exc()
     if isinstance(record, RungReading) and record.rung == rung:

@@ -18,13 +18,16 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Bool
 
+from eed_search.core.cost import latency_of
 from eed_search.core.ledger import RungReport, RunView
+from eed_search.core.looks import OUTRACED
+from eed_search.core.params import LatencyKind
+from eed_search.core.points import latency_kind
 from eed_search.core.records import Measurement, StageUse, TrialRecord, unpack_bits
 from eed_search.core.statistics import paired_difference
 from eed_search.search.race import Race, Reading, Verdict, reading_of
 
 RUNGS = ("members", "joint")
-OUTRACED = "outraced"  # the reason of a trial that waited at a rung until the end
 _SIGNS = {"robust_accuracy": -1.0, "latency_ms": 1.0}
 _ROBUST, _LATENCY = 0, 1  # places of both in a reading
 _SURE, _FEWEST = 0.975, 3  # share of gains that lie below the optimistic one; finished trials to learn gains from
@@ -35,9 +38,11 @@ class Racing:
 
     Args:
         eta: One in so many trials goes on at each rung.
+        kind: Which latency ranks; that at a rung comes with its report.
     """
 
-    def __init__(self, eta: int) -> None:
+    def __init__(self, eta: int, kind: LatencyKind = "clean") -> None:
+        self._kind: LatencyKind = kind
         self._race = Race(len(_SIGNS), len(RUNGS) + 1, eta=eta)
         self._readings: list[tuple[int, int, Reading]] = []
         self._right: dict[tuple[int, int], Bool[np.ndarray, " samples"]] = {}  # by trial and rung
@@ -47,7 +52,7 @@ class Racing:
     @classmethod
     def replay(cls, view: RunView, eta: int) -> Racing:
         """Live through a run's trials again."""
-        racing = cls(eta)
+        racing = cls(eta, latency_kind(view))
         seen: dict[int, int] = {}
         for what, number in view.history:
             if what == "proposal":
@@ -91,12 +96,15 @@ class Racing:
         self._race.resume(number)
 
     def ended(self, record: TrialRecord) -> None:
-        """A trial came to its end; one that is done is what others are held against."""
+        """A trial came to its end; one that is done is what others are held against, one given up only teaches."""
         if record.outcome == "done" and record.measurement is not None:
-            reading = _reading(record.measurement)
+            reading = _reading(record.measurement, self._kind)
             self._readings.append((record.number, len(RUNGS), reading))
             self._done[record.number] = reading
             self._race.report(record.number, len(RUNGS), reading)
+        elif (stop := record.stop) is not None:
+            values = (-stop.robust_accuracy, stop.latency_ms.value)
+            self._readings.append((record.number, len(RUNGS), Reading(values, values, values)))
         self._race.end(record.number)
 
     # ------------------------------------------------------------ questions
@@ -184,6 +192,6 @@ def with_earlier(record: TrialRecord, reports: Sequence[RungReport]) -> TrialRec
     )
 
 
-def _reading(measurement: Measurement) -> Reading:
-    robust, latency = measurement.robust_accuracy, measurement.latency.latency_ms
+def _reading(measurement: Measurement, kind: LatencyKind) -> Reading:
+    robust, latency = measurement.robust_accuracy, latency_of(measurement, kind)
     return Reading((-robust.value, latency.value), (-robust.high, latency.low), (-robust.low, latency.high))

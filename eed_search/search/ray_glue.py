@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eed_search.core.errors import RunError, SpecError
-from eed_search.core.records import Reference
+from eed_search.core.looks import Rival
+from eed_search.core.records import Reference, from_json
 from eed_search.core.spec import Resources
 from eed_search.search.lock import Driver, this_process
 from eed_search.search.monitor import control_label, reporter, trial_label
@@ -288,7 +289,7 @@ def trainable(
     An exception becomes a failed record, so that the worker lives on for the next trial.
 
     Args:
-        config: `number`, flat `params`, and the `rung` to stop at.
+        config: `number`, flat `params`, the `rung` to stop at, and the `rivals` as JSON text, which Tune leaves alone.
         pipeline: Module with `run`.
         setting: What all trials share.
         probe: Measures latencies.
@@ -306,7 +307,8 @@ def trainable(
             progress()
             post(text)
 
-        result = attempt(pipeline, number, params, setting, probe, report, config.get("rung"))
+        rivals = [from_json(Rival, one) for one in json.loads(config.get("rivals", "[]"))]
+        result = attempt(pipeline, number, params, setting, probe, report, config.get("rung"), rivals)
     post("")
     tune.report(result)
 

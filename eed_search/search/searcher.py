@@ -6,12 +6,13 @@ and knows no constraints; so it is not used. What is told, and when, stands in `
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray.tune.search import Searcher
 
-from eed_search.core.records import TrialRecord
+from eed_search.core.records import TrialRecord, to_json
 from eed_search.search.outcome import failure, judge
 from eed_search.search.samplers import SAMPLERS
 from eed_search.search.study import OBJECTIVES, STUDY_FILE, Proposer, close_study, open_study, rebuild_study
@@ -57,7 +58,7 @@ class EedSearcher(Searcher):
             trial_id: Ray's name for it.
 
         Returns:
-            `{"number": …, "params": …, "attempt": …}`; none while enough trials are open; `FINISHED` when the
+            `{"number": …, "params": …, "attempt": …, "rung": …, "rivals": …}`; none while enough trials are open; `FINISHED` when the
             search has had its trials or its time, or is to stop.
         """
         if self._proposer.finished:
@@ -70,6 +71,7 @@ class EedSearcher(Searcher):
             "params": dict(proposal.params),
             "attempt": proposal.attempt,
             "rung": proposal.rung,
+            "rivals": json.dumps([to_json(rival) for rival in proposal.rivals]),
         }
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ A trial's end is told truthfully, once:
     finished and within every limit   → COMPLETE with both values
     over a limit                      → its constraints set, then PRUNED
     stopped before its end            → PRUNED; never COMPLETE with what it had so far
+    given up under attack             → PRUNED, with what it would have had as the user attribute `expected`
     NaN, infinite, missing or crashed → FAIL
 
 A swept gate threshold of a finished trial stands in the study too, as a trial of its own with that
@@ -31,10 +32,12 @@ import optuna
 from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from eed_search.core.cost import latency_of
 from eed_search.core.errors import RunError
 from eed_search.core.ledger import STOPPED, RungReport, RunView
-from eed_search.core.params import ParamValue
-from eed_search.core.records import TrialRecord
+from eed_search.core.looks import Rival
+from eed_search.core.params import LatencyKind, ParamValue
+from eed_search.core.records import Measurement, TrialRecord
 from eed_search.core.spec import Spec
 from eed_search.search.proposals import first_proposals, suggest
 from eed_search.search.race import Verdict
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
 
 STUDY_FILE = "study.sqlite"
 SWEPT = "swept"  # user attribute of a study's trial that is another threshold of a team: the point's id
+EXPECTED = "expected"  # user attribute of one whose attack was given up: what it would have had, for the model
 _THRESHOLD = "gate_threshold"
 OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {"robust_accuracy": "maximize", "latency_ms": "minimize"}
 
@@ -90,10 +94,11 @@ def model_proposal(
         return None  # first proposals come first
     own, end = own_trials(study), len(RUNGS) if racing else 0
     if racing is None:
+        ends = [trial.values or trial.user_attrs.get(EXPECTED) for trial in own]
         seen = [
-            Observation(n, dict(trial.params), end, (-trial.values[0], trial.values[1]))
-            for n, trial in enumerate(own)
-            if trial.state == TrialState.COMPLETE
+            Observation(n, dict(trial.params), end, (-values[0], values[1]))
+            for n, (trial, values) in enumerate(zip(own, ends, strict=True))
+            if values
         ]
     else:
         seen = [Observation(n, dict(own[n].params), rung, values) for n, rung, values in racing.readings()]
@@ -240,7 +245,7 @@ def _replay(view: RunView, spec: Spec) -> optuna.Study:
     num_proposed = 0
     for what, number in view.history:
         if what == "result":
-            tell(study, open_.pop(number), view.trials[number])
+            tell(study, open_.pop(number), view.trials[number], spec.search.latency_objective)
         if what != "proposal":
             continue
         if number != num_proposed:
@@ -295,12 +300,14 @@ class Proposal:
         params: Its flat parameters.
         attempt: How often this process has handed it out, this time included.
         rung: At which rung its work ends this time; none: at its end.
+        rivals: Points that it is held against while its trained team is attacked.
     """
 
     number: int
     params: dict[str, ParamValue]
     attempt: int = 1
     rung: int | None = None
+    rivals: tuple[Rival, ...] = ()
 
 
 class Proposer:
@@ -325,6 +332,7 @@ class Proposer:
         enough: Whether no new proposal is wanted, before the number of trials is reached.
         racing: The race, with what has happened in it; without one trials run to their end.
         on_resume: Told number and rung of a trial that waited, before it is handed out again.
+        rivals: Asked for the points that a trial is held against, when it is handed out to its end.
     """
 
     def __init__(
@@ -341,10 +349,12 @@ class Proposer:
         cost: Callable[[dict[str, Any]], float] | None = None,
         racing: Racing | None = None,
         on_resume: Callable[[int, int], None] | None = None,
+        rivals: Callable[[int], tuple[Rival, ...]] | None = None,
     ) -> None:
         self._study = study
         self._racing = racing
         self._on_resume = on_resume
+        self._rivals = rivals
         self._cost = cost
         self._enough = enough
         self._spec = spec
@@ -362,6 +372,10 @@ class Proposer:
         for number in self._params:
             self._trials[number] = Trial(study, own[number]._trial_id)
 
+    def make_room(self, max_concurrent: int) -> None:
+        """Let so many trials be out at once from now on: a cluster grows and shrinks."""
+        self._max_concurrent = max(1, max_concurrent)
+
     def propose(self) -> Proposal | None:
         """Hand a proposal out; none while enough are out, or when `finished`."""
         if self.finished or len(self._out) >= self._max_concurrent:
@@ -377,7 +391,8 @@ class Proposer:
         self._out.add(number)
         self._handed_out[number] += 1
         rung = self._racing.next_rung(number) if self._racing else None
-        return Proposal(number, dict(self._params[number]), self._handed_out[number], rung)
+        rivals = self._rivals(number) if self._rivals and rung is None else ()
+        return Proposal(number, dict(self._params[number]), self._handed_out[number], rung, rivals)
 
     @property
     def finished(self) -> bool:
@@ -424,7 +439,7 @@ class Proposer:
         if self._racing is not None and record.number in self._trials:
             self._racing.ended(record)
         if (trial := self._trials.pop(record.number, None)) is not None:
-            tell(self._study, trial, record)
+            tell(self._study, trial, record, self._spec.search.latency_objective)
 
     def close(self) -> None:
         """Tell Optuna that the trials without an end were stopped: nothing is left RUNNING."""
@@ -471,26 +486,28 @@ class Proposer:
         return number
 
 
-def tell(study: optuna.Study, trial: Trial, record: TrialRecord) -> None:
-    """Tell Optuna how a trial ended, as the module says."""
+def tell(study: optuna.Study, trial: Trial, record: TrialRecord, kind: LatencyKind = "clean") -> None:
+    """Tell Optuna how a trial ended, as the module says; `latency_ms` is the one that ranks."""
     for name, excess in record.constraints.items():
         trial.set_constraint(name, excess)
     if record.reason:
         trial.set_user_attr("reason", record.reason)
+    if record.stop:
+        trial.set_user_attr(EXPECTED, [record.stop.robust_accuracy, record.stop.latency_ms.value])
     values: list[float] | None = None
     state = TrialState.FAIL if record.outcome == "failed" else TrialState.PRUNED
     if record.outcome == "done" and record.measurement is not None:
-        measurement = record.measurement
-        state, values = (
-            TrialState.COMPLETE,
-            [measurement.robust_accuracy.value, measurement.latency.latency_ms.value],
-        )
+        state, values = TrialState.COMPLETE, _values(record.measurement, kind)
     study.tell(trial, values, state=state)
     if state == TrialState.COMPLETE:
-        _add_swept(study, trial, record)
+        _add_swept(study, trial, record, kind)
 
 
-def _add_swept(study: optuna.Study, trial: Trial, record: TrialRecord) -> None:
+def _values(measurement: Measurement, kind: LatencyKind) -> list[float]:
+    return [measurement.robust_accuracy.value, latency_of(measurement, kind).value]
+
+
+def _add_swept(study: optuna.Study, trial: Trial, record: TrialRecord, kind: LatencyKind) -> None:
     """Add a finished trial's other gate thresholds, where the space holds them."""
     space = trial.distributions.get(_THRESHOLD)
     for place, point in enumerate(record.swept, start=1):
@@ -499,7 +516,7 @@ def _add_swept(study: optuna.Study, trial: Trial, record: TrialRecord) -> None:
         study.add_trial(
             optuna.trial.create_trial(
                 state=TrialState.COMPLETE,
-                values=[point.measurement.robust_accuracy.value, point.measurement.latency.latency_ms.value],
+                values=_values(point.measurement, kind),
                 params=trial.params | {_THRESHOLD: point.gate_threshold},
                 distributions=trial.distributions,
                 user_attrs={SWEPT: f"{record.number}.{place}"},

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from eed_search.core.errors import FailureReason
+from eed_search.core.looks import Rival
 from eed_search.core.params import TrialParams
 from eed_search.core.records import FreshCheck, Latency, Measurement, Reference, RungReading, TrialRecord
 from eed_search.core.spec import Resources, Spec
@@ -38,7 +39,14 @@ class Pipeline(Protocol):
         """Build the latency probe for the dense base of the setting."""
 
     def run(
-        self, number: int, params: TrialParams, setting: Setting, probe: Probe, report: Report, rung: int | None
+        self,
+        number: int,
+        params: TrialParams,
+        setting: Setting,
+        probe: Probe,
+        report: Report,
+        rung: int | None,
+        rivals: Sequence[Rival],
     ) -> TrialRecord | RungReading:
         """Run one trial, to a rung or to its end; what it did before is read from the store."""
 
@@ -201,7 +209,8 @@ class LocalWorkers:
             number = proposal.number
             hooks.on_attempt(number)
             report = self._report(trial_label(number))
-            found = attempt(pipeline, number, proposal.params, work.setting, probe, report, proposal.rung)
+            given = (proposal.params, work.setting, probe, report, proposal.rung, proposal.rivals)
+            found = attempt(pipeline, number, *given)
             hooks.on_end(number, found)
             hooks.on_step()
 

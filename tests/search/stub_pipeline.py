@@ -99,7 +99,7 @@ def make_probe(setting):
     return Probe()
 
 
-def run(number, params, setting, probe, report, rung=None):
+def run(number, params, setting, probe, report, rung=None, rivals=()):
     """Give what follows from the parameters, or the fault that was asked for; at a rung 4 or 2 points less."""
     report("members")
     _leave_pid("run")
@@ -151,10 +151,10 @@ def final_latencies(classifiers, setting, report):
     return [_final_latency(artifact, params) for artifact, params in classifiers]
 
 
-def _final_latency(artifact, params):
+def _final_latency(artifact, params, factor):
     if params is None:
         return latency(1.0 if artifact.startswith("base") else 0.5, "cascade")
-    return latency(1.05 * sum(m.size for m in params.members) / 2, "cascade")
+    return latency(1.05 * factor * sum(m.size for m in params.members) / 2, "cascade")
 
 
 def confirm(artifact, params, bound, setting, report):
