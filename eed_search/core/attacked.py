@@ -80,21 +80,28 @@ def badge_frontier(view: RunView, shown: Sequence[Point], badge: AttackBadge) ->
     return BadgeFrontier(badge, on, invalid, missing)
 
 
-def refuse_second_claim(view: RunView, id_: str, *, eps: float, seed: int, num_samples: int) -> None:
+@dataclass(frozen=True)
+class Settings:
+    """What makes two attacks on one classifier and one set of images the same."""
+
+    eps: float
+    seed: int
+    num_samples: int
+
+
+def refuse_second_claim(view: RunView, id_: str, wanted: Settings) -> None:
     """Refuse to attack a point on the test images again with other settings: they are used once.
 
     Args:
         view: The run.
         id_: The point's id, or the reference's name.
-        eps: Budget wanted.
-        seed: Wanted.
-        num_samples: Wanted.
+        wanted: How it is to be attacked.
 
     Raises:
         RunError: If the point has had a claim with other settings.
     """
     for one in view.attacks.get(id_, ()):
-        if one.tier == 2 and (one.eps, one.seed, one.clean.num_samples) != (eps, seed, num_samples):
+        if one.tier == 2 and Settings(one.eps, one.seed, one.clean.num_samples) != wanted:
             raise RunError(
                 f"run {view.name}: {id_} has had its claim on the test images (eps {one.eps:.4g}, seed {one.seed},"
                 f" {one.clean.num_samples} images); they are used once, so a second one with other settings is refused."

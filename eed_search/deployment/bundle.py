@@ -35,7 +35,7 @@ from jaxtyping import Float, Int
 
 import eed_search
 from eed_search.core.errors import BundleError
-from eed_search.deployment import runtime
+from eed_search.deployment import card, runtime
 from eed_search.deployment.runtime import GatedClassifier, GateSettings
 
 __all__ = ["GateSettings", "Replay", "VerifyReport", "refuse_existing", "verify", "write_bundle"]
@@ -136,6 +136,7 @@ def write_bundle(
         "num_classes": len(names),
         "class_names": names,
         "versions": _versions(),
+        "robust_accuracies": card.robust_accuracies(claims),
     }
     arrays = io.BytesIO()
     np.savez_compressed(
@@ -291,7 +292,7 @@ def _readme(name: str, manifest: Mapping[str, Any], replay: Replay, claims: Mapp
         "margin": f"the best class leads the second by {gate['threshold']:g} in the mean of their logits",
     }[gate["rule"]]
     channels, height, width = manifest["image_shape"]
-    rows = "\n".join(f"| {key} | {value} |" for key, value in _rows(claims))
+    rows = "\n".join(f"| {key} | {value} |" for key, value in card.rows(claims))
     return f"""# {name}
 
 A team of {len(manifest["members"])} networks for {manifest["num_classes"]} classes. They are asked in order; the gate stops as soon as {stop}.
@@ -324,32 +325,3 @@ As measured before the export; claims.json has them in full.
 |---|---|
 {rows}
 """
-
-
-def _rows(claims: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Flatten claims to lines of a table: a value with its interval is one line."""
-    rows: list[tuple[str, str]] = []
-    for key, value in claims.items():
-        if key.endswith("_hex") or value is None:
-            continue
-        name = f"{prefix}{key.replace('_', ' ')}"
-        if isinstance(value, Mapping) and {"value", "low", "high"} <= value.keys():
-            scale, unit = (100, " %") if key.endswith("accuracy") or key == "difference_to_base" else (1, "")
-            low, middle, high = (f"{scale * float(value[end]):.4g}" for end in ("low", "value", "high"))
-            rest = ", ".join(
-                f"{k.replace('_', ' ')} {_plain(v)}" for k, v in value.items() if k not in ("value", "low", "high")
-            )
-            rows.append((name, f"{middle}{unit} (95 % interval {low} to {high}{unit}){f'; {rest}' if rest else ''}"))
-        elif isinstance(value, Mapping):
-            rows += _rows(value, f"{name}: ")
-        else:
-            rows.append((name, _plain(value)))
-    return rows
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(_plain(one) for one in value)
-    return str(value).replace("|", "\\|").replace("\n", " ")

@@ -48,6 +48,7 @@ class Target:
         deploy: Gives what is deployed.
         timing: What is known of the latency.
         notes: What a reader should know.
+        id: Of a run's point, or its reference's name; empty for everything else.
     """
 
     name: str
@@ -64,3 +65,4 @@ class Target:
     deploy: Callable[[], GatedClassifier] | None = None
     timing: Timing | None = None
     notes: tuple[str, ...] = field(default=())
+    id: str = ""

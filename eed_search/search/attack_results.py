@@ -1,0 +1,145 @@
+"""Where the result of `eed-search attack` goes: into the run's ledger, report and MLflow, or beside the bundle.
+
+A run's ledger has one writer. While a search runs, its result stays with the finished parts of the attack;
+the same command reads it from there and writes it down once the search is over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from eed_search.core import attacked
+from eed_search.core.attack_records import SCHEMA_VERSION, AttackResult
+from eed_search.core.attacked import Settings
+from eed_search.core.errors import BundleError, EedSearchError, RunError
+from eed_search.core.ledger import FILE_NAME, Ledger, RunView
+from eed_search.core.records import from_json, to_json
+from eed_search.core.spec_file import parse
+from eed_search.core.store import write_atomic
+from eed_search.search.driver import REPORT_FOLDER
+from eed_search.search.journal import Journal
+from eed_search.search.listener import Silent
+from eed_search.search.lock import driving
+
+BESIDE = ".attacks.json"  # after the bundle's name: a bundle itself never changes
+_PATIENCE_S = 20.0
+
+
+def write_into_run(folder: Path, id_: str, result: AttackResult) -> str:
+    """Write a result into a run, once; what can be made from the ledger is made again.
+
+    Args:
+        folder: The run's.
+        id_: The point's id, or the dense base's name.
+        result: What the attack found.
+
+    Returns:
+        What was done, for a person.
+
+    Raises:
+        StoreError: If the disk is full.
+    """
+    try:
+        with driving(folder), Ledger(folder / FILE_NAME, write=True) as ledger:
+            return _write(folder, id_, result, Journal(ledger, Silent(), 0, 1))
+    except RunError as error:
+        return f"not written into the run: {error}. Then give this command again: it reads the finished result"
+
+
+def _write(folder: Path, id_: str, result: AttackResult, journal: Journal) -> str:
+    name = journal.view.name
+    if any((one.key, one.badge) == (result.key, result.badge) for one in journal.view.attacks.get(id_, ())):
+        return f"stands in run {name} already"
+    journal.append("attack", {"id": id_, "result": to_json(result), "offline": True})
+    done = ["its ledger"]
+    if journal.view.base is not None and (folder / REPORT_FOLDER).is_dir():
+        from eed_search.tracking.report import write_report
+
+        write_report(journal.view, folder / REPORT_FOLDER)
+        done.append("its report")
+    if _tell_mlflow(folder, journal):
+        done.append("MLflow")
+    return f"written into run {name}: {', '.join(done)}"
+
+
+def _tell_mlflow(folder: Path, journal: Journal) -> bool:
+    """Bring MLflow up to date; a run that was cut off gets it from `resume`, and so does one whose MLflow is away."""
+    view = journal.view
+    if not view.tracker or view.state not in ("finished", "stopped", "failed", "cancelled"):
+        return False
+    from eed_search.tracking.mlflow_log import MlflowTracker
+
+    spec = parse(view.spec, f"run {view.name}")
+    state: Any = view.state
+    try:
+        journal.open_tracker(MlflowTracker(spec, folder.parent, view.name, view.uid))
+    except EedSearchError as error:
+        journal.append("tracker", {"complete": False})
+        journal.note(f"MLflow was not told of an attack ({str(error).splitlines()[0]})")
+        return False
+    report = folder / REPORT_FOLDER
+    journal.close_tracker(state, report if report.is_dir() else None, _PATIENCE_S)
+    return bool(journal.view.tracker.get("complete"))
+
+
+# ---------------------------------------------------------------- beside a bundle
+
+
+def write_beside(bundle: Path, result: AttackResult) -> Path:
+    """Keep a result in a file beside the bundle; what was found on another bundle of that name is dropped.
+
+    Args:
+        bundle: The folder.
+        result: What the attack found.
+
+    Raises:
+        BundleError: If nothing can be written there.
+    """
+    path, kept = beside(bundle), results_beside(bundle)
+    if all(one.key != result.key for one in kept):
+        kept.append(result)
+    table = {"manifest_sha256": _manifest_sha256(bundle), "results": [to_json(one) for one in kept]}
+    try:
+        write_atomic(path, json.dumps(table, indent=1).encode())
+    except (OSError, EedSearchError) as error:
+        raise BundleError(f"{path}: cannot be written ({error}); copy the bundle to a folder of yours") from error
+    return path
+
+
+def results_beside(bundle: Path) -> list[AttackResult]:
+    """Read what was found on a bundle; none where there is nothing, or it was found on other files."""
+    try:
+        table = json.loads(beside(bundle).read_bytes())
+        if table["manifest_sha256"] != _manifest_sha256(bundle):
+            return []
+        return [from_json(AttackResult, one) for one in table["results"] if one["schema_version"] == SCHEMA_VERSION]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def beside(bundle: Path) -> Path:
+    """Name the file."""
+    there = bundle.resolve()
+    return there.with_name(there.name + BESIDE)
+
+
+def refuse_second_claim(bundle: Path, wanted: Settings) -> None:
+    """Refuse to attack a bundle on the test images again with other settings: they are used once.
+
+    Raises:
+        BundleError: If it has had a claim with other settings.
+    """
+    view = RunView(name=bundle.name, attacks={"the bundle": [r for r in results_beside(bundle) if r.split == "test"]})
+    try:
+        attacked.refuse_second_claim(view, "the bundle", wanted)
+    except RunError as error:
+        raise BundleError(str(error).replace(f"run {bundle.name}: the bundle", str(bundle))) from error
+
+
+def _manifest_sha256(bundle: Path) -> str:
+    from eed_search.deployment.runtime import MANIFEST
+
+    return hashlib.sha256((bundle / MANIFEST).read_bytes()).hexdigest()
