@@ -159,8 +159,8 @@ class ClusterWorkers(RayWorkers):
             return  # files go by URL: nothing has to be shared
         home = Path(arguments["store_root"]).parent
         with tempfile.NamedTemporaryFile(dir=home, prefix=".shared-") as mark:
-            look = ray.remote(_writes_beside).options(num_cpus=0)
-            asked = {one.address: look.options(**only_on(one)).remote(mark.name) for one in nodes()}
+            look = ray.remote(_writes_beside)
+            asked = {one.address: look.options(num_cpus=0, **only_on(one)).remote(mark.name) for one in nodes()}
             for address, ref in asked.items():
                 problem = ray.get(ref)
                 if problem:

@@ -10,6 +10,7 @@ import faulthandler
 import json
 import logging
 import os
+import platform
 import secrets
 import shutil
 import signal
@@ -300,6 +301,7 @@ def trainable(
     from ray import tune
 
     number, params = int(config["number"]), dict(config["params"])
+    _require_home(Path(stacks).parent, setting)
     post = reporter(monitor, trial_label(number))
     with _stacks_when_stuck(stacks_file(Path(stacks), number), limit_s) as progress:
 
@@ -311,6 +313,20 @@ def trainable(
         result = attempt(pipeline, number, params, setting, probe, report, config.get("rung"), rivals)
     post("")
     tune.report(result)
+
+
+def _require_home(folder: Path, setting: Setting) -> None:
+    """Refuse to work on a node that does not see the run's folder: it would train everything again, for nobody.
+
+    Raises:
+        RunError: If it does not, and no storage by URL takes its place.
+    """
+    storage = getattr(getattr(setting, "spec", None), "storage", None)
+    if not folder.is_dir() and not (storage is not None and storage.url):
+        raise RunError(
+            f"{folder}: is not there on the node {platform.node()}; all nodes need the folder (`--home /mnt/shared/runs`), or"
+            " storage by URL (`--set storage.url=s3://…`)"
+        )
 
 
 def stacks_file(folder: Path, number: int) -> Path:

@@ -274,6 +274,7 @@ class _SideBySide:
         if now - self._last_look < _TICK_S:
             return
         self._last_look = now
+        self._work.proposer.make_room(self._workers.slots(self._work.spec.resources))
         posts = self._workers.posts()
         for size in self._controls.values():  # watched from their first line: before it they wait for a slot
             if (label := control_label(size)) in posts and not self._watchdog.watches(label):

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tests.cli.calling import ROOT
 
+STUBBED = Path(__file__).parent / "stubbed"
 _START_S = 120.0
 
 
@@ -42,7 +43,7 @@ class OneNode:
 
 @contextmanager
 def one_node(num_cpus: int = 2) -> Iterator[OneNode]:
-    """Start it; its processes share the fate of the one that is started here."""
+    """Start it, with the stub for the trial; its processes share the fate of the one that is started here."""
     with tempfile.TemporaryDirectory(prefix="eed-node-", dir="/tmp", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         token = folder / "token"
@@ -64,7 +65,7 @@ def one_node(num_cpus: int = 2) -> Iterator[OneNode]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         variables = {
             "PATH": f"{Path(sys.executable).parent}:{kept['PATH']}",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": f"{STUBBED}:{ROOT}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_USAGE_STATS_ENABLED": "0",
