@@ -99,16 +99,16 @@ def _alone(url: URL) -> Iterator[None]:
 
 def _make_tables(url: URL, artifacts: str, *, upgrade: bool) -> None:
     quiet_mlflow()
-    import mlflow.db
     from mlflow.exceptions import MlflowException
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # MLflow sets it when it is imported
     uri = url.render_as_string(hide_password=False)
-    if upgrade:
-        mlflow.db.upgrade.main([uri], standalone_mode=False)
     there, wanted = _versions(url)
-    if there not in (None, wanted):  # None: new, or a starter was killed while it made the tables
+    is_other = there not in (None, wanted)  # None: new, or a starter was killed while it made the tables
+    if is_other and upgrade:
+        _upgrade(uri)
+    elif is_other:
         raise StoreError(
             f"{_shown(url)}: its tables are of another version of MLflow ({there}, this one has {wanted}). Make a copy"
             f" (pg_dump -Fc -f mlflow.dump {shlex.quote(_libpq(url))}), then: eed-search mlflow-server --upgrade"
@@ -119,6 +119,18 @@ def _make_tables(url: URL, artifacts: str, *, upgrade: bool) -> None:
         store(uri, artifacts).engine.dispose()
     except MlflowException as error:
         raise StoreError(f"{_shown(url)}: MLflow cannot use it ({one_line(error)})") from error
+
+
+def _upgrade(uri: str) -> None:
+    """Do what `mlflow db upgrade` does, which would show a password in the process list."""
+    from mlflow.store.db import utils
+
+    untyped: Any = utils
+    engine = untyped.create_sqlalchemy_engine(uri)
+    try:
+        untyped._upgrade_db(engine)
+    finally:
+        engine.dispose()
 
 
 def _versions(url: URL) -> tuple[str | None, str | None]:

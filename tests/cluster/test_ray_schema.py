@@ -32,11 +32,11 @@ def _raw(name: str) -> dict[str, Any]:
 @FILES
 def test_ray_takes_the_file(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every key is known, every type right; and no cloud library was needed to see it."""
-    raw = _raw(name)
+    raw, before = _raw(name), set(sys.modules)
     prepared = _prepared(raw, monkeypatch, tmp_path)
     for section in ("head_start_ray_commands", "worker_start_ray_commands", "file_mounts", "idle_timeout_minutes"):
         assert prepared[section] == raw[section], "a default of Ray's took the place of what the file says"
-    assert not {"boto3", "botocore"} & sys.modules.keys()
+    assert not {"boto3", "botocore"} & (sys.modules.keys() - before)
 
 
 def test_the_cap_holds_for_every_node_type(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
