@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from threading import Event
 
 from eed_search.cli.console import say
 from eed_search.cli.elsewhere import elsewhere
@@ -37,8 +39,13 @@ def ui(run: str | None, *, port: int, home: Path, wish: Wish) -> None:
             if served.links.frontier:
                 say(f"frontier  {served.links.frontier}")
             say(f"trials    {served.links.trials}")
+        if served.is_elsewhere and not os.environ.get("EED_SEARCH_JOB"):
+            say("It runs already; nothing was started.")
+            return
         say("Reachable from this machine only. Ctrl-C ends it.")
         try:
+            if served.is_elsewhere:
+                Event().wait()  # the tunnel of whoever sent this job lasts as long as the job
             served.wait()
         except KeyboardInterrupt:
             say("MLflow has ended.")

@@ -57,6 +57,11 @@ class Ui:
     links: Links | None
     _server: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the server runs by itself: nothing was started, and nothing will end with this process."""
+        return self._server is None
+
     def wait(self) -> None:
         """Block until the server ends; Ctrl-C raises KeyboardInterrupt as usual.
 
