@@ -45,7 +45,8 @@ def launch(file: Path | None, changes: Changes, *, home: Path, name: str | None,
     sent = is_sent()
     if not sent:
         say(place.text)
-    spec = read(file, changes, data_here=place.kind != "submit")
+    here = place.kind != "submit"
+    spec = read(file, changes, data_here=here, import_plugins=here)
     if not sent:
         say(f"Searching {find(file)}")
         for line in summary(spec):
@@ -65,22 +66,29 @@ def launch(file: Path | None, changes: Changes, *, home: Path, name: str | None,
     conclude(view, home / view.name, home)
 
 
+def check_target(place: Place, latency_node: str | None) -> None:
+    """Refuse a kind of node whose latency counts where there is only this machine.
+
+    Raises:
+        SpecError: If so.
+    """
+    if place.kind == "here" and latency_node is not None:
+        raise SpecError(
+            [
+                f"latency.node: {latency_node}: names a kind of a cluster's nodes, and this is one machine; launch on a"
+                " cluster (--cluster FILE, --address), or `--set latency.node=null`"
+            ]
+        )
+
+
 @contextmanager
 def workers_at(place: Place, latency_node: str | None) -> Iterator[Workers | None]:
     """Give the workers of a place; none for this machine's own, which a search starts itself.
 
     Raises:
-        SpecError: If a kind of node is named and there is only this machine.
         RunError: If there is no Ray to join.
     """
     if place.kind == "here":
-        if latency_node is not None:
-            raise SpecError(
-                [
-                    f"latency.node: {latency_node}: names a kind of a cluster's nodes, and this is one machine; launch on a"
-                    " cluster (--cluster FILE, --address), or `--set latency.node=null`"
-                ]
-            )
         yield None
         return
     from eed_search.search.joined import joined_ray

@@ -8,7 +8,7 @@ from eed_search.cli.console import say
 from eed_search.cli.elsewhere import There, flags, is_sent
 from eed_search.cli.fetch import bring
 from eed_search.cli.homes import Found, find_by_state
-from eed_search.cli.launch import conclude, stopped_at_once, workers_at
+from eed_search.cli.launch import check_target, conclude, stopped_at_once, workers_at
 from eed_search.cluster.where import Wish
 from eed_search.cluster.where import find as find_place
 from eed_search.core.ledger import RunView
@@ -55,6 +55,8 @@ def resume(
         bring(run, storage, home)
     states = (*_UNFINISHED, "cancelled") if force else _UNFINISHED
     found = find_by_state(home, run, states, "waiting to be resumed")
+    node = found.view.spec.get("latency", {}).get("node")
+    check_target(place, node)
     for line in plan(found, trials):
         say(line)
 
@@ -63,7 +65,6 @@ def resume(
     from eed_search.search.resume import resume as go_on
 
     folder = found.folder
-    node = found.view.spec.get("latency", {}).get("node")
     with stopped_at_once(home), progress() as listener, workers_at(place, node) as workers:
         view: RunView = go_on(
             folder,

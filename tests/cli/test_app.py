@@ -199,3 +199,17 @@ def test_verify_of_no_bundle_is_an_error(tmp_path: Path) -> None:
     result = call("verify", tmp_path)
     assert result.exit_code == 8
     assert result.stderr.startswith(f"error: {tmp_path}: is no bundle")
+
+
+def test_two_places_to_run_are_refused() -> None:
+    """Wrong use: which of them is meant?"""
+    result = call("launch", "--local", "--address", "auto")
+    assert result.exit_code == 2
+    assert "--address and --local name two places; give one" in " ".join(result.stderr.split())
+
+
+def test_a_kind_of_node_needs_a_cluster() -> None:
+    """`latency.node` on one machine is a mistake of the file, said before anything starts."""
+    result = call("launch", "digits", "--local", "--set", "latency.node=edge")
+    assert result.exit_code == 3
+    assert "latency.node: edge: names a kind of a cluster's nodes, and this is one machine" in result.stderr

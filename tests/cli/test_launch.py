@@ -43,7 +43,8 @@ def test_a_launch_ends_with_its_result(launched: tuple[Path, subprocess.Complete
     home, done = launched
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert lines[0] == f"Searching {home.parent / 'quick.yaml'}"
+    assert lines[0] == "On this machine: no --address, no RAY_ADDRESS, no ray_cluster.yaml"
+    assert lines[1] == f"Searching {home.parent / 'quick.yaml'}"
     events = [line for line in lines if re.match(r"\[ \d:\d\d\] ", line)]
     assert any(line.endswith("(0 s)") and " dense base: robust 84.0" in line for line in events)
     assert any(" scratch 50 % (labels): robust 60.0" in line for line in events)

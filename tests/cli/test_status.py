@@ -93,8 +93,9 @@ def test_a_running_search_is_watched_stopped_and_resumed(tmp_path: Path) -> None
     done = python(STUBBED, "resume", "--home", home)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert lines[0] == "Resuming one (stopped): 2 of 4 trials are finished"
-    assert lines[1] == "  2 were under way and run again"
+    assert lines[0].startswith("On this machine: ")
+    assert lines[1] == "Resuming one (stopped): 2 of 4 trials are finished"
+    assert lines[2] == "  2 were under way and run again"
     assert any(line.startswith("one: finished after ") for line in lines)
     view = read_run(home / "one")
     assert (view.state, view.num_trials()["done"], view.requests) == ("finished", 4, ["stop"])

@@ -42,9 +42,9 @@ def brought_up(folder: Path, state: str = "running") -> None:
     (folder.parent / "tmp" / "ray" / "cluster-mine.state").write_text(json.dumps(nodes))
 
 
-def at(wish: Wish = Wish(), **environment: str) -> Place:
+def at(wish: Wish | None = None, **environment: str) -> Place:
     """Find the place."""
-    return find(wish, environment)
+    return find(wish or Wish(), environment)
 
 
 def test_nothing_named_is_this_machine() -> None:
