@@ -36,6 +36,7 @@ from eed_search.deployment.onnx_export import to_onnx
 from eed_search.deployment.onnx_torch import differentiable
 from eed_search.deployment.runtime import GatedClassifier, RuntimeFault, read_bundle
 from eed_search.ensemble.gate import DeployedGate, Gate, GatedEnsemble, MarginGate, StopRule
+from eed_search.evaluation.sound import refuse_unsound
 from eed_search.evaluation.target import Target, Tier, Timing
 from eed_search.stages import open_workshop
 from eed_search.trial import RUNS_ALL
@@ -246,7 +247,7 @@ def from_module(target: str, wishes: Wishes) -> Target:
         raise DataError(f"{target}: needs a budget; give --eps, such as 8/255")
     model = _load(target)
     samples = _samples(wishes, None)
-    num_classes = _refuse_unsound(target, model, samples.split)
+    num_classes = refuse_unsound(target, model, samples.split)
     gate: StopRule = Gate(RUNS_ALL)
     team = model if isinstance(model, GatedEnsemble) else GatedEnsemble([model], gate)
     rule = team.gate
@@ -291,54 +292,6 @@ def _load(target: str) -> nn.Module:
     return model
 
 
-def _refuse_unsound(target: str, model: nn.Module, split: Split) -> int:
-    """Refuse models that cannot be judged; give the number of classes."""
-    training = [name or "the model itself" for name, part in model.named_modules() if part.training]
-    if training:
-        raise ModelError(
-            f"{target}: {training[0]} is in train mode, so that answers depend on the batch; return model.eval()"
-        )
-    few = split.images[:16].clone().requires_grad_()
-    try:
-        with torch.enable_grad():
-            logits = model(few)
-    except Exception as error:
-        shape = list(split.images.shape[1:])
-        raise ModelError(
-            f"{target}: fails on images {shape} ({type(error).__name__}: {error}); give such images"
-        ) from error
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != len(few) or logits.shape[1] < 2:
-        given = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ModelError(f"{target}: gives {given} for {len(few)} images; needs logits [images, classes]")
-    if not bool(torch.isfinite(logits).all()):
-        raise ModelError(f"{target}: gives NaN or infinite logits; a robust accuracy of it means nothing")
-    reached = logits.requires_grad and torch.autograd.grad(logits.sum(), few, allow_unused=True)[0] is not None
-    if not reached:
-        raise ModelError(
-            f"{target}: lets no gradient through to the images, so white-box attacks see nothing; take away torch.no_grad, detach or argmax"
-        )
-    with torch.no_grad():
-        first, second = model(few), model(few)
-    if float((first - second).abs().max()) > 1e-4:
-        raise ModelError(
-            f"{target}: answers equal images differently each time; fix its random numbers in evaluation mode"
-        )
-    num_classes = int(logits.shape[1])
-    if int(split.labels.max()) >= num_classes:
-        raise DataError(
-            f"labels: {int(split.labels.max())} occurs, the model knows classes 0..{num_classes - 1}; give its own data"
-        )
-    with torch.no_grad():
-        right = torch.cat([model(part).argmax(-1) for part in split.images.split(256)]) == split.labels
-    most_common = float(torch.bincount(split.labels).max()) / len(split)
-    if float(right.float().mean()) <= most_common:
-        raise DataError(
-            f"{target}: {100 * float(right.float().mean()):.1f} % right without an attack, no better than always the"
-            f" commonest class ({100 * most_common:.1f} %); are labels and normalisation the model's own?"
-        )
-    return num_classes
-
-
 # ---------------------------------------------------------------- shared
 
 
@@ -362,7 +315,7 @@ def _samples(
         if name == "given":
             notes = ("that the model never saw these images is the user's word",)
         if num_classes is not None and int(split.labels.max()) >= num_classes:
-            raise DataError(f"labels: {int(split.labels.max())} occurs, the model knows classes 0..{num_classes - 1}; give its own data")  # fmt: skip
+            raise DataError(f"{title}: label {int(split.labels.max())} occurs, the model knows classes 0..{num_classes - 1}; give its own data")  # fmt: skip
         if shape is not None and tuple(split.images.shape[1:]) != shape:
             raise DataError(f"{title}: images are {list(split.images.shape[1:])}, the model takes {list(shape)}; give its own data")  # fmt: skip
         # a file may be sorted by class
@@ -378,9 +331,11 @@ def _samples(
     most = wishes.num_samples or (_MOST_TIER_1 if wishes.tier == 1 else len(split))
     split = Split(split.images[:most], split.labels[:most])
     if len(split) < MIN_SAMPLES:
+        asked = wishes.num_samples is not None and wishes.num_samples < MIN_SAMPLES
+        where, do = ("--num-samples", "raise it") if asked else (title or f"the {name} split", "give more images")
         raise DataError(
-            f"{len(split)} samples: too few to say anything (at least {MIN_SAMPLES}; the interval of {MIN_SAMPLES} is"
-            " already ±14 points); give more images or raise --num-samples"
+            f"{where}: {len(split)} samples: too few to say anything (at least {MIN_SAMPLES}; the interval of {MIN_SAMPLES} is"
+            f" already ±14 points); {do}"
         )
     return _Samples(split, name, title, notes)
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from eed_search.targets import Wishes
 
 _WIDTH = 80
+_GREY_EPS = 0.5
 _LEAST_EPS = 1 / 1000  # half a grey level is 0.002: whoever gives less has divided by 255 twice
 
 
@@ -147,6 +148,10 @@ def refuse_eps(eps: float, where: str) -> None:
         raise SpecError([f"{where} {eps:g}: is outside 0..1, pixels lie in [0, 1]{hint}"])
     if eps <= 0:
         raise SpecError([f"{where} {eps:g}: leaves an attacker nothing; give more than 0, such as 8/255"])
+    if eps >= _GREY_EPS:
+        raise SpecError(
+            [f"{where} {eps:g}: lets every image become the same grey, so that nothing can hold; give less than 0.5"]
+        )
     if eps < _LEAST_EPS:
         raise SpecError([f"{where} {eps:g}: is less than half a grey level (0.002); was it divided by 255 twice?"])
 

@@ -72,6 +72,33 @@ def wrong_shape():
 def text():
     return "a model"
 
+def probabilities():
+    return nn.Sequential(defences.trained(4, 0), nn.Softmax(1)).eval()
+
+def part_training():
+    return nn.Sequential(defences.trained(4, 0), nn.Dropout(0.1).train())
+
+class Sometimes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.calls = defences.trained(4, 0), 0
+    def forward(self, images):
+        self.calls += 1
+        return self.inner(images) + (self.calls % 4 == 0)
+
+def sometimes():
+    return Sometimes().eval()
+
+class Bare(nn.Module):
+    def forward(self, images):
+        return images.flatten(1)[:, :4]
+
+def bare():
+    return Bare().eval()
+
+def double():
+    return defences.network(4).double().eval()
+
 NUMBER = 3
 """
 
@@ -130,6 +157,13 @@ def test_a_failed_check_ends_with_code_9_after_the_result(folder: Path) -> None:
     ("model", "message"),
     [
         ("training", "the model itself is in train mode"),
+        (
+            "probabilities",
+            "gives probabilities (they sum to 1), needs logits; the network ends in a softmax: take it away",
+        ),
+        ("sometimes", "answers equal images differently each time (a logit moves by 1)"),
+        ("bare", "has no parameters, so there is nothing to attack; keep its weights as parameters"),
+        ("double", "0.weight is torch.float64; attacks and deployment take float32: return model.float()"),
         ("without_gradient", "lets no gradient through"),
         ("random", "answers equal images differently each time"),
         ("untrained", "no better than always the commonest class"),
@@ -153,6 +187,7 @@ def test_a_model_that_cannot_be_judged_is_refused(model: str, message: str) -> N
     ("eps", "message"),
     [
         ("8", "--eps 8: is outside 0..1, pixels lie in [0, 1]; for 8 grey levels write 8/255"),
+        ("0.5", "--eps 0.5: lets every image become the same grey, so that nothing can hold; give less than 0.5"),
         ("0", "--eps 0: leaves an attacker nothing"),
         ("-0.1", "leaves an attacker nothing"),
         ("0.000123", "less than half a grey level (0.002); was it divided by 255 twice?"),
@@ -177,12 +212,20 @@ def test_options_are_all_checked_at_once() -> None:
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (torch.rand(60, 1, 6, 6), torch.arange(60) % 5, "labels: 4 occurs, the model knows classes 0..3"),
-        (torch.rand(60, 1, 6, 6) * 255, torch.arange(60) % 4, "needs [0, 1]"),
-        (torch.rand(20, 1, 6, 6), torch.arange(20) % 4, "20 samples: too few to say anything (at least 50"),
+        (torch.rand(60, 1, 6, 6), torch.arange(60) % 5, "labels: 4 occurs, the model gives 4 logits and so knows classes 0..3"),
+        (torch.rand(60, 1, 6, 6), torch.arange(60) % 4 - 1, "label -1 occurs; labels count from 0"),
+        (torch.rand(60, 1, 6, 6), torch.eye(4)[torch.arange(60) % 4], "needs one whole number for each of the 60 images: write labels.argmax(1)"),
+        (torch.rand(60, 1, 6, 6), torch.zeros(60, dtype=int), "labels: all 60 are 0; a model that always says so is right"),
+        (torch.rand(60, 1, 6, 6) * 255, torch.arange(60) % 4, "needs [0, 1]: divide by 255"),
+        (torch.rand(60, 1, 6, 6) * 2 - 1, torch.arange(60) % 4, "needs [0, 1]: eps is in pixel units, so normalisation belongs inside"),
+        (torch.rand(60, 1, 6, 6) / 255, torch.arange(60) % 4, "nearly black. Were they divided by 255 twice"),
+        (torch.full((60, 1, 6, 6), torch.nan), torch.arange(60) % 4, "`images` holds NaN in 60 of 60"),
+        (torch.ones(60, 1, 6, 6, dtype=torch.uint8), torch.arange(60) % 4, "so 6 would be its channels; needs uint8 [samples, height, width, channels]"),
+        (torch.rand(60, 6, 6, 1), torch.arange(60) % 4, "so 6 would be its channels"),
+        (torch.rand(20, 1, 6, 6), torch.arange(20) % 4, "bad.npz: 20 samples: too few to say anything (at least 50"),
         (torch.rand(0, 1, 6, 6), torch.arange(0), "needs at least one image"),
     ],
-)
+)  # fmt: skip
 def test_images_that_mean_nothing_are_refused(
     folder: Path, images: torch.Tensor, labels: torch.Tensor, message: str
 ) -> None:
@@ -190,6 +233,15 @@ def test_images_that_mean_nothing_are_refused(
     done = attack("mine:sound", data="bad.npz")
     assert done.exit_code == 4
     assert message in done.stderr
+
+
+def test_too_few_samples_asked_for_say_so() -> None:
+    assert "--num-samples: 10 samples: too few to say anything" in attack("mine:sound", "--num-samples", 10).stderr
+
+
+def test_a_file_that_is_no_archive_is_refused(folder: Path) -> None:
+    (folder / "bad.npz").write_text("text")
+    assert "is no npz file of plain arrays; save one by numpy.savez" in attack("mine:sound", data="bad.npz").stderr
 
 
 def test_what_is_missing_is_named() -> None:
