@@ -143,6 +143,7 @@ def show(results: Results, folder: Path) -> None:
                 f"Means over filter-pruned networks, {'fine-tuned' if finetuned else 'without fine-tuning'}; gaps in points"
             )
             console().print(means_table(results, finetuned))
+    say("= comparable, ≠ not comparable, ? undecided, by the 90 % interval")
     for what, why in results.left_out:
         say(f"left out: {what}: {why}")
     say()
@@ -168,5 +169,4 @@ def means_table(results: Results, finetuned: bool) -> Table:
             attack, eps, base, transfer, static, said_static, adaptive, said_adaptive = mean_cells(mean)
             gaps = static.partition(" (")[0], adaptive.partition(" (")[0]
             table.add_row(attack, eps, base, transfer, gaps[0], short[said_static], gaps[1], short[said_adaptive])
-    table.caption = "= comparable, ≠ not comparable, ? undecided, by the 90 % interval"
     return table

@@ -26,6 +26,7 @@ from eed_search.transfer.spec_file import to_text
 
 FILE_NAME = "benchmark.yaml"
 _LOCK = ".lock"
+_WORD_S = 10.0  # between two words about one stage
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ class _Run:
         """One base with all its pruned networks."""
         label = model_label(model)
         where = f"{label} seed {bench.seed}"
-        bench.report = lambda text: self.progress(f"{where}: {text}")
+        bench.report = self._now_and_then(where)
         try:
             base = bench.base(model)
         except TrialFailure as error:
@@ -260,6 +261,18 @@ class _Run:
             {case: one.sha256 for case, one in crafted.items()},
             distances,
         )
+
+    def _now_and_then(self, where: str) -> Callable[[str], None]:
+        """Pass a stage's word on if none was passed on for some seconds."""
+        spoke = time.monotonic()
+
+        def report(text: str) -> None:
+            nonlocal spoke
+            if time.monotonic() - spoke >= _WORD_S:
+                spoke = time.monotonic()
+                self.progress(f"{where}: {text}")
+
+        return report
 
     def _leave(self, what: str, why: str, networks: int = 0) -> None:
         if (what, why) not in self.left_out:
