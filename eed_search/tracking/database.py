@@ -171,6 +171,8 @@ def _explain(url: URL, error: Exception) -> StoreError:
     elif "lock timeout" in said:
         why = f"another starter has been making its tables for {_LOCK_S // 60} minutes"
         fix = "wait for it, or end it, and try again"
+    elif getattr(getattr(error, "orig", None), "sqlstate", None):  # it answered, and has a code for what is wrong
+        why, fix = f"PostgreSQL refuses ({_last_line(said)})", "its log says more; correct that and try again"
     else:
         why = f"PostgreSQL does not answer ({_last_line(said)})"
         fix = "start it: sudo systemctl start postgresql (pg_lsclusters shows what runs, and on which port)"
