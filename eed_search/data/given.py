@@ -93,15 +93,15 @@ def _refuse_range(path: Path, images: np.ndarray) -> None:
     if low != low:
         count = int(np.isnan(images).any(axis=(1, 2, 3)).sum())
         raise DataError(f"--data {path}: `images` holds NaN in {count} of {len(images)}; give finite pixels")
+    if images.dtype != np.uint8 and not (low >= 0 and high <= 1):
+        do = "divide by 255" if low >= 0 and high <= 255 else "eps is in pixel units, so normalisation belongs inside the model"  # fmt: skip
+        raise DataError(f"--data {path}: `images` holds values from {low:.3g} to {high:.3g}; needs [0, 1]: {do}")
     step = 1 if images.dtype == np.uint8 else 1 / 255
     if high <= step * (1 + 1e-6):
         raise DataError(
             f"--data {path}: the brightest pixel of `images` is {high:.3g}, at most one grey level: nearly black. Were they"
             " divided by 255 twice, or floats cut off to uint8?"
         )
-    if images.dtype != np.uint8 and not (low >= 0 and high <= 1):
-        do = "divide by 255" if low >= 0 and high <= 255 else "eps is in pixel units, so normalisation belongs inside the model"  # fmt: skip
-        raise DataError(f"--data {path}: `images` holds values from {low:.3g} to {high:.3g}; needs [0, 1]: {do}")
 
 
 def _labels(path: Path, labels: np.ndarray, num_images: int) -> torch.Tensor:

@@ -31,12 +31,21 @@ def test_whole_numbers_are_channels_last_and_fractions_channels_first(tmp_path: 
     [
         (np.full((4, 1, 2, 2), 1.5), np.arange(4), r"values from 1.5 to 1.5; needs \[0, 1\]"),
         (np.full((4, 1, 2, 2), -0.1), np.arange(4), r"needs \[0, 1\]"),
-        (np.full((4, 1, 2, 2), np.nan), np.arange(4), r"values from nan to nan; needs \[0, 1\]"),
-        (np.zeros((4, 1, 2, 2)), np.array([0, 1, -1, 2]), "label -1; labels count from 0"),
-        (np.zeros((4, 1, 2, 2)), np.arange(3), "one whole number for each of the 4 images"),
-        (np.zeros((4, 1, 2, 2)), np.arange(4.0), "`labels` is float64"),
+        (np.full((4, 1, 2, 2), np.nan), np.arange(4), "holds NaN in 4 of 4"),
+        (np.full((4, 1, 2, 2), 0.5), np.array([0, 1, -1, 2]), "label -1 occurs; labels count from 0"),
+        (np.full((4, 1, 2, 2), 0.5), np.arange(3), "one whole number for each of the 4 images"),
+        (np.full((4, 1, 2, 2), 0.5), np.arange(4.0), "`labels` is float64"),
         (np.zeros((0, 1, 2, 2)), np.arange(0), "needs at least one image"),
         (np.zeros((4, 1, 2, 2), int), np.arange(4), "`images` is int64"),
+        (np.zeros((4, 1, 2, 2)), np.arange(4), "nearly black"),
+        (np.ones((4, 2, 2, 1), np.uint8), np.arange(4), "floats cut off to uint8"),
+        (
+            np.full((4, 3, 8, 9), 7, np.uint8),
+            np.arange(4),
+            r"so 9 would be its channels.*write images.transpose\(0, 2, 3, 1\)",
+        ),
+        (np.full((4, 8, 9, 3), 0.5), np.arange(4), r"so 8 would be its channels.*write images.transpose\(0, 3, 1, 2\)"),
+        (np.full((4, 1, 2, 2), 0.5), np.eye(4), r"write labels.argmax\(1\)"),
     ],
 )
 def test_what_means_nothing_is_refused(tmp_path: Path, images: np.ndarray, labels: np.ndarray, message: str) -> None:
