@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from eed_search.compression.member import Member, recovery_loss
 from eed_search.compression.methods import settings_of
-from eed_search.compression.scores import SCORES, ScoreBatch
-from eed_search.core.params import SCORED, Recovery
+from eed_search.compression.scores import ScoreBatch, score_function
+from eed_search.core.params import Recovery, is_scored
 from eed_search.core.spec import Choice, Evaluation, Range, Recipe, Spec
 from eed_search.core.spec_file import removes_channels
 from eed_search.deployment.onnx_export import to_onnx
@@ -302,7 +302,7 @@ class _Calibration:
                 some.images.to(device), some.labels.to(device), spec.threat.eps, spec.members.finetune.attack, 0
             )
             start = now()
-            SCORES[name](base.to(device), batch)
+            score_function(name)(base.to(device), batch)
             taken.append(now() - start)
         base.cpu()
         few, more = _SCORE_SAMPLES
@@ -369,7 +369,7 @@ def _methods(spec: Spec) -> list[str]:
 
 
 def _score_names(spec: Spec) -> list[str]:
-    if not any(method in SCORED for method in _methods(spec)):
+    if not any(is_scored(method) for method in _methods(spec)):
         return []
     if spec.team.mode == "pool":
         return list(spec.team.pool.scores)

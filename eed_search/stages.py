@@ -21,15 +21,18 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from eed_search.compression.channels import dense_layers
 from eed_search.compression.checkpoint import FileCheckpoint
 from eed_search.compression.contract import Target, Work
 from eed_search.compression.cstar import rank_budget
 from eed_search.compression.member import Member, fresh, from_arrays, recovery_loss, to_arrays
-from eed_search.compression.methods import METHODS, VERSIONS, settings_of
-from eed_search.compression.scores import SCORES, ScoreBatch
+from eed_search.compression.methods import key_of, method_function, settings_of
+from eed_search.compression.scores import ScoreBatch, score_function
+from eed_search.core import plugins
 from eed_search.core.errors import TrialFailure
 from eed_search.core.looks import look_ends
-from eed_search.core.params import SCORED, MemberChoice, Recovery, Score, TrialParams
+from eed_search.core.names import digest_of
+from eed_search.core.params import MemberChoice, Recovery, Score, TrialParams, is_scored
 from eed_search.core.plans import MemberPlan
 from eed_search.core.records import Interval, Latency, from_json, to_json
 from eed_search.core.seeds import seed_of
@@ -49,7 +52,7 @@ from eed_search.evaluation.cascade import Cascade, cascade_latencies
 from eed_search.evaluation.latency import Probe, RatioEstimate
 from eed_search.evaluation.robust import Examination, Judgement, craft
 from eed_search.evaluation.slowed import NO_GATE, Slowed, slowed
-from eed_search.models import build, signature
+from eed_search.models import build, check_images, signature
 from eed_search.training import train
 
 Report = Callable[[str], None]
@@ -92,6 +95,7 @@ class Workshop:
 
     def __init__(self, spec: Spec, store: Store, report: Report) -> None:
         self.spec, self.store, self.report = spec, store, report
+        plugins.load(spec.plugins)  # the user's own code: every worker imports it
         on_gpu = spec.resources.gpu > 0 and torch.cuda.is_available()
         self.device = torch.device("cuda" if on_gpu else "cpu")
         self.data: Splits = _splits(spec.data, spec.seed)
@@ -112,7 +116,7 @@ class Workshop:
 
     def base_stage(self) -> Stage:
         """What the dense base lies under."""
-        return "base.1", self._training(self.spec.base) | {"model": self.spec.model.model_dump()}
+        return "base.1", self._training(self.spec.base) | {"model": self._model}
 
     def read_members(self, stored: Stored) -> list[Member]:
         """Read the networks of any artifact that holds some: a base, a control, a member, a team."""
@@ -138,8 +142,14 @@ class Workshop:
         """Find images that the base cannot take and sizes that no member can have, before anything is trained.
 
         Raises:
-            ModelError: If low rank cannot reach a size of the space.
+            ModelError: If the base cannot take the images, nothing of it can be compressed as the space says, or
+                low rank cannot reach a size of the space.
         """
+        base = self._untrained(0)
+        check_images(base, self.spec.model.name, self.data.image_shape, self.data.num_classes)
+        removed = any(removes_channels(self.spec, method) for method in self._methods)
+        if removed and (dense := dense_layers(base, self.data.image_shape)):
+            self.report(f"stay dense, since no channel of theirs can be removed: {', '.join(dense)}")
         dimension = self.spec.search.space.size
         sizes = dimension.values if isinstance(dimension, Choice) else (dimension.low,)
         for size in sizes if "cstar" in self._methods else ():
@@ -177,7 +187,7 @@ class Workshop:
     def control_stage(self, size: float, recovery: Recovery, base_key: str) -> Stage:
         """What a control lies under."""
         return "control.1", self._training(self.control_recipe()) | {
-            "model": self.spec.model.model_dump(),
+            "model": self._model,
             "size": size,
             "block": self.spec.members.block,
             "recovery": recovery,
@@ -189,7 +199,7 @@ class Workshop:
         spec = self.spec
         plain = spec.base.attack.model_copy(update={"method": "none"})
         recipe = spec.base.model_copy(update={"attack": plain, "epochs": min(spec.base.epochs, _TWIN_EPOCHS)})
-        settings = self._training(recipe) | {"model": spec.model.model_dump()}
+        settings = self._training(recipe) | {"model": self._model}
 
         def compute(seed: int) -> Artifact:
             model = self._untrained(seed)
@@ -214,7 +224,7 @@ class Workshop:
                 spec.members.finetune.attack,
                 seed,
             )
-            return _to_artifact(SCORES[score](base.to(self.device), batch))
+            return _to_artifact(score_function(score)(base.to(self.device), batch))
 
         return self.store.get(*self.scores_stage(score, base_key), compute)
 
@@ -224,6 +234,7 @@ class Workshop:
         return "scores.1", {
             "base": base_key,
             "score": score,
+            **digest_of("score", score),
             "num_samples": spec.members.score_samples,
             "eps": spec.threat.eps,
             "attack": spec.members.finetune.attack.model_dump(),
@@ -232,7 +243,7 @@ class Workshop:
     def member(self, plan: MemberPlan, base: nn.Module, base_key: str) -> TrainedMember:
         """Make a member of the base on its images, or read it."""
         spec, data, choice = self.spec, self.data, plan.choice
-        scored = self.scores(choice.score, base, base_key) if choice.method in SCORED else None
+        scored = self.scores(choice.score, base, base_key) if is_scored(choice.method) else None
         stage, settings = self.member_stage(plan, base_key)
         unfinished = self._unfinished(stage, settings)
 
@@ -255,7 +266,7 @@ class Workshop:
                 checkpoint=unfinished,
             )
             try:
-                member = METHODS[choice.method](base, Target(choice.size, spec.members), work)
+                member = method_function(choice.method)(base, Target(choice.size, spec.members), work)
             except TrialFailure:  # another attempt would fail alike
                 unfinished.clear()
                 raise
@@ -270,12 +281,12 @@ class Workshop:
         spec, choice = self.spec, plan.choice
         settings = self._training(spec.members.finetune) | asdict(plan) | {"base": base_key}
         settings |= spec.members.model_dump(include={"granularity", "block"})
-        if choice.method in SCORED:
+        if is_scored(choice.method):
             settings["scores"] = self.store.key(*self.scores_stage(choice.score, base_key))
         else:
             del settings["choice"]["score"], settings["granularity"]  # they look at neither
-        if recipe := settings_of(spec.members, choice.method):
-            settings["method"] = recipe.model_dump() | {"version": VERSIONS[choice.method]}
+        if own := key_of(spec.members, choice.method):
+            settings["method"] = own
         else:
             del settings["choice"]["method"]  # `prune` was there before the others: its keys stay
         return "member.1", settings
@@ -326,6 +337,7 @@ class Workshop:
         *,
         name: str,
         split: Literal["validation", "fresh"] = "validation",
+        part: tuple[int, int] | None = None,
         sweep: bool = False,
         share: float = 1.0,
         in_looks: bool = False,
@@ -339,6 +351,7 @@ class Workshop:
             gate: The rule.
             name: What is evaluated, for the progress line.
             split: The validation images, which rank, or the fresh ones, which check.
+            part: First image of the split to take, and one past the last; all by default.
             sweep: Replay other gate thresholds on the way.
             share: Of the images, from the first on, and of the attack's steps; the same for all.
             in_looks: Attack in the looks of `core.looks`, and keep what is known after each: an evaluation
@@ -361,7 +374,11 @@ class Workshop:
         }
         settings |= {"share": share} if share < 1 else {}
         settings |= {"sweep": num_swept, "until": "wrong at every threshold"} if num_swept else {}
+
         images: Split = getattr(self.data, split)
+        if part not in (None, (0, len(images))):
+            settings["images"] = list(part)
+            images = images.subset(torch.arange(*part))
         num = max(1, round(share * len(images)))
         ends = look_ends(num) if in_looks else (num,)
         unfinished = self._unfinished(_JUDGEMENT, settings)
@@ -505,13 +522,16 @@ class Workshop:
             **(meta | {name: Interval(**value) for name, value in meta.items() if isinstance(value, dict)})
         )
 
-    def cascades(self, teams: Sequence[Deployed], base: nn.Module, dense_ms: float) -> list[Latency]:
+    def cascades(
+        self, teams: Sequence[Deployed], base: nn.Module, dense_ms: float, repeats: Sequence[int] | None = None
+    ) -> list[Latency]:
         """Time deployed cascades together on the validation images; those in the store are not timed again.
 
         Args:
             teams: What is deployed; equal single networks are timed once.
             base: The dense base.
             dense_ms: Its latency in this search.
+            repeats: How often each was timed before: for that number it is timed once. 0 for all by default.
         """
         spec, shape = self.spec, self.data.image_shape
         shared = {
@@ -528,7 +548,8 @@ class Workshop:
                 # a single network's time depends on its architecture, a team's on whom the gate asks too
                 "team": [team.artifact, asdict(team.gate), self.data.key] if len(team.members) > 1 else None,
             }
-            for team in teams
+            | ({"repeat": repeat} if repeat else {})
+            for team, repeat in zip(teams, repeats or [0] * len(teams), strict=True)
         ]
         keys = [self.store.key("cascade.3", one) for one in settings]
         untimed = {key: team for key, team in zip(keys, teams, strict=True) if not self.store.has("cascade.3", key)}
@@ -563,6 +584,11 @@ class Workshop:
     def _unfinished(self, stage: str, settings: dict[str, Any]) -> FileCheckpoint:
         """Where a stage that takes long keeps what it has done so far."""
         return FileCheckpoint(self.store.root / "unfinished" / f"{self.store.key(stage, settings)}.safetensors")
+
+    @property
+    def _model(self) -> dict[str, Any]:
+        """What a key holds of the base's architecture."""
+        return self.spec.model.model_dump() | digest_of("model", self.spec.model.name)
 
     @property
     def _augment(self) -> bool:

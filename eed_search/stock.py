@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from eed_search.core.params import SCORED, Recovery, Score
+from eed_search.core.params import Recovery, Score, is_scored
 from eed_search.core.plans import MemberPlan
 from eed_search.stages import Stage, Workshop
 
@@ -41,7 +41,7 @@ def take_stock(shop: Workshop, plans: Iterable[MemberPlan]) -> Stock:
         return store.has(stage[0], store.key(*stage))
 
     plans = set(plans)
-    scores = {plan.choice.score for plan in plans if plan.choice.method in SCORED}
+    scores = {plan.choice.score for plan in plans if is_scored(plan.choice.method)}
     return Stock(
         base=there(shop.base_stage()),
         controls=frozenset(

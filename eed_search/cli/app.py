@@ -259,13 +259,16 @@ def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Search-space file, or the name of a packaged one.")],
     data: DataPath = None,
     set_: Sets = None,
+    plugins: Annotated[
+        bool, typer.Option("--plugins", help="Import the file's plugins too, which runs their code.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Find every mistake of a search-space file; start nothing."""
     from eed_search.cli.check import check as body
     from eed_search.cli.space_file import Changes
 
-    body(file, Changes(tuple(set_ or ()), data=data))
+    body(file, Changes(tuple(set_ or ()), data=data), import_plugins=plugins)
 
 
 @app.command()

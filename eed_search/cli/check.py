@@ -6,25 +6,49 @@ from pathlib import Path
 
 from eed_search.cli.console import say
 from eed_search.cli.space_file import Changes, find, read
+from eed_search.core import names, plugins
 from eed_search.core.spec import Choice, Spec
 
 
-def check(file: Path, changes: Changes) -> None:
+def check(file: Path, changes: Changes, *, import_plugins: bool = False) -> None:
     """Check a file and say what it would do.
+
+    Args:
+        file: As given.
+        changes: What the command line changes in it.
+        import_plugins: Whether to run the user's code that it names under `plugins:`.
 
     Raises:
         SpecError: With every mistake, one line each.
     """
-    spec = read(file, changes)
+    spec = read(file, changes, import_plugins=import_plugins)
     say(f"{find(file)}: no mistakes")
-    for line in summary(spec):
+    for line in (*summary(spec), *_plugins(spec)):
         say(f"  {line}")
+
+
+def _plugins(spec: Spec) -> list[str]:
+    """Say what is known of the user's own code."""
+    if plugins.are_loaded(spec.plugins):
+        found = [(entry, names.by_plugin(entry)) for entry in spec.plugins]
+        return [f"plugins   {entry}: {', '.join(f'{r.kind} {r.name}' for r in made)}" for entry, made in found]
+    open_names = names.unknown_names(spec.model_dump())
+    said = f"; not checked: {', '.join(open_names)}" if open_names else ""
+    return [
+        f"plugins   {', '.join(spec.plugins)}",
+        f"          not imported, since that runs your code: `check --plugins` does, and so does a launch{said}",
+    ]
 
 
 def _methods(spec: Spec) -> str:
     methods = spec.search.space.method.values if isinstance(spec.search.space.method, Choice) else ()
     kinds = {"prune": spec.members.granularity, "radmm": spec.members.radmm.set, "learned": spec.members.granularity}
     return ", ".join(f"{method} ({kinds[str(method)]})" if method in kinds else str(method) for method in methods)
+
+
+def _base(spec: Spec) -> str:
+    own_width = spec.model.name.startswith(names.TORCHVISION)
+    return spec.model.name if own_width else f"{spec.model.name} of width {spec.model.width}"
 
 
 def summary(spec: Spec) -> list[str]:
@@ -39,7 +63,7 @@ def summary(spec: Spec) -> list[str]:
     num_controls = len(spec.controls.sizes)
     return [
         f"data      {source}, eps {spec.threat.eps:.4g}",
-        f"base      {spec.model.name} of width {spec.model.width}, {spec.base.epochs:g} epochs",
+        f"base      {_base(spec)}, {spec.base.epochs:g} epochs",
         f"teams     {spec.team.mode}, members by {_methods(spec)}",
         f"search    {spec.search.trials} trials ({spec.search.sampler}), {num_controls or 'no'} control{'' if num_controls == 1 else 's'}",
         f"varies    {', '.join(free) or 'nothing'}",

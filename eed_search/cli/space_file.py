@@ -58,7 +58,14 @@ def find(file: Path | None) -> Path:
     raise SpecError([f"{wanted}: no such file; give a search-space file, or a packaged one: {', '.join(packaged)}"])
 
 
-def read(file: Path | None, changes: Changes, note: Callable[[str], None] = say, *, data_here: bool = True) -> Spec:
+def read(
+    file: Path | None,
+    changes: Changes,
+    note: Callable[[str], None] = say,
+    *,
+    data_here: bool = True,
+    import_plugins: bool = True,
+) -> Spec:
     """Read and check a file with the command line's changes, and whether its data can be read.
 
     Args:
@@ -66,6 +73,7 @@ def read(file: Path | None, changes: Changes, note: Callable[[str], None] = say,
         changes: What the command line changes in it.
         note: Told which proposals the changes leave without a place; prints them by default.
         data_here: Whether the data lie on this machine; else only their path is looked at.
+        import_plugins: Whether to run the user's code under `plugins:`, so that the names it registers are known.
 
     Returns:
         The file with every default filled in.
@@ -74,6 +82,7 @@ def read(file: Path | None, changes: Changes, note: Callable[[str], None] = say,
         SpecError: With every mistake, one line each.
     """
     from eed_search.data.sources import readable  # here: loads NumPy
+    from eed_search.models.torchvision_names import unknown
 
     overrides: list[Override] = []
     problems: list[str] = []
@@ -93,10 +102,11 @@ def read(file: Path | None, changes: Changes, note: Callable[[str], None] = say,
         overrides.append(Override(("storage", "url"), changes.storage))
     try:
         path = find(file)
-        spec = load(path, overrides, note=notes.append)
+        spec = load(path, overrides, note=notes.append, import_plugins=import_plugins)
     except SpecError as error:
         raise SpecError(problems + error.problems) from error
     problems += [f"{path.name}: {problem}" for problem in (readable if data_here else _on_cluster)(spec.data)]
+    problems += [f"{path.name}: {problem}" for problem in unknown(spec.model.name)]
     if problems:
         raise SpecError(problems)
     for line in notes:

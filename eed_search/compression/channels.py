@@ -10,6 +10,7 @@ import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,6 +18,9 @@ from torch import Tensor, nn
 
 from eed_search.compression.scores import Scores, weight_layers
 from eed_search.core.errors import ModelError
+
+
+_PASSING = ("_ElementWiseOp", "_ConcatOp", "_SplitOp", "_ReshapeOp")  # what torch-pruning calls operations on channels
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,16 @@ def channel_groups(model: nn.Module, image_shape: tuple[int, int, int]) -> list[
         ModelError: If nothing can be removed.
     """
     return [group for group, _ in _groups(copy.deepcopy(model).cpu(), image_shape)]
+
+
+def dense_layers(model: nn.Module, image_shape: tuple[int, int, int]) -> list[str]:
+    """Name the layers whose output channels cannot be removed, but for the classifier.
+
+    Raises:
+        ModelError: If that is all of them.
+    """
+    removable = {name for group in channel_groups(model, image_shape) for name in group.producers}
+    return [name for name in list(weight_layers(model))[:-1] if name not in removable]
 
 
 def choose_channels(
@@ -132,12 +146,21 @@ def _groups(
     names = {layer: name for name, layer in layers.items()}
     norm_names = {m: name for name, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     last = list(layers.values())[-1]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch-pruning warns of parameters it leaves alone
-        graph = torch_pruning.DependencyGraph().build_dependency(model.eval(), torch.zeros(1, *image_shape))
-        roots = list(graph.get_all_groups(ignored_layers=[last], root_module_types=[nn.Conv2d, nn.Linear]))
+    title = getattr(model, "title", type(model).__name__)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch-pruning warns of parameters it leaves alone
+            graph = torch_pruning.DependencyGraph().build_dependency(model.eval(), torch.zeros(1, *image_shape))
+            roots = list(graph.get_all_groups(ignored_layers=[last], root_module_types=[nn.Conv2d, nn.Linear]))
+    except Exception as error:  # operations that it cannot follow, such as a channel shuffle
+        raise ModelError(
+            f"{title}: which layers share channels cannot be traced ({type(error).__name__}: {error}); take granularity"
+            " unstructured, or method cstar"
+        ) from error
     found: list[tuple[ChannelGroup, Callable[[list[int]], None]]] = []
     for root in roots:
+        if not _is_removable(root, graph.is_out_channel_pruning_fn):
+            continue
         first, handler = root[0].dep.target.module, root[0].dep.handler
         producers = {
             names[dependency.target.module]
@@ -153,8 +176,30 @@ def _groups(
         group = ChannelGroup(tuple(sorted(producers)), _outputs(layers[min(producers)]), tuple(sorted(norms)))
         found.append((group, remove))
     if not found:
-        raise ModelError(f"{type(model).__name__}: no channel can be removed; take granularity unstructured")
+        raise ModelError(f"{title}: no channel can be removed; take granularity unstructured")
     return found
+
+
+def _is_removable(group: Any, is_output: Callable[[Any], bool]) -> bool:
+    """Whether a group's channels can be removed: all that they pass is known, and holds these channels alone.
+
+    Not so: convolutions in groups that are not depth-wise, norms over several layers' outputs side by side,
+    layer norms, attention, free parameters.
+    """
+    widths = set()
+    for dependency, _ in group:
+        module = dependency.target.module
+        if isinstance(module, nn.Conv2d):
+            if module.groups > 1 and not module.groups == module.in_channels == module.out_channels:
+                return False
+            widths |= {module.out_channels} if is_output(dependency.handler) else set()
+        elif isinstance(module, nn.Linear):
+            widths |= {module.out_features} if is_output(dependency.handler) else set()
+        elif isinstance(module, nn.BatchNorm2d):
+            widths.add(module.num_features)
+        elif type(module).__name__ not in _PASSING:
+            return False
+    return len(widths) == 1
 
 
 def _outputs(layer: nn.Conv2d | nn.Linear) -> int:

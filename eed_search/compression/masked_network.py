@@ -166,7 +166,8 @@ class MaskedChannels(MaskedNetwork):
 
     def _hook(self, layer: int) -> Callable[[nn.Module, object, Tensor], Tensor]:
         def masked(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
-            return output * self._current[layer].view(1, -1, *[1] * (output.ndim - 2))
+            mask = self._current[layer]  # a linear layer's channels are the last dimension, a convolution's the second
+            return output * (mask if isinstance(module, nn.Linear) else mask.view(1, -1, *[1] * (output.ndim - 2)))
 
         return masked
 

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from eed_search.core import names
 from eed_search.core.errors import ModelError
 from eed_search.core.spec import TrainingAttack
 from eed_search.models.factored import replace
@@ -114,6 +115,8 @@ def nis(model: nn.Module, batch: ScoreBatch) -> dict[str, Tensor]:
     for name, layer in weight_layers(model).items():
         weight = layer.weight.detach()
         row = importance[name].to(weight.device, torch.float64)
+        if not bool(row.any()):  # beside the path to the logits, as a channel gate's layers are: magnitude alone
+            row = torch.ones_like(row)
         row = row / row.max().clamp_min(1e-300)  # ranks stay, float32 cannot overflow
         scores[f"{name}.weight"] = (weight.abs() * row.view(-1, *[1] * (weight.ndim - 1))).to(weight.dtype)
     return scores
@@ -169,11 +172,11 @@ def neuron_importance(model: nn.Module, image_shape: torch.Size) -> dict[str, Fl
     finally:
         for handle in handles:
             handle.remove()
-    found = {}
+    found = {name: torch.zeros(layer.weight.shape[0], dtype=torch.float64) for name, layer in layers.items()}
     for (name, output), gradient in zip(outputs.items(), gradients, strict=True):
-        if gradient is None:
-            gradient = torch.zeros_like(output)
-        found[name] = gradient.sum(dim=[0, *range(2, gradient.ndim)])
+        if gradient is not None:
+            channel = output.ndim - 1 if isinstance(layers[name], nn.Linear) else 1
+            found[name] = gradient.movedim(channel, -1).flatten(0, -2).sum(0)
     return found
 
 
@@ -283,3 +286,32 @@ def _following_scales(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 SCORES: dict[str, ScoreFunction] = {"nis": nis, "erm": erm, "ase": ase, "bnsf": bnsf}
+
+
+def score_function(name: str) -> ScoreFunction:
+    """Give a score by its name, built in or registered by user code; what the latter gives is checked.
+
+    Raises:
+        ModelError: If there is none of that name.
+    """
+    if name in SCORES:
+        return SCORES[name]
+    found = names.needed("score", name)
+
+    def score(model: nn.Module, batch: ScoreBatch) -> dict[str, Tensor]:
+        what = f"{found.place}: score {name!r}"
+        given = found.make(model, batch)
+        if not isinstance(given, Mapping):
+            raise ModelError(f"{what}: gives {type(given).__name__}; give a tensor for each weight, by its name")
+        scores = {}
+        for layer, module in weight_layers(model).items():
+            one = given.get(f"{layer}.weight")
+            if not isinstance(one, Tensor) or one.shape != module.weight.shape:
+                shown = f"shape {tuple(one.shape)}" if isinstance(one, Tensor) else type(one).__name__
+                raise ModelError(
+                    f"{what}: gives {shown} for {layer}.weight; give a tensor of its shape {tuple(module.weight.shape)}"
+                )
+            scores[f"{layer}.weight"] = one.detach()
+        return scores
+
+    return score

@@ -204,3 +204,17 @@ def _place(make: object) -> str:
     except (TypeError, OSError):
         return "user code"
     return f"{file}, line {line}"
+
+
+def unknown_names(plain: dict[str, Any]) -> list[str]:
+    """List the names that a file uses and nothing here has registered, such as `score my_score`.
+
+    Args:
+        plain: The file's sections as tables.
+    """
+    space, pool = plain["search"]["space"], plain["team"]["pool"]
+    used: list[tuple[Kind, str]] = [("source", plain["data"]["source"]), ("model", plain["model"]["name"])]
+    used += [("method", str(value)) for value in space["method"].get("values", ())]
+    used += [("score", str(value)) for value in (*space["score"].get("values", ()), *pool["scores"])]
+    unknown = [(kind, name) for kind, name in used if name not in known(kind) and not name.startswith(TORCHVISION)]
+    return [f"{kind} {name}" for kind, name in dict.fromkeys(unknown)]

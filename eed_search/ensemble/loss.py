@@ -114,9 +114,13 @@ def weight_norm(models: Sequence[nn.Module]) -> Float[Tensor, ""]:
 def activation_level(activations: Sequence[Tensor], *, delta: float) -> Float[Tensor, ""]:
     """L_A: mean over hidden post-ReLU activations of a / (a + delta), a smooth count of active units.
 
+    0 for networks whose activation functions are no ReLU modules.
+
     Source:
         Ours. The paper's count of non-zero entries has no gradient, and softmax outputs are never zero.
     """
+    if not activations:
+        return torch.zeros(())
     return torch.stack([(a / (a + delta)).mean() for a in activations]).mean()
 
 

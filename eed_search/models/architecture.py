@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -58,10 +59,9 @@ def fit_to_state(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
         if weight is None:
             continue
         if isinstance(module, nn.Conv2d):
-            if module.groups == 1:
-                module.in_channels = weight.shape[1]
-            else:  # depth-wise: one filter a channel
-                module.groups = module.in_channels = weight.shape[0]
+            if module.groups > 1 and module.groups == module.in_channels == module.out_channels:
+                module.groups = weight.shape[0]  # depth-wise: one filter a channel
+            module.in_channels = weight.shape[1] * module.groups
             module.out_channels = weight.shape[0]
         elif isinstance(module, nn.Linear):
             module.out_features, module.in_features = weight.shape
@@ -74,7 +74,9 @@ def fit_to_state(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
             full = f"{name}.{key}"
             if buffer is not None and full in state:
                 module._buffers[key] = state[full].clone()
-    fitted.load_state_dict(dict(state))
+    whole = OrderedDict(state)
+    whole._metadata = fitted.state_dict()._metadata  # type: ignore[attr-defined]  # some layers look for their version
+    fitted.load_state_dict(whole)
     return fitted.eval()
 
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
 
+from eed_search.core import names
 from eed_search.core.errors import ModelError
 from eed_search.models.architecture import place
 from eed_search.models.mobilenet import MobileNetV2
 from eed_search.models.resnet import ResNet18
 from eed_search.models.small_cnn import SmallCNN
+from eed_search.models.torchvision_network import TorchvisionNetwork
 from eed_search.models.vgg import VGG16BN
 
-MODELS: dict[str, Callable[[int, int, int, tuple[float, ...], tuple[float, ...]], nn.Module]] = {
+Statistics = tuple[float, ...]
+Make = Callable[[int, int, int, Statistics, Statistics], nn.Module]
+MODELS: dict[str, Make] = {
     "small_cnn": SmallCNN,
     "resnet18": ResNet18,
     "vgg16_bn": VGG16BN,
@@ -35,8 +40,8 @@ def build(
     """Make a network with fresh weights.
 
     Args:
-        name: One of `MODELS`.
-        width: Channels of the first stage.
+        name: One of `MODELS`, `torchvision:NAME`, or registered by user code.
+        width: Channels of the first stage; torchvision's networks have a width of their own.
         num_classes: Size of the output.
         in_channels: Channels of an image.
         mean: Per channel, for the normalisation inside.
@@ -48,11 +53,52 @@ def build(
         CPUs and GPUs alike, equal numbers).
 
     Raises:
-        ModelError: If the name is unknown.
+        ModelError: If the name is unknown, or the network cannot be made.
     """
-    if name not in MODELS:
-        raise ModelError(f"model.name: {name!r} is not one of {', '.join(MODELS)}")
+    make = _maker(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = MODELS[name](width, num_classes, in_channels, mean, std)
+        model = make(width, num_classes, in_channels, mean, std)
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model.name: {name} gives {type(model).__name__}; needs a torch.nn.Module")
     return place(model)
+
+
+def _maker(name: str) -> Make:
+    if name in MODELS:
+        return MODELS[name]
+    if name.startswith(names.TORCHVISION):
+        return partial(TorchvisionNetwork, name.removeprefix(names.TORCHVISION))
+    if (found := names.find("model", name)) is None:
+        raise ModelError(f"model.name: {name!r} is not one of {', '.join(names.known('model'))}")
+    return found.make
+
+
+def check_images(model: nn.Module, name: str, image_shape: tuple[int, int, int], num_classes: int) -> None:
+    """Refuse a network that cannot take the images, or does not give logits for them.
+
+    Args:
+        model: Untrained.
+        name: As the file gives it.
+        image_shape: Channels, height, width.
+        num_classes: Logits that it must give.
+
+    Raises:
+        ModelError: If it fails on them or gives anything else.
+    """
+    channels, height, width = image_shape
+    training = model.training
+    try:
+        with torch.no_grad():
+            logits = model.eval()(torch.zeros(2, *image_shape))
+    except Exception as error:  # whatever a layer raises
+        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelError(
+            f"model.name: {name} cannot take images of {height}×{width} with {channels} channels ({said}); give larger"
+            " images, or take another model"
+        ) from error
+    finally:
+        model.train(training)
+    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (2, num_classes):
+        given = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ModelError(f"model.name: {name} gives {given} for 2 images; needs logits [2, {num_classes}]")

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from eed_search.core.params import SCORED, MemberChoice
+from eed_search.core.params import MemberChoice, is_scored
 from eed_search.core.plans import NUM_PARTS, MemberPlan
 from eed_search.core.spec import Choice, Range, Recipe, Spec
 from eed_search.core.spec_file import removes_channels
@@ -153,7 +153,7 @@ class _Reckoner:
                 self.work.reuse("members")
                 continue
             made.members.add(plan)
-            if plan.choice.method in SCORED and plan.choice.score not in made.scores:
+            if is_scored(plan.choice.method) and plan.choice.score not in made.scores:
                 made.scores.add(plan.choice.score)
                 total += self.work.add("scores", units.scores_s.get(plan.choice.score, 0.0))
             step = units.finetune_step_s[plan.recovery].at(_weight(plan.choice, spec))

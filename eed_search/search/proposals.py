@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from eed_search.core.params import SCORED, MemberChoice, ParamValue, TrialParams
+from eed_search.core.params import MemberChoice, ParamValue, TrialParams, is_scored
 from eed_search.core.spec import Choice, Dimension, Range, Spec
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def suggest(trial: optuna.Trial, spec: Spec) -> dict[str, ParamValue]:
 def _member(trial: optuna.Trial, name: str, spec: Spec) -> MemberChoice:
     space = spec.search.space
     method = cast("Any", _draw(trial, f"{name}.method", space.method))
-    score = _draw(trial, f"{name}.score", space.score) if method in SCORED else _first(space.score)
+    score = _draw(trial, f"{name}.score", space.score) if is_scored(method) else _first(space.score)
     return MemberChoice(cast("Any", score), float(_draw(trial, f"{name}.size", space.size)), method)
 
 

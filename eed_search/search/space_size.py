@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any, cast
 
-from eed_search.core.params import SCORED, MemberChoice, ParamValue, TrialParams
+from eed_search.core.params import MemberChoice, ParamValue, TrialParams, is_scored
 from eed_search.core.plans import MemberPlan, plan_members
 from eed_search.core.spec import Choice, Dimension, Spec
 
@@ -57,7 +57,7 @@ def choices_of(spec: Spec) -> list[MemberChoice]:
     return [
         MemberChoice(score, float(size), cast("Any", method))
         for method, size in product(values_of(space.method) or (), values_of(space.size) or ())
-        for score in (scores if method in SCORED else scores[:1])
+        for score in (scores if is_scored(str(method)) else scores[:1])
     ]
 
 
