@@ -71,7 +71,8 @@ def test_several_seeds_are_at_least_as_wide() -> None:
     agreeing, disagreeing = difference(flat, none), difference(some, none)
     pooled = paired_difference(np.concatenate(flat), np.zeros(900, bool))
     assert agreeing.value == disagreeing.value == pooled[0]
-    assert agreeing.low is not None and disagreeing.low is not None
+    assert agreeing.low is not None
+    assert disagreeing.low is not None
     assert agreeing.low <= pooled[1]
     assert disagreeing.low < agreeing.low - 0.2
 

@@ -28,7 +28,7 @@ TINY: dict[str, Any] = {
     "schemes": ["l1_filter", "unstructured_magnitude"],
     "ratios": [0, 0.5],
     "finetuned": [False],
-    "attacks": ["pgd5", "deepfool"],
+    "attacks": ["pgd5", {"name": "deepfool", "steps": 5}],
     "eps": [0, 0.1],
     "base": {"epochs": 6, "batch_size": 50},
     "latency": {"rounds": 3, "block_ms": 1},
@@ -94,7 +94,7 @@ def test_no_budget_equals_clean(done: tuple[Results, list[str]]) -> None:
 def test_pruning_at_half_is_another_network(done: tuple[Results, list[str]]) -> None:
     """Fewer parameters and MACs for filters; fewer parameters alone for masks; and not everything transfers."""
     filters, masks = (
-        next(row for row in _rows(done[0], 0.5) if row.choice.scheme == scheme and row.attack == "deepfool")
+        next(row for row in _rows(done[0], 0.5) if row.choice.scheme == scheme and row.attack == "deepfool-5")
         for scheme in ("l1_filter", "unstructured_magnitude")
     )
     assert filters.num_parameters < 0.4 * filters.base_parameters
@@ -140,16 +140,17 @@ def _artifacts(home: Path) -> dict[Path, int]:
 
 
 def test_what_was_interrupted_goes_on_to_the_same_table(
-    done: tuple[Results, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken off after three networks of a fresh home, then run again: every number but the latencies is equal."""
+    """Broken off after two networks of a fresh home, then run again: every number but the latencies is equal."""
+    undisturbed, _ = _run(home, name="short", seeds=[0])
     monkeypatch.setattr("eed_search.core.failpoints._calls", Counter())
-    monkeypatch.setenv(VARIABLE, "benchmark.network:raise:3")
-    with pytest.raises(RuntimeError, match="benchmark.network"):
-        _run(tmp_path)
+    monkeypatch.setenv(VARIABLE, "benchmark.network:raise:2")
+    with pytest.raises(RuntimeError, match=r"benchmark\.network"):
+        _run(tmp_path, name="short", seeds=[0])
     monkeypatch.delenv(VARIABLE)
-    again, _ = _run(tmp_path)
-    write_report(done[0], tmp_path / "first")
+    again, _ = _run(tmp_path, name="short", seeds=[0])
+    write_report(undisturbed, tmp_path / "first")
     write_report(again, tmp_path / "again")
     tables = [_without_latency(tmp_path / name / "results.json") for name in ("first", "again")]
     assert tables[0] == tables[1]
