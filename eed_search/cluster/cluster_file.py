@@ -87,7 +87,7 @@ def read(path: Path) -> ClusterFile:
         value = table.get(key)
         if value is None and not needed:
             return None
-        if not isinstance(value, kind) or (kind in (str, list) and not value):
+        if not isinstance(value, kind) or value == "":
             shown = "is missing" if value is None else f"{value!r} is not {_KINDS[kind]}"
             problems.append(f"{path}: {where}: {shown}; {fix}")
             return None
@@ -125,7 +125,7 @@ def read(path: Path) -> ClusterFile:
     )
 
 
-_KINDS: dict[type, str] = {str: "text", dict: "a table", list: "a list with entries"}
+_KINDS: dict[type, str] = {str: "text", dict: "a table", list: "a list"}
 
 
 def _is_token(remote: Any) -> bool:

@@ -41,6 +41,11 @@ def test_own_machines(tmp_path: Path) -> None:
     assert cluster.ssh_options() == ["-i", key, "-o", "IdentitiesOnly=yes", "-o", "ProxyCommand=nc %h %p"]
 
 
+def test_a_head_alone_is_a_cluster(tmp_path: Path) -> None:
+    """Without workers: Ray takes an empty list too."""
+    assert read(_written(tmp_path, LOCAL.replace("[10.0.0.2, 10.0.0.3]", "[]"))).worker_addresses == ()
+
+
 def test_a_cloud_knows_its_head_only_once_it_runs(tmp_path: Path) -> None:
     """No address in the file; the user is the one that Ray fills in."""
     cluster = read(_written(tmp_path, "cluster_name: c\nprovider: {type: aws, region: eu-central-1}\n"))
