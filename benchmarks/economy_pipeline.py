@@ -72,10 +72,14 @@ class Pipeline:
         return trial.control(size, setting, probe, report)
 
     def final_latencies(
-        self, classifiers: Sequence[tuple[str, TrialParams | None]], setting: Setting, report: Report
+        self,
+        classifiers: Sequence[tuple[str, TrialParams | None]],
+        repeats: Sequence[int],
+        setting: Setting,
+        report: Report,
     ) -> list[Latency]:
         """As `trial.final_latencies`."""
-        return trial.final_latencies(classifiers, setting, report)
+        return trial.final_latencies(classifiers, repeats, setting, report)
 
     def confirm(
         self, artifact: str, params: TrialParams, bound: Measurement, setting: Setting, report: Report
@@ -83,9 +87,11 @@ class Pipeline:
         """As `trial.confirm`."""
         return trial.confirm(artifact, params, bound, setting, report)
 
-    def recheck(self, artifact: str, params: TrialParams | None, setting: Setting, report: Report) -> FreshCheck:
+    def recheck(
+        self, artifact: str, params: TrialParams | None, images: tuple[int, int], setting: Setting, report: Report
+    ) -> FreshCheck:
         """As `trial.recheck`."""
-        return trial.recheck(artifact, params, setting, report)
+        return trial.recheck(artifact, params, images, setting, report)
 
 
 def own_store(setting: Setting, number: int) -> Path:

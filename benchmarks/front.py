@@ -1,18 +1,18 @@
 """How much of a reported frontier is truly one? NAS-Bench-201, where the truth is known.
 
     python benchmarks/front.py [--images 100 500 2000] [--noise 0 2 5] [--seeds 20] [--architectures 200]
-                               [--latency lat_ms_pixel2] [--bench FOLDER] [--out results.json]
+                               [--fresh 17] [--latency lat_ms_pixel2] [--bench FOLDER] [--out results.json]
 
 A search has measured some architectures: each one's accuracy on so many images, each one's latency with so many
 per cent of noise (standard deviation). Three frontiers of them are held against the true one:
 
 raw      what the search's own figures say
-present  what `eed-search launch` reports: final latencies (`core.points`, `search.finals`) for all that come to stand
-         on the frontier, the accuracies of the search; fresh images are shown beside it and move nothing
-ours     re-validated: whatever touches the frontier by its intervals is measured again in looks of growing size,
-         on fresh images and by fresh final latencies, as long as it may be on the frontier (`core.membership`);
-         reported is what is there with a probability of at least 0.75. The intervals come from one more
-         measurement, which chose nothing.
+timed    final latencies for all that come to stand on the frontier, the accuracies of the search; fresh images
+         would be shown beside it and move nothing
+ours     what `eed-search launch` reports, by its own functions (`core.contenders`): whatever may be on the frontier by
+         the search's figures is measured again in looks of growing size, on fresh images and by fresh final
+         latencies, as long as it may be there; reported is what is there with a probability of at least 0.75.
+         The intervals come from one more measurement, which chose nothing.
 
 Precision is the share of the reported points that are on the true frontier, recall the share of the true ones
 that are reported; both over all seeds together. Coverage: how many of the intervals shown hold the truth.
@@ -36,15 +36,14 @@ from jaxtyping import Bool, Float
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
 from benchmarks.problems import BENCH_FOLDER, Nas201  # noqa: E402
+from eed_search.core import contenders  # noqa: E402
+from eed_search.core.contenders import LOOKS, SURE  # noqa: E402
 from eed_search.core.errors import EedSearchError  # noqa: E402
 from eed_search.core.frontier import non_dominated  # noqa: E402
-from eed_search.core.membership import front_probability, maybe_on_front  # noqa: E402
 from eed_search.core.records import Interval  # noqa: E402
 from eed_search.core.statistics import clopper_pearson  # noqa: E402
 
-LOOKS = (1, 1, 2, 4, 8)  # of each: fresh images as multiples of the search's, and final latencies
-REPORT = 1  # fresh images of the last measurement, likewise
-SURE, HOPELESS = 0.75, 0.02  # probability to be reported, and below which a point is measured no further
+FRESH = 17.0  # fresh images there are, as multiples of the search's: enough for every look and the last slice
 ROUNDS, FINAL_ROUNDS, DOUBLINGS, FINAL_HALF_WIDTH = 15, 40, 2, 0.01  # the latency protocol's, of its defaults
 PRECISION_RATIO, WHERE_BELOW, COVERAGE = 1.5, 0.6, 0.93  # the targets
 _Z95 = 1.959963984540054
@@ -61,6 +60,7 @@ class Tally:
         accuracy_held: Reported accuracies whose interval holds the truth.
         latency_held: The same of latencies.
         images: Fresh images spent, over those that the search spent.
+        timings: Final latencies taken to choose, of all architectures together.
     """
 
     reported: int = 0
@@ -69,6 +69,7 @@ class Tally:
     accuracy_held: int = 0
     latency_held: int = 0
     images: float = 0.0
+    timings: float = 0.0
 
     @property
     def precision(self) -> float:
@@ -97,6 +98,7 @@ class World:
         noise: Standard deviation of the search's latencies, relative.
         rng: Draws every measurement.
         looks: Of the re-validation.
+        fresh: Images that it may take, as multiples of the search's.
     """
 
     accuracy: Float[np.ndarray, " n"]
@@ -105,6 +107,12 @@ class World:
     noise: float
     rng: np.random.Generator
     looks: tuple[int, ...] = LOOKS
+    fresh: float = FRESH
+
+    @property
+    def num_fresh(self) -> int:
+        """Fresh images there are."""
+        return max(1, round(self.fresh * self.num_images))
 
     @property
     def final_noise(self) -> float:
@@ -151,12 +159,14 @@ class Reported:
         accuracy: Intervals.
         latency_ms: Intervals.
         images: Fresh images spent for it, all architectures together.
+        timings: Final latencies taken to choose.
     """
 
     which: np.ndarray
     accuracy: list[Interval] = field(default_factory=list)
     latency_ms: list[Interval] = field(default_factory=list)
     images: int = 0
+    timings: int = 0
 
 
 def front_of(accuracy: np.ndarray, latency_ms: np.ndarray) -> np.ndarray:
@@ -186,7 +196,7 @@ def raw(world: World, seen: Seen) -> Reported:
     return Reported(which, accuracy_intervals(seen.right[which]), times)
 
 
-def present(world: World, seen: Seen) -> Reported:
+def timed(world: World, seen: Seen) -> Reported:
     """Time whatever comes to stand on the frontier, until nothing new does; accuracies stay the search's."""
     latency, timed = seen.latency_ms.copy(), np.zeros(len(seen.latency_ms), bool)
     while (new := [i for i in front_of(seen.accuracy, latency) if not timed[i]]) != []:
@@ -197,38 +207,57 @@ def present(world: World, seen: Seen) -> Reported:
 
 
 def ours(world: World, seen: Seen) -> Reported:
-    """Measure again what touches the frontier, as long as it may be on it; report what surely enough is."""
-    left = np.flatnonzero(touching(world, seen))
-    right, logs, images, num_timed = seen.right[left], np.zeros(len(left)), 0, 0
-    probability = np.zeros(len(left))
-    for look, share in enumerate(world.looks):
-        fresh = world.answers(left, share * world.num_images)
+    """Measure again what touches the frontier, as long as it may be on it; report what surely enough is.
+
+    As `launch` does it (`search.finals`): every decision is one of `core.contenders`.
+    """
+    plan = contenders.plan_looks(world.num_images, world.num_fresh, world.looks)
+    final = world.final_noise
+    accuracy, latencies = accuracy_intervals(seen.right), latency_intervals(seen.latency_ms, world.noise)
+    timings: dict[int, list[Interval]] = {}
+    images = 0
+
+    def take(some: Sequence[int]) -> None:
+        for i, one in zip(some, latency_intervals(world.timed(np.array(some), final), final), strict=True):
+            timings.setdefault(i, []).append(one)
+            latencies[i] = one
+
+    while True:  # what is timed may bring another one back
+        sure = contenders.opening(seen.right, accuracy, latencies)
+        left = [int(i) for i in np.flatnonzero(sure >= contenders.least_probability(0, plan))]
+        if not (new := [i for i in left if i not in timings]):
+            break
+        take(new)
+    right = {i: seen.right[i] for i in left}
+    look = contenders.Look.of(0, {str(i): float(sure[i]) for i in left}, plan)
+    for number, (start, stop) in enumerate(plan.looks, start=1):
+        if look.settled:
+            break
+        left = [int(id_) for id_ in look.left]
+        fresh = world.answers(np.array(left), stop - start)
         images += fresh.size
-        right = np.concatenate([right, fresh], axis=1)
-        logs, num_timed = (
-            logs + share * np.log(world.timed(left, world.final_noise / math.sqrt(share))),
-            num_timed + share,
-        )
-        times = latency_intervals(np.exp(logs / num_timed), world.final_noise / math.sqrt(num_timed))
-        probability = front_probability(right, times, seed=look)
-        kept = probability >= HOPELESS
-        left, right, logs, probability = left[kept], right[kept], logs[kept], probability[kept]
-    which = left[probability >= SURE]
-    last = world.answers(which, REPORT * world.num_images)
-    times = latency_intervals(world.timed(which, world.final_noise), world.final_noise)
-    return Reported(which, accuracy_intervals(last), times, images + last.size)
+        right = {i: np.concatenate([right[i], row]) for i, row in zip(left, fresh, strict=True)}
+        while (again := contenders.to_time([timings[i] for i in left], plan.num_timings[number])).any():
+            take([i for i, one in zip(left, again, strict=True) if one])
+        known = [contenders.pooled(timings[i]) for i in left]
+        sure = contenders.probabilities(np.stack([right[i] for i in left]), known, number)
+        look = contenders.Look.of(number, {str(i): float(one) for i, one in zip(left, sure, strict=True)}, plan)
+    on = contenders.reported([look.probability[id_] for id_ in look.left], SURE)
+    which = np.array([int(id_) for id_, one in zip(look.left, on, strict=True) if one])
+    last = world.answers(which, plan.last[1] - plan.last[0])
+    if plan.looks:
+        times = latency_intervals(world.timed(which, final), final)
+    else:
+        times = [contenders.pooled(timings[i]) for i in which]
+    return Reported(which, accuracy_intervals(last), times, images + last.size, sum(map(len, timings.values())))
 
 
 def touching(world: World, seen: Seen) -> Bool[np.ndarray, " n"]:
     """Mark what may be on the frontier by the search's intervals."""
-    shares = accuracy_intervals(seen.right)
-    times = latency_intervals(seen.latency_ms, world.noise)
-    low = np.array([[-share.high, ms.low] for share, ms in zip(shares, times, strict=True)])
-    high = np.array([[-share.low, ms.high] for share, ms in zip(shares, times, strict=True)])
-    return maybe_on_front(low, high)
+    return contenders.touching(accuracy_intervals(seen.right), latency_intervals(seen.latency_ms, world.noise))
 
 
-RULES: dict[str, Callable[[World, Seen], Reported]] = {"raw": raw, "present": present, "ours": ours}
+RULES: dict[str, Callable[[World, Seen], Reported]] = {"raw": raw, "timed": timed, "ours": ours}
 
 
 # ---------------------------------------------------------------- one row of the table
@@ -273,13 +302,14 @@ def run_row(
     seeds: Sequence[int],
     num_architectures: int,
     looks: tuple[int, ...] = LOOKS,
+    fresh: float = FRESH,
 ) -> Row:
     """Repeat one setting over seeds; each draws its own architectures and measurements."""
     tallies = {name: Tally() for name in RULES}
     for seed in seeds:
         rng = np.random.default_rng([seed, images, round(10 * noise_per_cent)])
         some = rng.choice(len(problem.accuracy), min(num_architectures, len(problem.accuracy)), replace=False)
-        world = World(problem.accuracy[some], problem.latency_ms[some], images, noise_per_cent / 100, rng, looks)
+        world = World(problem.accuracy[some], problem.latency_ms[some], images, noise_per_cent / 100, rng, looks, fresh)
         everyone = np.arange(len(some))
         seen = Seen(world.answers(everyone, images), world.timed(everyone, world.noise))
         true = set(front_of(world.accuracy, world.latency_ms).tolist())
@@ -287,6 +317,7 @@ def run_row(
             _count(tallies[name], rule(world, seen), world, true)
     for tally in tallies.values():
         tally.images /= len(seeds)
+        tally.timings /= len(seeds)
     return Row(images, noise_per_cent, tallies)
 
 
@@ -299,6 +330,7 @@ def _count(tally: Tally, found: Reported, world: World, true: set[int]) -> None:
         tally.accuracy_held += int(share.low <= world.accuracy[i] <= share.high)
         tally.latency_held += int(ms.low / slack <= world.latency_ms[i] <= ms.high * slack)
     tally.images += found.images / (world.num_images * len(world.accuracy))
+    tally.timings += found.timings
 
 
 # ---------------------------------------------------------------- the table
@@ -307,8 +339,8 @@ def _count(tally: Tally, found: Reported, world: World, true: set[int]) -> None:
 def table(rows: Sequence[Row], num_seeds: int, num_architectures: int, latency: str) -> str:
     """Write the one table of a call, in Markdown, with what it means under it."""
     lines = [
-        "| images | latency noise | raw | present | ours | precision ratio | coverage raw | coverage ours | fresh images | missed |",
-        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
+        "| images | latency noise | raw | timed | ours | precision ratio | coverage raw | coverage ours | fresh images | timings | missed |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     for row in rows:
         by = row.tallies
@@ -321,6 +353,7 @@ def table(rows: Sequence[Row], num_seeds: int, num_architectures: int, latency: 
             f"{by['raw'].coverage:.1%}",
             f"{by['ours'].coverage:.1%}",
             f"{by['ours'].images:.1f} ×",
+            f"{by['ours'].timings:.0f}",
             ", ".join(row.missed()) or "–",
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -328,7 +361,7 @@ def table(rows: Sequence[Row], num_seeds: int, num_architectures: int, latency: 
     lines += [
         "",
         f"Precision / recall of the frontier of {num_architectures} architectures drawn from NAS-Bench-201, CIFAR-10 accuracy",
-        f"against {latency}, {num_seeds} seeds together. Fresh images: spent on re-validation, over what the search spent on all.",
+        f"against {latency}, {num_seeds} seeds together. Fresh images: spent on re-validation, over what the search spent on all. Timings: final latencies taken to choose.",
         f"Targets: {PRECISION_RATIO} times the raw precision where that is below {WHERE_BELOW}, recall not below the raw one,"
         f" coverage at least {COVERAGE:.0%}: {len(rows) - failed} of {len(rows)} settings reach all.",
     ]
@@ -348,6 +381,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--looks", type=int, nargs="+", default=LOOKS, metavar="N", help="fresh images of each look, over the search's"
     )
+    parser.add_argument(
+        "--fresh", type=float, default=FRESH, metavar="N", help="fresh images there are, over the search's (default 17)"
+    )
     parser.add_argument("--latency", default="lat_ms_pixel2", metavar="COLUMN", help="device (default lat_ms_pixel2)")
     parser.add_argument("--bench", type=Path, default=BENCH_FOLDER, metavar="FOLDER", help="holds the table")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write every count")
@@ -359,6 +395,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--images: {min(arguments.images)}; give 1 or more")
     if min(arguments.looks) < 1:
         parser.error(f"--looks: {min(arguments.looks)}; give 1 or more")
+    if not 0 < arguments.fresh < math.inf:
+        parser.error(f"--fresh: {arguments.fresh:g}; give a number above 0")
     if min(arguments.noise) < 0:
         parser.error(f"--noise: {min(arguments.noise):g}; give 0 or more per cent")
     return arguments
@@ -375,7 +413,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     rows = [
-        run_row(problem, images, noise, seeds, arguments.architectures, tuple(arguments.looks))
+        run_row(problem, images, noise, seeds, arguments.architectures, tuple(arguments.looks), arguments.fresh)
         for images in arguments.images
         for noise in arguments.noise
     ]

@@ -24,8 +24,9 @@ from torch import nn
 from eed_search.core.errors import DataError, ModelError, RunError
 from eed_search.core.ledger import RunView
 from eed_search.core.params import TrialParams
-from eed_search.core.points import points, select
+from eed_search.core.points import points
 from eed_search.core.records import Latency, Measurement, Reference, from_json
+from eed_search.core.reported import select
 from eed_search.core.seeds import seed_of
 from eed_search.core.spec import Spec
 from eed_search.core.spec_file import parse

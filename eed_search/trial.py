@@ -362,12 +362,15 @@ def confirm(artifact: str, params: TrialParams, bound: Measurement, setting: Set
     return replace(bound, **_robustness(judged, setting), under_attack=_under_attack(judged, slow, macs))
 
 
-def recheck(artifact: str, params: TrialParams | None, setting: Setting, report: Report) -> FreshCheck:
+def recheck(
+    artifact: str, params: TrialParams | None, images: tuple[int, int], setting: Setting, report: Report
+) -> FreshCheck:
     """Evaluate one classifier again on fresh images, which no decision of the search has seen.
 
     Args:
         artifact: `stage/key` of the networks in the store.
         params: Of the point, for its gate; none for the base and the controls.
+        images: The first of the fresh images, and one past the last.
         setting: What all trials share.
         report: Told which stage runs.
     """
@@ -376,7 +379,7 @@ def recheck(artifact: str, params: TrialParams | None, setting: Setting, report:
     stored = shop.store.load(artifact)
     networks = [m.model for m in shop.read_members(stored)]
     gate = _gate(spec, params.gate_threshold if params else RUNS_ALL)
-    judged = shop.judgement(networks, stored.key, gate, name="fresh images", split="fresh")
+    judged = shop.judgement(networks, stored.key, gate, name="fresh images", split="fresh", part=images)
     return FreshCheck(Accuracy.of(judged.clean_right), _robust(judged, spec), pack_bits(judged.robust_right))
 
 
@@ -574,13 +577,14 @@ def control(size: float, setting: Setting, probe: Probe, report: Report) -> Refe
 
 
 def final_latencies(
-    classifiers: Sequence[tuple[str, TrialParams | None]], setting: Setting, report: Report
+    classifiers: Sequence[tuple[str, TrialParams | None]], repeats: Sequence[int], setting: Setting, report: Report
 ) -> list[Latency]:
     """Time deployed cascades themselves, image by image, in the same rounds, with the whole machine to themselves.
 
     Args:
         classifiers: For each the `stage/key` of its networks in the store, and the trial's parameters for
             its gate; no parameters for the base and the controls.
+        repeats: How often each was timed before; what lies in the store for that number is not timed again.
         setting: What all trials share.
         report: Told what is going on.
 
@@ -597,7 +601,7 @@ def final_latencies(
         )
         for artifact, params in classifiers
     ]
-    return shop.cascades(teams, shop.base()[0], setting.base.measurement.latency.latency_ms.value)
+    return shop.cascades(teams, shop.base()[0], setting.base.measurement.latency.latency_ms.value, repeats)
 
 
 def export_point(view: RunView, point: Point, home: Path, out: Path) -> Path:

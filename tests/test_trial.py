@@ -16,7 +16,7 @@ from eed_search.core.ledger import RunView
 from eed_search.core.params import MemberChoice, TrialParams
 from eed_search.core.plans import plan_members
 from eed_search.core.points import points
-from eed_search.core.records import Point, RungReading, TrialRecord, unpack_bits
+from eed_search.core.records import FreshCheck, Point, RungReading, TrialRecord, unpack_bits
 from eed_search.core.spec import Spec
 from eed_search.core.spec_file import parse
 from eed_search.deployment.bundle import verify
@@ -147,11 +147,21 @@ def test_a_sweep_can_be_switched_off(session: Session) -> None:
 
 
 def test_a_recheck_looks_at_fresh_images(pair: TrialRecord, session: Session) -> None:
+    """At those that were asked for: the parts add up to the whole."""
     assert pair.measurement is not None
-    check = trial.recheck(pair.measurement.artifact, TrialParams.from_flat(pair.params), session.setting, silent)
-    shop = open_workshop(session.setting.spec, session.setting.store_root, silent)
-    assert check.robust_accuracy.num_samples == len(shop.data.fresh)
-    assert check.robust_accuracy.value <= check.clean_accuracy.value
+    num = len(open_workshop(session.setting.spec, session.setting.store_root, silent).data.fresh)
+
+    def check(first: int, end: int) -> FreshCheck:
+        assert pair.measurement is not None
+        given = (pair.measurement.artifact, TrialParams.from_flat(pair.params), (first, end))
+        found = trial.recheck(*given, session.setting, silent)
+        assert found.robust_accuracy.num_samples == end - first
+        assert found.robust_accuracy.value <= found.clean_accuracy.value
+        return found
+
+    whole, parts = check(0, num), [check(0, 3), check(3, num)]
+    right = [round(one.clean_accuracy.value * one.clean_accuracy.num_samples) for one in (whole, *parts)]
+    assert right[0] == right[1] + right[2]
 
 
 def test_a_trial_shares_members_with_earlier_ones(pair: TrialRecord, session: Session) -> None:
@@ -323,14 +333,17 @@ def test_final_latencies_time_the_cascade(pair: TrialRecord, session: Session) -
         (pair.measurement.artifact, TrialParams.from_flat(pair.params)),
         (session.setting.base.measurement.artifact, None),
     ]
-    found, base = trial.final_latencies(both, session.setting, silent)
+    found, base = trial.final_latencies(both, [0, 0], session.setting, silent)
     assert found.method == "cascade"
     assert 0 < found.latency_ms.value <= found.worst_case_ms * 1.5
     assert 0.7 < base.speedup.value < 1.4
-    assert trial.final_latencies(both[::-1], session.setting, silent) == [
+    assert trial.final_latencies(both[::-1], [0, 0], session.setting, silent) == [
         base,
         found,
     ]  # from the store, in the order asked
+    again = trial.final_latencies(both, [1, 0], session.setting, silent)
+    assert again[0] != found  # measured anew
+    assert again[1] == base
 
 
 def test_trials_take_their_own_cores_only(session: Session) -> None:

@@ -14,7 +14,7 @@ from eed_search.cli.homes import open_run
 from eed_search.cli.result import command
 from eed_search.cluster.where import Wish
 from eed_search.core.errors import BundleError
-from eed_search.core.points import select as select_point
+from eed_search.core.reported import select as select_point
 from eed_search.core.storage import Storage
 from eed_search.tracking.text import how_fast, per_cent, team_title, with_arm
 

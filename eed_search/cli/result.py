@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 
 from eed_search.cli.console import console, say
 from eed_search.core.ledger import RunView
-from eed_search.core.points import frontier, run_hypervolume
+from eed_search.core.points import run_hypervolume
+from eed_search.core.reported import standing
 from eed_search.tracking.report import HTML_NAME
 from eed_search.tracking.table import (
     COLUMNS,
     TableRow,
     attacked_note,
     fresh_note,
+    maybe_note,
     sure_note,
     table_rows,
     throughput_note,
@@ -100,7 +102,8 @@ def frontier_table(rows: list[TableRow], width: int) -> Table:
             table.add_section()
         previous = row.kind
         cells = dict(zip(COLUMNS, row.cells, strict=True))
-        team = cells["team"] if row.kind == "point" else ""
+        team = cells["team"] if row.kind in ("point", "maybe") else ""
+        cells["point"] += " maybe" if row.kind == "maybe" else ""
         title = f"{cells['point']}{'  ' if wide else chr(10)}{team}" if team else cells["point"]
         # Units stand in the heading, so that the columns fit 80 characters.
         values = [_without_units(name, cells[name], wide) for name in shown]
@@ -127,8 +130,12 @@ def legend(view: RunView) -> list[str]:
         "latency, speed-up: batch 1 in onnxruntime, against the dense base in the same process."
         " run: members asked for an average image, of all. ±: 95 % interval.",
     ]
-    lines += [note for note in (attacked_note(view), sure_note(view), fresh_note(view), throughput_note(view)) if note]
-    measured = [p.measurement.latency for p in frontier(view)]
+    lines += [
+        note
+        for note in (attacked_note(view), sure_note(view), maybe_note(view), fresh_note(view), throughput_note(view))
+        if note
+    ]
+    measured = [p.measurement.latency for p in standing(view).front]
     if any(latency.method == "additive" for latency in measured):
         lines.append("Some latencies are sums of member latencies: the deployed cascade itself was not timed yet.")
     if any("(noisy)" in cell for row in table_rows(view) for cell in row.cells):
@@ -143,7 +150,7 @@ def verdict_lines(view: RunView) -> list[str]:
     lines += textwrap.wrap(verdict.text, _WIDTH)
     for comparison in verdict.comparisons:
         lines += textwrap.wrap(comparison.text, _WIDTH, initial_indent="  ", subsequent_indent="    ")
-    against = [(p.id, d) for p in frontier(view) if (d := p.measurement.difference_to_base) is not None]
+    against = [(p.id, d) for p in standing(view).front if (d := p.measurement.difference_to_base) is not None]
     if against:
         lines.append("Robust accuracy minus the dense base's, same images (points, 95 %):")
         texts = [f"{id_}: {100 * d.value:+.1f} ({100 * d.low:+.1f}..{100 * d.high:+.1f})" for id_, d in against]
@@ -196,7 +203,7 @@ def next_steps(view: RunView, folder: Path, home: Path) -> list[str]:
         lines.append(f"resume  {command('resume')} {name}{there}")
     lines.append(f"MLflow  {command('ui')} {name}{there}")
     lines.append(f"again   {command('report')} {name}{there}")
-    if frontier(view):
+    if standing(view).front:
         out = shlex.quote(f"{folder.name}-knee")
         lines.append(f"export  {command('export')} {name} --select knee --out {out}{there}")
     return lines

@@ -15,8 +15,8 @@ from eed_search.cli.homes import Found, find_run, found_runs
 from eed_search.cli.result import command, duration, where
 from eed_search.cluster.where import Wish
 from eed_search.core.cost import attacked_speedup
-from eed_search.core.cost import attacked_speedup
-from eed_search.core.points import frontier, run_hypervolume
+from eed_search.core.points import run_hypervolume
+from eed_search.core.reported import standing
 from eed_search.search.journal import NOW_FILE
 from eed_search.search.lock import driver_of
 from eed_search.tracking.text import how_fast, per_cent
@@ -79,7 +79,7 @@ def _watch_live(folder: Path, home: Path) -> None:
 def facts(found: Found, home: Path) -> dict[str, Any]:
     """Describe how a search stands, for other programs."""
     view, now = found.view, _now(found)
-    driver = driver_of(found.folder)
+    driver, stands = driver_of(found.folder), standing(view)
     return {
         "name": found.folder.name,
         "state": found.state,
@@ -95,14 +95,16 @@ def facts(found: Found, home: Path) -> dict[str, Any]:
         "frontier": [
             {
                 "id": point.id,
+                "front_probability": stands.probability[point.id],
                 "robust_accuracy": point.measurement.robust_accuracy.value,
                 "clean_accuracy": point.measurement.clean_accuracy.value,
                 "latency_ms": point.measurement.latency.latency_ms.value,
                 "speedup": point.measurement.latency.speedup.value,
                 "attacked_speedup": attacked_speedup(point.measurement),
             }
-            for point in frontier(view)
+            for point in stands.front
         ],
+        "may_belong": [{"id": point.id, "front_probability": stands.probability[point.id]} for point in stands.maybe],
         "notes": view.notes,
         "num_resumes": view.num_resumes,
         "mlflow_complete": view.tracker.get("complete"),
@@ -132,14 +134,13 @@ def lines(found: Found, home: Path) -> list[str]:
         found_lines += [
             f"now     {who}: {text}"[:_WIDTH] for who, text in sorted(now.get("stages", {}).items())[:_MOST]
         ]
-    front = frontier(view)
-    if front:
-        found_lines.append(f"best    {len(front)} on the frontier, hypervolume {run_hypervolume(view):.3f}")
+    stands = standing(view)
+    if front := stands.front:
+        more = f" and {len(stands.maybe)} that may belong" if stands.maybe else ""
+        found_lines.append(f"best    {len(front)} on the frontier{more}, hypervolume {run_hypervolume(view):.3f}")
         for point in front[:_MOST]:
             m = point.measurement
-            found_lines.append(
-                f"  {point.id:<6} robust {per_cent(m.robust_accuracy)}, {how_fast(m)}"
-            )
+            found_lines.append(f"  {point.id:<6} robust {per_cent(m.robust_accuracy)}, {how_fast(m)}")
         if len(front) > _MOST:
             found_lines.append(f"  … and {len(front) - _MOST} more")
     if view.notes:

@@ -217,7 +217,7 @@ def to_time(timings_ms: Sequence[Sequence[Interval]], most: int) -> Bool[np.ndar
         most: How many each may have had by the end of the look (`Plan.num_timings`).
     """
     few = np.array([len(own) < most for own in timings_ms], dtype=bool)
-    return few & open_order([pooled(own) for own in timings_ms])
+    return np.asarray(few & open_order([pooled(own) for own in timings_ms]))
 
 
 def reported(

@@ -26,6 +26,7 @@ POINTS = (
     "tracker.created",  # after it, before anything else knows its id
     "tracker.close",  # before a run is closed in MLflow
     "driver.trials_done",  # after the last trial, before the final latencies
+    "finals.look",  # everything of a look at the frontier's contenders is measured, its decision is not written
     "driver.report",  # before the report is written
     "benchmark.network",  # a pruned network of a benchmark has been attacked
 )

@@ -10,7 +10,9 @@ events into a `RunView`; order is by sequence number, never by a time stamp.
     rivals    the points that a trial will be held against while it is attacked, as it is handed out
     report    a trial's measurements at a rung
     decision  what the scheduler made of them
-    result    a trial's end             latency   a final latency
+    result    a trial's end             latency   a final latency, each time one was taken
+    confirmed, fresh                    an attack at a swept threshold; a check on some of the fresh images
+    look      who may belong to the frontier after all that was measured up to here (`core.contenders`)
     attack    what `eed-search attack` found on a point, when no driver was at work
     note      a line for the reader     tracker   how far MLflow has come
     request   a person asks to stop     resume    a driver takes the run up again
@@ -33,6 +35,7 @@ from typing import Any, Literal, Self
 from eed_search import __version__
 from eed_search.core.attack_records import SCHEMA_VERSION as ATTACK_SCHEMA
 from eed_search.core.attack_records import AttackResult
+from eed_search.core.contenders import Look
 from eed_search.core.errors import RunError, StoreError
 from eed_search.core.failpoints import fail_point
 from eed_search.core.params import ParamValue
@@ -52,6 +55,7 @@ EventKind = Literal[
     "latency",
     "confirmed",
     "fresh",
+    "look",
     "attack",
     "note",
     "tracker",
@@ -214,9 +218,12 @@ class RunView:
         rivals: Ids of the points that a trial is held against image by image, by number.
         trials: Finished trials by number.
         history: Proposals, reports, resumptions and ends of trials in their order, with their numbers.
-        latencies: Final latencies by point id, reference name included: they replace the search's.
+        latencies: Last final latencies by point id, reference name included: they replace the search's.
+        timings: All final latencies by the same, in order.
         confirmed: Measurements by point id of swept thresholds that an attack has confirmed.
-        fresh: Checks on fresh images by point id, reference name included.
+        fresh: Checks on fresh images that chose nothing, by point id, reference name included.
+        slices: Checks on those that chose, by point id and first image.
+        looks: Who belongs to the frontier, decision by decision; empty again once another trial ends.
         attacks: What `eed-search attack` found, by point id, reference name included, in order.
         notes: Lines for the reader.
         requests: What persons asked for, in order: `stop`, `cancel`.
@@ -248,7 +255,10 @@ class RunView:
     history: list[tuple[What, int]] = field(default_factory=list)
     latencies: dict[str, Latency] = field(default_factory=dict)
     confirmed: dict[str, Measurement] = field(default_factory=dict)
+    timings: dict[str, list[Latency]] = field(default_factory=dict)
     fresh: dict[str, FreshCheck] = field(default_factory=dict)
+    slices: dict[str, dict[int, FreshCheck]] = field(default_factory=dict)
+    looks: list[Look] = field(default_factory=list)
     attacks: dict[str, list[AttackResult]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
@@ -362,10 +372,13 @@ def _fold_result(view: RunView, data: dict[str, Any], trial: int) -> None:
     record = from_json(TrialRecord, data)
     view.trials[record.number] = record
     view.history.append(("result", record.number))
+    view.looks = []  # it may be better than those who were chosen
 
 
 def _fold_latency(view: RunView, data: dict[str, Any], trial: int) -> None:
-    view.latencies[data["id"]] = from_json(Latency, data["latency"])
+    found = from_json(Latency, data["latency"])
+    view.latencies[data["id"]] = found
+    view.timings.setdefault(data["id"], []).append(found)
 
 
 def _fold_confirmed(view: RunView, data: dict[str, Any], trial: int) -> None:
@@ -373,7 +386,15 @@ def _fold_confirmed(view: RunView, data: dict[str, Any], trial: int) -> None:
 
 
 def _fold_fresh(view: RunView, data: dict[str, Any], trial: int) -> None:
-    view.fresh[data["id"]] = from_json(FreshCheck, data["check"])
+    check = from_json(FreshCheck, data["check"])
+    if (first := data.get("chose_from")) is None:
+        view.fresh[data["id"]] = check
+    else:
+        view.slices.setdefault(data["id"], {})[first] = check
+
+
+def _fold_look(view: RunView, data: dict[str, Any], trial: int) -> None:
+    view.looks.append(from_json(Look, data))
 
 
 def _fold_attack(view: RunView, data: dict[str, Any], trial: int) -> None:
@@ -423,6 +444,7 @@ _FOLDS: dict[str, Callable[[RunView, dict[str, Any], int], None]] = {
     "latency": _fold_latency,
     "confirmed": _fold_confirmed,
     "fresh": _fold_fresh,
+    "look": _fold_look,
     "attack": _fold_attack,
     "note": _fold_note,
     "tracker": _fold_tracker,

@@ -9,11 +9,10 @@ import numpy as np
 
 from eed_search.core.cost import latency_of
 from eed_search.core.errors import RunError
-from eed_search.core.frontier import hypervolume, knee, non_dominated, normalise
+from eed_search.core.frontier import hypervolume, non_dominated, normalise
 from eed_search.core.ledger import RunView
-from eed_search.core.membership import front_probability
 from eed_search.core.params import LatencyKind
-from eed_search.core.records import Interval, Measurement, Point, Reference, TrialRecord, unpack_bits
+from eed_search.core.records import Interval, Measurement, Point, Reference, TrialRecord
 from eed_search.core.spec import Constraints
 
 
@@ -71,7 +70,10 @@ def _points_of(number: int, trial: TrialRecord, view: RunView) -> list[Point]:
 def frontier(
     view: RunView, *, unrankable: bool = False, unconfirmed: bool = False, without: Collection[str] = ()
 ) -> list[Point]:
-    """Keep the points that no other point dominates in robust accuracy and latency, fastest first."""
+    """Keep the points that no other point dominates by its figures, fastest first.
+
+    What is best so far; half of it may be luck. What a run reports is `core.reported`.
+    """
     all_points = points(view, unrankable=unrankable, unconfirmed=unconfirmed, without=without)
     kind = latency_kind(view)
     keep = non_dominated(objectives([p.measurement for p in all_points], kind))
@@ -88,27 +90,6 @@ def latency_kind(view: RunView) -> LatencyKind:
 def ranked_latency(view: RunView, measured: Measurement) -> Interval:
     """Give the latency by which a run ranks, with its interval."""
     return latency_of(measured, latency_kind(view))
-
-
-def front_probabilities(view: RunView) -> dict[str, float]:
-    """Give the probability that each point of the frontier is on the true frontier of all points, by id.
-
-    An apparent frontier is made of lucky points. All trials met the same validation images, so what
-    they get right or wrong together cancels out; latencies enter with their intervals.
-
-    Source:
-        `core.membership` (Bayesian bootstrap).
-    """
-    found = points(view)
-    if not found:
-        return {}
-    robust = [(p.measurement.robust_hex, p.measurement.robust_accuracy.num_samples) for p in found]
-    if len({num for _, num in robust}) > 1:
-        return {}  # a run that was resumed although its data had changed: its images differ
-    right = np.stack([unpack_bits(bits, num) for bits, num in robust])
-    sure = front_probability(right, [ranked_latency(view, p.measurement) for p in found], seed=0)
-    by_id = {p.id: float(one) for p, one in zip(found, sure, strict=True)}
-    return {p.id: by_id[p.id] for p in frontier(view)}
 
 
 def objectives(measurements: list[Measurement], kind: LatencyKind = "clean") -> np.ndarray:
@@ -132,7 +113,7 @@ def normalised(view: RunView, measurements: list[Measurement]) -> np.ndarray:
 
 
 def run_hypervolume(view: RunView) -> float:
-    """Share of the (robust accuracy, latency) square that the run's points dominate."""
+    """Share of the (robust accuracy, latency) square that all of the run's points dominate, reported or not."""
     if view.base is None:
         return 0.0
     return hypervolume(normalised(view, [p.measurement for p in points(view)]))
@@ -171,53 +152,3 @@ def constraint_excess(limits: Constraints, measured: Measurement, base: Referenc
     }
     excess = {name: limit - value for name, (limit, value) in at_least.items() if limit is not None}
     return excess | {name: value - limit for name, (limit, value) in at_most.items() if limit is not None}
-
-
-def select(
-    view: RunView, wish: str, *, max_latency_ms: float | None = None, min_robust_accuracy: float | None = None
-) -> Point:
-    """Choose one point: `knee`, `fastest`, `most-robust` among the frontier, or any point by its id.
-
-    Args:
-        view: The run.
-        wish: What to select.
-        max_latency_ms: Leave out slower points first.
-        min_robust_accuracy: Leave out points of lower robust accuracy first (fraction).
-
-    Raises:
-        RunError: If nothing fits; says what there is.
-    """
-    by_id = {p.id: p for p in points(view)}
-    if wish not in ("knee", "fastest", "most-robust"):
-        if wish in by_id and _keeps(by_id[wish], max_latency_ms, min_robust_accuracy):
-            return by_id[wish]
-        if wish in by_id:
-            m = by_id[wish].measurement
-            raise RunError(
-                f"--select {wish}: takes {m.latency.latency_ms.value:.4g} ms and has {100 * m.robust_accuracy.value:.1f} % robust accuracy, which breaks a limit; loosen --max-latency-ms or --min-robust-accuracy"
-            )
-        raise RunError(
-            f"--select {wish}: no such point; allowed: knee, fastest, most-robust, or one of {', '.join(by_id) or 'none (no finished trial)'}"
-        )
-    front = frontier(view)
-    if not front:
-        raise RunError(f"run {view.name}: has no finished trial, so there is nothing to select")
-    fitting = [p for p in front if _keeps(p, max_latency_ms, min_robust_accuracy)]
-    if not fitting:
-        best = max(p.measurement.robust_accuracy.value for p in front)
-        fastest = front[0].measurement.latency.latency_ms.value
-        raise RunError(
-            f"run {view.name}: no frontier point keeps both limits; the most robust has {100 * best:.1f} %, the fastest takes {fastest:.4g} ms. Loosen --max-latency-ms or --min-robust-accuracy"
-        )
-    if wish == "fastest":
-        return fitting[0]
-    if wish == "most-robust":
-        return max(fitting, key=lambda p: p.measurement.robust_accuracy.value)
-    return fitting[knee(normalised(view, [p.measurement for p in fitting]))]
-
-
-def _keeps(point: Point, max_latency_ms: float | None, min_robust_accuracy: float | None) -> bool:
-    m = point.measurement
-    return (max_latency_ms is None or m.latency.latency_ms.value <= max_latency_ms) and (
-        min_robust_accuracy is None or m.robust_accuracy.value >= min_robust_accuracy
-    )

@@ -421,7 +421,7 @@ class Search(_Section):
         0.75,
         ge=0,
         le=1,
-        description="a point is reported as the frontier's from this probability on that it truly is; others may belong",
+        description="how sure a point must be on the true frontier to be reported as its; the others may belong",
     )
     sampler: Literal["portfolio", "tpe", "nsga2", "qmc", "random", "gp"] = "portfolio"
     startup_trials: int = Field(8, ge=1, description="random trials before a model is trusted")

@@ -25,6 +25,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from eed_search.core.contenders import Look
 from eed_search.core.errors import EedSearchError, FailureReason, RunError, TrialFailure
 from eed_search.core.failpoints import fail_point
 from eed_search.core.ledger import FILE_NAME, RESUME, Ledger, RunView, read_run
@@ -38,7 +39,7 @@ from eed_search.core.store import write_atomic
 from eed_search.search import image_racing, origin, requests
 from eed_search.search.copies import Copier, copied, is_on_storage
 from eed_search.search.cost import remaining_cost
-from eed_search.search.finals import Final, What, next_final
+from eed_search.search.finals import Final, Mark, What, next_final
 from eed_search.search.journal import Journal
 from eed_search.search.listener import Listener
 from eed_search.search.lock import driving, run_state
@@ -585,16 +586,20 @@ class _Search:
     # ------------------------------------------------------------ finals
 
     def _finals(self, setting: Setting | None) -> None:
-        """Confirm, time and check base, controls and frontier, alone on the machine, each once."""
+        """Choose the frontier and check it, alone on the machine, one measurement or decision after the other."""
         if setting is None:
             return
         self.journal.stage("finals")
-        tried: set[tuple[What, str]] = set()
+        tried: set[Mark] = set()
         together = True
         while (one := next_final(self.view, tried, together=together)) is not None:
+            if isinstance(one, Look):
+                fail_point("finals.look")
+                self.journal.look(one)
+                continue
             done = self._final(one, setting)
             if done or len(one.finalists) == 1:
-                tried |= {(one.what, finalist.id) for finalist in one.finalists}
+                tried |= one.marks()
             else:
                 together = False  # so that the one that cannot be timed is found
 
@@ -618,7 +623,7 @@ class _Search:
             if problem := problem or next(number_problems(name, value), ""):
                 self.journal.note(f"{finalist.id}: no {name}, the search's figure stands ({problem})")
             else:
-                self.journal.final(finalist.id, value)
+                self.journal.final(finalist.id, value, one.chose_from)
         return True
 
     # ------------------------------------------------------------ waiting, progress

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from eed_search.core.contenders import Look
 from eed_search.core.ledger import RESUME, EventKind, Ledger, RunView, fold
 from eed_search.core.params import ParamValue
 from eed_search.core.records import FreshCheck, Latency, Measurement, Reference, RungReading, TrialRecord, to_json
@@ -131,14 +132,25 @@ class Journal:
         self.append("result", to_json(record), record.number)
         self.listener.on_result(record, self.view)
 
-    def final(self, id_: str, found: Latency | Measurement | FreshCheck) -> None:
-        """Keep what a point's finals found: its latency, its confirmed measurement, or its fresh check."""
+    def look(self, look: Look) -> None:
+        """Keep a decision on who may belong to the frontier."""
+        self.append("look", to_json(look))
+
+    def final(self, id_: str, found: Latency | Measurement | FreshCheck, chose_from: int | None = None) -> None:
+        """Keep what a point's finals found: its latency, its confirmed measurement, or its fresh check.
+
+        Args:
+            id_: The point's, or the reference's name.
+            found: What.
+            chose_from: First of the fresh images, where they help to choose the frontier.
+        """
         if isinstance(found, Latency):
             self.append("latency", {"id": id_, "latency": to_json(found)})
         elif isinstance(found, Measurement):
             self.append("confirmed", {"id": id_, "measurement": to_json(found)})
         else:
-            self.append("fresh", {"id": id_, "check": to_json(found)})
+            chose = {} if chose_from is None else {"chose_from": chose_from}
+            self.append("fresh", {"id": id_, "check": to_json(found), **chose})
 
     def end(self, state: State, reason: str = "") -> None:
         """Close the run; a `resume` may open it again."""

@@ -29,7 +29,7 @@ from eed_search.search.ray_glue import clear_dead_sessions
 from eed_search.search.workers import LocalWorkers, Pipeline, Workers
 
 _PATIENCE_S = 10.0
-FREE = ("search.trials", "search.time_budget_s", "search.trial_timeout_s", "storage.url")
+FREE = ("search.trials", "search.time_budget_s", "search.trial_timeout_s", "search.front_probability", "storage.url")
 
 
 def resume(

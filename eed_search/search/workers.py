@@ -54,17 +54,26 @@ class Pipeline(Protocol):
         """Train a small network from scratch and measure it."""
 
     def final_latencies(
-        self, classifiers: Sequence[tuple[str, TrialParams | None]], setting: Setting, report: Report
+        self,
+        classifiers: Sequence[tuple[str, TrialParams | None]],
+        repeats: Sequence[int],
+        setting: Setting,
+        report: Report,
     ) -> list[Latency]:
-        """Time classifiers in turns, alone on the machine; no parameters for the base and controls."""
+        """Time classifiers in turns, alone on the machine; no parameters for the base and controls.
+
+        `repeats` says how often each has been timed before: what is asked for once more is measured anew.
+        """
 
     def confirm(
         self, artifact: str, params: TrialParams, bound: Measurement, setting: Setting, report: Report
     ) -> Measurement:
         """Attack a trained team at a swept gate threshold."""
 
-    def recheck(self, artifact: str, params: TrialParams | None, setting: Setting, report: Report) -> FreshCheck:
-        """Evaluate one classifier on fresh images; no parameters for the base and controls."""
+    def recheck(
+        self, artifact: str, params: TrialParams | None, images: tuple[int, int], setting: Setting, report: Report
+    ) -> FreshCheck:
+        """Evaluate one classifier on some of the fresh images; no parameters for the base and controls."""
 
 
 def call(pipeline: Pipeline, what: str, arguments: Mapping[str, Any], report: Report) -> Any:

@@ -39,6 +39,7 @@ from eed_search.core.records import (
     RobustAccuracy,
     TrialRecord,
 )
+from eed_search.core.reported import standing
 from eed_search.core.spec import Choice, Range, Spec
 from eed_search.tracking.server import NOTE_NAME, is_healthy, read_note
 from eed_search.tracking.text import flatten, team_title
@@ -360,10 +361,11 @@ class MlflowTracker:
                 self.num_calls += 1
 
     def _mark(self, view: RunView) -> None:
-        on_front = {point.id for point in frontier(view)}
+        found = standing(view)
+        place = {point.id: "yes" for point in found.front} | {point.id: "may belong" for point in found.maybe}
         for point in [f"{number}.0" for number in view.trials] + list(view.confirmed):
             if run_id := self._children.get(point):
-                self._client.set_tag(run_id, "frontier", "yes" if point in on_front else "no")
+                self._client.set_tag(run_id, "frontier", place.get(point, "no"))
                 self.num_calls += 1
 
     def _summary(self, view: RunView) -> None:

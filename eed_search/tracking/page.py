@@ -9,9 +9,18 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from eed_search.core.ledger import RunView
-from eed_search.core.points import frontier, run_hypervolume
+from eed_search.core.points import run_hypervolume
+from eed_search.core.reported import Standing, standing
 from eed_search.tracking.plots import frontier_figure, hypervolume_figure
-from eed_search.tracking.table import COLUMNS, attacked_note, fresh_note, sure_note, table_rows, throughput_note
+from eed_search.tracking.table import (
+    COLUMNS,
+    attacked_note,
+    fresh_note,
+    maybe_note,
+    sure_note,
+    table_rows,
+    throughput_note,
+)
 from eed_search.tracking.verdict import judge
 
 _STYLE = """
@@ -34,6 +43,7 @@ th { font-weight: 600; color: var(--soft); font-size: 12.5px; }
 th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; } tr:last-child td { border-bottom: 0; }
 tr.point td:first-child { color: var(--front); font-weight: 600; } tr.base td { background: #f1f3f6; }
 tr.control td:first-child { color: var(--control); }
+tr.maybe td { color: var(--soft); } tr.maybe td:first-child::after { content: " may belong"; font-size: 12px; }
 table.plain td, table.plain th { text-align: left; } table.plain td:last-child { white-space: normal; }
 """
 
@@ -56,9 +66,9 @@ def page(view: RunView) -> str:
         parts.append(_section("Hypervolume over trials", _drawn(hypervolume_figure(view), "hypervolume"), note))
     parts.append(
         _section(
-            "Frontier, dense base and controls",
+            "Frontier, what may belong to it, dense base and controls",
             _table(view),
-            f"{attacked_note(view)} {sure_note(view)} {fresh_note(view)} {throughput_note(view)}".strip(),
+            f"{attacked_note(view)} {sure_note(view)} {maybe_note(view)} {fresh_note(view)} {throughput_note(view)}".strip(),
         )
     )
     parts += [_unfinished(view), _notes(view)]
@@ -74,7 +84,7 @@ def _head(view: RunView) -> str:
     counts = view.num_trials()
     open_ = [f"{count} {state}" for state, count in counts.items() if state != "done" and count]
     facts = [
-        ("points on the frontier", str(len(frontier(view)))),
+        ("points on the frontier", _count(standing(view))),
         ("hypervolume", f"{run_hypervolume(view):.3f}"),
         ("trials done", f"{counts['done']}" + (f" <small class='soft'>+ {', '.join(open_)}</small>" if open_ else "")),
         ("wall clock", _duration(view.seconds)),
@@ -84,6 +94,11 @@ def _head(view: RunView) -> str:
         facts.append(("members used / trained", f"{made + reused} / {made}"))
     shown = "".join(f"<div><b>{value}</b><span class='soft'>{escape(name)}</span></div>" for name, value in facts)
     return f"<h1>{escape(view.name)}</h1><p class='soft'>{escape(_about(view))}</p><div class='facts'>{shown}</div>"
+
+
+def _count(found: Standing) -> str:
+    more = f" <small class='soft'>+ {len(found.maybe)} that may belong</small>" if found.maybe else ""
+    return f"{len(found.front)}{more}"
 
 
 def _about(view: RunView) -> str:
@@ -103,7 +118,7 @@ def _verdict(view: RunView) -> str:
 
 
 def _reading(view: RunView) -> str:
-    measured = [p.measurement for p in frontier(view)] + ([view.base.measurement] if view.base else [])
+    measured = [p.measurement for p in standing(view).front] + ([view.base.measurement] if view.base else [])
     if not measured:
         return ""
     robust = measured[0].robust_accuracy

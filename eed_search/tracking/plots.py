@@ -14,8 +14,9 @@ from eed_search.core.cost import attacked_speedup, latency_of
 from eed_search.core.frontier import hypervolume
 from eed_search.core.ledger import RunView
 from eed_search.core.params import LatencyKind, ParamValue
-from eed_search.core.points import frontier, latency_kind, normalised, points
+from eed_search.core.points import latency_kind, normalised, points
 from eed_search.core.records import Measurement
+from eed_search.core.reported import Standing, standing
 from eed_search.tracking.text import in_bytes, in_macs, per_cent, team_title, times, with_arm
 from eed_search.tracking.verdict import final
 
@@ -30,13 +31,13 @@ _LOG_FROM = 3.0  # a wider spread of latencies than this is drawn on a logarithm
 
 
 def frontier_figure(view: RunView) -> go.Figure:
-    """Draw robust accuracy against mean latency: frontier, other trials, dense base, controls.
+    """Draw robust accuracy against mean latency: reported frontier, what may belong, other trials, base, controls.
 
     Error bars are 95 % intervals; hovering shows a trial's parameters.
     """
-    front, kind = frontier(view), latency_kind(view)
-    on_front = {point.id for point in front}
-    others = [point for point in points(view) if point.id not in on_front]
+    found, kind = standing(view), latency_kind(view)
+    front, maybe = found.front, found.maybe
+    others = [point for point in points(view) if point.id not in found.probability]
     ranked = {point.id for point in points(view)}
     unranked = [
         (f"{t.number}.0", t.params, t.measurement, _why_unranked(t.outcome, t.reason))
@@ -46,7 +47,7 @@ def frontier_figure(view: RunView) -> go.Figure:
     references = [(c.name, final(view, c)) for c in view.controls]
     base = [] if view.base is None else [(view.base.name, final(view, view.base))]
     everything = [
-        *(p.measurement for p in (*front, *others)),
+        *(p.measurement for p in (*front, *maybe, *others)),
         *(m for _, _, m, _ in unranked),
         *(m for _, m in (*references, *base)),
     ]
@@ -72,6 +73,12 @@ def frontier_figure(view: RunView) -> go.Figure:
         )
     if front:
         figure.add_trace(_staircase(kind, [p.measurement for p in front], everything))
+    if maybe:
+        texts = [hover(p.id, p.measurement, p.params, _how_sure(found, p.id)) for p in maybe]
+        trace = _marks(
+            kind, "may belong", [p.measurement for p in maybe], texts, color=FRONT, size=9, symbol="circle-open"
+        )
+        figure.add_trace(_labelled(trace, [p.id for p in maybe], "bottom right", FRONT))
     if references:
         texts = [hover(name, m) for name, m in references]
         names = [name for name, _ in references]
@@ -92,7 +99,7 @@ def frontier_figure(view: RunView) -> go.Figure:
             _marks(kind, "dense base", [m for _, m in base], texts, color=BASE, size=13, symbol="diamond", bars=True)
         )
     if front:
-        texts = [hover(p.id, p.measurement, p.params) for p in front]
+        texts = [hover(p.id, p.measurement, p.params, _how_sure(found, p.id)) for p in front]
         trace = _marks(kind, "frontier", [p.measurement for p in front], texts, color=FRONT, size=11, bars=True)
         figure.add_trace(_labelled(trace, [p.id for p in front], "top left", FRONT))
     _layout(figure, height=560)
@@ -178,7 +185,7 @@ def _marks(
 ) -> go.Scatter:
     latency = [latency_of(m, kind) for m in measurements]
     robust = [m.robust_accuracy for m in measurements]
-    line = {"width": 2, "color": color} if symbol == "x-thin" else {"width": 1, "color": "white"}
+    line = {"width": 2, "color": color} if symbol in ("x-thin", "circle-open") else {"width": 1, "color": "white"}
     bar = {"type": "data", "symmetric": False, "thickness": 1.2, "width": 3, "color": color, "visible": bars}
     return go.Scatter(
         name=name,
@@ -227,7 +234,7 @@ def _speedup_axis(figure: go.Figure, dense_ms: float) -> None:
 def _staircase(kind: LatencyKind, front: list[Measurement], everything: list[Measurement]) -> go.Scatter:
     """Join the frontier by steps: what is the best robust accuracy within each latency."""
     x = [latency_of(m, kind).value for m in front]
-    y = [100 * m.robust_accuracy.value for m in front]
+    y = np.maximum.accumulate([100 * m.robust_accuracy.value for m in front]).tolist()
     right = 1.05 * max(latency_of(m, kind).high for m in everything)
     return go.Scatter(
         x=[*x, right],
@@ -265,6 +272,10 @@ def _robust_title(everything: list[Measurement]) -> str:
         return "robust accuracy (%)"
     attack, eps = told.pop()
     return f"robust accuracy (%) under {escape(attack)}, ε = {eps:.4g}"
+
+
+def _how_sure(found: Standing, id_: str) -> str:
+    return f"on the true frontier with a probability of {100 * found.probability[id_]:.0f} %"
 
 
 def _why_unranked(outcome: str, reason: str) -> str:

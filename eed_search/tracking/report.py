@@ -11,8 +11,9 @@ from typing import Any
 
 from eed_search.core.cost import attacked_speedup, costs
 from eed_search.core.ledger import RunView
-from eed_search.core.points import front_probabilities, frontier, latency_kind, run_hypervolume
+from eed_search.core.points import latency_kind, run_hypervolume
 from eed_search.core.records import Measurement, Point, Reference
+from eed_search.core.reported import Standing, standing
 from eed_search.core.store import write_atomic
 from eed_search.tracking.text import flatten
 from eed_search.tracking.verdict import final, judge
@@ -32,15 +33,16 @@ def as_json(view: RunView) -> dict[str, Any]:
 
     Returns:
         JSON-ready tables: `schema_version`, `run`, `state`, `num_trials` by state, `hypervolume`
-        (share of the unit square, see `core.frontier.normalise`), `base`, `controls`, `frontier`
-        (fastest first), `verdict`, `stages` (computed and reused by stage), `member_trainings`,
+        (share of the unit square that all points dominate, reported or not; see `core.frontier.normalise`),
+        `base`, `controls`, `frontier` (the reported one, fastest first), `may_belong` (points that are not
+        sure enough), `choice` (by what the two were told apart), `verdict`, `stages` (computed and reused by stage), `member_trainings`,
         `members_used`, `notes`. Accuracies are fractions, latencies milliseconds. `latency_ms` is
         the mean over the validation images; its interval stands under `latency`. `fresh` is the
         same attack on images that no decision of the search has seen, or null. `front_probability` is
         how sure it is that a point is on the true frontier of these trials. `attacked_speedup` is what the
         slower of two attacks leaves of the speed-up; `costs` has both, beside the clean and the worst case.
     """
-    verdict, sure = judge(view), front_probabilities(view)
+    verdict, found = judge(view), standing(view)
     stages = view.stage_counts()
     trained, reused = stages.get("member", (0, 0))
     return {
@@ -53,7 +55,9 @@ def as_json(view: RunView) -> dict[str, Any]:
         "latency_objective": latency_kind(view),
         "base": None if view.base is None else _reference(view, view.base),
         "controls": [_reference(view, control) for control in view.controls],
-        "frontier": [_point(view, point, sure.get(point.id)) for point in frontier(view)],
+        "frontier": [_point(view, point, found.probability[point.id]) for point in found.front],
+        "may_belong": [_point(view, point, found.probability[point.id]) for point in found.maybe],
+        "choice": _choice(view, found),
         "verdict": {**asdict(verdict), "comparisons": [asdict(comparison) for comparison in verdict.comparisons]},
         "stages": {name: {"computed": new, "reused": old} for name, (new, old) in sorted(stages.items())},
         "member_trainings": trained,
@@ -62,7 +66,20 @@ def as_json(view: RunView) -> dict[str, Any]:
     }
 
 
-def _point(view: RunView, point: Point, sure: float | None) -> dict[str, Any]:
+def _choice(view: RunView, found: Standing) -> dict[str, Any]:
+    """Say by what the frontier was chosen, and what chose nothing."""
+    looks = found.plan.looks[: found.num_looks]
+    return {
+        "threshold": found.threshold,
+        "reached": found.reached,
+        "decided": found.decided,
+        "fresh_images_that_chose": looks[-1][1] if looks else 0,
+        "fresh_images_that_chose_nothing": found.plan.last[1] - found.plan.last[0],
+        "looks": [asdict(look) for look in view.looks],
+    }
+
+
+def _point(view: RunView, point: Point, sure: float) -> dict[str, Any]:
     return {
         "id": point.id,
         "trial": point.trial,
@@ -150,8 +167,9 @@ def write_report(view: RunView, folder: Path) -> dict[str, Path]:
 
 
 def _csv(facts: dict[str, Any]) -> str:
-    """Write frontier, base and controls as one flat table, nested names joined by dots."""
+    """Write frontier, what may belong to it, base and controls as one flat table, nested names joined by dots."""
     rows = [{"kind": "frontier", "name": point["id"], **flatten(point)} for point in facts["frontier"]]
+    rows += [{"kind": "may belong", "name": point["id"], **flatten(point)} for point in facts["may_belong"]]
     if facts["base"] is not None:
         rows.append({"kind": "base", **flatten(facts["base"])})
     rows += [{"kind": "control", **flatten(control)} for control in facts["controls"]]

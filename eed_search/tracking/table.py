@@ -7,12 +7,12 @@ from typing import Literal
 
 from eed_search.core.cost import attacked_speedup
 from eed_search.core.ledger import RunView
-from eed_search.core.points import front_probabilities, frontier
-from eed_search.core.records import Measurement
+from eed_search.core.records import Measurement, Point
+from eed_search.core.reported import Standing, standing
 from eed_search.tracking.text import in_bytes, in_macs, per_cent, team_title, times, with_arm
 from eed_search.tracking.verdict import final
 
-RowKind = Literal["base", "control", "point"]
+RowKind = Literal["base", "control", "point", "maybe"]
 COLUMNS = (
     "point",
     "team",
@@ -33,7 +33,7 @@ class TableRow:
     """One row of the frontier table, ready to print.
 
     Attributes:
-        kind: `base`, `control` or `point`.
+        kind: `point` of the reported frontier, `maybe` for what may belong to it, `base` or `control`.
         cells: One text for each of `COLUMNS`; accuracies in per cent with the half-width of their
             95 % interval.
     """
@@ -43,10 +43,11 @@ class TableRow:
 
 
 def table_rows(view: RunView) -> list[TableRow]:
-    """List the frontier (fastest first), then the dense base and the controls, ready to print."""
-    rows = [
-        TableRow("point", (point.id, team_title(point.params), *_cells(point.measurement))) for point in frontier(view)
-    ]
+    """List the frontier (fastest first), what may belong to it, the dense base and the controls, ready to print."""
+    found = standing(view)
+    listed: list[tuple[RowKind, Point]] = [("point", point) for point in found.front]
+    listed += [("maybe", point) for point in found.maybe]
+    rows = [TableRow(kind, (point.id, team_title(point.params), *_cells(point.measurement))) for kind, point in listed]
     if view.base is not None:
         rows.append(TableRow("base", (view.base.name, "–", *_cells(final(view, view.base)))))
     rows += [TableRow("control", (control.name, "–", *_cells(final(view, control)))) for control in view.controls]
@@ -55,21 +56,52 @@ def table_rows(view: RunView) -> list[TableRow]:
 
 def throughput_note(view: RunView) -> str:
     """Say how many images a second the rows of the table classify in batches; empty where none was timed."""
-    timed = [(point.id, point.measurement.latency) for point in frontier(view)]
+    timed = [(point.id, point.measurement.latency) for point in standing(view).front]
     timed += [(one.name, final(view, one).latency) for one in ([view.base] if view.base else []) + view.controls]
     told = [f"{name} {with_arm(one.images_per_second)}" for name, one in timed if one.images_per_second is not None]
     return f"Images per second in batches of 64: {', '.join(told)}." if told else ""
 
 
 def sure_note(view: RunView) -> str:
-    """Say how sure it is that each point of the frontier belongs there; empty without points."""
-    told = ", ".join(f"{id_} {100 * sure:.0f} %" for id_, sure in front_probabilities(view).items())
-    return f"Probability to be on the true frontier of these trials: {told}." if told else ""
+    """Say how sure it is that each reported point belongs to the frontier, and by what that was decided; empty without points."""
+    found = standing(view)
+    if not found.front:
+        return ""
+    told = _listed(found, found.front)
+    if not found.reached:
+        return (
+            f"No point is on the true frontier of these trials with a probability of {found.threshold:g}"
+            f" (search.front_probability); the surest is shown: {told}."
+        )
+    if not found.decided:
+        by = "so far, by the images that ranked the trials"
+    elif found.num_looks:
+        by = f"by the images that ranked the trials and {found.plan.looks[found.num_looks - 1][1]} fresh ones"
+    else:
+        by = "by the images that ranked the trials and final latencies; fresh images chose nothing"
+    return f"Probability to be on the true frontier of these trials ({by}): {told}."
+
+
+def maybe_note(view: RunView) -> str:
+    """List the points that may belong to the frontier and are not sure enough; empty where there are none."""
+    found = standing(view)
+    if not found.maybe:
+        return ""
+    return (
+        f"May belong to the frontier too (probability below search.front_probability, {found.threshold:g}; export"
+        f" takes them by id): {_listed(found, found.maybe)}."
+    )
+
+
+def _listed(found: Standing, points: list[Point]) -> str:
+    return ", ".join(f"{point.id} {100 * found.probability[point.id]:.0f} %" for point in points)
 
 
 def fresh_note(view: RunView) -> str:
     """Say how robust the rows of the table are on fresh images; empty where none was checked."""
-    shown = [p.id for p in frontier(view)] + [one.name for one in ([view.base] if view.base else []) + view.controls]
+    shown = [p.id for p in standing(view).front] + [
+        one.name for one in ([view.base] if view.base else []) + view.controls
+    ]
     checks = [(name, view.fresh[name]) for name in shown if name in view.fresh]
     if not checks:
         return ""
@@ -80,7 +112,7 @@ def fresh_note(view: RunView) -> str:
 
 def attacked_note(view: RunView) -> str:
     """Say what the attacked speed-ups are; empty where none was measured."""
-    there = [p.measurement.under_attack for p in frontier(view) if p.measurement.under_attack is not None]
+    there = [p.measurement.under_attack for p in standing(view).front if p.measurement.under_attack is not None]
     if not there:
         return ""
     slowed = next((one.attack for one in there if len(one.slowed.shares) > 1), "")

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from eed_search.core.cost import costs, latency_of
 from eed_search.core.ledger import RunView
 from eed_search.core.params import LatencyKind
-from eed_search.core.points import frontier, latency_kind
+from eed_search.core.points import latency_kind
 from eed_search.core.records import Interval, Measurement, Point, Reference, unpack_bits
+from eed_search.core.reported import standing
 from eed_search.core.statistics import paired_difference
 from eed_search.tracking.text import signed
 
@@ -63,7 +64,7 @@ def final(view: RunView, reference: Reference) -> Measurement:
 
 
 def judge(view: RunView) -> Verdict:
-    """Compare the frontier with every control.
+    """Compare the reported frontier with every control.
 
     A control is beaten by a point whose latency interval is not wholly above the control's and
     whose robust accuracy is higher, or equal at a latency interval wholly below.
@@ -77,7 +78,7 @@ def judge(view: RunView) -> Verdict:
     Source:
         Ours; the difference on the same images after Agresti and Min 2005 (`paired_difference`).
     """
-    front = frontier(view)
+    front = standing(view).front
     if not view.controls:
         return Verdict(None, "No control was trained, so the frontier stands beside the dense base alone.", ())
     if not front:

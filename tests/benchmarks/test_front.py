@@ -17,9 +17,9 @@ from benchmarks.front import (
     World,
     main,
     ours,
-    present,
     raw,
     table,
+    timed,
     touching,
 )
 from benchmarks.problems import BENCH_FOLDER
@@ -49,7 +49,7 @@ def test_a_lucky_point_is_taken_back() -> None:
     world = _world([0.8, 0.5], [1.0, 2.0], images=50)
     seen = Seen(np.stack([np.arange(50) < 40, np.ones(50, bool)]), world.latency_ms)
     assert sorted(raw(world, seen).which) == [0, 1]
-    assert sorted(present(world, seen).which) == [0, 1]
+    assert sorted(timed(world, seen).which) == [0, 1]
     world.looks = (1, 1, 2, 4, 8)
     assert sorted(ours(world, seen).which) == [0]
 
@@ -59,7 +59,7 @@ def test_a_lucky_latency_is_taken_back_by_a_final_one() -> None:
     world = _world([0.9, 0.5], [1.0, 1.2], images=50, noise=0.05)
     seen = Seen(world.answers(np.arange(2), 50), np.array([1.0, 0.9]))
     assert sorted(raw(world, seen).which) == [0, 1]
-    assert sorted(present(world, seen).which) == [0]
+    assert sorted(timed(world, seen).which) == [0]
 
 
 def test_a_final_latency_has_the_protocols_noise() -> None:
@@ -72,6 +72,16 @@ def test_what_is_surely_dominated_is_not_measured_again() -> None:
     """By the search's intervals."""
     world = _world([0.9, 0.5, 0.89], [1.0, 2.0, 1.0], images=500)
     assert touching(world, _seen(world)).tolist() == [True, False, True]
+
+
+def test_with_few_fresh_images_none_of_them_chooses() -> None:
+    """Half of the search's: all are the last slice, and nothing is timed twice."""
+    world = _world([0.5, 0.7, 0.9, 0.6], [1.0, 2.0, 3.0, 2.5], images=200, noise=0.01)
+    world.fresh = 0.5
+    found = ours(world, _seen(world))
+    assert sorted(found.which) == [0, 1, 2]
+    assert found.images == 3 * 100
+    assert found.timings <= 4
 
 
 def test_targets_are_judged_by_their_numbers() -> None:

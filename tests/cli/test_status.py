@@ -177,7 +177,9 @@ def test_status_of_a_finished_search_says_what_comes_next(home: Path) -> None:
     """Its points, and the commands."""
     lines = call("status", "a", "--home", home).stdout.splitlines()
     assert lines[0].startswith("a: finished, ")
-    assert any(re.match(r"best    \d+ on the frontier, hypervolume 0\.\d+$", line) for line in lines)
+    assert any(
+        re.match(r"best    \d+ on the frontier and \d+ that may belong, hypervolume 0\.\d+$", line) for line in lines
+    )
     assert f"report  eed-search report a --home {home}" in lines
     assert f"resume  eed-search resume a --trials N --home {home}" in lines
 
@@ -195,6 +197,9 @@ def test_json_is_one_object(home: Path) -> None:
     assert facts["state"] == "finished"
     assert facts["pid"] is None
     assert {"id", "robust_accuracy", "latency_ms", "speedup", "clean_accuracy"} <= facts["frontier"][0].keys()
+    assert all(
+        one["front_probability"] < 0.75 <= facts["frontier"][0]["front_probability"] for one in facts["may_belong"]
+    )
     assert sum(facts["trials"].values()) == 8
 
 

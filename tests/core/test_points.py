@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from eed_search.core.errors import RunError
 from eed_search.core.ledger import RunView
 from eed_search.core.points import (
     constraint_excess,
-    front_probabilities,
     frontier,
     normalised,
     points,
     run_hypervolume,
-    select,
     stalled,
 )
-from eed_search.core.records import pack_bits, unpack_bits
+from eed_search.core.reported import select
 from eed_search.core.spec import Constraints
 from tests.tracking.factories import BASE_MS, make_latency, make_measurement, make_trial, make_view
 
@@ -56,24 +53,6 @@ def test_final_latencies_replace_the_searchs() -> None:
 def test_the_frontier_is_fastest_first() -> None:
     """The dominated trial is left out, the others stand by latency."""
     assert [p.id for p in frontier(THREE)] == ["1.0", "2.0", "0.0"]
-
-
-def test_how_sure_a_point_is_on_the_frontier() -> None:
-    """Who is right on the very images of a faster one and on more is sure; a lead on other images may be luck."""
-    sure = front_probabilities(THREE)
-    assert list(sure) == [point.id for point in frontier(THREE)] == ["1.0", "2.0", "0.0"]
-    assert sure == {"1.0": 1.0, "2.0": 1.0, "0.0": 1.0}
-    fast, slow = make_measurement(0.70, 0.1), make_measurement(0.71, 0.2)
-    num = slow.robust_accuracy.num_samples
-    others = pack_bits(np.roll(unpack_bits(slow.robust_hex, num), num // 4))
-    trials = {0: make_trial(0, measurement=fast), 1: make_trial(1, measurement=replace(slow, robust_hex=others))}
-    lucky = front_probabilities(make_view(0, trials=trials))
-    assert lucky["0.0"] == 1.0
-    assert 0.4 < lucky["1.0"] < 0.9
-
-
-def test_without_points_nothing_is_sure() -> None:
-    assert front_probabilities(make_view(0, trials={})) == {}
 
 
 def test_hypervolume_of_one_point_by_hand() -> None:

@@ -23,8 +23,8 @@ from optuna.trial import TrialState
 
 from eed_search.core.errors import RunError, SpecError, TrialFailure
 from eed_search.core.ledger import Event, Ledger, RungReport, RunView, read_run
-from eed_search.core.points import frontier
 from eed_search.core.records import Reference, TrialRecord
+from eed_search.core.reported import standing
 from eed_search.core.spec import Controls, Resources, Search, Spec, Threat
 from eed_search.search import Silent, Status, run
 from eed_search.search.driver import MOST_LOSSES, claim
@@ -261,12 +261,26 @@ def test_a_control_that_fails_becomes_a_note(done: Done) -> None:
     assert done.view.notes == ["control 25 % failed (RuntimeError: this control was told to fail)"]
 
 
-def test_base_controls_and_frontier_get_one_final_latency_each(done: Done) -> None:
-    """Base controls and frontier get one final latency each."""
-    wanted = {"dense base", "scratch 50 % (labels)", *(point.id for point in frontier(done.view))}
+def test_base_controls_and_contenders_get_final_latencies(done: Done) -> None:
+    """Base and controls one, what may be on the frontier one, and what is reported another that chose nothing."""
+    reported = {point.id for point in standing(done.view).front}
+    wanted = {"dense base", "scratch 50 % (labels)", *reported}
     assert wanted <= done.view.latencies.keys()
     assert all(latency.method == "cascade" for latency in done.view.latencies.values())
-    assert sum(event.kind == "latency" for event in done.events) == len(done.view.latencies)
+    times = {id_: len(taken) for id_, taken in done.view.timings.items()}
+    assert {times[id_] for id_ in reported} == {2}
+    assert {number for id_, number in times.items() if id_ not in reported} == {1}
+    assert sum(event.kind == "latency" for event in done.events) == sum(times.values())
+
+
+def test_the_choice_is_in_the_ledger(done: Done) -> None:
+    """As many looks as slices, and every one of them after what it rests on."""
+    looks = [event for event in done.events if event.kind == "look"]
+    assert [event.data["number"] for event in looks] == list(range(len(looks)))
+    assert 1 <= len(looks) <= 2
+    assert standing(done.view).decided
+    assert looks[0].seq > next(event.seq for event in done.events if event.kind == "latency")
+    assert [event.kind for event in done.events if event.seq > looks[-1].seq and event.kind == "fresh"]
 
 
 def test_swept_thresholds_on_the_frontier_are_confirmed_before_they_are_shown(done: Done) -> None:
@@ -276,7 +290,7 @@ def test_swept_thresholds_on_the_frontier_are_confirmed_before_they_are_shown(do
         trial = done.view.trials[int(id_.partition(".")[0])]
         bound = trial.swept[0].measurement.robust_accuracy.value
         assert measured.robust_accuracy.value == pytest.approx(bound - 0.02)
-    assert all(p.id.endswith(".0") or p.id in done.view.confirmed for p in frontier(done.view))
+    assert all(p.id.endswith(".0") or p.id in done.view.confirmed for p in standing(done.view).front)
 
 
 def test_swept_thresholds_stand_in_the_study(done: Done) -> None:
@@ -298,7 +312,7 @@ def test_swept_thresholds_stand_in_the_study(done: Done) -> None:
 
 
 def test_base_controls_and_frontier_are_checked_on_fresh_images(done: Done) -> None:
-    wanted = {"dense base", "scratch 50 % (labels)", *(point.id for point in frontier(done.view))}
+    wanted = {"dense base", "scratch 50 % (labels)", *(point.id for point in standing(done.view).front)}
     assert wanted <= done.view.fresh.keys()
 
 

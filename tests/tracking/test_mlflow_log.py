@@ -11,6 +11,7 @@ import pytest
 from eed_search.core.errors import SpecError, StoreError
 from eed_search.core.ledger import Event, RunView, fold
 from eed_search.core.points import frontier, run_hypervolume
+from eed_search.core.reported import standing
 from eed_search.tracking.mlflow_log import MlflowTracker, connect, database_uri
 from eed_search.tracking.report import write_report
 from tests.core.ledgers import events_of
@@ -145,7 +146,9 @@ def test_robust_accuracy_says_what_attacked_it(finished: MlflowTracker) -> None:
 def test_frontier_tags_are_the_frontier(finished: MlflowTracker, view: RunView) -> None:
     """Frontier tags are the frontier."""
     marked = {run.data.tags["point"] for run in children(finished, "tags.frontier = 'yes'").values()}
-    assert marked == {point.id for point in frontier(view)}
+    assert marked == {point.id for point in standing(view).front}
+    marked = {run.data.tags["point"] for run in children(finished, "tags.frontier = 'may belong'").values()}
+    assert marked == {point.id for point in standing(view).maybe}
     assert children(finished, "tags.frontier = 'open'") == {}
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from eed_search.core.errors import StoreError
 from eed_search.core.ledger import RunView
-from eed_search.core.points import frontier, points
+from eed_search.core.points import points
+from eed_search.core.reported import standing
 from eed_search.tracking.report import as_json, write_report
 from tests.tracking.factories import make_latency, make_measurement, make_trial, make_view
 
@@ -90,7 +91,7 @@ def test_no_frontier_point_dominates_another(view: RunView) -> None:
 
 def test_final_latency_replaces_the_one_of_the_search(view: RunView) -> None:
     """Final latency replaces the one of the search."""
-    first = frontier(view)[0].id
+    first = standing(view).front[0].id
     timed = {first: make_latency(0.05, method="cascade"), "dense base": make_latency(0.7, method="cascade")}
     facts = as_json(replace(view, latencies=timed))
     assert facts["frontier"][0]["latency_ms"] == 0.05
@@ -133,10 +134,31 @@ def test_json_file_is_the_json(view: RunView, files: dict[str, Path]) -> None:
     assert json.loads(files["json"].read_text()) == as_json(view)
 
 
+def test_json_lists_what_may_belong_apart(view: RunView) -> None:
+    """With its probability, and by what the two were told apart."""
+    facts, found = as_json(view), standing(view)
+    assert [point["id"] for point in facts["frontier"]] == [p.id for p in found.front]
+    assert [point["id"] for point in facts["may_belong"]] == [p.id for p in found.maybe]
+    assert all(point["front_probability"] >= 0.75 for point in facts["frontier"])
+    assert all(point["front_probability"] < 0.75 for point in facts["may_belong"])
+    assert facts["choice"] == {
+        "threshold": 0.75,
+        "reached": True,
+        "decided": False,
+        "fresh_images_that_chose": 0,
+        "fresh_images_that_chose_nothing": 200,
+        "looks": [],
+    }
+
+
 def test_csv_has_a_row_for_each_row_of_the_table(view: RunView, files: dict[str, Path]) -> None:
     """The CSV has a row for each row of the table."""
     rows = list(csv.DictReader(files["csv"].read_text().splitlines()))
-    assert [row["kind"] for row in rows] == ["frontier"] * len(frontier(view)) + ["base"] + ["control"] * 2
+    assert [row["kind"] for row in rows] == [
+        *["frontier"] * len(standing(view).front),
+        *["may belong"] * len(standing(view).maybe),
+        *("base", "control", "control"),
+    ]
     first = as_json(view)["frontier"][0]
     assert float(rows[0]["robust_accuracy.value"]) == first["robust_accuracy"]["value"]
     assert rows[0]["params.member1.score"] == first["params"]["member1.score"]
@@ -155,8 +177,13 @@ def test_page_needs_no_network(files: dict[str, Path]) -> None:
 def test_page_shows_frontier_base_controls_and_failures(view: RunView, files: dict[str, Path]) -> None:
     """Page shows frontier base controls and failures."""
     text = files["html"].read_text()
-    body = text[text.rindex("<h2>Frontier, dense base and controls") :]
-    for name in (*(point.id for point in frontier(view)), "dense base", "scratch 50 % (labels)", "loss is nan"):
+    body = text[text.rindex("<h2>Frontier, what may belong to it, dense base and controls") :]
+    for name in (
+        *(point.id for point in points(view) if point.id in standing(view).probability),
+        "dense base",
+        "scratch 50 % (labels)",
+        "loss is nan",
+    ):
         assert name in body
 
 
@@ -190,7 +217,7 @@ def test_every_measured_trial_is_drawn_once(view: RunView) -> None:
     from eed_search.tracking.plots import frontier_figure
 
     drawn = {trace.name: len(trace.x) for trace in frontier_figure(view).data if trace.name}
-    assert drawn["frontier"] + drawn["dominated"] == len(points(view))
+    assert drawn["frontier"] + drawn["may belong"] + drawn["dominated"] == len(points(view))
     assert (drawn["not ranked"], drawn["dense base"], drawn["control, from scratch"]) == (1, 1, 2)
 
 

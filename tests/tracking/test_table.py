@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from eed_search.core.contenders import Look
 from eed_search.core.ledger import RunView
-from eed_search.core.points import frontier
 from eed_search.core.records import Interval
-from eed_search.tracking.table import COLUMNS, table_rows, throughput_note
+from eed_search.core.reported import decide, standing
+from eed_search.tracking.table import COLUMNS, maybe_note, sure_note, table_rows, throughput_note
 from eed_search.tracking.text import in_bytes, in_macs, with_arm
 from tests.tracking.factories import BASE_MS, make_latency, make_measurement, make_view
 
@@ -18,10 +19,13 @@ def view() -> RunView:
     return make_view()
 
 
-def test_table_lists_frontier_then_base_then_controls(view: RunView) -> None:
-    """Table lists frontier then base then controls."""
+def test_table_lists_frontier_then_what_may_belong_then_base_then_controls(view: RunView) -> None:
+    """Each in its order, the points fastest first."""
     rows = table_rows(view)
-    assert [row.kind for row in rows] == ["point"] * len(frontier(view)) + ["base"] + ["control"] * 2
+    found = standing(view)
+    listed = ["point"] * len(found.front) + ["maybe"] * len(found.maybe)
+    assert [row.kind for row in rows] == [*listed, "base", "control", "control"]
+    assert [row.cells[0] for row in rows[: len(listed)]] == [p.id for p in (*found.front, *found.maybe)]
     assert all(len(row.cells) == len(COLUMNS) for row in rows)
 
 
@@ -39,10 +43,29 @@ def test_table_prints_values_with_the_longer_arm() -> None:
 def test_throughput_is_told_of_those_that_were_timed(view: RunView) -> None:
     """Final latencies alone hold it; without one there is nothing to tell."""
     assert throughput_note(view) == ""
-    first = frontier(view)[0].id
+    first = standing(view).front[0].id
     final = {first: make_latency(0.05, method="cascade"), "dense base": make_latency(0.8, method="cascade")}
     note = throughput_note(replace(view, latencies=final))
     assert note == f"Images per second in batches of 64: {first} 40000 ±800, dense base 2500 ±50."
+
+
+def test_notes_say_how_sure_and_by_what(view: RunView) -> None:
+    """Before the choice, after it without and with fresh images, and where no point is sure enough."""
+    assert sure_note(view).startswith("Probability to be on the true frontier of these trials (so far, by the images")
+    assert maybe_note(view).startswith(
+        "May belong to the frontier too (probability below search.front_probability, 0.75;"
+    )
+    decided = replace(view, looks=[decide(view, 0)])
+    assert "and final latencies; fresh images chose nothing): 11.0 100 %" in sure_note(decided)
+    many = replace(decided, spec=view.spec | {"data": view.spec["data"] | {"num_fresh": 900}})
+    last = Look(2, {"11.0": 1.0}, ("11.0",))
+    told = sure_note(replace(many, looks=[*decided.looks, Look(1, {"11.0": 1.0}, ("11.0",)), last]))
+    assert "(by the images that ranked the trials and 600 fresh ones): 11.0 100 %." in told
+    unsure = Look(0, {"11.0": 0.4, "15.0": 0.3}, ("11.0", "15.0"))
+    told = sure_note(replace(view, looks=[unsure]))
+    assert told.startswith("No point is on the true frontier of these trials with a probability of 0.75")
+    assert told.endswith("the surest is shown: 11.0 40 %.")
+    assert sure_note(make_view(0)) == maybe_note(make_view(0)) == ""
 
 
 @pytest.mark.parametrize(
