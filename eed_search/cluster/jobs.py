@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from eed_search.cluster.connection import Connection
 from eed_search.cluster.marks import DATA, ERR, OUT
-from eed_search.cluster.package import pack
 from eed_search.core.errors import RunError
+from eed_search.search.package import pack
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

@@ -21,6 +21,7 @@ from eed_search.search.ray_workers import RayWorkers
 from eed_search.search.workers import Pipeline, Poll
 
 JOB_VARIABLE = "EED_SEARCH_JOB"  # set by whoever sent this driver as a job, with the code
+_MOST_STARTING = 16
 WORKER_VARIABLES = {"RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
@@ -36,12 +37,14 @@ def joined_ray(address: str, latency_node: str | None = None) -> Iterator[Cluste
         RunError: If there is none, or it refuses.
     """
     ray_glue.quiet_environment(own_token=False)
+    # Workers of free slots start side by side, not one after another; the proposer hands out no more than fit.
+    os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(_MOST_STARTING))
     import ray
 
     with ray_glue.logs_not_on_terminal(), tempfile.TemporaryDirectory(prefix="eed-join-") as folder:
         options: dict[str, Any] = {}
         if not os.environ.get(JOB_VARIABLE):
-            from eed_search.cluster.package import pack
+            from eed_search.search.package import pack
 
             options["runtime_env"] = {"working_dir": str(pack(Path(folder), {})), "env_vars": WORKER_VARIABLES}
         try:
