@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from eed_search.compression.channels import channel_groups
 from eed_search.compression.member import Member, fresh, from_arrays, reestimate_norms, to_arrays
-from eed_search.core.errors import ModelError
 from eed_search.core.records import Interval
 from eed_search.core.seeds import seed_of
 from eed_search.core.spec import Model
@@ -27,6 +26,7 @@ from eed_search.data.splits import Splits
 from eed_search.deployment.onnx_export import to_onnx
 from eed_search.evaluation.latency import LatencyProbe
 from eed_search.models import build, count_macs, place, signature
+from eed_search.models.registry import check_images
 from eed_search.stages import machine_name
 from eed_search.training import LabelRecovery, train
 from eed_search.transfer.craft import craft, inputs_hash, lengths, predict
@@ -179,14 +179,9 @@ class Bench:
             ModelError: If it does not, or nothing of it can be removed.
         """
         network = self.untrained(model)
-        try:
-            with torch.no_grad():
-                network.eval()(torch.zeros(1, *self.data.image_shape))
-        except Exception as error:  # whatever torch raises for images that are too small
-            shape = "×".join(map(str, self.data.image_shape[1:]))
-            reason = str(error).strip().splitlines()[0][:200]
-            raise ModelError(f"does not take {shape} images ({reason})") from error
-        channel_groups(network, self.data.image_shape)
+        check_images(network, model.name, self.data.image_shape, self.data.num_classes)
+        if "unstructured_magnitude" not in self.spec.schemes:  # masks can do without removable channels
+            channel_groups(network, self.data.image_shape)
 
     # ------------------------------------------------------------ inputs and answers
 
