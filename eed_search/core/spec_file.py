@@ -82,7 +82,7 @@ def load(
         raise SpecError([f"{path.name}: is a benchmark file; run `eed-search benchmark {path}`"])
     plain = overridden(as_written, overrides)
     folder = Path.cwd() if any(one.path == ("plugins",) for one in overrides) else path.parent
-    wrong = [f"{path.name}: {problem}" for problem in _take_in_plugins(plain, folder, run=import_plugins)]
+    wrong = [f"{path.name}: {problem}" for problem in take_in_plugins(plain, folder, run=import_plugins)]
     misfits = _misfits(as_written, plain)
     for i in misfits:
         plain["search"]["first"][i] = {}  # fits every space, and leaves the others their numbers in messages
@@ -174,7 +174,7 @@ def _entries(plain: dict[str, Any]) -> list[str]:
     return [one for one in entries if isinstance(one, str)] if isinstance(entries, list | tuple) else []
 
 
-def _take_in_plugins(plain: dict[str, Any], folder: Path, *, run: bool) -> list[str]:
+def take_in_plugins(plain: dict[str, Any], folder: Path, *, run: bool) -> list[str]:
     """Resolve the plugins of a file in place, and import them if asked; give what is wrong with them."""
     problems = []
     for i, entry in enumerate(entries := _entries(plain)):
