@@ -8,6 +8,7 @@ from eed_search.cli.console import say
 from eed_search.cli.space_file import Changes, find, read
 from eed_search.core import names, plugins
 from eed_search.core.spec import Choice, Spec
+from eed_search.core.torchvision_names import TORCHVISION
 
 
 def check(file: Path, changes: Changes, *, import_plugins: bool = False) -> None:
@@ -47,7 +48,7 @@ def _methods(spec: Spec) -> str:
 
 
 def _base(spec: Spec) -> str:
-    own_width = spec.model.name.startswith(names.TORCHVISION)
+    own_width = spec.model.name.startswith(TORCHVISION)
     return spec.model.name if own_width else f"{spec.model.name} of width {spec.model.width}"
 
 

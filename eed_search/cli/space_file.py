@@ -82,7 +82,6 @@ def read(
         SpecError: With every mistake, one line each.
     """
     from eed_search.data.sources import readable  # here: loads NumPy
-    from eed_search.models.torchvision_names import unknown
 
     overrides: list[Override] = []
     problems: list[str] = []
@@ -106,7 +105,6 @@ def read(
     except SpecError as error:
         raise SpecError(problems + error.problems) from error
     problems += [f"{path.name}: {problem}" for problem in (readable if data_here else _on_cluster)(spec.data)]
-    problems += [f"{path.name}: {problem}" for problem in unknown(spec.model.name)]
     if problems:
         raise SpecError(problems)
     for line in notes:

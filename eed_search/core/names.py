@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 
 from eed_search.core.errors import ModelError, SpecError
 from eed_search.core.params import METHODS, SCORES
+from eed_search.core.torchvision_names import TORCHVISION, problem
 
 Kind = Literal["score", "method", "model", "source"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -26,9 +27,6 @@ BUILT_IN: dict[Kind, tuple[str, ...]] = {
     "model": ("small_cnn", "resnet18", "vgg16_bn", "mobilenet_v2"),
     "source": ("digits", "npz", "cifar10", "svhn", "image_folder"),
 }
-TORCHVISION = "torchvision:"
-"""Before the name of one of torchvision's classifiers, as a model."""
-
 _FORM = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _TAKES: dict[Kind, tuple[str, ...]] = {
     "score": ("model", "batch"),
@@ -144,10 +142,12 @@ def checked(kind: Kind) -> Callable[[Any], Any]:
     """Make a validator that refuses unknown names, with the closest known one."""
 
     def check(name: Any) -> Any:
+        if kind == "model" and isinstance(name, str) and name.startswith(TORCHVISION):
+            if wrong := problem(name):
+                raise ValueError(wrong)
+            return name
         if name in known(kind) or (_lenient.get() and isinstance(name, str)):
             return name
-        if kind == "model" and re.fullmatch(rf"{TORCHVISION}\w+", name):
-            return name  # which names torchvision knows, `models.torchvision_names` says
         close = difflib.get_close_matches(str(name), known(kind), n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ValueError(f"{name!r} is not one of {', '.join(known(kind))}{hint}")

@@ -10,6 +10,7 @@ from torch import nn
 
 from eed_search.core import names
 from eed_search.core.errors import ModelError
+from eed_search.core.torchvision_names import TORCHVISION
 from eed_search.models.architecture import place
 from eed_search.models.mobilenet import MobileNetV2
 from eed_search.models.resnet import ResNet18
@@ -67,8 +68,8 @@ def build(
 def _maker(name: str) -> Make:
     if name in MODELS:
         return MODELS[name]
-    if name.startswith(names.TORCHVISION):
-        return partial(TorchvisionNetwork, name.removeprefix(names.TORCHVISION))
+    if name.startswith(TORCHVISION):
+        return partial(TorchvisionNetwork, name.removeprefix(TORCHVISION))
     if (found := names.find("model", name)) is None:
         raise ModelError(f"model.name: {name!r} is not one of {', '.join(names.known('model'))}")
     return found.make

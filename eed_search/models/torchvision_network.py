@@ -6,9 +6,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from eed_search.core.errors import ModelError
+from eed_search.core.torchvision_names import TORCHVISION, problem
 from eed_search.models.blocks import Normalise
 from eed_search.models.torchvision_door import torchvision
-from eed_search.models.torchvision_names import unknown
 
 
 class TorchvisionNetwork(nn.Module):
@@ -36,9 +36,9 @@ class TorchvisionNetwork(nn.Module):
         std: tuple[float, ...],
     ) -> None:
         super().__init__()
-        self.title = f"torchvision:{name}"
-        if problems := unknown(self.title):
-            raise ModelError(problems[0])
+        self.title = f"{TORCHVISION}{name}"
+        if wrong := problem(self.title):
+            raise ModelError(f"model.name: {wrong}")
         make = torchvision("models").get_model_builder(name)
         wanted: dict[str, object] = {"weights": None, "num_classes": num_classes}
         if name in ("googlenet", "inception_v3"):  # whose side outputs are for training from scratch on ImageNet

@@ -8,7 +8,8 @@ import re
 from functools import cache
 from pathlib import Path
 
-from eed_search.core.names import TORCHVISION
+TORCHVISION = "torchvision:"
+"""Before the name of one of torchvision's classifiers, as a model."""
 
 _BUILDER = re.compile(r"^@register_model\((?:name=\"(\w+)\")?\).*?^def (\w+)\(", re.MULTILINE | re.DOTALL)
 
@@ -26,20 +27,17 @@ def classifiers() -> tuple[str, ...]:
     )
 
 
-def unknown(name: str) -> list[str]:
-    """Say that a model is none of torchvision's classifiers, with the closest one.
-
-    Args:
-        name: As `model.name` gives it.
+def problem(name: str) -> str:
+    """Say what is wrong with `torchvision:NAME` as a model, with the closest name that there is.
 
     Returns:
-        One line; none for a known one, and for any other kind of model.
+        One line; empty for a classifier of torchvision's.
     """
     wanted, known = name.removeprefix(TORCHVISION), classifiers()
-    if not name.startswith(TORCHVISION) or wanted in known:
-        return []
     if not known:
-        return [f"model.name: {name} needs torchvision, which is not installed"]
+        return f"{name!r} needs torchvision, which is not installed"
+    if wanted in known:
+        return ""
     close = difflib.get_close_matches(wanted, known, n=1)
-    hint = f"did you mean {TORCHVISION}{close[0]}? " if close else ""
-    return [f"model.name: {name} is none of torchvision's classifiers; {hint}known: {', '.join(known)}"]
+    hint = f"did you mean {TORCHVISION}{close[0]}?" if close else f"known: {', '.join(known)}"
+    return f"{name!r} is none of torchvision's classifiers; {hint}"
