@@ -21,12 +21,13 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from eed_search.core.contenders import Slice, plan_looks
 from eed_search.core.errors import DataError, ModelError, RunError
 from eed_search.core.ledger import RunView
 from eed_search.core.params import TrialParams
 from eed_search.core.points import points
 from eed_search.core.records import Latency, Measurement, Reference, from_json
-from eed_search.core.reported import select
+from eed_search.core.reported import plan_of, select
 from eed_search.core.seeds import seed_of
 from eed_search.core.spec import Spec
 from eed_search.core.spec_file import parse
@@ -98,7 +99,7 @@ def from_run(name: str, view: RunView, id_: str, home: Path, wishes: Wishes, rep
     shop = open_workshop(spec, home / "store", report, whole_machine="OMP_NUM_THREADS" not in os.environ)
     members = [m.model.eval() for m in shop.read_members(shop.store.load(measurement.artifact))]
     gate = gate_of(spec.gate, threshold)
-    samples = _samples(wishes, shop.data)
+    samples = _samples(wishes, shop.data, plan_of(view).last)
     whole = wishes.num_samples is None and wishes.eps in (None, spec.threat.eps)
     fresh = view.fresh.get(found_id if found_id != "base" else "dense base")
     recorded = None
@@ -126,6 +127,7 @@ def from_run(name: str, view: RunView, id_: str, home: Path, wishes: Wishes, rep
         deploy=_deployer(members, gate, shop.data.image_shape),
         timing=_timing(measurement),
         notes=samples.notes,
+        id=found_id if found_id != "base" or view.base is None else view.base.name,
     )
 
 
@@ -194,7 +196,9 @@ def from_bundle(folder: Path, wishes: Wishes, report: Callable[[str], None]) -> 
             )
     if wishes.eps is None and spec is None:
         raise DataError(f"{folder}: says no eps; give --eps, such as 8/255")
-    samples = _samples(wishes, splits, num_classes=classifier.num_classes, shape=shape)
+    data = None if spec is None else spec.data
+    unseen = None if data is None else plan_looks(data.num_validation, data.num_fresh).last
+    samples = _samples(wishes, splits, unseen, num_classes=classifier.num_classes, shape=shape)
     return Target(
         name=str(folder),
         team=_team(list(members), gate),
@@ -305,9 +309,22 @@ class _Samples:
 
 
 def _samples(
-    wishes: Wishes, splits: Splits | None, *, num_classes: int | None = None, shape: tuple[int, ...] | None = None
+    wishes: Wishes,
+    splits: Splits | None,
+    unseen: Slice | None = None,
+    *,
+    num_classes: int | None = None,
+    shape: tuple[int, ...] | None = None,
 ) -> _Samples:
-    """Choose the images: a given file's, or the split that the tier may see."""
+    """Choose the images: a given file's, or the split that the tier may see.
+
+    Args:
+        wishes: What the user asked for.
+        splits: The data's.
+        unseen: Those of the fresh images that have not helped to choose the frontier.
+        num_classes: Classes that the model knows.
+        shape: Of the images that it takes.
+    """
     name: Literal["fresh", "test", "given"]
     notes: tuple[str, ...] = ()
     if wishes.data is not None and (splits is None or not wishes.data.is_dir()):
@@ -326,7 +343,8 @@ def _samples(
         split = split.subset(order)
     elif splits is not None:
         name, title = ("test", "") if wishes.tier == 2 else ("fresh", "")
-        split = splits.test if wishes.tier == 2 else splits.fresh
+        fresh = splits.fresh if unseen is None else splits.fresh.subset(torch.arange(*unseen))
+        split = splits.test if wishes.tier == 2 else fresh
     else:
         raise DataError("the target names no images; give --data FILE.npz with `images` and `labels`")
     most = wishes.num_samples or (_MOST_TIER_1 if wishes.tier == 1 else len(split))

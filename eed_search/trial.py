@@ -60,6 +60,7 @@ from eed_search.evaluation.robust import Judgement
 from eed_search.evaluation.slowed import NO_GATE, Slowed
 from eed_search.models import count_macs, signature
 from eed_search.stages import Deployed, Report, TrainedMember, Workshop, machine_name, open_workshop
+from eed_search.tracking.badges import point_facts
 
 _RUNG_SHARE = 0.5  # of the images, and of the attack's steps, at a rung
 _SLACK = 1.1  # how far beyond the slowest threshold hypervolume is measured to
@@ -636,6 +637,7 @@ def export_point(view: RunView, point: Point, home: Path, out: Path) -> Path:
             **to_json(point.measurement),
             "attacked_speedup": attacked_speedup(point.measurement),
             "costs": to_json(costs(point.measurement)),
+            **point_facts(view, point.id),
             "dense_base": to_json(view.base) if view.base else None,
             "data": spec.data.source,
             "split": "validation",

@@ -110,9 +110,9 @@ def test_the_members_are_in_gate_order(pair: TrialRecord, session: Session) -> N
 
 
 def test_another_threshold_reuses_everything_but_the_attack(pair: TrialRecord, session: Session) -> None:
-    """The gate needs no training: only the judgement is new."""
+    """The gate needs no training: only the attacks on accuracy and on cost are new."""
     again = session.run(params(("bnsf", 1.0), ("nis", 0.5), gate_threshold=0.9))  # named in another order
-    assert computed(again) == ["judgement"]
+    assert computed(again) == ["judgement", "slowdown"]
 
 
 def test_other_thresholds_of_the_team_are_bounds_that_an_attack_confirms(pair: TrialRecord, session: Session) -> None:
@@ -167,7 +167,7 @@ def test_a_recheck_looks_at_fresh_images(pair: TrialRecord, session: Session) ->
 def test_a_trial_shares_members_with_earlier_ones(pair: TrialRecord, session: Session) -> None:
     """A team of known members trains only the team."""
     again = session.run(params(("nis", 0.5), ("bnsf", 1.0), beta=0.5))
-    assert computed(again) == ["team", "judgement"]
+    assert computed(again) == ["team", "judgement", "slowdown"]
 
 
 def test_the_same_trial_elsewhere_gives_the_same_bits(pair: TrialRecord, session: Session, tmp_path: Path) -> None:

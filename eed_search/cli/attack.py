@@ -14,6 +14,7 @@ from eed_search.cli.console import console, say
 from eed_search.cli.homes import open_run
 from eed_search.cli.result import duration
 from eed_search.core.attack_records import AttackResult, Check
+from eed_search.core.attacked import Settings, refuse_second_claim
 from eed_search.core.cost import Cost
 from eed_search.core.errors import InvalidResult, SpecError
 from eed_search.core.ledger import FILE_NAME
@@ -61,14 +62,14 @@ def attack(target: str, wanted: Wanted, *, home: Path) -> None:
     """Attack a target, check the result, print it.
 
     Args:
-        target: `RUN:ID`, `ID`, a bundle's folder, or `module:callable`.
+        target: `RUN:ID`, `ID`, `RUN:frontier`, a bundle's folder, or `module:callable`.
         wanted: The options.
         home: The folder that holds every search.
 
     Raises:
         SpecError: If an option is wrong.
         InvalidResult: If a sanity check failed; the result is printed before.
-        RunError: If there is no such run or point.
+        RunError: If there is no such run or point, or it has had its claim with other settings.
         BundleError: If the bundle is missing or altered.
         ModelError: If the model cannot be judged.
         DataError: If the images are wrong or too few.
@@ -78,14 +79,17 @@ def attack(target: str, wanted: Wanted, *, home: Path) -> None:
 
     device = _device(wanted.device)
     wishes = Wishes(2 if wanted.tier == 2 else 1, budget, wanted.data, wanted.num_samples, wanted.seed)
+    if is_frontier(target, home):
+        from eed_search.cli.attack_frontier import attack_frontier
+
+        attack_frontier(target, wanted, wishes, home=home, device=device)
+        return
     found = _find(target, wishes, home)
     refuse_eps(found.eps, "the search's eps" if budget is None else "--eps")
     if wanted.table == "paper":
         _paper(found, wanted, device)
         return
-    from eed_search.evaluation.assess import assess
-
-    result = assess(found, wishes.tier, seed=wanted.seed, home=home, device=device, report=_progress)
+    result = attack_one(target, found, wishes, home=home, device=device)
     if wanted.as_json:
         say(json.dumps(to_json(result), indent=1, ensure_ascii=False, allow_nan=False))
     else:
@@ -96,6 +100,44 @@ def attack(target: str, wanted: Wanted, *, home: Path) -> None:
             f"{result.target}: the robust accuracy is invalid, check {failed} failed; what was seen stands above. Mend the"
             " model, or the attack if it is to blame, and attack again"
         )
+
+
+def attack_one(target: str, found: Target, wishes: Wishes, *, home: Path, device: torch.device) -> AttackResult:
+    """Attack one classifier, and write the result where it belongs: into its run, or beside its bundle.
+
+    Raises:
+        RunError: If the point has had its claim on the test images, with other settings.
+        BundleError: Likewise of a bundle.
+    """
+    from eed_search.evaluation.assess import assess
+    from eed_search.search import attack_results
+
+    settings = Settings(found.eps, wishes.seed, len(found.split))
+    own = found.id and wishes.data is None
+    bundle = Path(target) if not found.id and Path(target).is_dir() else None
+    run = open_run(home, target.rpartition(":")[0] or None) if own else None
+    if found.split_name == "test" and run is not None:
+        refuse_second_claim(run[1], found.id, settings)
+    elif found.split_name == "test" and bundle is not None:
+        attack_results.refuse_second_claim(bundle, settings)
+    result = assess(found, wishes.tier, seed=wishes.seed, home=home, device=device, report=_progress)
+    if run is not None:
+        _progress(f"{found.name}: {attack_results.write_into_run(run[0], found.id, result)}")
+    elif found.id:
+        _progress(f"{found.name}: not written into the run, for --data replaces its images")
+    elif bundle is not None:
+        _progress(f"written {attack_results.write_beside(bundle, result)}")
+    return result
+
+
+def is_frontier(target: str, home: Path) -> bool:
+    """Whether a target names all points of a run's frontier: `frontier`, or `RUN:frontier`."""
+    run, _, id_ = target.rpartition(":")
+    return id_ == "frontier" and (not run or _is_run(run, home))
+
+
+def _is_run(run: str, home: Path) -> bool:
+    return any((folder / FILE_NAME).is_file() for folder in (home / run, Path(run)))
 
 
 def _checked(target: str, wanted: Wanted) -> float | None:
@@ -161,7 +203,7 @@ def _find(target: str, wishes: Wishes, home: Path) -> Target:
     from eed_search import targets
 
     run, _, id_ = target.rpartition(":")
-    is_run = any((folder / FILE_NAME).is_file() for folder in (home / run, Path(run)))
+    is_run = _is_run(run, home)
     # `mine:base` may be a user's function as well: a run of that name goes first
     if targets.is_point(target) and (not run or id_[0].isdigit() or is_run):
         folder, view = open_run(home, run or None)
@@ -172,7 +214,7 @@ def _find(target: str, wishes: Wishes, home: Path) -> Target:
         return targets.from_bundle(Path(target), wishes, _progress)
     raise SpecError(
         [
-            f"{target}: is no point (RUN:7.0, 7.0, knee, fastest, most-robust, base), no bundle's folder and no"
+            f"{target}: is no point (RUN:7.0, 7.0, knee, fastest, most-robust, base, frontier), no bundle's folder and no"
             " module:callable; `eed-search report` lists the points of a run"
         ]
     )
@@ -234,8 +276,8 @@ def show(result: AttackResult) -> None:
     console().print(_costs(result))
     if result.num_members > 1 and result.clean_cost.latency_ms is not None:
         _wrapped(
-            "latency between the measured clean and worst cases: interpolated by MACs. The attacked speed-up is the"
-            " slowed one."
+            "latency: from the time of each exit, where it was measured; else interpolated by MACs between the clean"
+            " and the worst case. The attacked speed-up is that of the slower attack."
         )
     say()
     console().print(_attacks(result))

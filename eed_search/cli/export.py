@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +15,13 @@ from eed_search.cli.elsewhere import elsewhere, flags
 from eed_search.cli.homes import open_run
 from eed_search.cli.result import command
 from eed_search.cluster.where import Wish
+from eed_search.core.attacked import summary
 from eed_search.core.errors import BundleError
 from eed_search.core.reported import select as select_point
 from eed_search.core.storage import Storage
 from eed_search.tracking.text import how_fast, per_cent, team_title, with_arm
 
+_WIDTH = 80
 _LAST = "manifest.sha256"  # where it lies, all of a bundle lies
 
 
@@ -115,3 +119,19 @@ def _verify(bundle: Path, title: str) -> None:
         f"  {found.num_members} member{'' if found.num_members == 1 else 's'}, {found.mean_members_run:.2f} run for an average stored input"
     )
     say(f"  manifest {found.manifest_sha256}")
+    for line in _claims(bundle):
+        for wrapped in textwrap.wrap(line, _WIDTH, initial_indent="  ", subsequent_indent="    "):
+            say(wrapped)
+
+
+def _claims(folder: Path) -> list[str]:
+    """Say what the bundle claims, and what attacks on the bundle itself have found since."""
+    from eed_search.deployment.card import claim_lines
+    from eed_search.deployment.runtime import read_bundle
+    from eed_search.search.attack_results import beside, results_beside
+
+    claims = json.loads(read_bundle(folder)[1].get("claims.json", b"{}"))
+    found = [f"claims {line}" for line in claim_lines(claims)]
+    for one in results_beside(folder):
+        found += [f"{beside(folder).name}: {line}" for line in claim_lines({"checked": summary(one)})]
+    return found

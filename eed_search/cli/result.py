@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eed_search.cli.badges import show_badges
 from eed_search.cli.console import console, say
 from eed_search.core.ledger import RunView
 from eed_search.core.points import run_hypervolume
@@ -65,6 +66,7 @@ def show(view: RunView, folder: Path, home: Path) -> None:
     for line in verdict_lines(view) + reuse_lines(view) + failure_lines(view) + note_lines(view):
         say(line)
     say()
+    show_badges(view)
     for line in next_steps(view, folder, home):
         say(line)
 

@@ -62,10 +62,12 @@ def costs(m: Measurement) -> Costs:
         ms = latency_at(m, exits)
         return Cost(exits.members_run, exits.macs, ms, dense / ms)
 
+    clean = Cost(m.mean_members_run, m.macs, m.latency.latency_ms.value, m.latency.speedup.value)
+    always = clean if m.num_members == 1 else None  # nobody else to ask
     return Costs(
-        clean=Cost(m.mean_members_run, m.macs, m.latency.latency_ms.value, m.latency.speedup.value),
-        accuracy=None if found is None else at(found.accuracy),
-        slowed=None if found is None else at(found.slowed),
+        clean=clean,
+        accuracy=always if found is None else at(found.accuracy),
+        slowed=always if found is None else at(found.slowed),
         worst=Cost(m.num_members, m.worst_case_macs, m.latency.worst_case_ms, m.latency.worst_case_speedup),
     )
 

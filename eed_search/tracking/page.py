@@ -11,6 +11,8 @@ from plotly.offline import get_plotlyjs
 from eed_search.core.ledger import RunView
 from eed_search.core.points import run_hypervolume
 from eed_search.core.reported import Standing, standing
+from eed_search.tracking.badges import COLUMNS as BADGE_COLUMNS
+from eed_search.tracking.badges import badge_tables, other_lines
 from eed_search.tracking.plots import frontier_figure, hypervolume_figure
 from eed_search.tracking.table import (
     COLUMNS,
@@ -45,6 +47,7 @@ tr.point td:first-child { color: var(--front); font-weight: 600; } tr.base td { 
 tr.control td:first-child { color: var(--control); }
 tr.maybe td { color: var(--soft); } tr.maybe td:first-child::after { content: " may belong"; font-size: 12px; }
 table.plain td, table.plain th { text-align: left; } table.plain td:last-child { white-space: normal; }
+table.numbers th:nth-child(2), table.numbers td:nth-child(2) { text-align: right; }
 """
 
 
@@ -71,7 +74,7 @@ def page(view: RunView) -> str:
             f"{attacked_note(view)} {sure_note(view)} {maybe_note(view)} {fresh_note(view)} {throughput_note(view)}".strip(),
         )
     )
-    parts += [_unfinished(view), _notes(view)]
+    parts += [_badges(view), _unfinished(view), _notes(view)]
     return (
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
@@ -137,6 +140,15 @@ def _table(view: RunView) -> str:
     return f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
 
 
+def _badges(view: RunView) -> str:
+    """Show what `eed-search attack` found, a section for each badge."""
+    parts = [_section(one.title, _numbers(BADGE_COLUMNS, one.rows), " ".join(one.notes)) for one in badge_tables(view)]
+    if lines := other_lines(view):
+        items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+        parts.append(_section("Other attacks", f"<ul>{items}</ul>"))
+    return "".join(parts)
+
+
 def _unfinished(view: RunView) -> str:
     rows = [
         (f"{t.number:03d}", t.outcome, t.reason, t.message)
@@ -154,6 +166,10 @@ def _notes(view: RunView) -> str:
     if view.notes:
         parts += _section("Notes", "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in view.notes) + "</ul>")
     return parts
+
+
+def _numbers(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return _plain(columns, rows).replace("class='plain'", "class='numbers'")
 
 
 def _plain(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

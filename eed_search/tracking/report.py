@@ -15,6 +15,7 @@ from eed_search.core.points import latency_kind, run_hypervolume
 from eed_search.core.records import Measurement, Point, Reference
 from eed_search.core.reported import Standing, standing
 from eed_search.core.store import write_atomic
+from eed_search.tracking.badges import badge_facts, point_facts
 from eed_search.tracking.text import flatten
 from eed_search.tracking.verdict import final, judge
 
@@ -41,6 +42,9 @@ def as_json(view: RunView) -> dict[str, Any]:
         same attack on images that no decision of the search has seen, or null. `front_probability` is
         how sure it is that a point is on the true frontier of these trials. `attacked_speedup` is what the
         slower of two attacks leaves of the speed-up; `costs` has both, beside the clean and the worst case.
+        `checked` and `claim` are what `eed-search attack` found at tier 1 and 2, or null; `badges` has the
+        frontier by each badge alone (null until all points of the frontier have it), `other_attacks` what
+        fits in neither.
     """
     verdict, found = judge(view), standing(view)
     stages = view.stage_counts()
@@ -59,6 +63,7 @@ def as_json(view: RunView) -> dict[str, Any]:
         "may_belong": [_point(view, point, found.probability[point.id]) for point in found.maybe],
         "choice": _choice(view, found),
         "verdict": {**asdict(verdict), "comparisons": [asdict(comparison) for comparison in verdict.comparisons]},
+        **badge_facts(view),
         "stages": {name: {"computed": new, "reused": old} for name, (new, old) in sorted(stages.items())},
         "member_trainings": trained,
         "members_used": trained + reused,
@@ -87,6 +92,7 @@ def _point(view: RunView, point: Point, sure: float) -> dict[str, Any]:
         **_measured(point.measurement),
         "front_probability": sure,
         "fresh": _fresh(view, point.id),
+        **point_facts(view, point.id),
     }
 
 
@@ -98,6 +104,7 @@ def _reference(view: RunView, reference: Reference) -> dict[str, Any]:
         "seconds": reference.seconds,
         **_measured(final(view, reference)),
         "fresh": _fresh(view, reference.name),
+        **point_facts(view, reference.name),
     }
 
 
