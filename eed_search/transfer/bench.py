@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from eed_search.compression.channels import channel_groups
 from eed_search.compression.member import Member, fresh, from_arrays, reestimate_norms, to_arrays
+from eed_search.core import plugins
 from eed_search.core.records import Interval
 from eed_search.core.seeds import seed_of
 from eed_search.core.spec import Model
@@ -132,6 +133,8 @@ class Bench:
             Diverged: If the training diverges.
         """
         settings = self._training(self.spec.base) | {"model": model.model_dump()}
+        if self.spec.plugins:  # the model may be the user's own
+            settings["code"] = [plugins.digest(entry) for entry in self.spec.plugins]
 
         def compute(seed: int) -> Artifact:
             network = self.untrained(model, seed)

@@ -317,24 +317,31 @@ def _held(folder: Path, spec: BenchmarkSpec) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / _LOCK, timeout=0):
-            before = (folder / FILE_NAME).read_text(encoding="utf-8") if (folder / FILE_NAME).exists() else text
-            if before != text:
-                changed = next(
-                    (
-                        f"{a.strip()} is now {b.strip()}"
-                        for a, b in zip(before.splitlines(), text.splitlines(), strict=False)
-                        if a != b
-                    ),
-                    "lines were added",
-                )
+            known = folder / FILE_NAME
+            if not known.exists():
+                write_atomic(known, text.encode())
+                try:
+                    yield
+                except ModelError:
+                    known.unlink(missing_ok=True)  # nothing was found: the name stays free
+                    raise
+                return
+            if (before := known.read_text(encoding="utf-8")) != text:
                 raise RunError(
-                    f"{folder}: holds a benchmark of other settings ({changed}); give this one another --name: finished"
-                    " stages are shared anyway"
+                    f"{folder}: holds a benchmark of other settings ({_changed(before, text)}); give this one another --name:"
+                    " finished stages are shared anyway"
                 )
-            write_atomic(folder / FILE_NAME, text.encode())
             yield
     except Timeout as error:
         raise RunError(f"{folder}: another process runs this benchmark; wait for it, or give another --name") from error
+
+
+def _changed(before: str, now: str) -> str:
+    """Say where two files differ first."""
+    for old, new in zip(before.splitlines(), now.splitlines(), strict=False):
+        if old != new:
+            return f"{old.strip()} is now {new.strip()}"
+    return "lines were added"
 
 
 def _figures(one: Observation, cases: Sequence[Case]) -> str:

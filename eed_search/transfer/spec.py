@@ -194,6 +194,7 @@ class BenchmarkSpec(Section):
     threads: int | None = Field(None, ge=1, le=1024, description="of torch; every core by default")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     tracking: Tracking = Tracking(experiment="eed-search-benchmark")
+    plugins: tuple[str, ...] = Field((), description="your own code: files beside this one, or modules")
 
     def cases(self) -> tuple[Case, ...]:
         """List every attack at every budget, in the file's order."""

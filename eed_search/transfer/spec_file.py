@@ -9,9 +9,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from eed_search.core import names
 from eed_search.core.errors import SpecError
 from eed_search.core.spec import Data
-from eed_search.core.spec_file import Override, explain, overridden, read_table
+from eed_search.core.spec_file import Override, explain, overridden, read_table, take_in_plugins
 from eed_search.transfer.spec import BenchmarkSpec, problems
 
 _DIGITS = 1797
@@ -19,7 +20,7 @@ _LEAST_TRAINED = 100
 
 
 def load(path: Path, overrides: Sequence[Override] = ()) -> BenchmarkSpec:
-    """Read and check a benchmark file.
+    """Read and check a benchmark file; the user's code under `plugins` is run, so that its names are known.
 
     Args:
         path: The YAML file.
@@ -34,7 +35,16 @@ def load(path: Path, overrides: Sequence[Override] = ()) -> BenchmarkSpec:
     plain = read_table(path)
     if "search" in plain and "schemes" not in plain:
         raise SpecError([f"{path.name}: is a search-space file; run `eed-search launch {path}`"])
-    return parse(overridden(plain, overrides), path.name)
+    plain = overridden(plain, overrides)
+    folder = Path.cwd() if any(one.path == ("plugins",) for one in overrides) else path.parent
+    wrong = [f"{path.name}: {problem}" for problem in take_in_plugins(plain, folder, run=True)]
+    try:
+        spec = parse(plain, path.name)
+    except SpecError as error:
+        raise SpecError(wrong + error.problems) from error
+    if wrong:
+        raise SpecError(wrong)
+    return spec
 
 
 def parse(plain: dict[str, Any], source: str) -> BenchmarkSpec:
@@ -70,6 +80,8 @@ def data_problems(data: Data) -> list[str]:
     """Find what is wrong with the data's section, without reading the images."""
     if data.source != "digits":
         if data.path is None:
+            if data.source not in names.BUILT_IN["source"]:
+                return []  # user code knows where its images are
             return [f"data.path: is missing; source {data.source} needs a folder (in the file or by --data)"]
         if not Path(data.path).expanduser().is_dir():
             return [f"data.path: {data.path} is not a folder; give the data's folder (in the file or by --data)"]

@@ -89,6 +89,7 @@ def test_json_is_all_there_is_on_stdout(done: Result, folder: Path) -> None:
     assert "Benchmarking" in again.stderr
 
 
+@pytest.mark.slow
 def test_cifar10_s_tiny_form_runs(tmp_path: Path) -> None:
     """The shipped file on a handful of random images: two nets, ResNet and VGG, three budgets."""
     rng = np.random.default_rng(0)

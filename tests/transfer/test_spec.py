@@ -89,7 +89,7 @@ def test_every_mistake_is_named_at_once() -> None:
         "b.yaml: eps[2]: true is not a number; write 0.03 or 8/255",
         "b.yaml: batch_size: 0 is outside the allowed 1..65536 (images attacked at once)",
         "b.yaml: margn: is not a key here; did you mean margin? known: name, seeds, data, models, schemes, ratios, finetuned,"
-        " block, score_samples, attacks, eps, margin, base, finetune, train_eps, batch_size, latency, threads, device, tracking",
+        " block, score_samples, attacks, eps, margin, base, finetune, train_eps, batch_size, latency, threads, device, tracking, plugins",
     ]  # fmt: skip
 
 
@@ -132,6 +132,22 @@ def test_every_shipped_benchmark_passes(file: Path, tmp_path: Path) -> None:
     needs_data = plain.get("data", {}).get("source", "digits") != "digits"
     spec = load(file, [Override(("data", "path"), str(tmp_path))] if needs_data else [])
     assert spec.name == file.stem.replace("_", "-")
+
+
+def test_a_model_of_the_user_s_own_can_be_named(tmp_path: Path) -> None:
+    """By a file under `plugins`, beside the benchmark's."""
+    (tmp_path / "mine_for_a_benchmark.py").write_text(
+        "from eed_search import plugins\n"
+        "@plugins.model('mine_for_a_benchmark')\n"
+        "def make(width, num_classes, in_channels, mean, std):\n"
+        "    raise NotImplementedError\n"
+    )
+    text = "name: a\nmodels: [{name: mine_for_a_benchmark}]\n"
+    (tmp_path / "b.yaml").write_text(text)
+    with pytest.raises(SpecError, match=r"b.yaml: models\[0\].name: 'mine_for_a_benchmark' is not one of"):
+        load(tmp_path / "b.yaml")
+    (tmp_path / "b.yaml").write_text(text + "plugins: [mine_for_a_benchmark.py]\n")
+    assert load(tmp_path / "b.yaml").models[0].name == "mine_for_a_benchmark"
 
 
 def test_reading_a_file_loads_no_torch() -> None:
