@@ -293,6 +293,8 @@ def show(result: AttackResult) -> None:
 
 
 def _of_the_proof(result: AttackResult) -> str:
+    if result.certified is None:
+        return ""
     if result.certified.value > 0:
         return f"certified: no image within eps can break these, whatever the attack; {result.certified_by}."
     if result.certified_by.startswith("none"):
@@ -324,7 +326,8 @@ def _accuracies(result: AttackResult) -> Table:
     rows: list[tuple[str, Accuracy | RobustAccuracy]] = [("clean", result.clean), ("robust (RA)", result.robust)]
     if result.num_members > 1:
         rows += [("RA, any prefix", result.any_prefix), ("RA, static", result.static)]
-    rows.append(("certified", result.certified))
+    if result.certified is not None:
+        rows.append(("certified", result.certified))
     for name, accuracy in rows:
         interval = f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}"
         table.add_row(name, f"{100 * accuracy.value:.1f}", interval, str(accuracy.num_samples))

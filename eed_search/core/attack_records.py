@@ -91,7 +91,7 @@ class AttackResult:
         seconds: Wall-clock time of all finished parts, whichever process made them.
         versions: Of the tool and of torch.
         certified: Right on EVERY image within eps, by proof: never above `robust`. Often 0 %, which then says
-            nothing about the network.
+            nothing about the network. None in results of schema version 1.
         certified_by: How that was proved, or why nothing could be.
         certified_hex: Which samples are, packed bits in hexadecimal.
     """
@@ -123,6 +123,6 @@ class AttackResult:
     gradient_passes: int
     seconds: float
     versions: dict[str, str]
-    certified: Accuracy
-    certified_by: str
-    certified_hex: str
+    certified: Accuracy | None = None
+    certified_by: str = ""
+    certified_hex: str = ""

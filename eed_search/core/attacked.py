@@ -120,6 +120,8 @@ def summary(result: AttackResult) -> dict[str, Any]:
     return {
         **{name: plain[name] for name in keep},
         **accuracies,
+        "certified": plain["certified"],
+        "certified_by": plain["certified_by"],
         "attacked_speedup": attacked.speedup,
         "costs": {name: plain[field] for name, field in names.items()},
         "attacks": [{k: one[k] for k in ("id", "name", "steps", "restarts")} for one in plain["attacks"]],

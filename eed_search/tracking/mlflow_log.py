@@ -573,6 +573,7 @@ def attack_facts(result: AttackResult) -> tuple[dict[str, float | None], dict[st
         **_with_ends(f"{badge}_robust_any_prefix", result.any_prefix),
         **_with_ends(f"{badge}_robust_static", result.static),
         **_with_ends(f"{badge}_clean_accuracy", result.clean),
+        **(_with_ends(f"{badge}_certified", result.certified) if result.certified else {}),
         f"{badge}_num_samples": result.clean.num_samples,
         **_costs(f"{badge}_attacked", attacked_cost(result)),
     }

@@ -139,6 +139,7 @@ def test_json_is_the_whole_record_and_a_second_call_repeats_it(folder: Path) -> 
     result = from_json(AttackResult, json.loads(first.stdout))
     assert (result.schema_version, result.num_members, result.eps) == (SCHEMA_VERSION, 2, 0.12)
     assert result.any_prefix.value <= result.robust.value <= result.clean.value
+    assert result.certified is not None
     assert 0 < result.certified.value <= result.robust.value
     nothing = replace(result, certified=Accuracy.of(np.zeros(50, bool)))
     assert "certified: trivial (0 %), the bounds say nothing" in _of_the_proof(nothing)

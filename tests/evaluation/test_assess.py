@@ -98,6 +98,7 @@ def test_the_accuracies_are_ordered_and_carry_what_they_rest_on(honest: AttackRe
 
 def test_what_is_certified_stands_beside_what_no_attack_broke(honest: AttackResult) -> None:
     """A lower bound and an upper one, with the same samples and interval, sample by sample in order."""
+    assert honest.certified is not None
     assert honest.certified.num_samples == honest.robust.num_samples == 60
     assert 0.1 < honest.certified.value <= honest.robust.value
     assert honest.certified_by == METHOD
