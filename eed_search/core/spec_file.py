@@ -345,6 +345,8 @@ def _section_at(location: list[str], root: type[BaseModel]) -> type[BaseModel] |
     for key in location:
         info = section.model_fields.get(key) if section else None
         kind = info.annotation if info else None
+        if type(None) in get_args(kind):  # a section that may be left out
+            kind = next(one for one in get_args(kind) if one is not type(None))
         if get_origin(kind) is tuple:  # a list of sections
             kind = get_args(kind)[0]
             kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
