@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from eed_search.core.contenders import plan_looks
 from eed_search.core.params import MemberChoice, is_scored
 from eed_search.core.plans import NUM_PARTS, MemberPlan
 from eed_search.core.spec import Choice, Range, Recipe, Spec
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from eed_search.stock import Stock
 
 _RUNG_ATTACK = 0.25  # of a trial's evaluation: half of the images, half of the steps
-_FRONTIER = (2, 8)  # points that finals are reckoned for, low and high
+_CONTENDERS, _REPORTED = (3, 14), (2, 8)  # points that finals are reckoned for, low and high
 # Bytes measured on finished searches: of events, study rows and logs for each trial; of report and MLflow once.
 _TRIAL_BYTES, _LEDGER_BYTES, _RUN_BYTES = 40_000, 9_000, 12_000_000
 
@@ -186,27 +187,42 @@ class _Reckoner:
             return total
         return total + self.work.add("attacks", attack + self.slow_down_s(sizes, units.num_validation))
 
-    def finals(self, sizes: Sequence[float], num_points: int, doubled: int) -> float:
-        """Confirm, time and check a frontier of this many points of a team of these sizes."""
-        spec, units, latency = self.spec, self.units, self.spec.latency
+    def finals(self, sizes: Sequence[float], num_contenders: int, num_reported: int, doubled: int) -> float:
+        """Confirm, time and check so many points of a team of these sizes, and what is reported of them.
+
+        At the low end nobody's order in latency is open; at the high end that of all reported points is, at every look.
+        """
+        spec, units = self.spec, self.units
+        plan = plan_looks(units.num_validation, units.num_fresh)
         total = 0.0
         if spec.gate.sweep and len(sizes) > 1:
-            confirmed = num_points // 2
+            confirmed = num_contenders // 2
             each = self.attack_s(sizes, units.num_validation) + self.slow_down_s(sizes, units.num_validation)
             total += self.work.add("attacks", confirmed * each, confirmed)
         references = [1.0, *(float(size) for size in spec.controls.sizes)]
+        timed = len(references) + num_contenders
+        total += self.work.add("latency", self.together_s(references, sizes, num_contenders, doubled), timed)
+        if plan.looks:
+            repeats = plan.num_timings[-1] if doubled else 1
+            seconds = repeats * self.together_s([], sizes, num_reported, doubled)
+            total += self.work.add("latency", seconds, repeats * num_reported)
+        num_last = plan.last[1] - plan.last[0]
+        fresh = [self.attack_s([size], num_last) for size in references]
+        fresh += [self.attack_s(sizes, num_last)] * num_reported
+        for number, (first, end) in enumerate(plan.looks):
+            fresh += [self.attack_s(sizes, end - first)] * (num_reported if number else num_contenders)
+        return total + self.work.add("attacks", sum(fresh), len(fresh))
+
+    def together_s(self, references: Sequence[float], sizes: Sequence[float], num_teams: int, doubled: int) -> float:
+        """Time networks and so many teams of these sizes in the same rounds."""
+        units, latency = self.units, self.spec.latency
         calls = max(1, math.ceil(latency.final_calls / latency.final_rounds))
         team_ms = sum(units.call_ms.at(size) for size in sizes)
         entrants = [units.call_ms.at(size) for size in (1.0, 0.5, *references)]  # base and sentinel beside them
         blocks = [max(latency.block_ms, calls * ms) for ms in entrants]
-        blocks += [max(latency.block_ms, calls * team_ms), max(latency.block_ms, team_ms)] * num_points
-        timed = len(references) + num_points
+        blocks += [max(latency.block_ms, calls * team_ms), max(latency.block_ms, team_ms)] * num_teams
         seconds = len(blocks) * WARM_UP_S + latency.final_rounds * (1 << doubled) * sum(blocks) / 1000
-        seconds += timed * latency.rounds * latency.block_ms / 1000  # throughput
-        total += self.work.add("latency", seconds, timed)
-        fresh = sum(self.attack_s([size], units.num_fresh) for size in references)
-        fresh += num_points * self.attack_s(sizes, units.num_fresh)
-        return total + self.work.add("attacks", fresh, timed)
+        return seconds + (len(references) + num_teams) * latency.rounds * latency.block_ms / 1000  # throughput
 
 
 def makespan(jobs: Iterable[float], slots: int) -> float:
@@ -336,7 +352,7 @@ def _one_end(
         until = max(0.0, spec.search.time_budget_s - base_s) + max(trials, default=0.0)
         trials_s = max(makespan(jobs, slots), min(trials_s, until))
     team = sorted((sizes_of(draw, spec) for draw in proposals), key=len)[len(proposals) // 2]
-    finals_s = reckoner.finals(team, _FRONTIER[high], doubled)
+    finals_s = reckoner.finals(team, _CONTENDERS[high], _REPORTED[high], doubled)
     return reckoner.work, (base_s, trials_s, finals_s)
 
 
