@@ -188,7 +188,10 @@ def run_row(
     agreement: float,
 ) -> Row:
     """Run one setting over its seeds."""
-    saved, stopped, ratios, true_ratios = [], [], [], []
+    saved: list[float] = []
+    stopped: list[float] = []
+    ratios: list[float] = []
+    true_ratios: list[float] = []
     lost = front = truly_lost = true_front = 0
     for seed in seeds:
         one = world(problem, images, proposals, trials, workers, agreement, seed)
@@ -268,7 +271,8 @@ def relive(view: RunView, store: Path) -> list[Lived]:
         rivals = image_racing.rivals(there, image_racing.choose(there, kind), kind)
         num = trial.measurement.robust_accuracy.num_samples
         latencies, right = ways(trial, flags)
-        ends, found, end = look_ends(num), (), num
+        ends, end = look_ends(num), num
+        found: tuple[str, ...] = ()
         for end in ends:
             if end < num and (found := beaten_by(latencies, [row[:end] for row in right], rivals, ends)):
                 break
@@ -435,7 +439,13 @@ def _simulated(arguments: argparse.Namespace) -> tuple[dict[str, Any], bool]:
         for proposals in arguments.proposals
     ]
     print(table(rows, len(seeds), arguments.trials, arguments.workers))
-    return {"rows": [asdict(row) for row in rows]}, any(row.lost > ERROR * row.front for row in rows)
+    settings = {
+        name: getattr(arguments, name)
+        for name in ("seeds", "first_seed", "trials", "workers", "agreement", "accuracy", "latency")
+    }
+    return {"settings": settings, "error": ERROR, "rows": [asdict(row) for row in rows]}, any(
+        row.lost > ERROR * row.front for row in rows
+    )
 
 
 if __name__ == "__main__":

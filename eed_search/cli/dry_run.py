@@ -205,7 +205,7 @@ def _store_line(held: dict[str, tuple[int, int]]) -> str:
 
 def _time_notes(spec: Spec) -> list[str]:
     lines = [
-        "          (low: the model asks for no new member and racing gives up all it may;",
+        "          (low: the model asks for no new member and the races give up all they may;",
         "          high: new members as by chance, every trial to its end. Every image counts",
         "          as attacked to the last step; the start of Ray, some seconds, is not in it)",
     ]

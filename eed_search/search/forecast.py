@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from eed_search.core.contenders import plan_looks
+from eed_search.core.looks import look_ends
 from eed_search.core.params import MemberChoice, is_scored
 from eed_search.core.plans import NUM_PARTS, MemberPlan
 from eed_search.core.spec import Choice, Range, Recipe, Spec
@@ -136,7 +137,7 @@ class _Reckoner:
             total += self.work.add("attacks", self.attack_s([size], units.num_validation))
         return total
 
-    def trial(self, draw: Draw, *, only_old_members: bool, num_rungs: int) -> float:
+    def trial(self, draw: Draw, *, only_old_members: bool, num_rungs: int, given_up: bool = False) -> float:
         """Run a trial; its members are made where they are not there yet.
 
         Args:
@@ -144,6 +145,7 @@ class _Reckoner:
             only_old_members: Whether a model that is free to choose chooses members that are there.
             num_rungs: How many rungs it gets beyond: 0 leaves it with its members, 1 with its joint
                 fine-tune, 2 lets it come to its end.
+            given_up: Whether the last attack ends with its first look at the images.
         """
         spec, units, made, total = self.spec, self.units, self._made, 0.0
         plans = plans_of(draw.params, spec)
@@ -185,6 +187,8 @@ class _Reckoner:
             total += self.work.add("attacks", _RUNG_ATTACK * attack)
         if num_rungs == 1:
             return total
+        if given_up:
+            return total + self.work.add("attacks", self.attack_s(sizes, look_ends(units.num_validation)[0]))
         return total + self.work.add("attacks", attack + self.slow_down_s(sizes, units.num_validation))
 
     def finals(self, sizes: Sequence[float], num_contenders: int, num_reported: int, doubled: int) -> float:
@@ -341,7 +345,8 @@ def _one_end(
     trials = []
     for number, draw in enumerate(proposals):
         num_rungs = 2 if high or not spec.search.racing else _rungs_beyond(number, spec.search.eta)
-        trials.append(reckoner.trial(draw, only_old_members=not high, num_rungs=num_rungs))
+        given_up = not high and spec.search.image_racing and number > 0  # the first one has no rivals
+        trials.append(reckoner.trial(draw, only_old_members=not high, num_rungs=num_rungs, given_up=given_up))
     if left := spec.search.trials - len(trials):
         late = trials[-max(1, len(trials) // 4) :]
         each = sum(late) / len(late)

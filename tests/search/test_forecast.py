@@ -53,6 +53,7 @@ def _spec(**search: object) -> Spec:
                 "trials": 3,
                 "startup_trials": 1,
                 "racing": False,
+                "image_racing": False,
                 "space": {"score": ["nis", "erm"], "size": [0.5]},
             }
             | search,
@@ -142,6 +143,16 @@ def test_racing_gives_up_all_it_may_at_the_low_end() -> None:
     low, high = (a - b for a, b in zip(_seconds(raced, "attacks"), _seconds(plain, "attacks"), strict=True))
     assert low == pytest.approx((9 + 3) / 4 - 8)
     assert high == pytest.approx(18 / 4)
+
+
+def test_image_racing_gives_up_all_but_the_first_at_their_first_image_at_the_low_end() -> None:
+    """Ten images: the first look is at one of them, a tenth of the attack's second."""
+    nine = [_draw("nis")] * 9
+    plain = forecast(_spec(trials=9), UNITS, nine, Stock(), slots=1)
+    raced = forecast(_spec(trials=9, image_racing=True), UNITS, nine, Stock(), slots=1)
+    low, high = (a - b for a, b in zip(_seconds(raced, "attacks"), _seconds(plain, "attacks"), strict=True))
+    assert low == pytest.approx(8 * (0.1 - 1))
+    assert high == 0
 
 
 def test_a_time_budget_ends_the_trials() -> None:
