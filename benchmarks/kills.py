@@ -44,8 +44,8 @@ if str(ROOT) not in sys.path:
 from eed_search.core.errors import EedSearchError, RunError  # noqa: E402
 from eed_search.core.ledger import FILE_NAME, STOPPED, Ledger, RunView, read_run  # noqa: E402
 from eed_search.core.params import ParamValue  # noqa: E402
-from eed_search.core.points import frontier  # noqa: E402
 from eed_search.core.records import to_json  # noqa: E402
+from eed_search.core.reported import standing  # noqa: E402
 from eed_search.search.lock import driver_of  # noqa: E402
 
 Where = Literal["local", "ray"]
@@ -313,7 +313,8 @@ def compare(calm: Path, killed: Path) -> list[str]:
         ("final latencies", one.latencies, other.latencies),
         ("confirmed thresholds", one.confirmed, other.confirmed),
         ("checks on fresh images", one.fresh, other.fresh),
-        ("frontier", [to_json(p) for p in frontier(one)], [to_json(p) for p in frontier(other)]),
+        ("looks at the frontier's contenders", one.looks, other.looks),
+        ("frontier", [to_json(p) for p in standing(one).front], [to_json(p) for p in standing(other).front]),
     ):
         if was != is_:
             problems.append(f"{what} differ from the undisturbed search's")
