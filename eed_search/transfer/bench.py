@@ -219,22 +219,28 @@ class Bench:
 
     # ------------------------------------------------------------ latency
 
-    def timed(self, network: Network, base: Network) -> Timed:
+    def timed(self, network: Network, base: Network) -> Timed | None:
         """Measure a network's latency against its base's, once for each architecture, or read it.
 
         Noisy measurements are kept too, and marked: a benchmark that is run again gives the same table.
+
+        Returns:
+            The latency; none where the file wants none.
 
         Raises:
             ModelError: If the network cannot be exported.
         """
         import onnxruntime
 
+        protocol = self.spec.latency
+        if protocol is None:
+            return None
         shape = self.data.image_shape
         settings = {
             "architecture": signature(network.model, shape),
             "reference": signature(base.model, shape),
             "runtime": f"onnxruntime {onnxruntime.__version__}",
-            "protocol": self.spec.latency.model_dump(exclude={"final_rounds", "final_calls"}),
+            "protocol": protocol.model_dump(exclude={"final_rounds", "final_calls"}),
             "machine": machine_name(),
         }
 
@@ -242,7 +248,7 @@ class Bench:
             self.report("latency")
             reference = to_onnx(base.model, shape)
             half = fresh(base.model, shape, 0.5, self.spec.block, 0)
-            probe = LatencyProbe(reference, to_onnx(half, shape), shape, self.spec.latency)
+            probe = LatencyProbe(reference, to_onnx(half, shape), shape, protocol)
             estimate = probe.measure(to_onnx(network.model, shape))
             wall = probe.reference_ms()
             return Artifact(

@@ -190,7 +190,7 @@ class BenchmarkSpec(Section):
     finetune: PlainTraining = PlainTraining(epochs=5, lr=0.02)
     train_eps: float = Field(0, ge=0, le=1, description="budget of base.attack and finetune.attack")
     batch_size: int = Field(250, ge=1, le=65_536, description="images attacked at once")
-    latency: LatencySpec = LatencySpec()
+    latency: LatencySpec | None = Field(LatencySpec(), description="null measures none")
     threads: int | None = Field(None, ge=1, le=1024, description="of torch; every core by default")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     tracking: Tracking = Tracking(experiment="eed-search-benchmark")
