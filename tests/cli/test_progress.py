@@ -47,8 +47,8 @@ def test_each_event_is_a_line_with_its_time() -> None:
     progress.on_control(view.controls[0])
     assert lines == [
         "[ 0:00] dense base",
-        "[ 1:23] dense base: robust 84.0 ±4.6 %, clean 99.0 %, 1.00 ±0.02 × as fast (12 s)",
-        "[ 1:23] scratch 50 % (labels): robust 79.0 ±5.1 %, clean 94.0 %, 3.08 ±0.06 × as fast (14 s)",
+        "[ 1:23] dense base: robust 84.0 ±4.6 %, clean 99.0 %, 1.00 ±0.02 × as fast (1.00× attacked) (12 s)",
+        "[ 1:23] scratch 50 % (labels): robust 79.0 ±5.1 %, clean 94.0 %, 3.08 ±0.06 × as fast (3.08× attacked) (14 s)",
     ]
 
 
@@ -107,7 +107,9 @@ def test_the_live_page_shows_everything() -> None:
     assert text.index("trial 9") < text.index("trial 10")
     for point in frontier(make_view()):
         assert re.search(
-            rf"^ +{point.id}  \d\d\.\d ±\d\.\d %  \d\.\d\d ±0\.\d\d ×  +\d+\.\d %  \w+-\d\d", text, re.MULTILINE
+            rf"^ +{point.id}  \d\d\.\d ±\d\.\d %  \d\.\d\d ±0\.\d\d ×  +\d\.\d\d ×  +\d+\.\d %  \w+-\d\d",
+            text,
+            re.MULTILINE,
         )
     assert "hypervolume 0.730" in text
     assert max(map(len, text.splitlines())) <= 80

@@ -32,6 +32,9 @@ def facts_of(view: RunView) -> Iterator[tuple[EventKind, int | None, dict[str, A
         yield "result", number, to_json(trial)
     for id_, latency in view.latencies.items():
         yield "latency", None, {"id": id_, "latency": to_json(latency)}
+    for id_, found in view.attacks.items():
+        for result in found:
+            yield "attack", None, {"id": id_, "result": to_json(result)}
     for note in view.notes:
         yield "note", None, {"text": note}
     yield "tracker", None, view.tracker

@@ -6,10 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from eed_search.core.attack_records import SCHEMA_VERSION as ATTACK_SCHEMA
+from eed_search.core.attack_records import AttackResult, AttackUse
+from eed_search.core.cost import Cost
 from eed_search.core.ledger import RunView
 from eed_search.core.params import MemberChoice, TrialParams
 from eed_search.core.records import (
     Accuracy,
+    Exits,
     Interval,
     Latency,
     Measurement,
@@ -17,6 +21,7 @@ from eed_search.core.records import (
     RobustAccuracy,
     StageUse,
     TrialRecord,
+    UnderAttack,
     pack_bits,
 )
 from eed_search.core.spec import Spec
@@ -69,6 +74,14 @@ def make_measurement(robust: float, ms: float, *, members: int = 1, seed: int = 
     """Build everything measured on one classifier."""
     bits, base_bits = right(robust, seed), right(0.84)
     shares = tuple(np.diff([0, *(1 - 0.4**t for t in range(1, members)), 1.0]))
+    macs, worst_macs = round(BASE_MACS * ms / BASE_MS), round(BASE_MACS * members * ms / BASE_MS)
+
+    def pushed(part: float) -> Exits:
+        """This part of the images goes on to the last member."""
+        moved = [*((1 - part) * np.array(shares[:-1])), shares[-1] + part * (1 - shares[-1])]
+        return Exits(tuple(map(float, moved)), round(macs + part * (worst_macs - macs)))
+
+    slowed = UnderAttack(pushed(0.25), pushed(0.5), "S1 slow-down, 10 steps") if members > 1 else None
     facts: dict[str, Any] = {
         "clean_accuracy": Accuracy.of(right(min(1.0, robust + 0.15))),
         "robust_accuracy": RobustAccuracy.of(bits, attack="gated-pgd-20", eps=0.15, badge="proxy"),
@@ -77,13 +90,61 @@ def make_measurement(robust: float, ms: float, *, members: int = 1, seed: int = 
         "mean_members_run": float(np.dot(shares, range(1, members + 1))),
         "num_members": members,
         "exit_shares": tuple(map(float, shares)),
-        "macs": round(BASE_MACS * ms / BASE_MS),
-        "worst_case_macs": round(BASE_MACS * members * ms / BASE_MS),
+        "macs": macs,
+        "worst_case_macs": worst_macs,
+        "under_attack": slowed,
         "size_bytes": round(BASE_BYTES * members * ms / BASE_MS),
         "robust_hex": pack_bits(bits),
         "artifact": f"team.1/{seed:032x}",
     }
     return Measurement(**{**facts, **changes})
+
+
+def make_attack(robust: float, tier: int = 1, num: int = 200, **changes: Any) -> AttackResult:
+    """Build what `eed-search attack` finds on a team of two; invalid with `badge` and `reasons`."""
+    bits = np.arange(num) < round(robust * num)
+    badge = changes.get("badge", "checked" if tier == 1 else "claim")
+
+    def cost(run: float, ms: float) -> Cost:
+        return Cost(run, round(1000 * run), ms, BASE_MS / ms)
+
+    def figure(share: float) -> RobustAccuracy:
+        right = np.arange(num) < round(share * num)
+        return RobustAccuracy.of(right, attack="union of APGD-CE, Square", eps=changes.get("eps", 0.15), badge=badge)
+
+    facts: dict[str, Any] = {
+        "schema_version": ATTACK_SCHEMA,
+        "target": "digits",
+        "key": f"{tier}-{robust}-{num}-{changes.get('seed', 0)}",
+        "tier": tier,
+        "badge": badge,
+        "reasons": (),
+        "notes": (),
+        "data": "digits",
+        "split": "fresh" if tier == 1 else "test",
+        "eps": 0.15,
+        "seed": 0,
+        "num_members": 2,
+        "clean": Accuracy.of(np.arange(num) < 0.95 * num),
+        "robust": figure(robust),
+        "any_prefix": figure(robust - 0.05),
+        "static": figure(robust),
+        "clean_cost": cost(1.1, 0.2),
+        "attacked_cost": cost(1.5, 0.25),
+        "slowed_cost": cost(1.9, 0.4),
+        "worst_cost": cost(2.0, 0.5),
+        "attacks": (AttackUse("G0", "APGD-CE on the executed path", 50, 1, num, num - int(bits.sum()), 9, 9, 1.0),),
+        "checks": (),
+        "robust_hex": pack_bits(bits),
+        "forward_passes": 9,
+        "gradient_passes": 9,
+        "seconds": 1.0,
+        "versions": {},
+        "certified": Accuracy.of(np.zeros(num, bool)),
+        "certified_by": "none: too deep",
+        "certified_hex": pack_bits(np.zeros(num, bool)),
+    }
+    return AttackResult(**{**facts, **changes})
 
 
 def make_trial(number: int, **changes: Any) -> TrialRecord:
