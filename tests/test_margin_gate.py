@@ -183,3 +183,17 @@ def test_what_does_not_fit_the_rule_is_refused(sections: dict[str, object], mess
 def test_its_file_survives_being_written_out() -> None:
     spec = margin_spec()
     assert parse(spec.to_plain(), "again") == spec
+
+
+def test_its_cascade_is_timed_as_it_is_deployed(session: Session, pair: TrialRecord) -> None:
+    """The final latency: the first member alone at a lead of 0, all members at one that is never reached."""
+    assert pair.measurement is not None
+    rows = [
+        (pair.measurement.artifact, TrialParams.from_flat({**pair.params, "gate_threshold": lead}))
+        for lead in (0.0, LEAD, 100.0)
+    ]
+    first, mixed, every = trial.final_latencies(rows, [0, 0, 0], session.setting, silent)
+    assert first.method == mixed.method == every.method == "cascade"
+    assert first.latency_ms.value < every.latency_ms.value
+    assert first.latency_ms.value < 1.2 * mixed.latency_ms.value
+    assert 0.5 * every.latency_ms.value < mixed.worst_case_ms < 2 * every.latency_ms.value
