@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -70,7 +71,8 @@ def one_node(num_cpus: int = 2) -> Iterator[OneNode]:
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_USAGE_STATS_ENABLED": "0",
         }
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", *words]
+        dies_with_us = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+        command = [*dies_with_us, sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", *words]
         with (folder / "start.log").open("wb") as log:
             process = subprocess.Popen(
                 command, env=kept | variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder
