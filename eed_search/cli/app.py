@@ -183,7 +183,7 @@ def resume(
     from eed_search.cli.resume import resume as body
 
     wish = _wish(address, cluster, local)
-    body(run, home=home, trials=trials, allow_drift=allow_drift, force=force, wish=wish)
+    body(run, home=home, trials=trials, allow_drift=allow_drift, force=force, wish=wish, storage=storage)
 
 
 @app.command()
