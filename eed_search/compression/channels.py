@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from eed_search.compression.scores import Scores, weight_layers
 from eed_search.core.errors import ModelError
 
-
 _PASSING = ("_ElementWiseOp", "_ConcatOp", "_SplitOp", "_ReshapeOp")  # what torch-pruning calls operations on channels
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -136,8 +137,8 @@ def neuron_importance(model: nn.Module, image_shape: torch.Size) -> dict[str, Fl
     for module in positive.modules():
         if isinstance(module, nn.Conv2d) and module.padding_mode == "zeros" and not isinstance(module.padding, str):
             # wrapped borders: every kernel tap meets every position, as in the recursion
-            module.padding_mode = "circular"
-            module._reversed_padding_repeated_twice = [p for p in reversed(module.padding) for _ in range(2)]
+            module.register_forward_pre_hook(_wrapped(module.padding))
+            module.padding = (0,) * len(module.padding)
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is not None:
             scale = _scale(module)
             module.running_mean = torch.zeros_like(scale)
@@ -178,6 +179,19 @@ def neuron_importance(model: nn.Module, image_shape: torch.Size) -> dict[str, Fl
             channel = output.ndim - 1 if isinstance(layers[name], nn.Linear) else 1
             found[name] = gradient.movedim(channel, -1).flatten(0, -2).sum(0)
     return found
+
+
+def _wrapped(padding: tuple[int, ...]) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    """Wrap images around by a convolution's padding, which may be wider than they are."""
+
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        images = inputs[0]
+        for dim, width in enumerate(padding, start=2):
+            size = images.shape[dim]
+            images = images.index_select(dim, torch.arange(-width, size + width) % size)
+        return (images,)
+
+    return hook
 
 
 def ase(model: nn.Module, batch: ScoreBatch) -> dict[str, Tensor]:
@@ -229,7 +243,9 @@ def fisher_diagonal(
     per_sample = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))
     total = {name: torch.zeros_like(scored[name]) for name in names}
     for some_images, some_labels in zip(images.split(chunk), labels.split(chunk), strict=True):
-        gradients = per_sample(scored, some_images, some_labels)
+        with warnings.catch_warnings():  # an operation that is done sample by sample is said to be slow
+            warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+            gradients = per_sample(scored, some_images, some_labels)
         for name in names:
             total[name] += gradients[name].square().sum(0)
     return {name: value / len(labels) for name, value in total.items()}

@@ -10,6 +10,7 @@ from eed_search.compression.channels import (
     channel_groups,
     channel_scores,
     choose_channels,
+    dense_layers,
     kept_channels,
     remove_channels,
 )
@@ -111,3 +112,41 @@ def test_a_model_without_removable_channels_is_refused():
     """One linear layer has only its classes."""
     with pytest.raises(ModelError, match="no channel can be removed; take granularity unstructured"):
         channel_groups(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), (1, 2, 2))
+
+
+class SideBySide(nn.Module):
+    """Two convolutions, their outputs side by side, with or without a batch norm over both."""
+
+    def __init__(self, norm: bool, groups: int = 1) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(1, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(16) if norm else nn.Identity()
+        self.third = nn.Conv2d(16, 8, 3, padding=1, groups=groups)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, images):
+        both = torch.cat([self.first(images), self.second(images)], 1)
+        return self.head(torch.relu(self.third(torch.relu(self.norm(both)))).mean((2, 3)))
+
+
+def test_layers_side_by_side_lose_their_own_channels():
+    """What follows loses the right inputs of each."""
+    torch.manual_seed(0)
+    model, images = SideBySide(norm=False).eval(), torch.rand(2, 1, 8, 8)
+    chosen = choose_channels(model, (1, 8, 8), SCORES["erm"](model, batch_of((1, 8, 8))), 0.5, 4)
+    assert {group.producers for group, _ in chosen} == {("first",), ("second",), ("third",)}
+    smaller, silenced = remove_channels(model, (1, 8, 8), chosen), silence_channels(model, chosen, {})
+    torch.testing.assert_close(smaller(images), silenced(images), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("norm", "groups", "dense"), [(True, 1, ["first", "second"]), (False, 2, ["first", "second", "third"])]
+)
+def test_a_norm_over_several_layers_and_grouped_convolutions_stay_dense(norm, groups, dense):
+    """They would not be the silenced network any more; they are named, and if that is all, it is an error."""
+    model = SideBySide(norm, groups).eval()
+    if dense[-1] == "third":
+        with pytest.raises(ModelError, match="SideBySide: no channel can be removed"):
+            dense_layers(model, (1, 8, 8))
+    else:
+        assert dense_layers(model, (1, 8, 8)) == dense
