@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 
+from eed_search.core.contenders import Look
+from eed_search.core.cost import attacked_speedup
 from eed_search.core.errors import SpecError, StoreError
 from eed_search.core.ledger import Event, RunView, fold
-from eed_search.core.points import frontier, run_hypervolume
+from eed_search.core.points import frontier, measurement_of, run_hypervolume
+from eed_search.core.records import to_json
 from eed_search.core.reported import standing
 from eed_search.tracking.mlflow_log import MlflowTracker, connect, database_uri
 from eed_search.tracking.report import write_report
 from tests.core.ledgers import events_of
-from tests.tracking.factories import make_latency, make_measurement, make_spec, make_trial, make_view
+from tests.tracking.factories import make_attack, make_latency, make_measurement, make_spec, make_trial, make_view
 
 
 def track(home: Path, view: RunView, **changes: Any) -> MlflowTracker:
@@ -46,7 +49,8 @@ def view() -> RunView:
     """A finished search."""
     made = make_view()
     first = frontier(made)[0].id
-    return replace(made, latencies={first: make_latency(0.09, method="cascade")}, notes=["a note"])
+    final = {first: make_latency(0.09, method="cascade")}
+    return replace(made, latencies=final, attacks={first: [make_attack(0.7)]}, notes=["a note"])
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +156,19 @@ def test_frontier_tags_are_the_frontier(finished: MlflowTracker, view: RunView) 
     assert children(finished, "tags.frontier = 'open'") == {}
 
 
+def test_a_look_is_a_step_of_how_sure_each_contender_is(finished: MlflowTracker, view: RunView) -> None:
+    """Checks that help to choose are no figure of a point: MLflow has no place for them."""
+    before = children(finished, "tags.point = '7.0'").popitem()[1].data.metrics
+    check = {"check": {}, "id": "7.0", "chose_from": 0}
+    finished.deliver(Event(998, "fresh", None, check, 0.0), view)
+    for number, sure in enumerate((0.4, 0.9)):
+        finished.deliver(Event(999 + number, "look", None, to_json(Look(number, {"7.0": sure}, ("7.0",))), 0.0), view)
+    run = children(finished, "tags.point = '7.0'").popitem()[1]
+    assert run.data.metrics == before | {"front_probability": 0.9}
+    history = connect(finished.uri).get_metric_history(run.info.run_id, "front_probability")
+    assert [(metric.step, metric.value) for metric in history] == [(0, 0.4), (1, 0.9)]
+
+
 def test_final_latency_is_the_one_shown(finished: MlflowTracker, view: RunView) -> None:
     """Final latency is the one shown."""
     point = next(iter(view.latencies))
@@ -160,6 +177,27 @@ def test_final_latency_is_the_one_shown(finished: MlflowTracker, view: RunView) 
     assert run.data.tags["latency_method"] == "cascade"
     history = connect(finished.uri).get_metric_history(run.info.run_id, "latency_ms")
     assert [metric.step for metric in history] == [0, 1]
+
+
+def test_what_an_attack_found_stands_under_its_badges_name(finished: MlflowTracker, view: RunView) -> None:
+    """Beside the search's own `proxy` figure, which it does not replace; other points have none."""
+    for run in children(finished).values():
+        attacked = run.data.tags.get("point") in view.attacks
+        assert ("checked_robust_accuracy" in run.data.metrics) == attacked
+        if attacked:
+            assert run.data.metrics["checked_robust_accuracy"] == 0.7
+            assert run.data.tags["badge"] == "proxy"
+            assert run.data.tags["tier1.badge"] == "checked"
+
+
+def test_the_attacked_speed_up_stands_beside_the_speed_up(finished: MlflowTracker, view: RunView) -> None:
+    """In every run that has one; of a point with a final latency the one that follows from it."""
+    by_point = {run.data.tags.get("point"): run.data.metrics for run in children(finished).values()}
+    assert all(("speedup" in metrics) == ("attacked_speedup" in metrics) for metrics in by_point.values())
+    for number, trial in view.trials.items():
+        measured = measurement_of(view, f"{number}.0")
+        if trial.outcome == "done" and measured is not None:
+            assert by_point[f"{number}.0"]["attacked_speedup"] == pytest.approx(attacked_speedup(measured))
 
 
 def test_hypervolume_over_time_is_a_metric_of_the_search(finished: MlflowTracker, view: RunView) -> None:
