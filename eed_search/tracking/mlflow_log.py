@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 from eed_search.core.attack_records import AttackResult
 from eed_search.core.attacked import attacked_cost
+from eed_search.core.contenders import Look
 from eed_search.core.cost import Cost, costs
 from eed_search.core.errors import EedSearchError, RunError, SpecError, StoreError
 from eed_search.core.failpoints import fail_point
@@ -38,6 +39,7 @@ from eed_search.core.records import (
     Reference,
     RobustAccuracy,
     TrialRecord,
+    from_json,
 )
 from eed_search.core.reported import standing
 from eed_search.core.spec import Choice, Range, Spec
@@ -269,7 +271,9 @@ class MlflowTracker:
             self._final_latency(event.data["id"], view, event.at)
         elif event.kind == "confirmed":
             self._swept(event.data["id"], view, event.at)
-        elif event.kind == "fresh":
+        elif event.kind == "look":
+            self._look(from_json(Look, event.data), event.at)
+        elif event.kind == "fresh" and "chose_from" not in event.data:
             self._fresh(event.data["id"], view.fresh[event.data["id"]], event.at)
         elif event.kind == "attack":
             self._attacked(event.data["id"], view.attacks.get(event.data["id"], [])[-1:], event.at)
@@ -293,6 +297,12 @@ class MlflowTracker:
             metrics = _with_ends("robust_accuracy_fresh", check.robust_accuracy)
             metrics |= _with_ends("clean_accuracy_fresh", check.clean_accuracy)
             self._log(run_id, metrics=metrics, at=at)
+
+    def _look(self, look: Look, at: float) -> None:
+        """Show how sure each contender's place on the frontier is after a look, the look's number as the step."""
+        for point, sure in look.probability.items():
+            if run_id := self._children.get(point):
+                self._log(run_id, metrics={"front_probability": sure}, step=look.number, at=at)
 
     def _final_latency(self, point: str, view: RunView, at: float) -> None:
         latency, measured = view.latencies[point], measurement_of(view, point)
