@@ -254,3 +254,25 @@ def test_ssh_that_is_refused_is_named(story: Story) -> None:
     assert done.returncode == 7
     assert "Permission denied" in done.stderr
     assert "`--local` searches on this machine" in done.stderr
+
+
+def test_mlflow_comes_to_the_laptop(story: Story) -> None:
+    """Through a tunnel, to the port that was asked for; Ctrl-C ends it."""
+    laptop = story.there.laptop
+    log = laptop.folder / "ui.log"
+    words = " ".join(_ours("ui", "one", "--port", "5055"))
+    process = laptop.start("bash", "-c", f"echo $$ > ui.pid; exec {words}", log=log)
+    try:
+
+        def is_open() -> bool:
+            assert process.poll() is None, log.read_text()
+            return "MLflow    http://127.0.0.1:5055" in log.read_text()
+
+        until("MLflow's address", 240, is_open)
+        ask = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:5055/health').read().decode())"
+        assert laptop.run(sys.executable, "-c", ask).stdout.strip() == "OK"
+        laptop.run("bash", "-c", "kill -INT $(cat ui.pid)")
+        assert process.wait(60) == 0, log.read_text()
+    finally:
+        process.kill()
+        process.wait()
