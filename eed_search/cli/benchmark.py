@@ -144,6 +144,7 @@ def show(results: Results, folder: Path) -> None:
             )
             console().print(means_table(results, finetuned))
     say("= comparable, ≠ not comparable, ? undecided, by the 90 % interval")
+    say("– says nothing: nothing is left of either, or made for the base's own boundary")
     for what, why in results.left_out:
         say(f"left out: {what}: {why}")
     say()
@@ -163,10 +164,19 @@ def means_table(results: Results, finetuned: bool) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for title in ("attack", "ε", "base\n%", "T\n%", "static\ngap", "", "adaptive\ngap", ""):
         table.add_column(title, justify="left" if title in ("attack", "") else "right", no_wrap=True)
-    short = {"comparable": "=", "not comparable": "≠", "undecided": "?"}
+    short = {"comparable": "=", "not comparable": "≠", "undecided": "?"}  # floor and minimum-norm: –
     for mean in results.means:
         if mean.finetuned == finetuned:
             attack, eps, base, transfer, static, said_static, adaptive, said_adaptive = mean_cells(mean)
             gaps = static.partition(" (")[0], adaptive.partition(" (")[0]
-            table.add_row(attack, eps, base, transfer, gaps[0], short[said_static], gaps[1], short[said_adaptive])
+            table.add_row(
+                attack,
+                eps,
+                base,
+                transfer,
+                gaps[0],
+                short.get(said_static, "–"),
+                gaps[1],
+                short.get(said_adaptive, "–"),
+            )
     return table

@@ -236,28 +236,30 @@ class Bench:
         if protocol is None:
             return None
         shape = self.data.image_shape
-        settings = {
-            "architecture": signature(network.model, shape),
+        shared = {
             "reference": signature(base.model, shape),
             "runtime": f"onnxruntime {onnxruntime.__version__}",
             "protocol": protocol.model_dump(exclude={"final_rounds", "final_calls"}),
             "machine": machine_name(),
         }
 
-        def compute(seed: int) -> Artifact:
-            self.report("latency")
-            reference = to_onnx(base.model, shape)
+        def probe() -> LatencyProbe:
             half = fresh(base.model, shape, 0.5, self.spec.block, 0)
-            probe = LatencyProbe(reference, to_onnx(half, shape), shape, protocol)
-            estimate = probe.measure(to_onnx(network.model, shape))
-            wall = probe.reference_ms()
-            return Artifact(
-                meta={"ratio": asdict(estimate.ratio), "noisy": estimate.noisy, "reference_ms": asdict(wall)}
-            )
+            return LatencyProbe(to_onnx(base.model, shape), to_onnx(half, shape), shape, protocol)
 
-        meta = self.store.get("benchmark_latency.1", settings, compute).artifact.meta
-        ratio, wall = Interval(**meta["ratio"]), Interval(**meta["reference_ms"])
-        milliseconds = Interval(*(wall.value * end for end in (ratio.value, ratio.low, ratio.high)))
+        def measure(seed: int) -> Artifact:
+            self.report("latency")
+            estimate = probe().measure(to_onnx(network.model, shape))
+            return Artifact(meta={"ratio": asdict(estimate.ratio), "noisy": estimate.noisy})
+
+        # The base's wall time is taken once, so that latencies of one base compare as their ratios do.
+        wall = self.store.get(
+            "benchmark_reference.1", shared, lambda seed: Artifact(meta=asdict(probe().reference_ms()))
+        )
+        settings = shared | {"architecture": signature(network.model, shape)}
+        meta = self.store.get("benchmark_latency.2", settings, measure).artifact.meta
+        ratio, dense_ms = Interval(**meta["ratio"]), float(wall.artifact.meta["value"])
+        milliseconds = Interval(dense_ms * ratio.value, dense_ms * ratio.low, dense_ms * ratio.high)
         return Timed(milliseconds, Interval(1 / ratio.value, 1 / ratio.high, 1 / ratio.low), meta["noisy"])
 
     # ------------------------------------------------------------ shared by the stages

@@ -176,7 +176,7 @@ def _ink(one: Panel, i: int, j: int) -> str:
 
 
 def _numbers(values: np.ndarray) -> list[list[str]]:
-    return [["" if np.isnan(value) else f"{value:.0f}".replace("-", "−") for value in row] for row in values]
+    return [["" if np.isnan(value) else f"{round(value)}".replace("-", "−") for value in row] for row in values]
 
 
 def _attack(row: Row) -> str:

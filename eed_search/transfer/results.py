@@ -156,6 +156,16 @@ class Mean:
     adaptive_counts: Mapping[Verdict, int]
     num_floor: int
 
+    @property
+    def is_floor(self) -> bool:
+        """Whether the adaptive gap says nothing in any row."""
+        return self.num_floor == self.num_rows
+
+    @property
+    def is_nearest(self) -> bool:
+        """Whether the inputs stop at the base's boundary, so that the static gap says nothing."""
+        return self.attack.partition("-")[0] in MINIMUM_NORM
+
 
 def make_rows(spec: BenchmarkSpec, observations: Sequence[Observation]) -> list[Row]:
     """Put the seeds of each network together.

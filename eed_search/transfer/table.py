@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from eed_search.core.records import Interval
-from eed_search.tracking.text import in_macs, with_arm
+from eed_search.tracking.text import in_macs, signed, with_arm
 from eed_search.transfer.metrics import Estimate, Verdict
-from eed_search.transfer.results import CLEAN, FLAGS, Mean, Row
+from eed_search.transfer.results import CLEAN, FLAGS, FLOOR, NEAREST, Mean, Row
 from eed_search.transfer.spec import BenchmarkSpec, eps_text
 
 if TYPE_CHECKING:
@@ -96,14 +96,18 @@ def _counts(counts: Mapping[Verdict, int]) -> str:
 
 def points(gap: Estimate) -> str:
     """Print a difference in percentage points with its sign; `–` where there is none."""
-    return "–" if gap.value is None else f"{100 * gap.value:+.1f}".replace("-", "−")
+    return "–" if gap.value is None else _signed(gap.value)
+
+
+def _signed(gap: float) -> str:
+    return signed(round(100 * gap, 1) + 0.0)  # + 0.0: no minus before a zero
 
 
 def ends90(gap: Estimate) -> str:
     """Print the interval that the equivalence test looks at, in percentage points."""
     if gap.low90 is None or gap.high90 is None:
         return "–"
-    return f"{100 * gap.low90:+.1f}..{100 * gap.high90:+.1f}".replace("-", "−")
+    return f"{_signed(gap.low90)}..{_signed(gap.high90)}"
 
 
 def per_cent(share: Estimate) -> str:
@@ -124,9 +128,9 @@ def mean_cells(mean: Mean) -> tuple[str, ...]:
         f"{100 * mean.base:.1f}",
         "–" if mean.transfer is None else f"{100 * mean.transfer:.1f}",
         f"{points(mean.gap_static)} ({ends90(mean.gap_static)})",
-        mean.static,
+        NEAREST if mean.is_nearest else mean.static,
         f"{points(mean.gap_adaptive)} ({ends90(mean.gap_adaptive)})",
-        mean.adaptive,
+        FLOOR if mean.is_floor else mean.adaptive,
     )
 
 
@@ -184,7 +188,8 @@ def markdown(results: Results, pictures: Sequence[str] = ()) -> str:
             "",
             f"## By attack, {title}",
             "",
-            "Means over the filter-pruned networks; gaps in points with their 90 % interval.",
+            "Means over the filter-pruned networks; gaps in points with their 90 % interval. `floor`: nothing is left of either;"
+            " `minimum-norm`: made for the base's own boundary; neither says anything about robustness.",
             "",
         ]
         parts += _table(MEANS, [mean_cells(mean) for mean in results.means if mean.finetuned == finetuned])

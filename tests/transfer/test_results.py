@@ -19,7 +19,7 @@ from eed_search.transfer.results import CLEAN, Observation, Row, Timed, make_mea
 from eed_search.transfer.run import Base, Results
 from eed_search.transfer.spec import BenchmarkSpec, Scheme
 from eed_search.transfer.spec_file import parse
-from eed_search.transfer.table import flat_row, headline_case, markdown, to_csv, verdict_lines
+from eed_search.transfer.table import flat_row, headline_case, markdown, mean_cells, to_csv, verdict_lines
 
 NUM = 400
 PGD, DEEPFOOL = "pgd20 @ 0.1", "deepfool"
@@ -132,6 +132,15 @@ def test_static_and_adaptive_have_verdicts_of_their_own() -> None:
     assert adaptive.startswith("adaptive, fine-tuned: NOT COMPARABLE. ")
     assert "−20.0 points on average" in adaptive
     assert seeds.startswith("One seed: ")
+
+
+def test_a_mean_that_says_nothing_has_no_verdict() -> None:
+    """DeepFool: made for the base's boundary, and nothing left of either under their own."""
+    found = _results(_observed())
+    cells = {mean_cells(mean)[0]: mean_cells(mean) for mean in found.means}
+    assert (cells["deepfool"][5], cells["deepfool"][7]) == ("minimum-norm", "floor")
+    assert (cells["clean"][5], cells["clean"][7]) == ("comparable", "comparable")
+    assert cells["clean"][4] == "+0.0 (+0.0..+0.0)"
 
 
 def test_seeds_are_put_together() -> None:
