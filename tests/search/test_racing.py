@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from eed_search.core.ledger import FILE_NAME, Event, Ledger, RungReport, RunView, fold, read_run
+from eed_search.core.params import LatencyKind
 from eed_search.core.points import frontier
-from eed_search.core.records import StageUse, TrialRecord, pack_bits
+from eed_search.core.records import Exits, StageUse, TrialRecord, UnderAttack, pack_bits
 from eed_search.core.spec import Controls, Search, Spec, Threat
 from eed_search.search import LocalWorkers, Silent
 from eed_search.search.driver import run
@@ -48,6 +49,20 @@ def at(rung: int, robust: float, latency: float, arm: float = 0.01, num: int = 1
 
 
 # ---------------------------------------------------------------- by hand
+
+
+@pytest.mark.parametrize(("kind", "reading"), [("clean", 0.2), ("attacked", 0.35), ("worst_case", 0.5)])
+def test_an_end_is_read_by_the_latency_that_ranks(kind: LatencyKind, reading: float) -> None:
+    """Half of the images pushed to the end cost half of the way there."""
+    measured = make_measurement(0.8, 0.2, members=2)
+    latency = replace(measured.latency, worst_case_ms=0.5, exit_ms=())
+    half = Exits((0.0, 1.0), (measured.macs + measured.worst_case_macs) // 2)
+    under = UnderAttack(half, half, "S1")
+    racing = Racing(3, kind)
+    racing.proposed(0)
+    racing.ended(make_trial(0, measurement=replace(measured, latency=latency, under_attack=under)))
+    ((_, rung, (robust, ms)),) = racing.readings()
+    assert (rung, robust, ms) == (len(RUNGS), -0.8, pytest.approx(reading, rel=1e-3))
 
 
 def test_one_in_three_goes_on_and_the_others_wait() -> None:

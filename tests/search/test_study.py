@@ -170,6 +170,30 @@ def test_what_was_in_the_file_is_thrown_away(tmp_path: Path) -> None:
     assert {file.name for file in tmp_path.iterdir()} == {STUDY_FILE}
 
 
+@pytest.mark.parametrize(("kind", "told"), [("clean", 0.2), ("worst_case", 0.9)])
+def test_optuna_is_told_the_latency_that_ranks(tmp_path: Path, kind: str, told: float) -> None:
+    """Of the trial's own threshold and of swept ones; after a replay too."""
+    measured = stub_pipeline.measurement(0.8, 0.2)
+    slow = replace(measured, latency=replace(measured.latency, worst_case_ms=0.9))
+    spec, ledger = spec_of(trials=1, latency_objective=kind), Ledger()
+    study = open_study(tmp_path / STUDY_FILE, "s", spec)
+    proposer = Proposer(
+        study,
+        spec,
+        on_proposal=lambda number, params, drawn: ledger.append("proposal", {"params": params, "drawn": drawn}, number),
+    )
+    proposal = proposer.propose()
+    assert proposal is not None
+    record = TrialRecord(0, proposal.params, "done", measurement=slow)
+    ledger.append("result", to_json(record), 0)
+    proposer.tell(record)
+    assert own_trials(study)[0].values == [0.8, told]
+    close_study(study)
+    again = rebuild_study(ledger.view, spec, tmp_path / STUDY_FILE)
+    assert own_trials(again)[0].values == [0.8, told]
+    close_study(again)
+
+
 def test_closing_leaves_nothing_running(tmp_path: Path) -> None:
     """Trials that were handed out, and those that wait to be handed out again."""
     spec = spec_of("random")
