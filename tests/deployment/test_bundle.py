@@ -116,6 +116,22 @@ def test_readme_tells_how_to_run_and_what_is_claimed(sound: Path) -> None:
     assert "difference" not in text
 
 
+def test_a_margins_bundle_verifies_and_says_when_it_stops(tmp_path: Path) -> None:
+    """Format 2, the four entries of every gate, and the rule in words."""
+    gate = GateSettings("margin", 0.75)
+    answer = GatedClassifier.from_onnx(MEMBERS, gate).predict(IMAGES)
+    replay = Replay(IMAGES, answer.labels, answer.num_members_run)
+    out = write_bundle(
+        tmp_path / "out", MEMBERS, gate, SHAPE, 4, replay=replay, claims=CLAIMS, config={}, search_space_yaml=""
+    )
+    assert 1 < verify(out).mean_members_run < 2
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["format_version"] == 2
+    assert manifest["gate"] == {"rule": "margin", "threshold": 0.75, "sharpness": 1.0, "tau": 1.0}
+    stops = "the gate stops as soon as the best class leads the second by 0.75 in the mean of their logits"
+    assert stops in (out / "README.md").read_text()
+
+
 def test_readme_command_works(sound: Path, tmp_path: Path) -> None:
     """The command of the README, run in the bundle, names the classes and leaves no file behind."""
     np.save(tmp_path / "IMAGES.npy", IMAGES[:3])
