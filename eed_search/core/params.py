@@ -70,7 +70,8 @@ class TrialParams:
         beta: Weight of the diversity reward in L_EED.
         omega: Weight of L_R, which pushes down the ensemble's most confident wrong class.
         gamma: Weight of L_C, the compactness regulariser.
-        gate_threshold: Stop at the first member whose stop probability reaches this.
+        gate_threshold: Stop at the first member whose stop probability reaches this; behind a gate of rule `margin`,
+            at the first prefix whose best class leads the second by it.
     """
 
     members: tuple[MemberChoice, ...]
