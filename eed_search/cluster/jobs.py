@@ -121,7 +121,9 @@ class Jobs:
 
     def _end(self, job: str, log: _Log) -> End:
         deadline = time.monotonic() + _END_S
-        while not (info := self._client.get_job_info(job)).status.is_terminal() and time.monotonic() < deadline:
+        while not (info := self._client.get_job_info(job)).status.is_terminal():
+            if time.monotonic() > deadline:
+                raise ConnectionError("its log ended before the job")
             time.sleep(0.2)
         log.finish(str(self._client.get_job_logs(job)))
         return End(info.driver_exit_code, str(info.message or ""), log.spoke)

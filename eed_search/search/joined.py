@@ -6,12 +6,13 @@ Its workers are what `local_ray` gives, but for the places (`placement.Cluster`)
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from eed_search.core.errors import RunError
 from eed_search.core.spec import Resources
@@ -22,6 +23,8 @@ from eed_search.search.workers import Pipeline, Poll
 
 JOB_VARIABLE = "EED_SEARCH_JOB"  # set by whoever sent this driver as a job, with the code
 _MOST_STARTING = 16
+BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
+_HEAD_MARK = "node:__internal_head__"
 WORKER_VARIABLES = {"RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
@@ -77,41 +80,44 @@ class ClusterMachine(ray_glue.Machine):
         super().__init__(sum(one.cpus for one in there), sum(one.gpus for one in there))
 
     def slots(self, resources: Resources) -> int:
-        """Count the trials that fit at once: on the nodes that are there, or that the autoscaler may start.
+        """Count the trials that fit at once, on the nodes that are there or on those that the autoscaler may start.
+
+        What waits for a node is what makes the autoscaler start one, so the larger of both counts.
 
         Raises:
             SpecError: If not even one fits on a node.
         """
-        largest = ray_glue.Machine(*_most())
-        ray_glue.Machine(
-            max([largest.num_cpus, *(one.cpus for one in nodes())]),
-            max([largest.num_gpus, *(one.gpus for one in nodes())]),
-        ).slots(resources)
-        return max(1, fitting(nodes(), resources.cpu, resources.gpu), _later(largest, resources))
+        there, later = nodes(), may_come(BOOTSTRAP)
+        every = [*there, *later]
+        ray_glue.Machine(max(one.cpus for one in every), max(one.gpus for one in every)).slots(resources)
+        heads = [one for one in there if one.resources.get(_HEAD_MARK)]
+        fit = [fitting(those, resources.cpu, resources.gpu) for those in (there, [*heads, *later])]
+        return max(1, *fit)
 
 
-def _later(most: ray_glue.Machine, resources: Resources) -> int:
-    """Count the trials that fit when the autoscaler has started all it may; 0 where there is none."""
-    if most.num_cpus <= 0:
-        return 0
-    parts = [
-        there / asked for asked, there in ((resources.cpu, most.num_cpus), (resources.gpu, most.num_gpus)) if asked > 0
-    ]
-    return int(min(parts, default=most.num_cpus) + 1e-9)
+def may_come(file: Path) -> list[Node]:
+    """List the workers that the autoscaler may have at once.
+
+    Args:
+        file: The cluster's file as `ray up` completed it and left it on the head; none elsewhere.
+    """
+    with suppress(OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError):
+        given = yaml.safe_load(file.expanduser().read_text(encoding="utf-8"))
+        left = int(given["max_workers"])
+        found = []
+        kinds = {name: kind for name, kind in given["available_node_types"].items() if name != given["head_node_type"]}
+        for name, kind in sorted(kinds.items(), key=lambda one: _size(one[1]), reverse=True):
+            count = min(left, int(kind.get("max_workers", 0)))
+            resources = {what: float(amount) for what, amount in (kind.get("resources") or {}).items()}
+            found += [Node(f"{name}-{i}", "", resources) for i in range(count)]
+            left -= count
+        return found
+    return []
 
 
-def _most() -> tuple[float, float]:
-    """Ask Ray for the processors and GPUs that its autoscaler may bring up; zeros where it has none."""
-    with suppress(Exception):  # not a public function of Ray: without it, what is there now counts
-        from ray._private.state import state
-
-        found: Mapping[str, float] = state.get_max_resources_from_cluster_config() or {}
-        return _finite(found.get("CPU")), _finite(found.get("GPU"))
-    return 0.0, 0.0
-
-
-def _finite(value: float | None) -> float:
-    return float(value) if value is not None and value < sys.maxsize else 0.0
+def _size(kind: Mapping[str, Any]) -> tuple[float, float]:
+    resources = kind.get("resources") or {}
+    return float(resources.get("GPU", 0)), float(resources.get("CPU", 0))
 
 
 class ClusterWorkers(RayWorkers):
