@@ -21,15 +21,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from eed_search.compression.channels import dense_layers
+from eed_search.compression.channels import channel_groups, dense_layers
 from eed_search.compression.checkpoint import FileCheckpoint
 from eed_search.compression.contract import Target, Work
-from eed_search.compression.cstar import rank_budget
+from eed_search.compression.cstar import rank_budget, unfactored_layers
 from eed_search.compression.member import Member, fresh, from_arrays, recovery_loss, to_arrays
 from eed_search.compression.methods import key_of, method_function, settings_of
 from eed_search.compression.scores import ScoreBatch, score_function
 from eed_search.core import plugins
-from eed_search.core.errors import TrialFailure
+from eed_search.core.errors import ModelError, TrialFailure
 from eed_search.core.looks import look_ends
 from eed_search.core.names import digest_of
 from eed_search.core.params import MemberChoice, Recovery, Score, TrialParams, is_scored
@@ -63,6 +63,7 @@ Stage = tuple[str, dict[str, Any]]
 _JUDGEMENT = "judgement.2"
 _SWEPT = 15  # gate thresholds that a sweep replays
 _NO_PART = {"batch_size", "slow_down_steps"}  # settings that the attack on accuracy does not look at
+_MOST_NAMED = 20  # layers in one note
 _TWIN_EPOCHS = 10.0  # enough for an undefended network to be accurate
 
 
@@ -138,8 +139,11 @@ class Workshop:
         """The network that a choice will have, untrained; none where only its making tells."""
         return self.architecture(choice.size) if is_sized_before(self.spec, choice.method) else None
 
-    def check_sizes(self) -> None:
+    def check_sizes(self) -> list[str]:
         """Find images that the base cannot take and sizes that no member can have, before anything is trained.
+
+        Returns:
+            What a reader of the result should know: which layers stay dense.
 
         Raises:
             ModelError: If the base cannot take the images, nothing of it can be compressed as the space says, or
@@ -147,13 +151,22 @@ class Workshop:
         """
         base = self._untrained(0)
         check_images(base, self.spec.model.name, self.data.image_shape, self.data.num_classes)
+        notes = []
         removed = any(removes_channels(self.spec, method) for method in self._methods)
         if removed and (dense := dense_layers(base, self.data.image_shape)):
-            self.report(f"stay dense, since no channel of theirs can be removed: {', '.join(dense)}")
+            notes.append(f"layers that keep all channels, since none can be removed: {_listed(dense)}")
+        if self.spec.controls.sizes and not removed:
+            try:
+                channel_groups(base, self.data.image_shape)
+            except ModelError as error:
+                raise ModelError(f"controls.sizes: {error}; or go without controls: []") from error
+        if "cstar" in self._methods and (dense := unfactored_layers(base)):
+            notes.append(f"layers that cstar leaves dense, since they are convolutions in groups: {_listed(dense)}")
         dimension = self.spec.search.space.size
         sizes = dimension.values if isinstance(dimension, Choice) else (dimension.low,)
         for size in sizes if "cstar" in self._methods else ():
-            rank_budget(self._untrained(0), float(size), self.spec.members.cstar.block)
+            rank_budget(base, float(size), self.spec.members.cstar.block)
+        return notes
 
     def known_forms(self) -> list[nn.Module]:
         """Networks that members of the space have, as far as they are known before training."""
@@ -577,7 +590,11 @@ class Workshop:
 
     def sentinel(self) -> bytes:
         """A half-width network: if it does not time as half, the machine is not to be trusted."""
-        return to_onnx(self.architecture(0.5), self.data.image_shape)
+        try:
+            network = self.architecture(0.5)
+        except ModelError:  # no channel of it can be removed; any network of unchanging cost will do
+            network = self._untrained(0)
+        return to_onnx(network, self.data.image_shape)
 
     # ------------------------------------------------------------ shared by the stages
 
@@ -686,6 +703,11 @@ def machine_name() -> str:
         ]
         processor = models[0] if models else processor
     return f"{processor} at {platform.node()}"
+
+
+def _listed(layers: Sequence[str]) -> str:
+    more = len(layers) - _MOST_NAMED
+    return ", ".join(layers[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _runtime_version() -> str:

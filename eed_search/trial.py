@@ -80,6 +80,7 @@ class Setting:
         num_classes: Classes.
         image_shape: Channels, height, width.
         machine: The kind of machine that latencies belong to.
+        notes: What a reader of the result should know of the base.
     """
 
     spec: Spec
@@ -89,6 +90,7 @@ class Setting:
     num_classes: int
     image_shape: tuple[int, int, int]
     machine: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def base_key(self) -> str:
@@ -123,7 +125,7 @@ def prepare(spec: Spec, store_root: Path, report: Report) -> Setting:
     """
     report("data")
     shop = open_workshop(spec, store_root, report, whole_machine=True)
-    shop.check_sizes()
+    notes = shop.check_sizes()
     start = time.perf_counter()
     base, base_key = shop.base()
     seconds = shop.store.load(f"base.1/{base_key}").seconds or time.perf_counter() - start
@@ -160,6 +162,7 @@ def prepare(spec: Spec, store_root: Path, report: Report) -> Setting:
         shop.data.num_classes,
         shop.data.image_shape,
         machine_name(),
+        tuple(notes),
     )
 
 

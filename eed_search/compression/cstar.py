@@ -111,6 +111,11 @@ def cstar(base: nn.Module, target: Target, work: Work) -> Member:
     return retrain(member, base, target, work, seed=seed_of(str(work.seed), "retrain"))
 
 
+def unfactored_layers(model: nn.Module) -> list[str]:
+    """Name the layers that have no factored form: convolutions in groups."""
+    return [name for name, layer in weight_layers(model).items() if not can_be_factored(layer)]
+
+
 def rank_budget(model: nn.Module, size: float, block: int) -> tuple[list[str], int]:
     """Name the layers that may be factored, and give the parameters that their weights may have together.
 

@@ -21,6 +21,7 @@ from eed_search.core import names, plugins
 from eed_search.core.errors import SpecError
 from eed_search.core.params import SCORED, ParamValue, is_scored
 from eed_search.core.spec import MOST_STOP, Choice, Range, Search, Space, Spec, shown
+from eed_search.core.torchvision_names import TORCHVISION
 
 MAX_FILE_BYTES = 1 << 20
 SPACE_FILE = "search_space.yaml"  # in a run's folder
@@ -409,7 +410,8 @@ def _cross_check(spec: Spec) -> list[str]:
             f"search.space.method: {unscored[0]} does not look at scores, by which a pool's members differ; take"
             f" {', '.join(SCORED)}, or team.mode direct"
         )
-    if any(removes_channels(spec, str(method)) for method in methods):
+    own_width = spec.model.name.startswith(TORCHVISION)
+    if any(removes_channels(spec, str(method)) for method in methods) and not own_width:
         sizes = space.size.values if isinstance(space.size, Choice) else (space.size.low,)
         named = [("search.space.size", size) for size in sizes]
         named += [(f"controls.sizes[{i}]", size) for i, size in enumerate(spec.controls.sizes) if 0 < size <= 1]

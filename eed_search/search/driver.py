@@ -433,6 +433,8 @@ class _Search:
         # The data's files are hashed now: a source may have been downloaded only just before.
         self.journal.append("run", {**head, "origin": origin.origin(self.spec)})
         self.journal.base(setting.base)
+        for note in getattr(setting, "notes", ()):
+            self.journal.note(note)
 
     def _as_before(self, setting: Setting, base: Reference) -> Setting:
         """Go on with the base and the reference latency that all finished trials were measured against."""
