@@ -224,12 +224,12 @@ def ours(world: World, seen: Seen) -> Reported:
 
     while True:  # what is timed may bring another one back
         sure = contenders.opening(seen.right, accuracy, latencies)
-        left = [int(i) for i in np.flatnonzero(sure >= contenders.least_probability(0, plan))]
-        if not (new := [i for i in left if i not in timings]):
+        some = [int(i) for i in np.flatnonzero(sure >= contenders.worth_measuring(plan, SURE))]
+        if not (new := [i for i in some if i not in timings]):
             break
         take(new)
-    right = {i: seen.right[i] for i in left}
-    look = contenders.Look.of(0, {str(i): float(sure[i]) for i in left}, plan)
+    look = contenders.Look.of(0, {str(i): float(sure[i]) for i in np.flatnonzero(sure)}, plan)
+    right = {int(id_): seen.right[int(id_)] for id_ in look.left}
     for number, (start, stop) in enumerate(plan.looks, start=1):
         if look.settled:
             break

@@ -137,7 +137,8 @@ def legend(view: RunView) -> list[str]:
         for note in (attacked_note(view), sure_note(view), maybe_note(view), fresh_note(view), throughput_note(view))
         if note
     ]
-    measured = [p.measurement.latency for p in standing(view).front]
+    found = standing(view)
+    measured = [p.measurement.latency for p in (*found.front, *found.maybe)]
     if any(latency.method == "additive" for latency in measured):
         lines.append("Some latencies are sums of member latencies: the deployed cascade itself was not timed yet.")
     if any("(noisy)" in cell for row in table_rows(view) for cell in row.cells):

@@ -30,6 +30,7 @@ LOOKS = (1, 1, 2, 4, 8)  # of each: fresh images as multiples of the search's, a
 SURE = 0.75  # default of `search.front_probability`
 HOPELESS = 0.02  # probability below which a point is measured no further
 FAINT = 0.0025  # the same before the first fresh image, where looks follow: there in one draw of 400
+FAIR = 0.25  # probability that is worth an attack and a final latency where no looks follow
 _OPEN = 3.0  # standard errors within which the order of two latencies is open
 _Z95 = 1.959963984540054
 
@@ -119,6 +120,19 @@ def least_probability(number: int, plan: Plan) -> float:
     fifty of them would be missed, as a point of the frontier and as one that keeps others off it.
     """
     return FAINT if number == 0 and plan.looks else HOPELESS
+
+
+def worth_measuring(plan: Plan, threshold: float) -> float:
+    """Give the probability that a point must have to be confirmed and timed before look 0.
+
+    Where no looks follow, nothing could make a point sure that is not nearly so by the search's own images: few
+    measurements are enough, and the others stand by the search's figures.
+
+    Args:
+        plan: How the fresh images are dealt out.
+        threshold: `search.front_probability`.
+    """
+    return least_probability(0, plan) if plan.looks else max(HOPELESS, min(FAIR, threshold))
 
 
 def touching(

@@ -1,6 +1,7 @@
 """What is done when the trials are over, one thing at a time, alone on the machine: the rule of `core.contenders` at work.
 
-    contenders   whatever may be on the frontier by the search's own images, swept thresholds included
+    contenders   whatever may be on the frontier by the search's own images, swept thresholds included; where too
+                 few fresh images follow to choose by, only what has a fair chance
                  → an attack at each of their thresholds that none has confirmed
                  → a final latency of base, controls and contenders, in the same rounds
                  → look 0: who goes on
@@ -19,7 +20,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from eed_search.core.contenders import Look, Slice, least_probability, to_time
+from eed_search.core.contenders import Look, Slice, to_time, worth_measuring
 from eed_search.core.ledger import RunView
 from eed_search.core.params import TrialParams
 from eed_search.core.points import points
@@ -32,6 +33,7 @@ from eed_search.core.reported import (
     num_ranked,
     plan_of,
     standing,
+    threshold_of,
 )
 
 What = Literal["confirm", "final_latencies", "recheck"]
@@ -158,7 +160,7 @@ class _Ask:
         view = self.view
         vain = {id_ for what, id_, _ in self.tried if what == "confirm"} - view.confirmed.keys()
         sure = first_probabilities(view, unrankable=True, unconfirmed=True, without=vain)
-        least = least_probability(0, plan_of(view))
+        least = worth_measuring(plan_of(view), threshold_of(view))
         contenders = {id_: one for id_, one in sure.items() if one >= least}
         bounds = {point.id for point in points(view, unrankable=True, unconfirmed=True) if not point.confirmed}
         if swept := self.points(bounds & contenders.keys(), unrankable=True, unconfirmed=True):

@@ -10,6 +10,7 @@ import pytest
 
 from eed_search.core.contenders import (
     FAINT,
+    FAIR,
     HOPELESS,
     Look,
     Plan,
@@ -22,6 +23,7 @@ from eed_search.core.contenders import (
     reported,
     to_time,
     touching,
+    worth_measuring,
 )
 from eed_search.core.frontier import non_dominated
 from eed_search.core.records import Accuracy, Interval
@@ -84,6 +86,13 @@ def test_who_is_left_after_a_look() -> None:
     assert Look.of(0, sure, large).left == ("a", "b")
     assert Look.of(0, sure, small).left == Look.of(1, sure, large).left == ("a",)
     assert (least_probability(0, large), least_probability(1, large)) == (FAINT, HOPELESS)
+
+
+def test_what_is_worth_an_attack_and_a_latency() -> None:
+    """With looks to come everything that may be there; without, what has a fair chance, or the threshold if it is lower."""
+    small, large = plan_looks(100, 50), plan_looks(100, 1000)
+    assert worth_measuring(large, 0.75) == FAINT
+    assert [worth_measuring(small, threshold) for threshold in (0.75, 0.1, 0.0)] == [FAIR, 0.1, HOPELESS]
 
 
 def test_a_look_is_settled_when_nobody_is_open() -> None:
