@@ -38,6 +38,7 @@ class Panel:
     texts: tuple[tuple[str, ...], ...]
 
 
+_GAP = 0.08  # between two panels, as a share of the width: room for a colour bar
 _QUANTITIES: tuple[tuple[str, Callable[[Row], float | None]], ...] = (
     ("T: transfer rate (%)", lambda row: row.compared.transfer.value),
     ("static gap (points)", lambda row: row.compared.gap_static.value),
@@ -105,10 +106,11 @@ def figure(shown: Sequence[Panel]) -> Any:
     from plotly.subplots import make_subplots
 
     drawn = make_subplots(
-        1, len(shown), shared_yaxes=True, horizontal_spacing=0.06, subplot_titles=[one.title for one in shown]
+        1, len(shown), shared_yaxes=True, horizontal_spacing=_GAP, subplot_titles=[one.title for one in shown]
     )
+    width = (1 - _GAP * (len(shown) - 1)) / len(shown)
     for place, one in enumerate(shown, start=1):
-        right = place / len(shown) - (0.005 if place < len(shown) else 0)
+        right = place * width + (place - 1) * _GAP
         drawn.add_trace(
             go.Heatmap(
                 z=one.values,
@@ -132,7 +134,7 @@ def figure(shown: Sequence[Panel]) -> Any:
     drawn.update_yaxes(autorange="reversed")
     drawn.update_xaxes(tickangle=-60)
     height = 190 + 22 * len(shown[0].networks)
-    drawn.update_layout(template="none", height=height, margin={"l": 260, "r": 30, "t": 40, "b": 130})
+    drawn.update_layout(template="none", height=height, margin={"l": 220, "r": 50, "t": 60, "b": 130})
     return drawn
 
 

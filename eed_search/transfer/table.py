@@ -67,11 +67,11 @@ def verdict_lines(results: Results) -> list[str]:
             ("static", mean.gap_static, mean.static, mean.static_counts),
             ("adaptive", mean.gap_adaptive, mean.adaptive, mean.adaptive_counts),
         ):
-            inputs = "the base's inputs" if column == "static" else "inputs made on itself"
+            inputs = "both on the base's inputs" if column == "static" else "each on inputs made on itself"
             line = (
-                f"{column}, {tuned}: {said.upper()}. Accuracy of a filter-pruned network under {inputs} minus the base's"
-                f" under the base's: {points(gap)} points on average (90 % interval {ends90(gap)}, margin"
-                f" ±{100 * spec.margin:g}; {_counts(counts)} of {mean.num_rows} rows)"
+                f"{column}, {tuned}: {said.upper()}. Accuracy of filter-pruned networks minus that of their base, {inputs}:"
+                f" {points(gap)} points on average (90 % interval {ends90(gap)}, margin ±{100 * spec.margin:g};"
+                f" {_counts(counts)} of {mean.num_rows} rows)"
             )
             if column == "adaptive" and mean.num_floor:
                 line += f"; in {mean.num_floor} rows nothing is left of either"
