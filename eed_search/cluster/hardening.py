@@ -137,6 +137,10 @@ def _token_mode(cluster: ClusterFile) -> Iterator[Finding]:
     if shown := [call.text for call in all_calls if "RAY_AUTH_TOKEN" in call.environment]:
         text = f"the token itself stands in a command, for every process list to see: {_short(shown[0])}"
         yield Finding("wrong", "RAY_AUTH_TOKEN", text, "leave it out; Ray reads the mounted file")
+    elif re.search(r"RAY_AUTH_TOKEN'?\s*[=:]", str(cluster.raw)):
+        yield Finding(
+            "wrong", "RAY_AUTH_TOKEN", "the token itself stands in the file", "leave it out; Ray reads the mounted one"
+        )
 
 
 def _mounts(cluster: ClusterFile) -> Iterator[Finding]:
@@ -179,13 +183,14 @@ def _head(cluster: ClusterFile) -> Iterator[Finding]:
     yield from _authenticated(what, starts)
     if not starts:
         return
-    hosts = starts[0].options("--dashboard-host")
-    if len(hosts) == 1 and hosts[0] in LOOPBACK:
+    hosts = [(start.options("--dashboard-host") or [""])[-1] for start in starts]
+    if all(host in LOOPBACK for host in hosts):
         yield Finding("ok", f"{what}: --dashboard-host", f"the dashboard and its Jobs API listen on {hosts[0]}")
     else:
+        open_to = next(host for host in hosts if host not in LOOPBACK)
         text = (
-            f"the dashboard, where jobs are submitted, listens on {hosts[-1]}"
-            if hosts
+            f"the dashboard, where jobs are submitted, listens on {open_to}"
+            if open_to
             else "the dashboard's address is not set"
         )
         yield Finding(

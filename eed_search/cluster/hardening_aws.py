@@ -44,7 +44,7 @@ def judge(cluster: ClusterFile) -> Iterator[Finding]:
         yield _disks(where, config)
         yield _image(where, config)
         yield _profile(where, config, is_head=name == head)
-        yield from _secrets(where, config)
+        yield from _elsewhere(where, config)
         if name == head:
             yield _head_alone(where, _table(node))
         else:
@@ -75,11 +75,19 @@ def _provider(provider: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _group(where: str, config: Mapping[str, Any]) -> Finding:
     what = f"{where}.node_config.SecurityGroupIds"
-    groups = config.get("SecurityGroupIds")
-    if isinstance(groups, list) and groups and all(isinstance(group, str) for group in groups):
+    groups = _groups(config)
+    if groups:
         return Finding("ok", what, f"a group of your own ({', '.join(groups)})")
     text = "names no group: Ray makes one, with port 22 open to every address"
     return Finding("wrong", what, text, f"name a group that lets in SSH from your address only; {_SETUP}")
+
+
+def _groups(config: Mapping[str, Any]) -> list[str]:
+    """Give the groups that a machine is in; none if one of its network interfaces names none."""
+    interfaces = config.get("NetworkInterfaces")
+    each = [_table(one).get("Groups") for one in interfaces] if isinstance(interfaces, list) else []
+    found = [groups for groups in each or [config.get("SecurityGroupIds")] if isinstance(groups, list) and groups]
+    return [str(group) for groups in found for group in groups] if len(found) == max(1, len(each)) else []
 
 
 def _metadata(where: str, config: Mapping[str, Any], *, in_docker: bool) -> Iterator[Finding]:
@@ -145,10 +153,13 @@ def _different_profiles(types: Mapping[str, Any], head: str) -> Iterator[Finding
             yield Finding("wrong", what, text, f"give the workers one of their own; {_SETUP}")
 
 
-def _secrets(where: str, config: Mapping[str, Any]) -> Iterator[Finding]:
+def _elsewhere(where: str, config: Mapping[str, Any]) -> Iterator[Finding]:
     if "UserData" in config:
         text = "every program on the machine can read it"
         yield Finding("note", f"{where}.node_config.UserData", text, "put no secret there")
+    if "LaunchTemplate" in config:
+        text = "what it says cannot be judged from the file; what stands here goes before it"
+        yield Finding("note", f"{where}.node_config.LaunchTemplate", text, "write its settings here instead")
 
 
 def _head_alone(where: str, node: Mapping[str, Any]) -> Finding:
@@ -173,7 +184,7 @@ def _worker(where: str, node: Mapping[str, Any], config: Mapping[str, Any]) -> I
 
 def _unjudged(types: Mapping[str, Any]) -> Iterator[Finding]:
     configs = [_table(_table(node).get("node_config")) for node in types.values()]
-    groups = list(dict.fromkeys(group for config in configs for group in config.get("SecurityGroupIds") or ()))
+    groups = list(dict.fromkeys(group for config in configs for group in _groups(config)))
     images = list(dict.fromkeys(str(config["ImageId"]) for config in configs if "ImageId" in config))
     if examples := [name for name in (*map(str, groups), *images) if name in EXAMPLE_IDS]:
         fix = "put yours; docs/cluster.md says where they come from"

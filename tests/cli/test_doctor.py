@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import stat
 import sys
@@ -98,3 +99,20 @@ def test_something_wrong_ends_with_1_and_the_fix(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(doctor, "findings", lambda home: iter([Finding("wrong", "disk", "full", "free some")]))
     result = call("doctor")
     assert (result.exit_code, result.stdout) == (1, "WRONG disk: full\n      fix: free some\n1 thing to correct\n")
+
+
+def test_findings_as_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The same for programs."""
+    monkeypatch.setattr(
+        doctor, "findings", lambda home: iter([Finding("ok", "disk", "1 GB"), Finding("wrong", "x", "y", "z")])
+    )
+    result = call("doctor", "--json", "--home", tmp_path)
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == {
+        "home": str(tmp_path),
+        "num_wrong": 1,
+        "findings": [
+            {"level": "ok", "what": "disk", "text": "1 GB", "fix": ""},
+            {"level": "wrong", "what": "x", "text": "y", "fix": "z"},
+        ],
+    }

@@ -107,6 +107,11 @@ EVERYWHERE: list[tuple[str, str, Mutation]] = [
         "head_start_ray_commands: --dashboard-host",
         _edit("head_start_ray_commands", "--dashboard-host=127.0.0.1", ""),
     ),
+    (
+        "wrong",
+        "head_start_ray_commands: --dashboard-host",
+        _add("head_start_ray_commands", "RAY_AUTH_MODE=token ray start --head --dashboard-host ::"),
+    ),
     ("wrong", "file_mounts.~/.aws", lambda raw: raw["file_mounts"].update({"~/.aws": "~/.aws"})),
     ("wrong", "file_mounts./keys", lambda raw: raw["file_mounts"].update({"/keys": "/home/ana/.ssh/"})),
     ("note", "pip install", _edit("setup_commands", "-c ~/eed-search-code/constraints.txt", "")),
@@ -136,6 +141,8 @@ ON_AWS: list[tuple[str, str, Mutation]] = [
     ("note", f"{WORKER}.min_workers", _set(f"{WORKER}.min_workers", 1)),
     ("note", f"{WORKER}.node_config.InstanceMarketOptions", _set(f"{WORKER}.node_config.InstanceMarketOptions", None)),
     ("note", f"{WORKER}.node_config.UserData", _set(f"{WORKER}.node_config.UserData", "#!/bin/sh")),
+    ("note", f"{WORKER}.node_config.LaunchTemplate", _set(f"{WORKER}.node_config.LaunchTemplate", {"Version": "1"})),
+    ("wrong", "RAY_AUTH_TOKEN", _set(f"{WORKER}.worker_setup_commands", ["RAY_AUTH_TOKEN=abc true"])),
     ("wrong", "available_node_types", _set("head_node_type", "absent")),
 ]
 for node in (HEAD, WORKER):
@@ -236,6 +243,26 @@ def test_a_server_of_mlflow_s_own_is_judged(flags: str, what: str | None, tmp_pa
     assert [f.what for f in _judged(raw, tmp_path) if f.level == "wrong"] == ([what] if what else [])
     raw["head_start_ray_commands"][-1] = command.removeprefix("MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false ")
     assert "MLflow: MLFLOW_SERVER_ENABLE_JOB_EXECUTION" in [f.what for f in _judged(raw, tmp_path)]
+
+
+def test_groups_of_network_interfaces_count(tmp_path: Path) -> None:
+    """Each interface must name one."""
+    raw = _shipped(AWS)
+    config = raw["available_node_types"]["head"]["node_config"]
+    config["NetworkInterfaces"] = [{"SubnetId": "subnet-1", "Groups": config.pop("SecurityGroupIds")}]
+    assert not [finding for finding in _judged(raw, tmp_path) if finding.level == "wrong"]
+    config["NetworkInterfaces"].append({"SubnetId": "subnet-1"})
+    wrong = [finding.what for finding in _judged(raw, tmp_path) if finding.level == "wrong"]
+    assert wrong == [f"{HEAD}.node_config.SecurityGroupIds"]
+
+
+def test_containers_need_one_hop_more(tmp_path: Path) -> None:
+    """Two hops are right with docker, three are not."""
+    raw = _shipped(AWS)
+    raw["docker"] = {"image": "x", "container_name": "y"}
+    for hops, expected in ((2, []), (3, [f"{WORKER}.node_config.MetadataOptions.HttpPutResponseHopLimit"])):
+        raw["available_node_types"]["gpu_worker"]["node_config"]["MetadataOptions"]["HttpPutResponseHopLimit"] = hops
+        assert [finding.what for finding in _judged(raw, tmp_path) if finding.level == "wrong"] == expected
 
 
 def test_another_provider_is_judged_as_far_as_possible(tmp_path: Path) -> None:
