@@ -99,7 +99,8 @@ def _listed(found: Standing, points: list[Point]) -> str:
 
 def fresh_note(view: RunView) -> str:
     """Say how robust the rows of the table are on fresh images; empty where none was checked."""
-    shown = [p.id for p in standing(view).front] + [
+    found = standing(view)
+    shown = [p.id for p in (*found.front, *found.maybe)] + [
         one.name for one in ([view.base] if view.base else []) + view.controls
     ]
     checks = [(name, view.fresh[name]) for name in shown if name in view.fresh]
