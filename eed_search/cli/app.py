@@ -359,7 +359,7 @@ def attack(
         str,
         typer.Argument(
             metavar="TARGET",
-            help="A run's point (RUN:7.0, 7.0, knee, base), a bundle's folder, or your own model as module:callable.",
+            help="A run's point (RUN:7.0, knee, base), RUN:frontier for all, a bundle's folder, or your own model as module:callable.",
         ),
     ],
     tier: Annotated[
