@@ -188,7 +188,7 @@ class Examination:
         """Give what `restore` needs to go on: a row for each way to answer, its own first."""
         found = self.so_far()
         right = np.stack([found.executed_right, found.robust_right, *found.swept_robust_right])
-        run = np.stack([found.attacked_run, *found.swept_attacked_run])
+        run = np.stack([found.attacked_run, *found.swept_attacked_run]).astype(np.uint8)
         return {"right": torch.from_numpy(right), "run": torch.from_numpy(run)}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
