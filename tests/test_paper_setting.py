@@ -17,7 +17,7 @@ TINY = """
     data.num_train=40 data.num_validation=20 data.num_fresh=10 data.num_test=10 model.width=4
     base.epochs=1 base.batch_size=20 base.attack.steps=1 members.score_samples=8
     members.finetune.epochs=0.5 members.finetune.batch_size=20 members.finetune.attack.steps=1
-    joint.epochs=0.5 joint.batch_size=20 joint.attack.steps=1 evaluation.steps=2
+    joint.epochs=0.5 joint.batch_size=20 joint.attack.steps=1 evaluation.steps=2 evaluation.slow_down_steps=1
     team.pool.accuracy_slack=1.0 latency.rounds=3 latency.block_ms=1 resources.cpu=1 resources.gpu=0
     controls.sizes=[]
 """

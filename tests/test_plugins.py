@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from eed_search import trial
+from eed_search.cluster.where import Place
 from eed_search.core import names, plugins
 from eed_search.core.errors import DataError, ModelError, SpecError
 from eed_search.core.params import MemberChoice, TrialParams
@@ -18,13 +19,14 @@ from eed_search.core.spec_file import Override, load, parse
 from eed_search.core.store import Store
 from eed_search.search import origin
 from eed_search.stages import Workshop
-from tests.cli.calling import ROOT, call
+from tests.cli.calling import ROOT, call, python
 
 DOC = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
 TINY = """
     data.num_train=60 data.num_validation=20 data.num_fresh=10 data.num_test=10 model.width=8 base.epochs=1
     base.batch_size=20 base.attack.steps=1 members.block=2 members.score_samples=8 members.finetune.epochs=1
     members.finetune.batch_size=20 members.finetune.attack.steps=1 joint.epochs=0 evaluation.steps=1
+    evaluation.slow_down_steps=1 gate.sweep=0
     latency.rounds=3 latency.block_ms=1 controls.sizes=[]
 """
 OVERRIDES = [Override.parse(text) for text in TINY.split()]
@@ -246,3 +248,30 @@ def test_a_plugin_that_is_gone_is_said_by_the_worker(documented: Path, tmp_path:
     (tmp_path / "mine.py").unlink()
     with pytest.raises(SpecError, match=r"plugins\[0\]: .*mine\.py is gone; put it back"):
         Workshop(spec, Store(tmp_path / "store"), silent)
+
+
+@pytest.mark.slow
+def test_ray_s_workers_import_the_plugins(documented: Path, tmp_path: Path) -> None:
+    """A launch as a user types it: both names do their work in worker processes, and a resume sees an edit."""
+    main = "import sys; sys.argv[0] = 'eed-search'; from eed_search.cli import main; main()"
+    sets = [*TINY.split(), "search.racing=false", "search.space.num_members=2", "search.space.score=taylor"]
+    sets += ["latency.final_rounds=3", "latency.final_calls=100", "search.space.size=[0.25, 0.5]"]
+    words = [word for text in sets for word in ("--set", text)]
+    done = python(main, "launch", "digits.yaml", "--trials", 2, "--home", "home", "--name", "one", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "polarise-taylor-" in done.stdout
+    assert "2 done" in done.stdout
+    with (tmp_path / "mine.py").open("a") as file:
+        file.write("# edited\n")
+    again = python(main, "resume", "one", "--home", "home", "--trials", 3, cwd=tmp_path)
+    assert again.returncode == 7
+    assert f"plugins: changed: {tmp_path / 'mine.py'} (" in again.stderr
+
+
+def test_user_code_is_not_sent_to_a_cluster(documented: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said before anything is sent, and without running it here."""
+    monkeypatch.setattr("eed_search.cli.launch.find_place", lambda wish: Place("submit", "a cluster", "http://x"))
+    said = call("launch", documented)
+    assert said.exit_code == 3
+    assert f"plugins: {documented.parent / 'mine.py'} does not travel to a cluster; launch on its head" in said.output
+    assert names.find("score", "taylor") is None

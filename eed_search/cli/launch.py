@@ -52,6 +52,13 @@ def launch(file: Path | None, changes: Changes, *, home: Path, name: str | None,
         for line in summary(spec):
             say(f"  {line}")
     if place.kind == "submit":
+        if spec.plugins:
+            raise SpecError(
+                [
+                    f"plugins: {spec.plugins[0]} does not travel to a cluster; launch on its head, with the files at the"
+                    " same path on every node"
+                ]
+            )
         name = name or default_name(spec.name)
         files = {SPACE_FILE: to_text(spec)}
         There(place, wish, home).drive(["launch", SPACE_FILE, "--name", name], name=name, files=files)
