@@ -14,6 +14,7 @@ from eed_search.core.records import Interval
 from eed_search.transfer import heatmap
 from eed_search.transfer.grid import Choice, Clock
 from eed_search.transfer.metrics import Answers
+from eed_search.transfer.mlflow_log import network_metrics
 from eed_search.transfer.report import plain, write_report
 from eed_search.transfer.results import CLEAN, Observation, Row, Timed, make_means, make_rows
 from eed_search.transfer.run import Base, Results
@@ -163,6 +164,15 @@ def test_csv_holds_every_number_and_hash() -> None:
     assert (read[2]["transfer"], read[2]["transfer_n"]) == ("1", "280")
     assert float(read[2]["transfer_low"]) == pytest.approx(0.9865, abs=1e-3)
     assert read[0]["transfer"] == ""
+
+
+def test_mlflow_s_metrics_have_one_name_for_each_number() -> None:
+    """Size and time of the network, then each quantity under each attack at each budget; none where there is none."""
+    found = network_metrics(make_rows(_spec(), [_observed(strong=(0.3, 0.5, 0.2))]))
+    assert (found["parameters"], found["macs"], found["latency_ms"], found["speedup"]) == (100, 1000, 2.0, 2.0)
+    assert (found["static/pgd20 0.1"], found["gap_adaptive/pgd20 0.1"]) == (0.5, pytest.approx(-0.1))
+    assert (found["l2_base/deepfool"], found["clean_agreement"]) == (0.5, 1)
+    assert "l2_base/pgd20 0.1" not in found
 
 
 def test_the_headline_is_chosen_by_the_file_alone() -> None:
