@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from eed_search.core.contenders import Look, plan_looks
-from eed_search.core.errors import RunError
+from eed_search.core.errors import RunError, SpecError
 from eed_search.core.ledger import RunView
 from eed_search.core.points import frontier
 from eed_search.core.records import Accuracy, FreshCheck, RobustAccuracy, SweptPoint, pack_bits, unpack_bits
 from eed_search.core.reported import decide, first_probabilities, is_decided, plan_of, select, standing
-from tests.tracking.factories import NUM_SAMPLES, make_latency, make_measurement, make_trial, make_view
+from tests.tracking.factories import NUM_SAMPLES, make_latency, make_measurement, make_spec, make_trial, make_view
 
 
 def _view(*measured: tuple[float, float], **search: Any) -> RunView:
@@ -175,3 +175,19 @@ def test_a_look_survives_the_ledger() -> None:
 
     look = decide(_lucky(), 0)
     assert from_json(Look, to_json(look)) == look
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (1.5, "1.5 is outside the allowed 0..1"),
+        (-0.1, "-0.1 is outside the allowed 0..1"),
+        ("high", "'high' is not a number; allowed: 0..1"),
+        (float("nan"), "search.front_probability"),
+    ],
+)
+def test_a_threshold_that_is_no_probability_is_one_error(value: object, words: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        make_spec(search={"front_probability": value})
+    assert words in str(caught.value)
+    assert str(caught.value).count("search.front_probability") == 1

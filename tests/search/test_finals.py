@@ -276,3 +276,16 @@ def test_another_trial_opens_the_choice_again(tmp_path: Path) -> None:
     assert journal.view.slices["1.1"] == checked
     assert "2.0" in [p.id for p in standing(journal.view).front]
     assert not any(what == "recheck 0-300" and ids == ["1.1"] for what, ids in done)
+
+
+def test_a_lower_threshold_has_its_new_points_checked_and_nothing_chosen_again(tmp_path: Path) -> None:
+    """As a resume with another `search.front_probability` does."""
+    view = _view(900)
+    view.spec["search"] |= {"front_probability": 1.0}
+    journal = _journal(view, tmp_path)
+    _play(journal, 0.785)
+    before = [point.id for point in standing(journal.view).front]
+    assert len(before) == 1
+    journal.view.spec["search"]["front_probability"] = 0.02
+    (new,) = (point.id for point in standing(journal.view).front if point.id not in before)
+    assert _play(journal, 0.785) == [("final_latencies", [new]), ("recheck", [new])]
