@@ -62,6 +62,8 @@ def test_the_result_shows_everything_in_80_columns(home: Path) -> None:
         "scratch 50 %",
         "hypervolume",
         "17 done, 1 infeasible, 1 pruned, 1",
+        "12.0 maybe ",
+        "May belong to the frontier too",
         "badge `proxy`",
         "controls",
         "Robust accuracy minus the dense base's, same images (points, 95 %):",
