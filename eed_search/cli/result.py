@@ -37,7 +37,7 @@ _SHORT = {
     "robust accuracy": "robust\n%",
     "latency ms": "latency\nms",
     "speed-up": "speed-up\n×",
-    "attacked speed-up": "attacked\n×",
+    "attacked": "attacked\n×",
     "clean accuracy": "clean\n%",
     "members": "of",
     "members run": "run",

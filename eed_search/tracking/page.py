@@ -30,7 +30,7 @@ _STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: #f5f7fa; color: var(--ink);
   font: 15px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-main { max-width: 1240px; margin: 0 auto; padding: 28px 20px 48px; }
+main { max-width: 1400px; margin: 0 auto; padding: 28px 20px 48px; }
 h1 { font-size: 24px; margin: 0 0 2px; } h2 { font-size: 16px; margin: 0 0 8px; }
 p { margin: 6px 0; } .soft { color: var(--soft); }
 section { background: white; border: 1px solid var(--line); border-radius: 8px; padding: 16px 18px; margin-top: 16px; }
@@ -40,7 +40,7 @@ section { background: white; border: 1px solid var(--line); border-radius: 8px; 
 .verdict.no { border-left-color: var(--control); } .verdict ul { margin: 6px 0 0; padding-left: 20px; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 table { font-size: 13.5px; }
-th, td { padding: 6px 7px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+th, td { padding: 6px 5px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; color: var(--soft); font-size: 12.5px; }
 th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; } tr:last-child td { border-bottom: 0; }
 tr.point td:first-child { color: var(--front); font-weight: 600; } tr.base td { background: #f1f3f6; }

@@ -19,7 +19,7 @@ COLUMNS = (
     "robust accuracy",
     "latency ms",
     "speed-up",
-    "attacked speed-up",
+    "attacked",
     "clean accuracy",
     "members",
     "members run",
