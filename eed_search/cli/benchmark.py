@@ -100,9 +100,11 @@ def summary(spec: BenchmarkSpec) -> list[str]:
 
 
 def _run(spec: BenchmarkSpec, home: Path, name: str, out: Callable[[str], None]) -> Results:
-    from eed_search.transfer.mlflow_log import BenchmarkTracker  # from here on torch and the rest are loaded
-    from eed_search.transfer.report import write_report
+    from eed_search.tracking.nested import NestedRuns
+    from eed_search.tracking.text import flatten
+    from eed_search.transfer.report import write_report  # from here on torch and the rest are loaded
     from eed_search.transfer.run import run
+    from eed_search.transfer.runs import children
     from eed_search.transfer.table import verdict_lines
 
     start = time.monotonic()
@@ -110,7 +112,7 @@ def _run(spec: BenchmarkSpec, home: Path, name: str, out: Callable[[str], None])
     def progress(text: str) -> None:
         out(f"[{clock_time(time.monotonic() - start)}] {text}")
 
-    tracker = BenchmarkTracker(spec, home, name)
+    tracker = NestedRuns(spec.tracking, home, name, flatten(spec.to_plain()))
     tracker.start()
     try:
         results = run(spec, home=home, name=name, progress=progress)
@@ -120,7 +122,7 @@ def _run(spec: BenchmarkSpec, home: Path, name: str, out: Callable[[str], None])
         if isinstance(error, KeyboardInterrupt):
             print("What is finished is kept: the same command goes on.", file=sys.stderr)
         raise
-    tracker.finish(results.rows, files, verdict_lines(results))
+    tracker.finish(children(results.rows), files, verdict_lines(results))
     return results
 
 
@@ -151,7 +153,7 @@ def show(results: Results, folder: Path) -> None:
     say(f"table     {folder / MARKDOWN_NAME}")
     say(f"rows      {folder / CSV_NAME}")
     say(f"heat map  {folder / HTML_NAME}")
-    say(f"MLflow    experiment {results.spec.tracking.experiment}")
+    say(f"MLflow    experiment {results.spec.tracking.experiment}, shown by: eed-search mlflow-server")
 
 
 def means_table(results: Results, finetuned: bool) -> Table:

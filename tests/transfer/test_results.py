@@ -14,10 +14,10 @@ from eed_search.core.records import Interval
 from eed_search.transfer import heatmap
 from eed_search.transfer.grid import Choice, Clock
 from eed_search.transfer.metrics import Answers
-from eed_search.transfer.mlflow_log import network_metrics
 from eed_search.transfer.report import plain, write_report
 from eed_search.transfer.results import CLEAN, Observation, Row, Timed, make_means, make_rows
 from eed_search.transfer.run import Base, Results
+from eed_search.transfer.runs import children, network_metrics
 from eed_search.transfer.spec import BenchmarkSpec, Scheme
 from eed_search.transfer.spec_file import parse
 from eed_search.transfer.table import flat_row, headline_case, markdown, mean_cells, to_csv, verdict_lines
@@ -173,6 +173,16 @@ def test_mlflow_s_metrics_have_one_name_for_each_number() -> None:
     assert (found["static/pgd20 0.1"], found["gap_adaptive/pgd20 0.1"]) == (0.5, pytest.approx(-0.1))
     assert (found["l2_base/deepfool"], found["clean_agreement"]) == (0.5, 1)
     assert "l2_base/pgd20 0.1" not in found
+    (child,) = children(make_rows(_spec(), [_observed()]))
+    assert child.title == "small_cnn-8 l1_filter 50 % tuned"
+    assert child.params == {
+        "model": "small_cnn-8",
+        "scheme": "l1_filter",
+        "ratio": "0.5",
+        "finetuned": "yes",
+        "seeds": "0",
+    }
+    assert "deepfool : minimum-norm" in child.tags["flags"]
 
 
 def test_the_headline_is_chosen_by_the_file_alone() -> None:

@@ -1,18 +1,19 @@
-"""A benchmark in MLflow: one run for each base, scheme, ratio and fine-tuning, under one parent.
+"""Runs under one parent in MLflow, for whatever is no search: a benchmark, with a run for each of its networks.
 
 Every call may be repeated: runs are found again by their tags, and what is written twice is the same.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eed_search.core.errors import StoreError
 from eed_search.core.seeds import digest
+from eed_search.core.spec import Tracking
 from eed_search.tracking.mlflow_log import (
     PARENT_TAG,
     artifact_folder,
@@ -22,36 +23,51 @@ from eed_search.tracking.mlflow_log import (
     make_database,
     one_line,
 )
-from eed_search.tracking.text import flatten
-from eed_search.transfer.results import CLEAN, Row
-from eed_search.transfer.spec import BenchmarkSpec
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-UID_TAG, NETWORK_TAG = "benchmark_uid", "network"
+UID_TAG, CHILD_TAG = "benchmark_uid", "network"
 _MAX_BATCH = 100  # parameters in one call
 _MAX_TEXT = 5000
 
 
-class BenchmarkTracker:
-    """Writes one benchmark to MLflow.
+@dataclass(frozen=True)
+class Child:
+    """One run below the parent.
+
+    Attributes:
+        title: Its name, unique below the parent.
+        params: What it was made with.
+        metrics: What was measured; finite.
+        tags: What else there is to say.
+    """
+
+    title: str
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+
+
+class NestedRuns:
+    """Writes one parent with its children to MLflow.
 
     Args:
-        spec: The file.
+        tracking: Where, and in which experiment.
         home: Where the default database and the artifacts lie.
-        name: The benchmark's name.
+        name: The parent's name.
+        params: The parent's parameters; with the name they say which run this is.
 
     Attributes:
         uri: The tracking URI.
-        parent_run_id: MLflow's id of the benchmark; empty before `start`.
+        parent_run_id: MLflow's id of the parent; empty before `start`.
     """
 
-    def __init__(self, spec: BenchmarkSpec, home: Path, name: str) -> None:
-        self.uri = spec.tracking.uri or home_uri(home)
+    def __init__(self, tracking: Tracking, home: Path, name: str, params: Mapping[str, Any]) -> None:
+        self.uri = tracking.uri or home_uri(home)
         self.parent_run_id = ""
-        self._spec, self._home, self._name = spec, home, name
-        self._uid = digest({"name": name, "spec": spec.to_plain()})
+        self._tracking, self._home, self._name, self._params = tracking, home, name, params
+        self._uid = digest({"name": name, "params": dict(params)})
         self._experiment = ""
         self._mlflow: MlflowClient | None = None
 
@@ -61,7 +77,7 @@ class BenchmarkTracker:
         return self._mlflow
 
     def start(self) -> None:
-        """Reach MLflow before anything is trained, and open the benchmark's run or find it again.
+        """Reach MLflow before anything is trained, and open the parent's run or find it again.
 
         Raises:
             StoreError: If MLflow cannot be used.
@@ -81,27 +97,24 @@ class BenchmarkTracker:
                 tags = {"kind": "benchmark", UID_TAG: self._uid}
                 run = self._client.create_run(self._experiment, tags=tags, run_name=self._name)
                 self.parent_run_id = str(run.info.run_id)
-                self._write(self.parent_run_id, params=flatten(self._spec.to_plain()))
+                self._write(self.parent_run_id, params=self._params)
         except Exception as error:
             raise self._explain(error) from error
 
-    def finish(self, rows: Sequence[Row], files: Sequence[Path], lines: Sequence[str]) -> None:
-        """Write every network's run, attach the files, say the verdict, close all.
+    def finish(self, children: Sequence[Child], files: Sequence[Path], lines: Sequence[str]) -> None:
+        """Write every child's run, attach the files, say the verdict, close all.
 
         Args:
-            rows: Of the whole benchmark.
+            children: All of them.
             files: Tables and pictures.
             lines: The verdict.
 
         Raises:
             StoreError: If MLflow cannot be used.
         """
-        grouped: dict[str, list[Row]] = {}
-        for row in rows:
-            grouped.setdefault(f"{row.model} {row.choice.title}", []).append(row)
         try:
-            for title, group in grouped.items():
-                self._network(title, group)
+            for child in children:
+                self._child(child)
             note = "\n".join(f"- {line}" for line in lines)
             self._write(self.parent_run_id, tags={"mlflow.note.content": note, "verdict": " ".join(lines)})
             for file in files:
@@ -111,42 +124,27 @@ class BenchmarkTracker:
             raise self._explain(error) from error
 
     def interrupted(self) -> None:
-        """Mark the benchmark's run as ended before its time; silent where MLflow is gone."""
+        """Mark the parent's run as ended before its time; silent where MLflow is gone."""
         try:
             self._client.set_terminated(self.parent_run_id, "KILLED")
-        except Exception:  # the error that ended the benchmark is the one to show
+        except Exception:  # the error that ended the work is the one to show
             return
 
-    def _network(self, title: str, rows: Sequence[Row]) -> None:
-        metrics = network_metrics(rows)
-        content = digest({key: round(value, 9) for key, value in metrics.items()})
-        query = f"tags.`{PARENT_TAG}` = '{self.parent_run_id}' and tags.`{NETWORK_TAG}` = '{title}'"
+    def _child(self, child: Child) -> None:
+        content = digest({key: round(value, 9) for key, value in child.metrics.items()})
+        query = f"tags.`{PARENT_TAG}` = '{self.parent_run_id}' and tags.`{CHILD_TAG}` = '{child.title}'"
         if found := self._find(query):
             run_id = found[0]
             if self._client.get_run(run_id).data.tags.get("content") == content:
                 return  # written by an earlier process
         else:
-            tags = {PARENT_TAG: self.parent_run_id, NETWORK_TAG: title, "kind": "network", "benchmark": self._name}
-            run_id = str(self._client.create_run(self._experiment, tags=tags, run_name=title).info.run_id)
-        first = rows[0]
-        params = {
-            "model": first.model,
-            "scheme": first.choice.scheme,
-            "ratio": first.choice.ratio,
-            "finetuned": "yes" if first.choice.finetuned else "no",
-            "seeds": " ".join(map(str, first.seeds)),
-        }
-        flags = sorted({f"{row.attack} {row.eps or ''}: {flag}" for row in rows for flag in row.flags})
-        self._write(
-            run_id,
-            params=params,
-            metrics=metrics,
-            tags={"flags": "; ".join(flags), "left_dense": ", ".join(first.left_dense), "content": content},
-        )
+            tags = {PARENT_TAG: self.parent_run_id, CHILD_TAG: child.title, "kind": "network", "benchmark": self._name}
+            run_id = str(self._client.create_run(self._experiment, tags=tags, run_name=child.title).info.run_id)
+        self._write(run_id, params=child.params, metrics=child.metrics, tags={**child.tags, "content": content})
         self._client.set_terminated(run_id, "FINISHED")
 
     def _find_experiment(self) -> str:
-        name = self._spec.tracking.experiment
+        name = self._tracking.experiment
         found = self._client.get_experiment_by_name(name)
         if found is not None:
             return str(found.experiment_id)
@@ -182,26 +180,3 @@ class BenchmarkTracker:
             f"MLflow at {self.uri} cannot be used ({one_line(error)}); correct tracking.uri, choose another --home or start"
             " its server again, then run the same command: finished stages are kept"
         )
-
-
-def network_metrics(rows: Sequence[Row]) -> dict[str, float]:
-    """Name a network's numbers for MLflow: `transfer/pgd20 0.0314`, one name for each attack and budget.
-
-    Args:
-        rows: Of one network.
-    """
-    first = rows[0]
-    found: dict[str, float | None] = {"parameters": first.num_parameters, "macs": first.macs}
-    if first.timed is not None:
-        found |= {"latency_ms": first.timed.latency_ms.value, "speedup": first.timed.speedup.value}
-    for row in rows:
-        c = row.compared
-        if row.attack == CLEAN:
-            found |= {"clean_accuracy": c.clean.value, "base_clean_accuracy": c.base_clean.value}
-            found |= {"clean_agreement": c.agreement.value}
-            continue
-        place = row.attack if row.eps is None else f"{row.attack} {row.eps:.4g}"
-        for name in ("base", "static", "adaptive", "transfer", "gap_static", "gap_adaptive"):
-            found[f"{name}/{place}"] = getattr(c, name).value
-        found[f"l2_base/{place}"], found[f"l2_adaptive/{place}"] = row.l2_base, row.l2_adaptive
-    return {key: float(value) for key, value in found.items() if value is not None and math.isfinite(value)}
