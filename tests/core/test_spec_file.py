@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from eed_search.core.errors import SpecError
-from eed_search.core.spec import Choice, Spec
+from eed_search.core.spec import Choice, Search, Spec
 from eed_search.core.spec_file import Override, load, parse, to_text
 
 MINIMAL = "name: t\nthreat: {eps: 0.1}\n"
@@ -275,7 +275,7 @@ def test_set_below_a_value_is_refused(tmp_path: Path) -> None:
 
 def test_set_of_an_unknown_key_meets_the_same_check(tmp_path: Path) -> None:
     """What --set changes is checked as if it stood in the file."""
-    known = "trials, time_budget_s, patience, trial_timeout_s, racing, eta, sampler, startup_trials, space, first, constraints"
+    known = ", ".join(Search.model_fields)
     assert _problems(tmp_path, MINIMAL, "search.trails=3") == [
         f"case.yaml: search.trails: is not a key here; did you mean trials? known: {known}"
     ]
