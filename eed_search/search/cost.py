@@ -17,29 +17,51 @@ from eed_search.core.plans import MemberPlan, plan_members
 _LEAST = 1e-3  # seconds
 
 
-def remaining_cost(view: RunView, params: Mapping[str, ParamValue]) -> float:
-    """Estimate the seconds that a proposal would take one worker.
+class Costs:
+    """Estimates the seconds that a proposal would take one worker.
+
+    Hundreds of candidates are weighed for one proposal, so what the run says is gathered once for all of them.
 
     Args:
-        view: The run.
-        params: Flat, of a `direct` team.
-
-    Returns:
-        The mean of what trials took beside their members, and the mean of a member's training for
-        each member that no trial has had; 1 where nothing is known yet.
+        view: The run; it may grow meanwhile.
     """
-    trials = view.trials.values()
-    trained = [use.seconds for t in trials for use in t.stages if use.stage.startswith("member.") and not use.hit]
-    beside = [
-        t.seconds - sum(use.seconds for use in t.stages if use.stage.startswith("member.") and not use.hit)
-        for t in trials
-        if t.outcome == "done"
-    ]
-    if not trained or not beside:
-        return 1.0
-    there = {plan for number in view.proposals for plan in _plans(view.proposals[number])}
-    new = [plan for plan in _plans(params) if plan not in there]
-    return max(float(np.mean(beside)) + len(new) * float(np.mean(trained)), _LEAST)
+
+    def __init__(self, view: RunView) -> None:
+        self._view = view
+        self._num_events = -1
+        self._known: tuple[float, float] | None = None
+        self._there: set[MemberPlan] = set()
+
+    def __call__(self, params: Mapping[str, ParamValue]) -> float:
+        """Estimate one.
+
+        Args:
+            params: Flat, of a `direct` team.
+
+        Returns:
+            The mean of what trials took beside their members, and the mean of a member's training for
+            each member that no trial has had; 1 where nothing is known yet.
+        """
+        if self._num_events != self._view.num_events:
+            self._gather()
+        if self._known is None:
+            return 1.0
+        beside, trained = self._known
+        new = sum(plan not in self._there for plan in _plans(params))
+        return max(beside + new * trained, _LEAST)
+
+    def _gather(self) -> None:
+        view = self._view
+        self._num_events = view.num_events
+        trials = view.trials.values()
+        trained = [use.seconds for t in trials for use in t.stages if use.stage.startswith("member.") and not use.hit]
+        beside = [
+            t.seconds - sum(use.seconds for use in t.stages if use.stage.startswith("member.") and not use.hit)
+            for t in trials
+            if t.outcome == "done"
+        ]
+        self._known = (float(np.mean(beside)), float(np.mean(trained))) if trained and beside else None
+        self._there = {plan for given in view.proposals.values() for plan in _plans(given)} if self._known else set()
 
 
 def _plans(params: Mapping[str, ParamValue]) -> list[MemberPlan]:

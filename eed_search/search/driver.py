@@ -38,7 +38,7 @@ from eed_search.core.storage import Storage
 from eed_search.core.store import write_atomic
 from eed_search.search import image_racing, origin, requests
 from eed_search.search.copies import Copier, copied, is_on_storage
-from eed_search.search.cost import remaining_cost
+from eed_search.search.cost import Costs
 from eed_search.search.finals import Final, Mark, What, next_final
 from eed_search.search.journal import Journal
 from eed_search.search.listener import Listener
@@ -479,7 +479,7 @@ class _Search:
                 on_proposal=self.journal.proposal,
                 should_stop=self.stop.is_set,
                 enough=lambda: stalled(self.view, self.spec.search.patience),
-                cost=lambda params: remaining_cost(self.view, params),
+                cost=Costs(self.view),
                 racing=racing,
                 on_resume=lambda number, rung: self.journal.decision(number, rung, RESUME),
                 rivals=self._rivals if self.spec.search.image_racing else None,

@@ -25,7 +25,7 @@ resources: {cpu: 1}
 """
 OURS = [sys.executable, "-c", "import sys; sys.argv[0] = 'eed-search'; from eed_search.cli import main; main()"]
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def call(node: OneNode, *words: str) -> subprocess.CompletedProcess[str]:
         cwd=node.folder,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=400,
         check=False,
     )
 

@@ -9,7 +9,7 @@ import pytest
 from eed_search.core.ledger import RunView
 from eed_search.core.params import MemberChoice, TrialParams
 from eed_search.core.records import StageUse, TrialRecord
-from eed_search.search.cost import remaining_cost
+from eed_search.search.cost import Costs
 
 
 def params(*members: tuple[str, float], subsets: str = "all", recovery: str = "labels") -> dict[str, Any]:
@@ -32,23 +32,31 @@ def view() -> RunView:
 
 
 def test_members_that_were_made_cost_nothing(view: RunView) -> None:
-    assert remaining_cost(view, params(("nis", 0.5))) == pytest.approx(3.0)
-    assert remaining_cost(view, params(("bnsf", 0.25), ("nis", 0.5))) == pytest.approx(3.0)
+    assert Costs(view)(params(("nis", 0.5))) == pytest.approx(3.0)
+    assert Costs(view)(params(("bnsf", 0.25), ("nis", 0.5))) == pytest.approx(3.0)
 
 
 def test_each_new_member_costs_a_training(view: RunView) -> None:
-    assert remaining_cost(view, params(("nis", 0.5), ("nis", 0.25))) == pytest.approx(8.0)
-    assert remaining_cost(view, params(("ase", 0.5), ("nis", 0.25))) == pytest.approx(13.0)
+    assert Costs(view)(params(("nis", 0.5), ("nis", 0.25))) == pytest.approx(8.0)
+    assert Costs(view)(params(("ase", 0.5), ("nis", 0.25))) == pytest.approx(13.0)
 
 
 @pytest.mark.parametrize("other", [{"subsets": "shared"}, {"recovery": "distill"}])
 def test_other_images_or_another_recovery_make_another_member(view: RunView, other: dict[str, str]) -> None:
-    assert remaining_cost(view, params(("nis", 0.5), **other)) == pytest.approx(8.0)
+    assert Costs(view)(params(("nis", 0.5), **other)) == pytest.approx(8.0)
 
 
 def test_a_copy_in_one_team_is_a_member_of_its_own(view: RunView) -> None:
-    assert remaining_cost(view, params(("nis", 0.5), ("nis", 0.5))) == pytest.approx(8.0)
+    assert Costs(view)(params(("nis", 0.5), ("nis", 0.5))) == pytest.approx(8.0)
 
 
 def test_before_anything_is_known_all_cost_the_same() -> None:
-    assert remaining_cost(RunView(name="s"), params(("nis", 0.5))) == 1.0
+    assert Costs(RunView(name="s"))(params(("nis", 0.5))) == 1.0
+
+
+def test_what_was_gathered_is_gathered_again_when_the_run_has_grown(view: RunView) -> None:
+    costs = Costs(view)
+    assert costs(params(("ase", 0.5))) == pytest.approx(8.0)
+    view.proposals[1] = params(("ase", 0.5))
+    view.num_events += 1
+    assert costs(params(("ase", 0.5))) == pytest.approx(3.0)
