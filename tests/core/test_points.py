@@ -16,9 +16,10 @@ from eed_search.core.points import (
     run_hypervolume,
     stalled,
 )
+from eed_search.core.records import SweptPoint
 from eed_search.core.reported import select
 from eed_search.core.spec import Constraints
-from tests.tracking.factories import BASE_MS, make_latency, make_measurement, make_trial, make_view
+from tests.tracking.factories import BASE_MS, make_latency, make_measurement, make_spec, make_trial, make_view
 
 
 def _view(*measured: tuple[float, float]) -> RunView:
@@ -135,6 +136,16 @@ def test_constraints_measure_by_how_much_they_are_broken() -> None:
     assert constraint_excess(limits, measured, base) == pytest.approx(
         {"min_robust_accuracy": 0.1, "max_latency_ms": -0.1, "max_worst_case_slowdown": 0.5}
     )
+
+
+def test_a_confirmed_threshold_that_breaks_a_limit_is_no_point() -> None:
+    """The bound kept it; what an attack at the threshold itself found does not."""
+    trial = make_trial(0, swept=(SweptPoint(0.5, make_measurement(0.8, 0.2)),))
+    limits = {"search": {"constraints": {"min_robust_accuracy": 0.75}}}
+    for robust, ids in ((0.76, ["0.0", "0.1"]), (0.74, ["0.0"])):
+        confirmed = {"0.1": make_measurement(robust, 0.2)}
+        view = make_view(0, trials={0: trial}, confirmed=confirmed, spec=make_spec(**limits).to_plain())
+        assert [p.id for p in points(view)] == ids
 
 
 def test_a_noisy_final_latency_replaces_the_searchs_too() -> None:
