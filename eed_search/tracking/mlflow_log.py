@@ -22,27 +22,23 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from eed_search.core.attack_records import AttackResult
-from eed_search.core.attacked import attacked_cost
 from eed_search.core.contenders import Look
-from eed_search.core.cost import Cost, costs
 from eed_search.core.errors import EedSearchError, RunError, SpecError, StoreError
 from eed_search.core.failpoints import fail_point
 from eed_search.core.ledger import STOPPED, Event, RunView
 from eed_search.core.params import ParamValue
 from eed_search.core.points import frontier, measurement_of, run_hypervolume
 from eed_search.core.records import (
-    Accuracy,
     FreshCheck,
-    Interval,
     Latency,
     Measurement,
     Reference,
-    RobustAccuracy,
     TrialRecord,
     from_json,
 )
 from eed_search.core.reported import standing
 from eed_search.core.spec import Choice, Range, Spec
+from eed_search.tracking.mlflow_facts import attack_facts, cost_metrics, with_ends
 from eed_search.tracking.server import NOTE_NAME, is_healthy, read_note
 from eed_search.tracking.text import flatten, team_title
 from eed_search.tracking.verdict import judge
@@ -294,8 +290,8 @@ class MlflowTracker:
 
     def _fresh(self, point: str, check: FreshCheck, at: float) -> None:
         if run_id := self._children.get(point):
-            metrics = _with_ends("robust_accuracy_fresh", check.robust_accuracy)
-            metrics |= _with_ends("clean_accuracy_fresh", check.clean_accuracy)
+            metrics = with_ends("robust_accuracy_fresh", check.robust_accuracy)
+            metrics |= with_ends("clean_accuracy_fresh", check.clean_accuracy)
             self._log(run_id, metrics=metrics, at=at)
 
     def _look(self, look: Look, at: float) -> None:
@@ -309,7 +305,7 @@ class MlflowTracker:
         if run_id := self._children.get(point):
             # Step 1, so that MLflow shows the final latency and keeps the search's own at step 0.
             tags = {"latency_method": latency.method}
-            metrics = _latency_metrics(latency) | (_cost_metrics(measured) if measured else {})
+            metrics = _latency_metrics(latency) | (cost_metrics(measured) if measured else {})
             self._log(run_id, metrics=metrics, tags=tags, step=1, at=at)
 
     def _progress(self, view: RunView, at: float) -> None:
@@ -547,8 +543,8 @@ def _metrics(m: Measurement) -> dict[str, float | None]:
         "clean_accuracy_high": m.clean_accuracy.high,
         "num_samples": m.robust_accuracy.num_samples,
         **_latency_metrics(m.latency),
-        **_cost_metrics(m),
-        **(_with_ends("difference_to_base", m.difference_to_base) if m.difference_to_base else {}),
+        **cost_metrics(m),
+        **(with_ends("difference_to_base", m.difference_to_base) if m.difference_to_base else {}),
         "mean_members_run": m.mean_members_run,
         "num_members": m.num_members,
         "macs": m.macs,
@@ -557,62 +553,15 @@ def _metrics(m: Measurement) -> dict[str, float | None]:
     }
 
 
-def _cost_metrics(m: Measurement) -> dict[str, float | None]:
-    """What the classifier costs under attack; nothing where that was not measured."""
-    found = costs(m)
-    attacked = {"attacked": found.attacked, "accuracy_attack": found.accuracy, "slowed": found.slowed}
-    return {key: value for name, one in attacked.items() for key, value in _costs(name, one).items()}
-
-
-def _costs(name: str, cost: Cost | None) -> dict[str, float | None]:
-    if cost is None:
-        return {}
-    return {
-        f"{name}_speedup": cost.speedup,
-        f"{name}_latency_ms": cost.latency_ms,
-        f"{name}_members_run": cost.members_run,
-        f"{name}_macs": cost.macs,
-    }
-
-
-def attack_facts(result: AttackResult) -> tuple[dict[str, float | None], dict[str, Any]]:
-    """Give the metrics and tags of one result of `eed-search attack`; each name begins with its badge."""
-    badge = result.badge
-    metrics = {
-        **_with_ends(f"{badge}_robust_accuracy", result.robust),
-        **_with_ends(f"{badge}_robust_any_prefix", result.any_prefix),
-        **_with_ends(f"{badge}_robust_static", result.static),
-        **_with_ends(f"{badge}_clean_accuracy", result.clean),
-        **(_with_ends(f"{badge}_certified", result.certified) if result.certified else {}),
-        f"{badge}_num_samples": result.clean.num_samples,
-        **_costs(f"{badge}_attacked", attacked_cost(result)),
-    }
-    tags = {
-        f"{badge}.tier": result.tier,
-        f"{badge}.attack": result.robust.attack,
-        f"{badge}.eps": result.eps,
-        f"{badge}.seed": result.seed,
-        f"{badge}.images": f"{result.split} images of {result.data}",
-        f"{badge}.key": result.key,
-        f"{badge}.notes": "\n".join((*result.reasons, *result.notes)),
-        f"tier{result.tier}.badge": badge,
-    }
-    return metrics, tags
-
-
 def _latency_metrics(latency: Latency) -> dict[str, float | None]:
     return {
-        **_with_ends("latency_ms", latency.latency_ms),
+        **with_ends("latency_ms", latency.latency_ms),
         "latency_ms_p50": latency.p50_ms,
         "latency_ms_p95": latency.p95_ms,
         "latency_ms_worst_case": latency.worst_case_ms,
-        **_with_ends("speedup", latency.speedup),
+        **with_ends("speedup", latency.speedup),
         "worst_case_speedup": latency.worst_case_speedup,
     }
-
-
-def _with_ends(name: str, interval: Interval | Accuracy | RobustAccuracy) -> dict[str, float | None]:
-    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
 def _origin(m: Measurement) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 from eed_search.core.ledger import RunView
 from eed_search.core.reported import standing
 from eed_search.tracking.badges import COLUMNS, badge_tables, other_lines
-from eed_search.tracking.mlflow_log import attack_facts
+from eed_search.tracking.mlflow_facts import attack_facts
 from eed_search.tracking.report import as_json, write_report
 from tests.cli.calling import call
 from tests.core.ledgers import write_ledger
