@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from eed_search.core import names
 from eed_search.core.errors import SpecError
@@ -55,6 +56,39 @@ def resolve(entry: str, folder: Path) -> str:
             f"no module {entry} in {folder.resolve()} nor installed; give a module or a file such as my.py"
         )
     return entry
+
+
+def entries(plain: dict[str, Any]) -> list[str]:
+    """Give the entries of a file's content, those that are text."""
+    given = plain.get("plugins", ())
+    return [one for one in given if isinstance(one, str)] if isinstance(given, list | tuple) else []
+
+
+def take_in(plain: dict[str, Any], folder: Path, *, run: bool) -> list[str]:
+    """Resolve the plugins of a file's content in place, and import them if asked.
+
+    Args:
+        plain: What the YAML holds.
+        folder: Of the search-space file.
+        run: Whether to import them.
+
+    Returns:
+        What is wrong with them, one line each.
+    """
+    problems, found = [], entries(plain)
+    for i, entry in enumerate(found):
+        try:
+            found[i] = resolve(entry, folder)
+        except ValueError as error:
+            problems.append(f"plugins[{i}]: {error}")
+    if found and len(found) == len(plain["plugins"]):
+        plain["plugins"] = found
+    if run and not problems:
+        try:
+            load(found)
+        except SpecError as error:
+            problems += error.problems
+    return problems
 
 
 def sources(entry: str) -> list[Path]:

@@ -83,7 +83,7 @@ def load(
         raise SpecError([f"{path.name}: is a benchmark file; run `eed-search benchmark {path}`"])
     plain = overridden(as_written, overrides)
     folder = Path.cwd() if any(one.path == ("plugins",) for one in overrides) else path.parent
-    wrong = [f"{path.name}: {problem}" for problem in take_in_plugins(plain, folder, run=import_plugins)]
+    wrong = [f"{path.name}: {problem}" for problem in plugins.take_in(plain, folder, run=import_plugins)]
     misfits = _misfits(as_written, plain)
     for i in misfits:
         plain["search"]["first"][i] = {}  # fits every space, and leaves the others their numbers in messages
@@ -149,7 +149,7 @@ def parse(plain: dict[str, Any], source: str) -> Spec:
     Raises:
         SpecError: With every mistake, one line each.
     """
-    with names.lenient(not plugins.are_loaded(_entries(plain))):
+    with names.lenient(not plugins.are_loaded(plugins.entries(plain))):
         return _parse(plain, source)
 
 
@@ -168,29 +168,6 @@ def _parse(plain: dict[str, Any], source: str) -> Spec:
 def to_text(spec: Spec) -> str:
     """Write as a search-space file with every default filled in; `load` reads it back as the same `Spec`."""
     return yaml.safe_dump(spec.to_plain(), sort_keys=False, allow_unicode=True)
-
-
-def _entries(plain: dict[str, Any]) -> list[str]:
-    entries = plain.get("plugins", ())
-    return [one for one in entries if isinstance(one, str)] if isinstance(entries, list | tuple) else []
-
-
-def take_in_plugins(plain: dict[str, Any], folder: Path, *, run: bool) -> list[str]:
-    """Resolve the plugins of a file in place, and import them if asked; give what is wrong with them."""
-    problems = []
-    for i, entry in enumerate(entries := _entries(plain)):
-        try:
-            entries[i] = plugins.resolve(entry, folder)
-        except ValueError as error:
-            problems.append(f"plugins[{i}]: {error}")
-    if entries and len(entries) == len(plain["plugins"]):
-        plain["plugins"] = entries
-    if run and not problems:
-        try:
-            plugins.load(entries)
-        except SpecError as error:
-            problems += error.problems
-    return problems
 
 
 def _cross_check_around(plain: dict[str, Any], wrong: Sequence[tuple[int | str, ...]]) -> list[str]:

@@ -9,10 +9,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from eed_search.core import names
+from eed_search.core import names, plugins
 from eed_search.core.errors import SpecError
 from eed_search.core.spec import Data
-from eed_search.core.spec_file import Override, explain, overridden, read_table, take_in_plugins
+from eed_search.core.spec_file import Override, explain, overridden, read_table
 from eed_search.transfer.spec import BenchmarkSpec, problems
 
 _DIGITS = 1797
@@ -37,7 +37,7 @@ def load(path: Path, overrides: Sequence[Override] = ()) -> BenchmarkSpec:
         raise SpecError([f"{path.name}: is a search-space file; run `eed-search launch {path}`"])
     plain = overridden(plain, overrides)
     folder = Path.cwd() if any(one.path == ("plugins",) for one in overrides) else path.parent
-    wrong = [f"{path.name}: {problem}" for problem in take_in_plugins(plain, folder, run=True)]
+    wrong = [f"{path.name}: {problem}" for problem in plugins.take_in(plain, folder, run=True)]
     try:
         spec = parse(plain, path.name)
     except SpecError as error:
