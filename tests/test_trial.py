@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from eed_search import trial
+from eed_search.core.cost import attacked_speedup, latency_of
 from eed_search.core.ledger import RunView
 from eed_search.core.params import MemberChoice, TrialParams
 from eed_search.core.plans import plan_members
@@ -207,6 +208,73 @@ def test_a_size_limit_is_found_before_any_training(tmp_path: Path) -> None:
     assert (record.outcome, record.reason) == ("infeasible", "max_size_bytes")
     assert record.message == "breaks max_size_bytes (before any training)"
     assert not {"member", "team", "judgement"} & set(computed(record))
+
+
+def test_a_trial_says_what_its_team_costs_under_attack(pair: TrialRecord, session: Session) -> None:
+    """From a stage of its own; a slowed gate asks at least as many members, at most all, and ranks by what it takes."""
+    measured = pair.measurement
+    assert measured is not None
+    assert [use.stage for use in pair.stages if use.stage.startswith("slowdown")] == ["slowdown.1"]
+    found = measured.under_attack
+    assert found is not None
+    assert (found.attack, found.at_least) == ("S1 slow-down, 10 steps", False)
+    assert measured.mean_members_run <= found.slowed.members_run <= 2
+    assert sum(found.slowed.shares) == pytest.approx(1)
+    assert measured.macs <= found.slowed.macs <= measured.worst_case_macs
+    clean, attacked, worst = (latency_of(measured, kind).value for kind in ("clean", "attacked", "worst_case"))
+    assert clean <= attacked <= worst
+    assert all(point.measurement.under_attack.at_least for point in pair.swept)  # type: ignore[union-attr]
+    base = session.setting.base.measurement
+    assert attacked_speedup(base) == 1.0
+
+
+def test_a_confirmed_threshold_is_slowed_down_at_itself(pair: TrialRecord, session: Session) -> None:
+    """What was a lower bound is then measured."""
+    (point, *_) = pair.swept
+    chosen = TrialParams.from_flat(pair.params | {"gate_threshold": point.gate_threshold})
+    confirmed = trial.confirm(point.measurement.artifact, chosen, point.measurement, session.setting, silent)
+    assert confirmed.under_attack is not None
+    assert not confirmed.under_attack.at_least
+    assert confirmed.under_attack.slowed.members_run >= confirmed.mean_members_run
+
+
+def test_a_limit_on_the_attacked_latency_is_found_before_training_where_the_fastest_member_breaks_it(
+    tmp_path: Path,
+) -> None:
+    """Whatever an attack does, one member must run."""
+    session = Session(tmp_path, spec_with(search={"constraints": {"max_attacked_slowdown": 0.01}}))
+    record = session.run(params(("erm", 0.5), ("nis", 0.5)))
+    assert (record.outcome, record.reason) == ("infeasible", "max_attacked_slowdown")
+    assert not {"member", "team", "judgement", "slowdown"} & set(computed(record))
+
+
+def test_a_limit_on_the_attacked_latency_is_judged_after_measuring(pair: TrialRecord, session: Session) -> None:
+    """A limit between one member's time and the whole team's lets the former through and not a gate that asks all."""
+    measured = pair.measurement
+    assert measured is not None
+    limit = (min(measured.latency.exit_ms) + measured.latency.worst_case_ms) / 2
+    strict = spec_with(search={"constraints": {"max_attacked_latency_ms": limit}})
+    setting = replace(session.setting, spec=strict)
+    chosen = TrialParams.from_flat(pair.params | {"gate_threshold": trial.RUNS_ALL})
+    record = trial.run(0, chosen, setting, session.probe, silent)
+    assert isinstance(record, TrialRecord)
+    assert (record.outcome, record.reason) == ("infeasible", "max_attacked_latency_ms")
+
+
+@pytest.mark.parametrize("kind", ["attacked", "worst_case"])
+def test_a_rung_reports_the_latency_that_ranks(pair: TrialRecord, session: Session, kind: str) -> None:
+    """The race sees what the frontier will be drawn by."""
+    chosen = TrialParams.from_flat(pair.params)
+    other = replace(session.setting, spec=spec_with(search={"latency_objective": kind}))
+    clean = trial.run(7, chosen, session.setting, session.probe, silent, 1)
+    ranked = trial.run(7, chosen, other, session.probe, silent, 1)
+    assert isinstance(clean, RungReading)
+    assert isinstance(ranked, RungReading)
+    assert pair.measurement is not None
+    expected = latency_of(pair.measurement, "worst_case").value
+    assert 0.7 * clean.latency_ms.value < ranked.latency_ms.value < 1.5 * expected  # noisy ones are timed again
+    if kind == "worst_case":
+        assert ranked.latency_ms.value == pytest.approx(expected, rel=0.4)
 
 
 def test_a_limit_on_accuracy_is_judged_after_measuring(session: Session) -> None:
