@@ -109,8 +109,8 @@ class Look:
 
     @property
     def settled(self) -> bool:
-        """Whether nobody's place is open any more."""
-        return all(not HOPELESS <= sure <= 1 - HOPELESS for sure in self.probability.values())
+        """Whether nothing is left to tell apart; who seems sure by lucky images still has to show it on fresh ones."""
+        return len(self.left) <= 1
 
 
 def least_probability(number: int, plan: Plan) -> float:
