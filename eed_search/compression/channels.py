@@ -146,6 +146,12 @@ def _groups(
     norm_names = {m: name for name, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     last = list(layers.values())[-1]
     title = getattr(model, "title", type(model).__name__)
+    if attention := next((n for n, m in model.named_modules() if "Attention" in type(m).__name__), None):
+        # of windowed attention the tracing does not come to an end in minutes
+        raise ModelError(
+            f"{title}: channels of a network with attention ({attention}) cannot be removed; take granularity"
+            " unstructured, or method cstar"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch-pruning warns of parameters it leaves alone

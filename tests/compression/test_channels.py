@@ -114,6 +114,15 @@ def test_a_model_without_removable_channels_is_refused():
         channel_groups(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), (1, 2, 2))
 
 
+def test_a_network_with_attention_is_refused_at_once():
+    """Tracing Swin's windows took more than six minutes without an end."""
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(2), nn.MultiheadAttention(36, 4))
+    with pytest.raises(
+        ModelError, match=r"a network with attention \(2\) cannot be removed; take granularity unstructured"
+    ):
+        channel_groups(model, (1, 8, 8))
+
+
 class SideBySide(nn.Module):
     """Two convolutions, their outputs side by side, with or without a batch norm over both."""
 
