@@ -55,8 +55,9 @@ class Square(TeamAttack):
         window: tuple[Any, ...] = (...,)
         with torch.no_grad():
             for query in range(self.steps):
-                kept = best[window].clone()
-                if query:
+                if query == 0:
+                    kept = best.clone()
+                else:
                     side = self._side(query, height, width)
                     top = int(torch.randint(0, height - side + 1, (1,), generator=generator))
                     left = int(torch.randint(0, width - side + 1, (1,), generator=generator))

@@ -70,6 +70,8 @@ class View:
 
     def executed(self, scores: Float[Tensor, "members batch classes"]) -> Float[Tensor, "batch classes"]:
         """The row of the prefix that answers each sample."""
+        if len(scores) == 1:  # nothing to choose
+            return scores[0]
         return at_prefix(scores, self.decision.answer)
 
 
