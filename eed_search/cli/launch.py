@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,6 +47,7 @@ def launch(file: Path | None, changes: Changes, *, home: Path, name: str | None,
         say(place.text)
     here = place.kind != "submit"
     spec = read(file, changes, data_here=here, import_plugins=here)
+    check_target(place, spec.latency.node)
     if not sent:
         say(f"Searching {find(file)}")
         for line in summary(spec):
@@ -71,22 +72,6 @@ def launch(file: Path | None, changes: Changes, *, home: Path, name: str | None,
     with stopped_at_once(home), progress() as listener, workers_at(place, spec.latency.node) as workers:
         view = run(spec, home=home, name=name, pipeline=trial, listener=listener, workers=workers)
     conclude(view, home / view.name, home)
-
-
-def check_plugins(entries: Sequence[str]) -> None:
-    """Refuse user code that lies on this machine alone.
-
-    Raises:
-        SpecError: If a plugin is a file or beside one; a module of the environment is the same everywhere.
-    """
-    if here := [entry for entry in entries if entry.startswith("/") or "::" in entry]:
-        raise SpecError(
-            [
-                f"plugins: {entry}: your own files do not travel to a cluster; install them there as a package"
-                " (setup_commands), here too, and name the module"
-                for entry in here
-            ]
-        )
 
 
 def check_target(place: Place, latency_node: str | None) -> None:

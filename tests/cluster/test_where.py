@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from eed_search.cli.launch import check_plugins
 from eed_search.cluster import where
 from eed_search.cluster.where import Place, Wish, find
 from eed_search.core.errors import RunError, SpecError
@@ -210,11 +209,3 @@ def test_the_repositorys_own_file_keeps_a_launch_here(monkeypatch: pytest.Monkey
     """As in a fresh clone."""
     monkeypatch.chdir(ROOT)
     assert at().kind == "here"
-
-
-def test_plugins_that_lie_here_alone_are_refused() -> None:
-    """Each of them; a module of the environment is not."""
-    check_plugins(["my_package.scores"])
-    with pytest.raises(SpecError) as error:
-        check_plugins(["/home/me/mine.py", "/home/me::mine", "my_package.scores"])
-    assert [line.split(": ")[1] for line in error.value.problems] == ["/home/me/mine.py", "/home/me::mine"]
