@@ -33,9 +33,7 @@ def from_settings(settings: GateSettings) -> DeployedGate:
     """Give the runtime's settings as torch's gate."""
     if settings.rule == "margin":
         return MarginGate(settings.threshold)
-    return Gate(
-        settings.threshold, "map" if settings.rule == "map" else "threshold", settings.sharpness, settings.tau
-    )
+    return Gate(settings.threshold, "map" if settings.rule == "map" else "threshold", settings.sharpness, settings.tau)
 
 
 def never_stops(gate: GateSettings) -> GateSettings:

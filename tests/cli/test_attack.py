@@ -284,7 +284,8 @@ def test_a_bundle_is_attacked_through_its_own_onnx_members(folder: Path) -> None
     for name in ("clean", "robust", "any_prefix", "static"):
         assert results[0][name]["value"] == results[1][name]["value"]
     assert results[0]["badge"] == results[1]["badge"] == "checked"
-    kept = json.loads((folder / "bundle.attacks.json").read_text())["results"]  # beside the bundle, which stays as it was
+    # beside the bundle, which stays as it was
+    kept = json.loads((folder / "bundle.attacks.json").read_text())["results"]
     assert [one["robust"] for one in kept] == [results[0]["robust"]]
     verified = call("verify", "bundle")
     assert verified.exit_code == 0, verified.stderr
