@@ -30,8 +30,8 @@ from eed_search.core.spec import Resources
 from eed_search.search.lock import Driver, this_process
 from eed_search.search.monitor import control_label, reporter, trial_label
 from eed_search.search.outcome import attempt
-from eed_search.search.watchdog import SOFT
 from eed_search.search.placement import PROBE_RESOURCE
+from eed_search.search.watchdog import SOFT
 from eed_search.search.workers import call
 
 if TYPE_CHECKING:
@@ -258,8 +258,8 @@ class RemoteProbe:
 
     def __init__(self, actor: Any, machine: str = "") -> None:
         self._actor = actor
-
         self.machine = machine
+
     def measure(self, onnx: bytes) -> RatioEstimate:
         """Measure one network against the dense base.
 
