@@ -27,7 +27,7 @@ lint: $(INSTALLED_DEV)
 	$(BIN)/lint-imports
 
 fast: $(INSTALLED_DEV)
-	$(BIN)/python -m pytest -n 2 --dist loadscope $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 install: $(INSTALLED_DEV)
 

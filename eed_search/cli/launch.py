@@ -42,13 +42,11 @@ def launch(file: Path | None, changes: Changes, *, home: Path, name: str | None,
         RunError: If no trial gave a point, or the cluster is not reached.
     """
     place = find_place(wish)
-    sent = is_sent()
-    if not sent:
-        say(place.text)
     here = place.kind != "submit"
     spec = read(file, changes, data_here=here, import_plugins=here)
     check_target(place, spec.latency.node)
-    if not sent:
+    if not is_sent():
+        say(place.text)
         say(f"Searching {find(file)}")
         for line in summary(spec):
             say(f"  {line}")

@@ -33,11 +33,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_random_kills_change_nothing(kills: ModuleType, root: Path) -> None:
-    """Three kills of a search in the driver's own process, two of one under Ray."""
-    done = kills.campaign(root, kills=5, ray_kills=2, seed=5, trials=TRIALS)
+    """Two kills of a search in the driver's own process, one of one under Ray; `benchmarks/kills.py` does many."""
+    done = kills.campaign(root, kills=3, ray_kills=1, seed=5, trials=TRIALS)
     assert {searched.where for searched in done} == {"local", "ray"}
     assert [problem for searched in done for problem in searched.problems] == []
-    assert sum(len(searched.kills) for searched in done) >= 4
+    assert sum(len(searched.kills) for searched in done) >= 2
 
 
 def test_a_kill_at_each_critical_place_changes_nothing(kills: ModuleType, root: Path) -> None:
