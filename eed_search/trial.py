@@ -255,7 +255,7 @@ def _run(
         gate,
         name="the team",
         sweep=spec.gate.sweep > 0,
-        in_looks=True,
+        in_looks=spec.search.image_racing,
         beaten=race.beaten_by,
     )
     if not judged.finished:
