@@ -196,7 +196,8 @@ def kept(path: Path | None, key: str, make: Any) -> dict[str, Any]:
         except ValueError:
             stored = {}
         if stored.get("key") == key:
-            return stored["piece"]  # type: ignore[no-any-return]
+            piece: dict[str, Any] = stored["piece"]
+            return piece
     found: dict[str, Any] = make()
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,6 @@ from eed_search.cli.progress import clock_time
 from eed_search.cli.result import duration
 from eed_search.cli.space_file import Changes, find
 from eed_search.core.errors import SpecError
-from eed_search.core.spec_file import Override
 from eed_search.transfer.spec import BenchmarkSpec, model_label
 from eed_search.transfer.spec_file import load
 
@@ -65,15 +64,7 @@ def read(file: Path, changes: Changes) -> BenchmarkSpec:
     """
     from eed_search.data.sources import readable  # here: loads NumPy
 
-    overrides: list[Override] = []
-    problems: list[str] = []
-    for text in changes.sets:
-        try:
-            overrides.append(Override.parse(text))
-        except SpecError as error:
-            problems += error.problems
-    if changes.data is not None:
-        overrides.append(Override(("data", "path"), str(changes.data)))
+    overrides, problems = changes.overrides()
     try:
         path = find(file)
         spec = load(path, overrides)

@@ -33,6 +33,24 @@ class Changes:
     seed: int | None = None
     storage: str | None = None
 
+    def overrides(self) -> tuple[list[Override], list[str]]:
+        """Give what to replace, in order, and what is wrong with each `--set` that cannot be read."""
+        found: list[Override] = []
+        problems: list[str] = []
+        for text in self.sets:
+            try:
+                found.append(Override.parse(text))
+            except SpecError as error:
+                problems += error.problems
+        data = None if self.data is None else str(self.data)
+        options = (
+            (("data", "path"), data),
+            (("search", "trials"), self.trials),
+            (("seed",), self.seed),
+            (("storage", "url"), self.storage),
+        )
+        return found + [Override(key, value) for key, value in options if value is not None], problems
+
 
 def packaged_files() -> dict[str, Path]:
     """Find the search-space files that come with eed-search, by name without `.yaml`."""
@@ -83,22 +101,8 @@ def read(
     """
     from eed_search.data.sources import readable  # here: loads NumPy
 
-    overrides: list[Override] = []
-    problems: list[str] = []
     notes: list[str] = []
-    for text in changes.sets:
-        try:
-            overrides.append(Override.parse(text))
-        except SpecError as error:
-            problems += error.problems
-    if changes.data is not None:
-        overrides.append(Override(("data", "path"), str(changes.data)))
-    if changes.trials is not None:
-        overrides.append(Override(("search", "trials"), changes.trials))
-    if changes.seed is not None:
-        overrides.append(Override(("seed",), changes.seed))
-    if changes.storage is not None:
-        overrides.append(Override(("storage", "url"), changes.storage))
+    overrides, problems = changes.overrides()
     try:
         path = find(file)
         spec = load(path, overrides, note=notes.append, import_plugins=import_plugins)

@@ -6,7 +6,7 @@ Only what eed-search needs is looked at; the rest stays in `raw`, and Ray's own 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from eed_search.core.errors import SpecError
+from eed_search.core.yaml_keys import UniqueKeyLoader
 
 MAX_FILE_BYTES = 1 << 20
 NODE_TOKEN = PurePosixPath("~/.ray/auth_token")  # where Ray on a node looks for its token by itself
@@ -133,26 +134,11 @@ def _is_token(remote: Any) -> bool:
     return isinstance(remote, str) and PurePosixPath(remote).parts[-2:] == NODE_TOKEN.parts[-2:]
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader that refuses a key given twice: the last would win, unseen."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen: set[Any] = set()
-        for key, _ in node.value:
-            name = self.construct_object(key, deep=True)
-            if not isinstance(name, Hashable):
-                raise yaml.YAMLError(f"a list or table stands as a key, line {key.start_mark.line + 1}")
-            if name in seen:
-                raise yaml.YAMLError(f"the key {name!r} stands twice, line {key.start_mark.line + 1}")
-            seen.add(name)
-        return super().construct_mapping(node, deep)
-
-
 def _table(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise SpecError([f"{path}: larger than 1 MiB; a cluster file is a few pages of YAML"])
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
     except FileNotFoundError as error:
         raise SpecError([f"{path}: no such file; name a cluster file such as ray_cluster.yaml"]) from error
     except (OSError, UnicodeDecodeError) as error:

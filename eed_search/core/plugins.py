@@ -10,11 +10,11 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib
-import importlib.machinery
 import importlib.util
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -219,8 +219,7 @@ def _find(module: str, path: Sequence[str] | None) -> Path | None:
     found = None
     for part in module.split("."):
         # a name without dots is found without an import
-        look = importlib.util.find_spec if path is None else importlib.machinery.PathFinder.find_spec
-        found = look(part, path)  # type: ignore[arg-type]
+        found = importlib.util.find_spec(part) if path is None else PathFinder.find_spec(part, path)
         if found is None:
             return None
         path = list(found.submodule_search_locations or ())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import difflib
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
@@ -22,6 +22,7 @@ from eed_search.core.errors import SpecError
 from eed_search.core.params import SCORED, ParamValue, is_scored
 from eed_search.core.spec import MOST_STOP, Choice, Range, Search, Space, Spec, shown
 from eed_search.core.torchvision_names import TORCHVISION
+from eed_search.core.yaml_keys import UniqueKeyLoader
 
 MAX_FILE_BYTES = 1 << 20
 SPACE_FILE = "search_space.yaml"  # in a run's folder
@@ -197,24 +198,13 @@ def _without(table: dict[str, Any], wrong: set[tuple[int | str, ...]]) -> dict[s
     return kept
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader that refuses a key given twice and aliases that multiply, and reads 1e-3 as a number."""
+class _Loader(UniqueKeyLoader):
+    """Refuses aliases, which multiply, and reads 1e-3 as a number."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("anchors and aliases are not used in search-space files")
         return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen: set[Any] = set()
-        for key, _ in node.value:
-            name = self.construct_object(key, deep=True)
-            if not isinstance(name, Hashable):
-                raise yaml.YAMLError(f"a list or table stands as a key, line {key.start_mark.line + 1}")
-            if name in seen:
-                raise yaml.YAMLError(f"the key {name!r} stands twice, line {key.start_mark.line + 1}")
-            seen.add(name)
-        return super().construct_mapping(node, deep)
 
 
 # YAML 1.1 reads 1e-3 and 0.5e1 as text, for want of a point or a sign; people mean the number.
