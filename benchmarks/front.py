@@ -44,7 +44,7 @@ from eed_search.core.records import Interval  # noqa: E402
 from eed_search.core.statistics import clopper_pearson  # noqa: E402
 
 FRESH = 17.0  # fresh images there are, as multiples of the search's: enough for every look and the last slice
-ROUNDS, FINAL_ROUNDS, DOUBLINGS, FINAL_HALF_WIDTH = 15, 40, 2, 0.01  # the latency protocol's, of its defaults
+ROUNDS, FINAL_ROUNDS, DOUBLINGS, FINAL_HALF_WIDTH = 30, 80, 2, 0.01  # the latency protocol's, of its defaults
 PRECISION_RATIO, WHERE_BELOW, COVERAGE = 1.5, 0.6, 0.93  # the targets
 _Z95 = 1.959963984540054
 

@@ -529,7 +529,7 @@ class Workshop:
             estimate = probe.measure(to_onnx(model, self.data.image_shape))
             return Artifact(meta={"estimate": asdict(estimate)})
 
-        stored = self.store.get("latency.3", settings, compute, keep=lambda found: not found.meta["estimate"]["noisy"])
+        stored = self.store.get("latency.4", settings, compute, keep=lambda found: not found.meta["estimate"]["noisy"])
         meta = stored.artifact.meta["estimate"]
         return RatioEstimate(
             **(meta | {name: Interval(**value) for name, value in meta.items() if isinstance(value, dict)})
@@ -564,14 +564,14 @@ class Workshop:
             | ({"repeat": repeat} if repeat else {})
             for team, repeat in zip(teams, repeats or [0] * len(teams), strict=True)
         ]
-        keys = [self.store.key("cascade.3", one) for one in settings]
-        untimed = {key: team for key, team in zip(keys, teams, strict=True) if not self.store.has("cascade.3", key)}
+        keys = [self.store.key("cascade.4", one) for one in settings]
+        untimed = {key: team for key, team in zip(keys, teams, strict=True) if not self.store.has("cascade.4", key)}
         timed = self._time_cascades(list(untimed.values()), base, dense_ms) if untimed else []
         found = {key: to_json(one) for key, one in zip(untimed, timed, strict=True)}
 
         def kept(key: str, one: dict[str, Any]) -> Latency:
             # noisy ones too: `dense_ms` is this search's own, so the time is not carried to another
-            stored = self.store.get("cascade.3", one, lambda seed: Artifact(meta=found[key]))
+            stored = self.store.get("cascade.4", one, lambda seed: Artifact(meta=found[key]))
             return from_json(Latency, stored.artifact.meta)
 
         return [kept(key, one) for key, one in zip(keys, settings, strict=True)]

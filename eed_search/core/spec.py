@@ -344,12 +344,12 @@ class LatencySpec(_Section):
     """The latency protocol."""
 
     threads: int = Field(1, ge=1, le=256, description="threads of the deployment runtime")
-    rounds: int = Field(15, ge=3, le=1000, description="rounds in the search")
-    final_rounds: int = Field(40, ge=3, le=1000, description="rounds for the frontier")
+    rounds: int = Field(30, ge=3, le=1000, description="rounds in the search")
+    final_rounds: int = Field(80, ge=3, le=1000, description="rounds for the frontier")
     final_calls: int = Field(
         5000, ge=100, le=100_000, description="single calls for p50 and p95 of the frontier; none given below 1000"
     )
-    block_ms: float = Field(40, ge=1, le=10_000, description="shortest timed block")
+    block_ms: float = Field(10, ge=1, le=10_000, description="shortest timed block")
     node: str | None = Field(
         None,
         pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$",

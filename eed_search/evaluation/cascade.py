@@ -26,6 +26,8 @@ from eed_search.evaluation.timing import (
     Round,
     block_calls,
     call_quantiles,
+    calm_first,
+    calm_rounds,
     half_width,
     inverse,
     median_interval,
@@ -33,11 +35,12 @@ from eed_search.evaluation.timing import (
     ratios,
     take_rounds,
     time_block,
-    undisturbed,
+    typical_times,
     warm_up,
 )
 
 _BATCH, _NUM_BATCHES = 64, 8  # images in a batch whose throughput is timed, and batches that are visited in turn
+_FEWEST_BLOCKS = 10  # of batches, where one takes longer than a block
 _MIN_STRATIFIED = 20  # images in a round of a cascade, so that every common exit occurs
 
 Images = Float[np.ndarray, "images channels height width"]
@@ -89,8 +92,9 @@ def cascade_latencies(
     Every round visits the base, the sentinel, every cascade, and every cascade with all its members
     run, in random order. The images of a cascade's round hold each exit in its share of all images,
     in random order, so members meet the caches as they would in service. A round's time is the
-    typical call of each exit, weighted by the exit's exact share. A cascade whose interval is narrow
-    enough leaves; the others double their rounds, up to twice.
+    typical call of each exit, weighted by the exit's exact share; the median is over the rounds that were calm
+    for the cascade and the base. A cascade whose interval is narrow enough leaves; the others double their
+    rounds, up to twice.
 
     Args:
         cascades: Those to time.
@@ -185,22 +189,35 @@ class _Contest:
         """Members run in each of the candidate's calls, round by round."""
         return [self.depths[picks] for picks in self.visited]
 
-    def ratios(self) -> Float[np.ndarray, " rounds"]:
-        """Time of the cascade over the reference's, round by round."""
-        return mix_of_exits(self.rounds, self.exits, self.shares)
+    def calm(self) -> tuple[Int[np.ndarray, " rounds"], int]:
+        """Order the rounds by how little cascade and reference were disturbed, and say how many were calm."""
+        (reference,) = typical_times(self.rounds, "reference")
+        return calm_first(reference, reference * mix_of_exits(self.rounds, self.exits, self.shares))
+
+    def ratios(self) -> Float[np.ndarray, " calm"]:
+        """Time of the cascade over the reference's, one for each calm round."""
+        order, num = self.calm()
+        kept = order[:num]
+        return mix_of_exits([self.rounds[n] for n in kept], [self.exits[n] for n in kept], self.shares)
 
     def settled(self) -> bool:
         """Whether the intervals, the sentinel's too, are narrow enough."""
         widths = [half_width(median_interval(self.ratios()))]
         if "sentinel" in self.rounds[0]:
-            widths.append(half_width(median_interval(ratios(self.rounds, "sentinel"))))
+            widths.append(half_width(median_interval(self._of("sentinel"))))
         return max(widths) <= FINAL_HALF_WIDTH
+
+    def _of(self, name: str) -> Float[np.ndarray, " calm"]:
+        """Time of another entrant over the reference's, one for each round that was calm for both."""
+        return ratios(calm_rounds(self.rounds, "reference", name), name)
 
     def latency(self, images: Images, spec: LatencySpec, reference_ms: float) -> Latency:
         """Sum the rounds up, and time whole batches."""
         ratio = median_interval(self.ratios())
-        worst = float(np.median(ratios(self.rounds, "worst"))) if "worst" in self.entrants else ratio.value
-        p50, p95, num_calls = call_quantiles(self.rounds, self.exits, self.shares, spec.threads)
+        worst = float(np.median(self._of("worst"))) if "worst" in self.entrants else ratio.value
+        order, num = calm = self.calm()
+        calm_ones = [self.rounds[n] for n in order[:num]], [self.exits[n] for n in order[:num]]
+        p50, p95, num_calls = call_quantiles(self.rounds, self.exits, self.shares, calm)
         told = num_calls >= MIN_CALLS
         return Latency(
             latency_ms=Interval(*(reference_ms * end for end in (ratio.value, ratio.low, ratio.high))),
@@ -213,7 +230,7 @@ class _Contest:
             noisy=not self.settled(),
             images_per_second=throughput(self.team, images, self.depths, spec),
             num_calls=num_calls,
-            exit_ms=tuple(reference_ms * ratio for ratio in exit_ratios(self.rounds, self.exits, self.shares, worst)),
+            exit_ms=tuple(reference_ms * ratio for ratio in exit_ratios(*calm_ones, self.shares, worst)),
         )
 
 
@@ -313,7 +330,7 @@ def throughput(
         spec: Threads, rounds of the search and block length.
 
     Returns:
-        Images per second of wall time, with the interval of the median over undisturbed rounds.
+        Images per second of wall time, with the interval of the median over calm rounds.
     """
     rng = np.random.default_rng(0)
     batches = [images[stratified(depths, _BATCH, rng)] for _ in range(_NUM_BATCHES)]
@@ -322,7 +339,10 @@ def throughput(
         return team.predict(batches[i % _NUM_BATCHES])
 
     call(0)  # onnxruntime allocates for the new batch size; all else is warm already
-    size = block_calls(time_block(call, [1]).cpu_ms, spec.block_ms)
-    blocks = [time_block(call, range(n * size, (n + 1) * size)) for n in range(spec.rounds)]
-    per_batch = median_interval(np.array([block.wall_ms.mean() for block in undisturbed(blocks, spec.threads)]))
-    return inverse(per_batch, 1000.0 * _BATCH)
+    first_ms = time_block(call, [1]).cpu_ms
+    size = block_calls(first_ms, spec.block_ms)
+    lasts = size * first_ms
+    num_blocks = min(spec.rounds, max(_FEWEST_BLOCKS, math.ceil(spec.rounds * spec.block_ms / lasts)))
+    times = np.array([time_block(call, range(n * size, (n + 1) * size)).wall_ms.mean() for n in range(num_blocks)])
+    order, num = calm_first(times)
+    return inverse(median_interval(times[order[:num]]), 1000.0 * _BATCH)

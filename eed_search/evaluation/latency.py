@@ -28,6 +28,8 @@ from eed_search.evaluation.timing import (
     Round,
     block_calls,
     call_quantiles,
+    calm_first,
+    calm_rounds,
     half_width,
     inverse,
     median_interval,
@@ -35,12 +37,15 @@ from eed_search.evaluation.timing import (
     ratios,
     take_rounds,
     time_block,
-    undisturbed,
+    typical_times,
     until_settled,
     warm_up,
 )
 
 SEARCH_HALF_WIDTH, FINAL_HALF_WIDTH = 0.03, 0.01  # of the interval, relative to the ratio
+NUM_TRIES = 3  # at a network whose measurement was noisy
+_REMEMBERED = 10  # measurements back to which the machine's speed is compared: a warm one may stay slower
+REFERENCE_SHARE = 4  # times the rounds of the search in which the base alone is timed
 _NUM_IMAGES = 8  # random images that the probe visits in turn; dense kernels take the same time for any
 
 
@@ -49,15 +54,16 @@ class RatioEstimate:
     """Time of one network as a share of the dense base's, at batch 1 in the same process.
 
     Attributes:
-        ratio: Median over rounds of the typical call over the base's typical call, with its bootstrap interval.
+        ratio: Median over the calm rounds of the typical call over the base's typical call, with its bootstrap
+            interval.
         p50_ratio: Median of single calls over the median of the base's single calls (wall, from the
-            undisturbed rounds).
+            calm rounds).
         p95_ratio: 95th percentile of the same calls over the median of the base's.
         noisy: The interval stayed too wide after the last doubling, or the sentinel moved; do not rank by it.
-        num_rounds: Rounds that the median is taken over.
+        num_rounds: Rounds taken, calm or not.
         num_calls: Single calls of the candidate that p50 and p95 rest on.
         sentinel_ratio: The sentinel's own ratio in the same rounds; none without a sentinel.
-        samples: The ratio of every round, in order.
+        samples: The ratio of every calm round, in order.
     """
 
     ratio: Interval
@@ -174,6 +180,11 @@ def _session_call(onnx: bytes, images: Float[np.ndarray, "images channels height
     return lambda i: team.predict(images[i])
 
 
+def _reference_of(rounds: Sequence[Round]) -> float:
+    (times,) = typical_times(rounds, "reference")
+    return float(np.median(times))
+
+
 def _random_images(image_shape: tuple[int, int, int], num: int) -> Float[np.ndarray, "num channels height width"]:
     return np.random.default_rng(0).random((num, *image_shape), dtype=np.float32)
 
@@ -181,7 +192,9 @@ def _random_images(image_shape: tuple[int, int, int], num: int) -> Float[np.ndar
 class LatencyProbe:
     """Times networks against the dense base, one at a time; nothing else should run on its cores.
 
-    Networks of equal architecture are measured once: the first accepted estimate is kept.
+    Networks of equal architecture are measured once: the first accepted estimate is kept. After three
+    tries that stayed noisy, the one with the narrowest interval is, and says that it is noisy: on a host
+    that is never calm a search would otherwise spend its time on latencies.
 
     Args:
         reference_onnx: The dense base.
@@ -192,7 +205,8 @@ class LatencyProbe:
         spec: Threads, rounds and block length.
 
     Source:
-        Ours; rounds in random order and the median of paired ratios keep out drift.
+        Ours; rounds in random order, only calm ones of them (`timing.calm_first`) and the median of paired
+        ratios keep out drift and neighbours.
     """
 
     def __init__(
@@ -210,7 +224,9 @@ class LatencyProbe:
             self._calls["sentinel"] = _session_call(sentinel_onnx, self._images, spec.threads)
         self._call_ms = {name: warm_up(call, _NUM_IMAGES) for name, call in self._calls.items()}
         self._known: dict[tuple[str, bool], RatioEstimate] = {}
-        self._sentinel_ratios: list[float] = []
+        self._tries: dict[tuple[str, bool], list[RatioEstimate]] = {}
+        self._reference_ms: list[float] = []  # of earlier measurements' calm rounds
+        self._sentinel_ratios: list[float] = []  # in the same
 
     def measure(self, onnx: bytes, *, final: bool = False) -> RatioEstimate:
         """Measure one network, or recall what an equal architecture measured.
@@ -222,9 +238,11 @@ class LatencyProbe:
         key = (architecture_signature(onnx), final)
         if key not in self._known:
             estimate = self.measure_call(self.call_of(onnx), final=final)
-            if estimate.noisy:
+            tries = self._tries.setdefault(key, [])
+            tries.append(estimate)
+            if estimate.noisy and len(tries) < NUM_TRIES:
                 return estimate  # worth another try the next time
-            self._known[key] = estimate
+            self._known[key] = min(tries, key=lambda one: half_width(one.ratio)) if estimate.noisy else estimate
         return self._known[key]
 
     def call_of(self, onnx: bytes) -> Call:
@@ -239,24 +257,29 @@ class LatencyProbe:
         images = {name: self._block_images(call_ms[name]) for name in calls}
         by_cpu = ranks_by_cpu(call_ms.values())
 
+        names = list(calls)
+
         def settled(rounds: list[Round]) -> bool:
-            narrow = half_width(median_interval(ratios(rounds, "candidate"))) <= limit
-            if "sentinel" not in calls:
-                return narrow
-            return narrow and sentinel_holds(float(np.median(ratios(rounds, "sentinel"))), self._sentinel_ratios, limit)
+            calm = calm_rounds(rounds, *names)
+            narrow = half_width(median_interval(ratios(calm, "candidate"))) <= limit
+            return narrow and ("sentinel" not in calls or self._sentinel_holds(calm, limit))
 
         rounds = until_settled(
             lambda num: take_rounds(calls, lambda: images, num, self._rng, by_cpu=by_cpu),
-            settled,
+            lambda rounds: settled(rounds) and self._as_fast_as_before(calm_rounds(rounds, *names)),
             self._spec.final_rounds if final else self._spec.rounds,
         )
         noisy = not settled(rounds)
-        sentinel = median_interval(ratios(rounds, "sentinel")) if "sentinel" in calls else None
+        calm = calm_rounds(rounds, *names)
+        self._reference_ms.append(_reference_of(calm))
+        sentinel = median_interval(ratios(calm, "sentinel")) if "sentinel" in calls else None
         if sentinel is not None:
             self._sentinel_ratios.append(sentinel.value)
-        samples = ratios(rounds, "candidate")
+        samples = ratios(calm, "candidate")
         exits, shares = np.ones(len(images["candidate"]), np.int64), np.array([0.0, 1.0])
-        p50, p95, num_calls = call_quantiles(rounds, [exits] * len(rounds), shares, self._spec.threads)
+        p50, p95, num_calls = call_quantiles(
+            rounds, [exits] * len(rounds), shares, calm_first(*typical_times(rounds, *names))
+        )
         return RatioEstimate(
             ratio=median_interval(samples),
             p50_ratio=p50,
@@ -268,23 +291,24 @@ class LatencyProbe:
             samples=tuple(samples.tolist()),
         )
 
-    def reference_ms(self) -> Interval:
-        """Wall time of the dense base's typical call, from rounds in which nothing else took the cores.
+    def _as_fast_as_before(self, calm: Sequence[Round]) -> bool:
+        """Whether the base ran as fast as in the best of the last measurements; else it may be worth to go on."""
+        return _reference_of(calm) <= QUIET * min(self._reference_ms[-_REMEMBERED:], default=math.inf)
 
-        Where no round is quiet after the last doubling, the quietest quarter is taken.
-        """
+    def _sentinel_holds(self, calm: Sequence[Round], limit: float) -> bool:
+        """Whether it costs what it did when the machine was as fast as it can be."""
+        known = list(zip(self._reference_ms, self._sentinel_ratios, strict=True))[-_REMEMBERED:]
+        fastest = min([_reference_of(calm), *(ms for ms, _ in known)])
+        earlier = [ratio for ms, ratio in known if ms <= QUIET * fastest]
+        return sentinel_holds(float(np.median(ratios(calm, "sentinel"))), earlier, limit)
+
+    def reference_ms(self) -> Interval:
+        """Wall time of the dense base's typical call, from the calm of many rounds."""
         images = {"reference": self._block_images(self._call_ms["reference"])}
         only = {"reference": self._calls["reference"]}
-
-        def quiet(rounds: list[Round]) -> bool:
-            num = sum(one["reference"].noise(self._spec.threads) <= QUIET for one in rounds)
-            return num >= max(3, self._spec.rounds // 2)
-
-        rounds = until_settled(
-            lambda num: take_rounds(only, lambda: images, num, self._rng, by_cpu=False), quiet, self._spec.rounds
-        )
-        blocks = undisturbed([one["reference"] for one in rounds], self._spec.threads)
-        return median_interval(np.array([block.typical_ms for block in blocks]))
+        rounds = take_rounds(only, lambda: images, REFERENCE_SHARE * self._spec.rounds, self._rng, by_cpu=False)
+        (times,) = typical_times(calm_rounds(rounds, "reference"), "reference")
+        return median_interval(times)
 
     def gate_ms(self, num_classes: int, gate: GateSettings = _ALONE) -> float:
         """Time of one step of a gate at batch 1: a third of a team of three's typical walk.

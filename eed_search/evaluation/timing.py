@@ -5,6 +5,10 @@ machine down meets them alike. What counts is a block's typical call, its median
 the mean of a block drifts ten times as much (docs/log.md, 2026-11-21). Calls far shorter than a
 scheduler's slice are timed by the wall clock, for they are rarely interrupted; longer ones by the
 process's CPU clock, whose reading (0.6 µs) would weigh on short ones.
+
+What shares a core with somebody else's work has two speeds: the caches and the pipeline are its own, or
+half of them. No clock tells them apart, and a small network loses more than a large one, so ratios differ
+too. A share of the rounds is therefore left out: those in which a contestant was slower than it can be.
 """
 
 from __future__ import annotations
@@ -17,14 +21,16 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from eed_search.core.records import Interval
 
 WARM_UP_S, WARM_UP_CALLS = 0.5, 10
 MIN_CALLS = 1000  # single calls below which no p50 and p95 are given
 NUM_DOUBLINGS = 2  # of the rounds, before a measurement is called noisy
-QUIET = 1.05  # wall over CPU time up to which a round counts as undisturbed
+QUIET = 1.05  # times a contestant's own fast time up to which a round counts as calm
+_FEWEST_CALM = 5
+_FAST = 5  # percentile of a contestant's rounds that is its fast time
 _SHORT_CALL_MS = 0.5  # calls up to which the wall clock ranks; a scheduler's slice is some milliseconds
 _NUM_RESAMPLES = 4000
 _MAX_SLICES, _SLICE_CALLS = 8, 10  # a block's slices at most, and the calls that each holds at least
@@ -65,6 +71,33 @@ def block_calls(call_ms: float, block_ms: float) -> int:
     return max(1, math.ceil(block_ms / call_ms))
 
 
+def calm_first(*times: Float[np.ndarray, " rounds"]) -> tuple[Int[np.ndarray, " rounds"], int]:
+    """Order rounds by how little they were disturbed.
+
+    A round is calm if every contestant took at most 1.05 times its own fast time, the 5th percentile of its
+    rounds. Where fewer than five are, an eighth of all counts as calm, and at least five: those with the
+    smallest sum of times, each relative to its contestant's median. Both look at every contestant alike, so
+    the choice prefers none of them.
+
+    Args:
+        times: For each contestant its typical time in every round, at least one.
+
+    Returns:
+        Numbers of the rounds, calm ones first, then by that sum; and how many are calm.
+
+    Source:
+        Ours; against the median of all rounds on a shared host in docs/log.md, 2026-11-22.
+    """
+    table = np.array(times)
+    slowness = (table / np.median(table, axis=1, keepdims=True)).sum(axis=0)
+    calm = (table <= QUIET * np.percentile(table, _FAST, axis=1, keepdims=True)).all(axis=0)
+    if calm.sum() < _FEWEST_CALM:
+        calm[:] = False
+        num = min(len(slowness), max(_FEWEST_CALM, len(slowness) // 8))
+        calm[np.argsort(slowness, kind="stable")[:num]] = True
+    return np.lexsort((slowness, ~calm)), int(calm.sum())
+
+
 def weighted_quantile(values: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"], share: float) -> float:
     """Smallest value at which the summed weight of all values up to it reaches `share` of the total."""
     order = np.argsort(values, kind="stable")
@@ -98,10 +131,6 @@ class Block:
     def typical_ms(self) -> float:
         """Median call, by the clock that ranks."""
         return float(np.median(self.ms))
-
-    def noise(self, threads: int) -> float:
-        """Wall over CPU time: 1 where nothing else took the cores, more the more did."""
-        return float(self.wall_ms.mean()) * threads / self.cpu_ms
 
 
 def ranks_by_cpu(call_ms: Iterable[float]) -> bool:
@@ -193,13 +222,6 @@ def take_rounds(
     return taken
 
 
-def undisturbed(blocks: Sequence[Block], threads: int) -> list[Block]:
-    """Keep the blocks in which nothing else took the cores; the quietest quarter where those are fewer than three."""
-    by_noise = sorted(blocks, key=lambda block: block.noise(threads))
-    num_quiet = sum(block.noise(threads) <= QUIET for block in blocks)
-    return by_noise[: num_quiet if num_quiet >= 3 else max(3, len(blocks) // 4)]
-
-
 def _join(blocks: Sequence[Block]) -> Block:
     wall, ms = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("wall_ms", "ms"))
     return Block(sum(block.cpu_ms * len(block.ms) for block in blocks) / len(ms), wall, ms)
@@ -217,6 +239,17 @@ def until_settled(
     return rounds
 
 
+def typical_times(rounds: Sequence[Round], *names: str) -> list[Float[np.ndarray, " rounds"]]:
+    """Give each contestant's typical call in every round, in milliseconds, by the clock that ranks."""
+    return [np.array([one[name].typical_ms for one in rounds]) for name in names]
+
+
+def calm_rounds(rounds: Sequence[Round], *names: str) -> list[Round]:
+    """Keep the rounds that were calm for these contestants, in order."""
+    order, num = calm_first(*typical_times(rounds, *names))
+    return [rounds[n] for n in sorted(order[:num])]
+
+
 def ratios(rounds: Sequence[Round], name: str) -> Float[np.ndarray, " rounds"]:
     """Give a contestant's typical call in each round as a share of the reference's."""
     return np.array([one[name].typical_ms / one["reference"].typical_ms for one in rounds])
@@ -228,27 +261,28 @@ def calls_of(rounds: Sequence[Round], name: str) -> Float[np.ndarray, " calls"]:
 
 
 def call_quantiles(
-    rounds: Sequence[Round], depths: Sequence[np.ndarray], shares: Float[np.ndarray, " depths"], threads: int
+    rounds: Sequence[Round],
+    depths: Sequence[np.ndarray],
+    shares: Float[np.ndarray, " depths"],
+    calm: tuple[Int[np.ndarray, " rounds"], int],
 ) -> tuple[float, float, int]:
     """Give median and 95th percentile of the candidate's single calls, as shares of the reference's median call.
 
-    From the rounds in which nothing else took the cores; where these hold too few calls, from as many
-    of the next quietest as it takes.
+    From the calm rounds; where these hold too few calls, from as many of the next as it takes.
 
     Args:
         rounds: With a `candidate` and a `reference`.
         depths: For each round, the members run in each of the candidate's calls.
         shares: Share of all images that stop at each depth; weighs the calls.
-        threads: Of the runtime.
+        calm: The rounds' order and how many are calm, as `calm_first` says.
 
     Returns:
         Both, and how many calls they rest on.
     """
-    noise = np.array([max(one[name].noise(threads) for name in ("candidate", "reference")) for one in rounds])
-    by_noise = np.argsort(noise, kind="stable")
-    calls = np.cumsum([len(rounds[n]["candidate"].wall_ms) for n in by_noise])
+    order, num = calm
+    calls = np.cumsum([len(rounds[n]["candidate"].wall_ms) for n in order])
     enough = int(np.searchsorted(calls, MIN_CALLS)) + 1
-    kept = by_noise[: max(int((noise <= QUIET).sum()), enough)]
+    kept = order[: max(num, enough)]
     times = calls_of([rounds[n] for n in kept], "candidate")
     exits = np.concatenate([depths[n] for n in kept])
     weights = (shares / np.maximum(np.bincount(exits, minlength=len(shares)), 1))[exits]

@@ -20,6 +20,7 @@ from eed_search.core.params import MemberChoice, is_scored
 from eed_search.core.plans import NUM_PARTS, MemberPlan
 from eed_search.core.spec import Choice, Range, Recipe, Spec
 from eed_search.core.spec_file import removes_channels
+from eed_search.evaluation.latency import REFERENCE_SHARE
 from eed_search.evaluation.timing import NUM_DOUBLINGS, WARM_UP_S
 from eed_search.search.foreseen import Draw
 from eed_search.search.space_size import plans_of
@@ -121,7 +122,8 @@ class _Reckoner:
         steps = spec.evaluation.steps + 1
         total += self.work.add("attacks", steps * units.num_validation * units.base_attack_s)
         sizes = [float(v) for v in spec.search.space.size.values] if isinstance(spec.search.space.size, Choice) else []
-        reference = 2 * WARM_UP_S + 2 * (WARM_UP_S + spec.latency.rounds * spec.latency.block_ms / 1000)
+        rounds_s = spec.latency.rounds * spec.latency.block_ms / 1000
+        reference = 3 * WARM_UP_S + (REFERENCE_SHARE + 1) * rounds_s  # base and sentinel warm, then base and gate timed
         timed = reference + sum(self.latency_s(size, doubled) for size in sizes)
         return total + self.work.add("latency", timed, 1 + len(sizes))
 

@@ -64,8 +64,8 @@ def test_a_lucky_latency_is_taken_back_by_a_final_one() -> None:
 
 def test_a_final_latency_has_the_protocols_noise() -> None:
     """More rounds, doubled up to twice until the interval is within 1 %."""
-    for noise, rounds in ((0.0, 40), (0.008, 40), (0.01, 80), (0.05, 160)):
-        assert _world([0.5], [1.0], noise=noise).final_noise == pytest.approx(noise * math.sqrt(15 / rounds))
+    for noise, rounds in ((0.0, 80), (0.008, 80), (0.01, 160), (0.05, 320)):
+        assert _world([0.5], [1.0], noise=noise).final_noise == pytest.approx(noise * math.sqrt(30 / rounds))
 
 
 def test_what_is_surely_dominated_is_not_measured_again() -> None:

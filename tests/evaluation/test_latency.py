@@ -22,6 +22,7 @@ from eed_search.evaluation.latency import (
     architecture_signature,
     sentinel_holds,
 )
+from eed_search.evaluation.timing import half_width
 from tests.evaluation.networks import DENSE, HALF, QUARTER, SHAPE, SPEC, network
 
 
@@ -91,7 +92,8 @@ def test_smaller_networks_are_faster(probe: LatencyProbe) -> None:
     assert quarter.ratio.value < half.ratio.value < 0.7
     assert half.ratio.low <= half.ratio.value <= half.ratio.high < 0.9
     assert half.p50_ratio <= half.p95_ratio
-    assert half.num_rounds == len(half.samples) in (5, 10, 20)
+    assert half.num_rounds in (5, 10, 20)
+    assert 3 <= len(half.samples) <= half.num_rounds
     assert half.sentinel_ratio is not None
     assert half.num_calls >= half.num_rounds * 10
 
@@ -102,7 +104,7 @@ def test_network_against_itself_is_about_one(probe: LatencyProbe) -> None:
 
 
 def test_equal_architectures_are_measured_once(probe: LatencyProbe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other weights in the same shapes take the estimate that is known; a noisy one is not kept."""
+    """Other weights in the same shapes take the estimate that is known; a noisy one is tried again, twice."""
     monkeypatch.setattr(module, "SEARCH_HALF_WIDTH", 10.0)
     first = probe.measure(network(24, seed=0))
     assert probe.measure(network(24, seed=1)) is first
@@ -110,7 +112,11 @@ def test_equal_architectures_are_measured_once(probe: LatencyProbe, monkeypatch:
     noisy = probe.measure(QUARTER)
     assert noisy.noisy
     assert noisy.num_rounds == 20
-    assert probe.measure(QUARTER) is not noisy
+    tries = [noisy, probe.measure(QUARTER), probe.measure(QUARTER)]
+    kept = probe.measure(QUARTER)
+    assert kept.noisy
+    assert kept is probe.measure(QUARTER)
+    assert half_width(kept.ratio) == min(half_width(one.ratio) for one in tries)
 
 
 def test_signature_follows_shapes_and_not_weights() -> None:

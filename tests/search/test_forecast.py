@@ -167,7 +167,7 @@ def test_latencies_that_do_not_settle_are_doubled_twice() -> None:
     restless = forecast(spec, replace(UNITS, settled=False), [_draw("nis")], Stock(), slots=1)
     calm = forecast(spec, UNITS, [_draw("nis")], Stock(), slots=1)
     assert restless.base_s.low == calm.base_s.low
-    assert restless.base_s.high - calm.base_s.high == pytest.approx(3 * 15 * 3 * 0.04)
+    assert restless.base_s.high - calm.base_s.high == pytest.approx(3 * 30 * 3 * 0.01)
 
 
 @pytest.mark.parametrize(
