@@ -40,6 +40,8 @@ from eed_search.evaluation.timing import (
 )
 
 _BATCH, _NUM_BATCHES = 64, 8  # images in a batch whose throughput is timed, and batches that are visited in turn
+WARM_UP_SHARE = 0.2  # of a single network's time to warm up: the first contestants warm the processor for all
+WORST_SHARE = 0.25  # of a block for the worst case, of which a median is reported and no interval
 _FEWEST_BLOCKS = 10  # of batches, where one takes longer than a block
 _MIN_STRATIFIED = 20  # images in a round of a cascade, so that every common exit occurs
 
@@ -140,12 +142,14 @@ class _Entrant:
     size: int
 
     @classmethod
-    def of(cls, team: GatedClassifier, images: Images, spec: LatencySpec, at_least: int = 1) -> _Entrant:
+    def of(
+        cls, team: GatedClassifier, images: Images, spec: LatencySpec, at_least: int = 1, share: float = 1.0
+    ) -> _Entrant:
         def call(i: int) -> object:
             return team.predict(images[i])
 
-        call_ms = warm_up(call, len(images))
-        return cls(call, call_ms, max(at_least, block_calls(call_ms, spec.block_ms)))
+        call_ms = warm_up(call, len(images), WARM_UP_SHARE)
+        return cls(call, call_ms, max(at_least, block_calls(call_ms, share * spec.block_ms)))
 
 
 @dataclass
@@ -176,7 +180,7 @@ class _Contest:
         entrants = {"candidate": _Entrant.of(team, images, spec, at_least)}
         if len(cascade.member_onnx) > 1:
             never = GatedClassifier.from_sessions(team.sessions, never_stops(gate))
-            entrants["worst"] = _Entrant.of(never, images, spec)
+            entrants["worst"] = _Entrant.of(never, images, spec, share=WORST_SHARE)
         return cls(team, depths, entrants)
 
     @property

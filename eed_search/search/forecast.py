@@ -20,6 +20,7 @@ from eed_search.core.params import MemberChoice, is_scored
 from eed_search.core.plans import NUM_PARTS, MemberPlan
 from eed_search.core.spec import Choice, Range, Recipe, Spec
 from eed_search.core.spec_file import removes_channels
+from eed_search.evaluation.cascade import WARM_UP_SHARE, WORST_SHARE
 from eed_search.evaluation.latency import REFERENCE_SHARE
 from eed_search.evaluation.timing import NUM_DOUBLINGS, WARM_UP_S
 from eed_search.search.foreseen import Draw
@@ -226,8 +227,8 @@ class _Reckoner:
         team_ms = sum(units.call_ms.at(size) for size in sizes)
         entrants = [units.call_ms.at(size) for size in (1.0, 0.5, *references)]  # base and sentinel beside them
         blocks = [max(latency.block_ms, calls * ms) for ms in entrants]
-        blocks += [max(latency.block_ms, calls * team_ms), max(latency.block_ms, team_ms)] * num_teams
-        seconds = len(blocks) * WARM_UP_S + latency.final_rounds * (1 << doubled) * sum(blocks) / 1000
+        blocks += [max(latency.block_ms, calls * team_ms), max(WORST_SHARE * latency.block_ms, team_ms)] * num_teams
+        seconds = len(blocks) * WARM_UP_SHARE * WARM_UP_S + latency.final_rounds * (1 << doubled) * sum(blocks) / 1000
         return seconds + (len(references) + num_teams) * latency.rounds * latency.block_ms / 1000  # throughput
 
 
