@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+from benchmarks import kills
 from eed_search.core.ledger import read_run
 
 TRIALS = 10
-
-
-@pytest.fixture(scope="module")
-def kills() -> ModuleType:
-    """Load the benchmark's script, which is no part of the package."""
-    path = Path(__file__).parents[2] / "benchmarks" / "kills.py"
-    spec = importlib.util.spec_from_file_location("kills", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["kills"] = importlib.util.module_from_spec(spec)  # its dataclasses look for it there
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +18,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("kills")
 
 
-def test_random_kills_change_nothing(kills: ModuleType, root: Path) -> None:
+def test_random_kills_change_nothing(root: Path) -> None:
     """Two kills of a search in the driver's own process, one of one under Ray; `benchmarks/kills.py` does many."""
     done = kills.campaign(root, kills=3, ray_kills=1, seed=5, trials=TRIALS)
     assert {searched.where for searched in done} == {"local", "ray"}
@@ -40,7 +26,7 @@ def test_random_kills_change_nothing(kills: ModuleType, root: Path) -> None:
     assert sum(len(searched.kills) for searched in done) >= 2
 
 
-def test_a_kill_at_each_critical_place_changes_nothing(kills: ModuleType, root: Path) -> None:
+def test_a_kill_at_each_critical_place_changes_nothing(root: Path) -> None:
     """One search, killed at one place after the other; each driver goes on where the last one died."""
     places = (
         "ledger.append:kill:1",  # nothing is written yet
@@ -63,7 +49,7 @@ def test_a_kill_at_each_critical_place_changes_nothing(kills: ModuleType, root: 
     assert kills.compare(kills.undisturbed(root, "tpe", TRIALS), home) == []
 
 
-def test_a_full_disk_is_one_clear_error_and_no_loss(kills: ModuleType, root: Path) -> None:
+def test_a_full_disk_is_one_clear_error_and_no_loss(root: Path) -> None:
     """The ledger cannot be written: exit code 6, what is finished stays readable, and goes on with space."""
     home = root / "full"
     assert kills.start(home, "run", "local", "tpe", TRIALS, "ledger.append:enospc:25").wait(120) == 6
