@@ -59,7 +59,8 @@ class RatioEstimate:
         p50_ratio: Median of single calls over the median of the base's single calls (wall, from the
             calm rounds).
         p95_ratio: 95th percentile of the same calls over the median of the base's.
-        noisy: The interval stayed too wide after the last doubling, or the sentinel moved; do not rank by it.
+        noisy: After the last doubling the interval was too wide, the sentinel had moved, or the base ran slower
+            than in the measurements before; do not rank by it.
         num_rounds: Rounds taken, calm or not.
         num_calls: Single calls of the candidate that p50 and p95 rest on.
         sentinel_ratio: The sentinel's own ratio in the same rounds; none without a sentinel.
@@ -193,8 +194,8 @@ class LatencyProbe:
     """Times networks against the dense base, one at a time; nothing else should run on its cores.
 
     Networks of equal architecture are measured once: the first accepted estimate is kept. After three
-    tries that stayed noisy, the one with the narrowest interval is, and says that it is noisy: on a host
-    that is never calm a search would otherwise spend its time on latencies.
+    tries that stayed noisy, the one is during which the base ran fastest, and says that it is noisy: on a
+    host that is never calm a search would otherwise spend its time on latencies.
 
     Args:
         reference_onnx: The dense base.
@@ -224,9 +225,9 @@ class LatencyProbe:
             self._calls["sentinel"] = _session_call(sentinel_onnx, self._images, spec.threads)
         self._call_ms = {name: warm_up(call, _NUM_IMAGES) for name, call in self._calls.items()}
         self._known: dict[tuple[str, bool], RatioEstimate] = {}
-        self._tries: dict[tuple[str, bool], list[RatioEstimate]] = {}
-        self._reference_ms: list[float] = []  # of earlier measurements' calm rounds
-        self._sentinel_ratios: list[float] = []  # in the same
+        self._tries: dict[tuple[str, bool], list[tuple[float, RatioEstimate]]] = {}  # the base's time beside each
+        self._base_ms: list[float] = []  # in the calm rounds of all measurements
+        self._sentinels: list[tuple[float, float]] = []  # the base's time and the sentinel's ratio, in the same
 
     def measure(self, onnx: bytes, *, final: bool = False) -> RatioEstimate:
         """Measure one network, or recall what an equal architecture measured.
@@ -239,10 +240,10 @@ class LatencyProbe:
         if key not in self._known:
             estimate = self.measure_call(self.call_of(onnx), final=final)
             tries = self._tries.setdefault(key, [])
-            tries.append(estimate)
+            tries.append((self._base_ms[-1], estimate))
             if estimate.noisy and len(tries) < NUM_TRIES:
                 return estimate  # worth another try the next time
-            self._known[key] = min(tries, key=lambda one: half_width(one.ratio)) if estimate.noisy else estimate
+            self._known[key] = min(tries, key=lambda one: one[0])[1] if estimate.noisy else estimate
         return self._known[key]
 
     def call_of(self, onnx: bytes) -> Call:
@@ -262,19 +263,20 @@ class LatencyProbe:
         def settled(rounds: list[Round]) -> bool:
             calm = calm_rounds(rounds, *names)
             narrow = half_width(median_interval(ratios(calm, "candidate"))) <= limit
-            return narrow and ("sentinel" not in calls or self._sentinel_holds(calm, limit))
+            holds = "sentinel" not in calls or self._sentinel_holds(calm, limit)
+            return narrow and holds and self._as_fast_as_before(calm)
 
         rounds = until_settled(
             lambda num: take_rounds(calls, lambda: images, num, self._rng, by_cpu=by_cpu),
-            lambda rounds: settled(rounds) and self._as_fast_as_before(calm_rounds(rounds, *names)),
+            settled,
             self._spec.final_rounds if final else self._spec.rounds,
         )
         noisy = not settled(rounds)
         calm = calm_rounds(rounds, *names)
-        self._reference_ms.append(_reference_of(calm))
+        base_ms = self._remember(calm)
         sentinel = median_interval(ratios(calm, "sentinel")) if "sentinel" in calls else None
         if sentinel is not None:
-            self._sentinel_ratios.append(sentinel.value)
+            self._sentinels.append((base_ms, sentinel.value))
         samples = ratios(calm, "candidate")
         exits, shares = np.ones(len(images["candidate"]), np.int64), np.array([0.0, 1.0])
         p50, p95, num_calls = call_quantiles(
@@ -292,12 +294,17 @@ class LatencyProbe:
         )
 
     def _as_fast_as_before(self, calm: Sequence[Round]) -> bool:
-        """Whether the base ran as fast as in the best of the last measurements; else it may be worth to go on."""
-        return _reference_of(calm) <= QUIET * min(self._reference_ms[-_REMEMBERED:], default=math.inf)
+        """Whether the base ran as fast as in the best of the last measurements; else all rounds were disturbed."""
+        return _reference_of(calm) <= QUIET * min(self._base_ms[-_REMEMBERED:], default=math.inf)
+
+    def _remember(self, calm: Sequence[Round]) -> float:
+        """Note how fast the base ran."""
+        self._base_ms.append(_reference_of(calm))
+        return self._base_ms[-1]
 
     def _sentinel_holds(self, calm: Sequence[Round], limit: float) -> bool:
         """Whether it costs what it did when the machine was as fast as it can be."""
-        known = list(zip(self._reference_ms, self._sentinel_ratios, strict=True))[-_REMEMBERED:]
+        known = self._sentinels[-_REMEMBERED:]
         fastest = min([_reference_of(calm), *(ms for ms, _ in known)])
         earlier = [ratio for ms, ratio in known if ms <= QUIET * fastest]
         return sentinel_holds(float(np.median(ratios(calm, "sentinel"))), earlier, limit)
@@ -306,8 +313,12 @@ class LatencyProbe:
         """Wall time of the dense base's typical call, from the calm of many rounds."""
         images = {"reference": self._block_images(self._call_ms["reference"])}
         only = {"reference": self._calls["reference"]}
+        by_cpu = ranks_by_cpu([self._call_ms["reference"]])
         rounds = take_rounds(only, lambda: images, REFERENCE_SHARE * self._spec.rounds, self._rng, by_cpu=False)
-        (times,) = typical_times(calm_rounds(rounds, "reference"), "reference")
+        calm = calm_rounds(rounds, "reference")
+        if not by_cpu:  # else by another clock than the measurements
+            self._remember(calm)
+        (times,) = typical_times(calm, "reference")
         return median_interval(times)
 
     def gate_ms(self, num_classes: int, gate: GateSettings = _ALONE) -> float:

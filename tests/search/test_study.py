@@ -119,11 +119,11 @@ def test_a_resumed_search_proposes_what_the_undisturbed_one_does(tmp_path: Path,
 
     With several trials at once this holds where the order of the events before and after is the same.
     """
-    spec = spec_of(sampler)
+    spec = spec_of(sampler, 8 if sampler == "gp" else NUM_TRIALS)  # its proposals take a second each
     whole, study_then = undisturbed(tmp_path / "whole", spec, at_once)
     cuts: tuple[int, ...] = (0, 3, 14, len(whole.events)) if at_once == 1 else (len(whole.events),)
     if sampler == "gp":
-        cuts = cuts[-2:-1] or cuts  # its proposals take a second each
+        cuts = cuts[-2:-1] or cuts
     for cut in cuts:
         ledger = Ledger()
         for event in whole.events[:cut]:
