@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 START_TRIES = 3
 _PREFIX, _OWNER = "eed-", "owner.json"
+_KEPT = 4  # processes besides one for each processor: the monitor, the probe, and two that wait for the next task
 _CLEAR_S = 10.0
 # Below this, the sockets of a session keep within the 107 characters that the system allows.
 _LONGEST_TEMP = 40
@@ -122,6 +123,8 @@ def _start(folder: Path) -> None:
                 configure_logging=False,
                 resources={PROBE_RESOURCE: 1},
                 _temp_dir=str(folder),
+                # A worker that has imported torch is kept while trials run, for the finals. (Those of a GPU always end.)
+                _system_config={"num_workers_soft_limit": (os.cpu_count() or 1) + _KEPT},
                 **address,
             )
             return

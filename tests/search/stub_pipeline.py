@@ -139,6 +139,7 @@ def run(number, params, setting, probe, report, rung=None, rivals=()):
 
 def control(size, setting, probe, report):
     """Give a control; the one of size 0.25 fails."""
+    _leave_pid("control")
     report("from scratch")
     if size == 0.25:
         raise RuntimeError("this control was told to fail")

@@ -241,6 +241,12 @@ def test_workers_are_used_again(done: Done) -> None:
     assert len(set(done.pids["run"])) <= int(done.view.facts["machine"]["num_cpus"]) + 1 + MOST_LOSSES
 
 
+def test_the_finals_wait_for_no_new_process(done: Done) -> None:
+    """Whoever prepared the search or trained a control is kept, with all that it has imported."""
+    finals = {pid for what in ("confirm", "final", "recheck") for pid in done.pids[what]}
+    assert finals <= set(done.pids["prepare"]) | set(done.pids["control"])
+
+
 def test_a_lost_worker_is_a_reason_to_try_again(done: Done) -> None:
     """Trial 5 ends its process each time: it is tried three times; trials that fail by themselves once."""
     assert done.view.attempts == {number: 3 if number == 5 else 1 for number in range(NUM_TRIALS)}
