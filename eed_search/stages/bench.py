@@ -1,0 +1,83 @@
+"""What every stage needs besides its own settings: a search's data, device and store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from eed_search.compression.checkpoint import FileCheckpoint
+from eed_search.compression.member import Member, fresh, from_arrays
+from eed_search.core import plugins
+from eed_search.core.names import digest_of
+from eed_search.core.spec import Data, Spec
+from eed_search.core.store import Store, Stored
+from eed_search.data.splits import Splits, load_splits
+from eed_search.models import build
+
+Report = Callable[[str], None]
+Stage = tuple[str, dict[str, Any]]
+"""A stage's name with its version, and its settings: together they are its key in the store."""
+
+
+class Bench:
+    """One search's data, device and store.
+
+    Args:
+        spec: The search-space file.
+        store: Where finished stages lie.
+        report: Told which stage is being computed, and how far it is.
+    """
+
+    def __init__(self, spec: Spec, store: Store, report: Report) -> None:
+        self.spec, self.store, self.report = spec, store, report
+        plugins.load(spec.plugins)  # the user's own code: every worker imports it
+        on_gpu = spec.resources.gpu > 0 and torch.cuda.is_available()
+        self.device = torch.device("cuda" if on_gpu else "cpu")
+        self.data: Splits = _splits(spec.data, spec.seed)
+
+    def read_members(self, stored: Stored) -> list[Member]:
+        """Read the networks of any artifact that holds some: a base, a control, a member, a team."""
+        tensors = {name: torch.from_numpy(array) for name, array in stored.artifact.tensors.items()}
+        count = int(stored.artifact.meta.get("num_members", 0))
+        graph = self._untrained(0)
+        if not count:
+            return [from_arrays(graph, tensors)]
+        return [from_arrays(graph, tensors, f"member{i}/") for i in range(1, count + 1)]
+
+    def architecture(self, size: float) -> nn.Module:
+        """A channel member's network at a size, untrained: enough for latency, size and MACs."""
+        spec = self.spec
+        if spec.members.granularity == "unstructured":
+            return self._untrained(0)
+        return fresh(self._untrained(0), self.data.image_shape, size, spec.members.block, 0)
+
+    def _unfinished(self, stage: str, settings: dict[str, Any]) -> FileCheckpoint:
+        """Where a stage that takes long keeps what it has done so far."""
+        return FileCheckpoint(self.store.root / "unfinished" / f"{self.store.key(stage, settings)}.safetensors")
+
+    @property
+    def _model(self) -> dict[str, Any]:
+        """What a key holds of the base's architecture."""
+        return self.spec.model.model_dump() | digest_of("model", self.spec.model.name)
+
+    def _untrained(self, seed: int) -> nn.Module:
+        data, model = self.data, self.spec.model
+        return build(
+            model.name,
+            width=model.width,
+            num_classes=data.num_classes,
+            in_channels=data.image_shape[0],
+            mean=data.mean,
+            std=data.std,
+            seed=seed,
+        )
+
+
+@lru_cache(maxsize=2)
+def _splits(data: Data, seed: int) -> Splits:
+    """Read the data once a process: workers run many trials."""
+    return load_splits(data, seed)
