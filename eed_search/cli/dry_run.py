@@ -60,7 +60,7 @@ def dry_run(file: Path | None, changes: Changes, *, home: Path, name: str | None
     from eed_search.calibration import calibrate
     from eed_search.core.store import Store
     from eed_search.data.sources import refuse_download
-    from eed_search.search.driver import with_absolute_data
+    from eed_search.search.claim import with_absolute_data
     from eed_search.search.forecast import forecast
     from eed_search.search.foreseen import draws
     from eed_search.search.space_size import all_members, plans_of, space_size

@@ -10,39 +10,35 @@ lacks. This module loads neither torch nor Ray; the workers do.
 
 from __future__ import annotations
 
-import itertools
-import re
 import shlex
-import signal
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from eed_search.core.contenders import Look
-from eed_search.core.errors import EedSearchError, FailureReason, RunError, TrialFailure
+from eed_search.core.errors import EedSearchError, FailureReason, TrialFailure
 from eed_search.core.failpoints import fail_point
-from eed_search.core.ledger import FILE_NAME, RESUME, Ledger, RunView, read_run
+from eed_search.core.ledger import FILE_NAME, RESUME, Ledger, RunView
 from eed_search.core.looks import Rival
 from eed_search.core.points import stalled
 from eed_search.core.records import Measurement, Reference, RungReading, TrialRecord
 from eed_search.core.spec import Spec
-from eed_search.core.spec_file import SPACE_FILE, to_text
 from eed_search.core.storage import Storage
 from eed_search.core.store import write_atomic
 from eed_search.search import image_racing, origin, requests
-from eed_search.search.copies import Copier, copied, is_on_storage
+from eed_search.search.claim import check_name, claim, with_absolute_data
+from eed_search.search.copies import Copier, copied
 from eed_search.search.cost import Costs
 from eed_search.search.finals import Final, Mark, What, next_final
+from eed_search.search.interrupts import Stop, interrupts
 from eed_search.search.journal import Journal
 from eed_search.search.listener import Listener
-from eed_search.search.lock import driving, run_state
+from eed_search.search.lock import driving
 from eed_search.search.monitor import control_label, trial_label
 from eed_search.search.outcome import (
     RUNG_KEY,
@@ -63,8 +59,6 @@ if TYPE_CHECKING:
 
 RAY_LOG, ERRORS_FOLDER, REPORT_FOLDER = "ray.log", "errors", "report"
 MOST_LOSSES = 2  # a trial whose worker is lost is tried again so often
-_RESERVED = frozenset({"store", "mlartifacts", "mlflow.db"})
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _TICK_S = 0.5
 _FINALS: dict[What, str] = {
     "confirm": "attack at its own threshold",
@@ -77,21 +71,6 @@ _CANCEL_PATIENCE_S = 10.0
 
 class _Stopped(Exception):
     """Somebody asked the search to stop."""
-
-
-class Stop:
-    """Whether the search is to end, and who asked: `Ctrl-C`, `SIGTERM`, `stop` or `cancel`."""
-
-    def __init__(self) -> None:
-        self.cause = ""
-
-    def set(self, cause: str) -> None:
-        """Ask the search to end."""
-        self.cause = cause
-
-    def is_set(self) -> bool:
-        """Whether it is to end."""
-        return bool(self.cause)
 
 
 @dataclass(frozen=True)
@@ -203,105 +182,9 @@ def ray_workers() -> Iterator[Workers]:
         yield RayWorkers(machine)
 
 
-# ---------------------------------------------------------------- the folder
-
-
-def check_name(home: Path, name: str | None) -> None:
-    """Refuse a name early, before Ray is started."""
-    if name is None:
-        return
-    if not _NAME.fullmatch(name) or name in _RESERVED:
-        raise RunError(
-            f"--name {name}: is not allowed; take up to 64 letters, digits, . _ - (not {', '.join(sorted(_RESERVED))})"
-        )
-    if (home / name).exists():
-        raise _taken(home, name)
-
-
-def _taken(home: Path, name: str) -> RunError:
-    """Say what there is under a name, and what can be done about it."""
-    state = "no search"
-    with suppress(RunError):
-        state = run_state(home / name, read_run(home / name))
-    advice = {
-        "no search": "",
-        "running": f"watch it with `eed-search status {name} --watch`, or ",
-        "finished": f"add trials with `eed-search resume {name} --trials N`, or ",
-    }.get(state, f"resume it with `eed-search resume {name}`, or ")
-    return RunError(
-        f"--name {name}: {home / name} exists already ({state}); {advice}choose another --name. Nothing was changed"
-    )
-
-
-def claim(home: Path, spec: Spec, name: str | None) -> Path:
-    """Make a run's folder with its search-space file; of two that want the same name, one gets it.
-
-    Args:
-        home: Where the runs lie; made if absent.
-        spec: The search.
-        name: The folder's name; by default the spec's name with the first free number.
-
-    Returns:
-        The folder.
-
-    Raises:
-        RunError: If the name is taken, or `home` cannot be written to.
-    """
-    names = [name] if name is not None else (f"{spec.name}-{i}" for i in itertools.count(1))
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        for one in names:
-            if is_on_storage(spec, one):
-                if name is None:
-                    continue
-                raise RunError(
-                    f"--name {name}: {spec.storage.url} holds a run of that name; go on with it by `eed-search resume"
-                    f" {name} --storage {spec.storage.url}`, or choose another --name. Nothing was changed"
-                )
-            with suppress(FileExistsError):
-                (home / one).mkdir()
-                break
-        else:
-            raise _taken(home, str(name))
-    except OSError as error:
-        raise RunError(f"{home}: cannot be written ({error.strerror}); choose another --home") from error
-    write_atomic(home / one / SPACE_FILE, to_text(spec).encode())
-    return home / one
-
-
-def with_absolute_data(spec: Spec) -> Spec:
-    """Resolve the data's folder: workers and later readers have other working folders."""
-    if spec.data.path is None:
-        return spec
-    path = str(Path(spec.data.path).expanduser().resolve())
-    return spec.model_copy(update={"data": spec.data.model_copy(update={"path": path})})
-
-
 def command_line() -> str:
     """Write the command that started this process."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-
-
-@contextmanager
-def interrupts() -> Iterator[Stop]:
-    """Turn the first interrupt into a wish to stop; the second one raises as usual."""
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    causes = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set(causes[signal.Signals(number)])
-
-    before = {number: signal.signal(number, on_signal) for number in causes}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 # ---------------------------------------------------------------- the search

@@ -16,7 +16,7 @@ from pathlib import Path
 from eed_search.core.errors import RunError
 from eed_search.core.ledger import FILE_NAME, RunView, read_run
 from eed_search.core.spec import Spec
-from eed_search.search.driver import check_name
+from eed_search.search.claim import check_name
 from eed_search.search.lock import noted
 
 

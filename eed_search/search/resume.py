@@ -20,7 +20,9 @@ from eed_search.core.spec import SharedStorage, Spec
 from eed_search.core.spec_file import SPACE_FILE, load, parse, to_text
 from eed_search.core.store import write_atomic
 from eed_search.search import origin
-from eed_search.search.driver import Again, drive, interrupts, ray_workers, with_absolute_data, work_left
+from eed_search.search.claim import with_absolute_data
+from eed_search.search.driver import Again, drive, ray_workers, work_left
+from eed_search.search.interrupts import interrupts
 from eed_search.search.journal import Journal
 from eed_search.search.listener import Listener, Silent
 from eed_search.search.lock import driving

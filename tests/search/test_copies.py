@@ -15,8 +15,9 @@ from eed_search.core.spec import Controls, Search, SharedStorage, Spec, Threat
 from eed_search.core.spec_file import SPACE_FILE
 from eed_search.core.storage import Storage
 from eed_search.search import LocalWorkers, Silent
+from eed_search.search.claim import claim
 from eed_search.search.copies import Copier, Copies, copied
-from eed_search.search.driver import claim, run
+from eed_search.search.driver import run
 from eed_search.search.resume import resume
 from tests.search import stub_pipeline
 

@@ -27,7 +27,8 @@ from eed_search.core.records import Reference, TrialRecord
 from eed_search.core.reported import standing
 from eed_search.core.spec import Controls, Resources, Search, Spec, Threat
 from eed_search.search import Silent, Status, run
-from eed_search.search.driver import MOST_LOSSES, claim
+from eed_search.search.claim import claim
+from eed_search.search.driver import MOST_LOSSES
 from eed_search.search.racing import RUNGS
 from eed_search.search.ray_glue import Machine
 from eed_search.search.study import STUDY_FILE, SWEPT, close_study, own_trials

@@ -1,0 +1,90 @@
+"""A run's folder: who gets a name, and what is said to whom it is refused."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from eed_search.core.errors import RunError
+from eed_search.core.ledger import read_run
+from eed_search.core.spec import Spec
+from eed_search.core.spec_file import SPACE_FILE, to_text
+from eed_search.core.store import write_atomic
+from eed_search.search.copies import is_on_storage
+from eed_search.search.lock import run_state
+
+_RESERVED = frozenset({"store", "mlartifacts", "mlflow.db"})
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def check_name(home: Path, name: str | None) -> None:
+    """Refuse a name early, before Ray is started."""
+    if name is None:
+        return
+    if not _NAME.fullmatch(name) or name in _RESERVED:
+        raise RunError(
+            f"--name {name}: is not allowed; take up to 64 letters, digits, . _ - (not {', '.join(sorted(_RESERVED))})"
+        )
+    if (home / name).exists():
+        raise _taken(home, name)
+
+
+def _taken(home: Path, name: str) -> RunError:
+    """Say what there is under a name, and what can be done about it."""
+    state = "no search"
+    with suppress(RunError):
+        state = run_state(home / name, read_run(home / name))
+    advice = {
+        "no search": "",
+        "running": f"watch it with `eed-search status {name} --watch`, or ",
+        "finished": f"add trials with `eed-search resume {name} --trials N`, or ",
+    }.get(state, f"resume it with `eed-search resume {name}`, or ")
+    return RunError(
+        f"--name {name}: {home / name} exists already ({state}); {advice}choose another --name. Nothing was changed"
+    )
+
+
+def claim(home: Path, spec: Spec, name: str | None) -> Path:
+    """Make a run's folder with its search-space file; of two that want the same name, one gets it.
+
+    Args:
+        home: Where the runs lie; made if absent.
+        spec: The search.
+        name: The folder's name; by default the spec's name with the first free number.
+
+    Returns:
+        The folder.
+
+    Raises:
+        RunError: If the name is taken, or `home` cannot be written to.
+    """
+    names = [name] if name is not None else (f"{spec.name}-{i}" for i in itertools.count(1))
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        for one in names:
+            if is_on_storage(spec, one):
+                if name is None:
+                    continue
+                raise RunError(
+                    f"--name {name}: {spec.storage.url} holds a run of that name; go on with it by `eed-search resume"
+                    f" {name} --storage {spec.storage.url}`, or choose another --name. Nothing was changed"
+                )
+            with suppress(FileExistsError):
+                (home / one).mkdir()
+                break
+        else:
+            raise _taken(home, str(name))
+    except OSError as error:
+        raise RunError(f"{home}: cannot be written ({error.strerror}); choose another --home") from error
+    write_atomic(home / one / SPACE_FILE, to_text(spec).encode())
+    return home / one
+
+
+def with_absolute_data(spec: Spec) -> Spec:
+    """Resolve the data's folder: workers and later readers have other working folders."""
+    if spec.data.path is None:
+        return spec
+    path = str(Path(spec.data.path).expanduser().resolve())
+    return spec.model_copy(update={"data": spec.data.model_copy(update={"path": path})})
