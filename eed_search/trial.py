@@ -20,10 +20,9 @@ from jaxtyping import Bool, Int
 from torch import nn
 
 from eed_search.compression.member import Member
-from eed_search.core.cost import attacked_speedup, costs, latency_of, moved, scaled
+from eed_search.core.cost import latency_of, moved, scaled
 from eed_search.core.errors import TrialFailure
 from eed_search.core.frontier import hypervolume, normalise
-from eed_search.core.ledger import RunView
 from eed_search.core.looks import OUTRACED, Rival
 from eed_search.core.params import TrialParams
 from eed_search.core.plans import plan_members
@@ -35,7 +34,6 @@ from eed_search.core.records import (
     Interval,
     Latency,
     Measurement,
-    Point,
     Reference,
     RobustAccuracy,
     RungReading,
@@ -43,24 +41,20 @@ from eed_search.core.records import (
     TrialRecord,
     UnderAttack,
     pack_bits,
-    to_json,
     unpack_bits,
 )
-from eed_search.core.spec import Choice, Spec
-from eed_search.core.spec_file import parse, to_text
+from eed_search.core.spec import Spec
 from eed_search.core.statistics import paired_difference
 from eed_search.deployment.gates import gate_of, to_settings
 from eed_search.deployment.onnx_export import to_onnx
 from eed_search.ensemble.diversity import choose_team, robust_diversity
 from eed_search.ensemble.gate import DeployedGate, Gate
-from eed_search.evaluation.deploy import deploy
 from eed_search.evaluation.image_race import ImageRace
 from eed_search.evaluation.latency import LatencyProbe, Probe, RatioEstimate, additive_latency
 from eed_search.evaluation.robust import Judgement
 from eed_search.evaluation.slowed import NO_GATE, Slowed
 from eed_search.models import count_macs, signature
 from eed_search.stages import Deployed, Report, TrainedMember, Workshop, machine_name, open_workshop
-from eed_search.tracking.badges import point_facts
 
 _RUNG_SHARE = 0.5  # of the images, and of the attack's steps, at a rung
 _SLACK = 1.1  # how far beyond the slowest threshold hypervolume is measured to
@@ -606,70 +600,6 @@ def final_latencies(
         for artifact, params in classifiers
     ]
     return shop.cascades(teams, shop.base()[0], setting.base.measurement.latency.latency_ms.value, repeats)
-
-
-def export_point(view: RunView, point: Point, home: Path, out: Path) -> Path:
-    """Write the bundle that deploys one point.
-
-    Args:
-        view: The run.
-        point: One of its points.
-        home: Where its store lies.
-        out: Folder of the bundle; must not exist.
-
-    Returns:
-        The folder.
-
-    Raises:
-        BundleError: If the folder exists.
-        StoreError: If the trained team is no longer in the store.
-        ModelError: If a member cannot be exported.
-    """
-    spec = parse(view.spec, f"run {view.name}")
-    shop = open_workshop(spec, home / "store", lambda text: None)
-    team = shop.read_members(shop.store.load(point.measurement.artifact))
-    params = TrialParams.from_flat(point.params)
-    return deploy(
-        [m.model for m in team],
-        _gate(spec, params.gate_threshold),
-        shop.data.validation.images,
-        out,
-        claims={
-            "run": view.name,
-            "point": point.id,
-            **to_json(point.measurement),
-            "attacked_speedup": attacked_speedup(point.measurement),
-            "costs": to_json(costs(point.measurement)),
-            **point_facts(view, point.id),
-            "dense_base": to_json(view.base) if view.base else None,
-            "data": spec.data.source,
-            "split": "validation",
-        },
-        config={"params": point.params, "spec": spec.to_plain()},
-        search_space_yaml=rerun_file(spec, point),
-    )
-
-
-def rerun_file(spec: Spec, point: Point) -> str:
-    """Write the search-space file that runs exactly this point again: one trial, every choice fixed."""
-    params = dict(point.params)
-    plain = spec.to_plain()
-    if spec.search.space.method != Choice(values=("prune",)):
-        for i in range(1, int(params["num_members"]) + 1):
-            params.setdefault(f"member{i}.method", "prune")  # said of the others only
-        used = {str(v) for k, v in params.items() if k.endswith(".method")}
-        plain["search"]["space"]["method"] = sorted(used)
-    sizes = {float(v) for k, v in params.items() if k.endswith(".size")}
-    scores = {str(v) for k, v in params.items() if k.endswith(".score")}
-    fixed: dict[str, Any] = {k: v for k, v in params.items() if "." not in k}
-    if spec.team.mode == "pool":
-        fixed.pop("num_members")
-        scores = set()
-    plain["search"]["space"] |= fixed | {"size": sorted(sizes)} | ({"score": sorted(scores)} if scores else {})
-    members = {k: v for k, v in params.items() if "." in k} if spec.team.mode == "direct" else {}
-    plain["search"] |= {"trials": 1, "racing": False, "image_racing": False, "first": [members] if members else []}
-    plain["name"] = f"{spec.name}-{point.id}"
-    return to_text(parse(plain, "rerun"))
 
 
 def _probe(shop: Workshop, base: nn.Module) -> LatencyProbe:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from eed_search import trial
+from eed_search import bundling, trial
 from eed_search.core.errors import SpecError
 from eed_search.core.params import TrialParams
 from eed_search.core.records import Point, TrialRecord
@@ -93,7 +93,7 @@ def test_swept_leads_are_bounds_that_an_attack_confirms(session: Session, pair: 
 def bundle(session: Session, pair: TrialRecord, tmp_path_factory: pytest.TempPathFactory) -> Path:
     view, point = view_of(session, pair)
     home = Path(session.setting.store_root).parent
-    return trial.export_point(view, point, home, tmp_path_factory.mktemp("out") / "bundle")
+    return bundling.export_point(view, point, home, tmp_path_factory.mktemp("out") / "bundle")
 
 
 @pytest.mark.parametrize("batch", [1, 7, 200])
@@ -146,7 +146,7 @@ def test_the_rerun_file_is_accepted(session: Session, pair: TrialRecord) -> None
     """It says every default and a swept lead, which may be larger than the space's own."""
     assert pair.measurement is not None
     point = Point("0.1", 0, {**pair.params, "gate_threshold": 17.5}, pair.measurement)
-    assert "rule: margin" in trial.rerun_file(session.setting.spec, point)
+    assert "rule: margin" in bundling.rerun_file(session.setting.spec, point)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from eed_search import trial
+from eed_search import bundling
 from eed_search.core.errors import DataError, RunError
 from eed_search.core.ledger import RunView
 from eed_search.core.points import points
@@ -99,7 +99,7 @@ def test_an_exported_bundle_is_the_same_target(searched: Searched, tmp_path: Pat
     """Same images, same answers and depths, same claimed latency, from the folder alone."""
     home, view, _ = searched
     (point,) = (p for p in points(view, unrankable=True) if p.id == "7.0")
-    folder = trial.export_point(view, point, home, tmp_path / "bundle")
+    folder = bundling.export_point(view, point, home, tmp_path / "bundle")
     bundle, own = from_bundle(folder, Wishes(1), silent), from_run("tiny", view, "7.0", home, Wishes(1), silent)
     assert torch.equal(bundle.split.images, own.split.images)
     for ours, theirs in zip(probes.answers(bundle.team, own.split.images), probes.answers(own.team, own.split.images), strict=True):  # fmt: skip

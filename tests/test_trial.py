@@ -11,7 +11,7 @@ import optuna
 import pytest
 import torch
 
-from eed_search import trial
+from eed_search import bundling, trial
 from eed_search.core.cost import attacked_speedup, latency_of
 from eed_search.core.ledger import RunView
 from eed_search.core.params import MemberChoice, TrialParams
@@ -351,7 +351,7 @@ def view_of(session: Session, record: TrialRecord) -> tuple[RunView, Point]:
 def test_a_point_is_exported_and_verified(pair: TrialRecord, session: Session, tmp_path: Path) -> None:
     """The bundle replays label and members run of torch's team."""
     view, point = view_of(session, pair)
-    out = trial.export_point(view, point, Path(session.setting.store_root).parent, tmp_path / "bundle")
+    out = bundling.export_point(view, point, Path(session.setting.store_root).parent, tmp_path / "bundle")
     verify(out)
     assert (out / "member-2.onnx").is_file()
 
@@ -361,7 +361,7 @@ def test_the_exported_file_reruns_exactly_this_point(pair: TrialRecord, session:
     _, point = view_of(session, pair)
     import yaml
 
-    spec = parse(yaml.safe_load(trial.rerun_file(session.setting.spec, point)), "rerun")
+    spec = parse(yaml.safe_load(bundling.rerun_file(session.setting.spec, point)), "rerun")
     study = optuna.create_study(directions=["maximize", "minimize"])
     for proposal in first_proposals(spec):
         study.enqueue_trial(proposal)

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from eed_search import trial
+from eed_search import bundling, trial
 from eed_search.core.errors import ModelError
 from eed_search.core.params import MemberChoice, TrialParams
 from eed_search.core.plans import plan_members
@@ -58,7 +58,7 @@ def test_a_member_of_any_method_works_alone(session: Session, method: Any, tmp_p
     assert record.measurement.size_bytes < session.setting.base.measurement.size_bytes
     assert record.measurement.latency.latency_ms.value > 0
     view, point = view_of(session, record)
-    bundle = trial.export_point(view, point, Path(session.setting.store_root).parent, tmp_path / "b")
+    bundle = bundling.export_point(view, point, Path(session.setting.store_root).parent, tmp_path / "b")
     verify(bundle)
 
 
@@ -157,7 +157,7 @@ def test_a_point_of_several_methods_runs_again_exactly(session: Session) -> None
     chosen = params(MemberChoice("nis", 0.5), MemberChoice("nis", 0.5, "radmm"))
     record = complete(session, chosen)
     _, point = view_of(session, record)
-    again = parse(yaml.safe_load(trial.rerun_file(session.setting.spec, point)), "again")
+    again = parse(yaml.safe_load(bundling.rerun_file(session.setting.spec, point)), "again")
     study = optuna.create_study()
     study.enqueue_trial(first_proposals(again)[0])
     assert TrialParams.from_flat(suggest(study.ask(), again)) == chosen

@@ -68,7 +68,7 @@ def export(
     say(f"{folder.name} {point.id} ({team_title(point.params)}): robust {per_cent(m.robust_accuracy)},")
     say(f"  {with_arm(m.latency.latency_ms)} ms, beside the dense base {how_fast(m)}")
 
-    from eed_search.trial import export_point  # loads torch
+    from eed_search.bundling import export_point  # loads torch
 
     if remote is None:
         made = str(export_point(view, point, home, Path(out)))
