@@ -86,11 +86,12 @@ def table(spec: Spec, home: Path, params: TrialParams) -> int:
 
 def choice(text: str) -> MemberChoice:
     """Read `METHOD:SIZE`."""
-    method, _, size = text.partition(":")
-    if method not in METHODS:
+    name, _, size = text.partition(":")
+    method = next((one for one in METHODS if one == name), None)
+    if method is None:
         raise argparse.ArgumentTypeError(f"{text!r}: the method is one of {', '.join(METHODS)}")
     try:
-        return MemberChoice("nis", float(size), method)  # type: ignore[arg-type]
+        return MemberChoice("nis", float(size), method)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r}: write METHOD:SIZE, such as prune:0.5") from error
 

@@ -96,7 +96,7 @@ class TrialFailure(EedSearchError):
         self.reason = reason
         super().__init__(message)
 
-    def __reduce__(self) -> tuple[type, tuple[FailureReason, str]]:
+    def __reduce__(self) -> tuple[type, tuple[str, ...]]:
         """Keep the reason when a worker sends the error to the driver."""
         return (TrialFailure, (self.reason, str(self)))
 
@@ -107,6 +107,6 @@ class Diverged(TrialFailure):
     def __init__(self, message: str) -> None:
         super().__init__("diverged", message)
 
-    def __reduce__(self) -> tuple[type, tuple[str]]:  # type: ignore[override]
+    def __reduce__(self) -> tuple[type, tuple[str, ...]]:
         """Keep the message when a worker sends the error to the driver."""
         return (Diverged, (str(self),))

@@ -199,8 +199,10 @@ def _place(make: object) -> str:
     code = getattr(make, "__code__", None)
     if code is not None:
         return f"{code.co_filename}, line {code.co_firstlineno}"
+    if not isinstance(make, type):
+        return "user code"
     try:
-        file, line = inspect.getsourcefile(make), inspect.getsourcelines(make)[1]  # type: ignore[arg-type]
+        file, line = inspect.getsourcefile(make), inspect.getsourcelines(make)[1]
     except (TypeError, OSError):
         return "user code"
     return f"{file}, line {line}"

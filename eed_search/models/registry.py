@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -17,6 +18,10 @@ from eed_search.models.resnet import ResNet18
 from eed_search.models.small_cnn import SmallCNN
 from eed_search.models.torchvision_network import TorchvisionNetwork
 from eed_search.models.vgg import VGG16BN
+
+if TYPE_CHECKING:
+    from eed_search.core.spec import Model
+    from eed_search.data.splits import Splits
 
 Statistics = tuple[float, ...]
 Make = Callable[[int, int, int, Statistics, Statistics], nn.Module]
@@ -63,6 +68,28 @@ def build(
     if not isinstance(model, nn.Module):
         raise ModelError(f"model.name: {name} gives {type(model).__name__}; needs a torch.nn.Module")
     return place(model)
+
+
+def build_for(model: Model, data: Splits, seed: int = 0) -> nn.Module:
+    """Make the network that a file names, for the images that it is to see.
+
+    Args:
+        model: Section `model` of the file.
+        data: Gives the channels, the classes and the normalisation inside.
+        seed: Of the initial weights.
+
+    Raises:
+        ModelError: If the name is unknown, or the network cannot be made.
+    """
+    return build(
+        model.name,
+        width=model.width,
+        num_classes=data.num_classes,
+        in_channels=data.image_shape[0],
+        mean=data.mean,
+        std=data.std,
+        seed=seed,
+    )
 
 
 def _maker(name: str) -> Make:

@@ -16,7 +16,7 @@ from eed_search.core.names import digest_of
 from eed_search.core.spec import Data, Spec
 from eed_search.core.store import Store, Stored
 from eed_search.data.splits import Splits, load_splits
-from eed_search.models import build
+from eed_search.models import build_for
 
 Report = Callable[[str], None]
 Stage = tuple[str, dict[str, Any]]
@@ -65,16 +65,7 @@ class Bench:
         return self.spec.model.model_dump() | digest_of("model", self.spec.model.name)
 
     def _untrained(self, seed: int) -> nn.Module:
-        data, model = self.data, self.spec.model
-        return build(
-            model.name,
-            width=model.width,
-            num_classes=data.num_classes,
-            in_channels=data.image_shape[0],
-            mean=data.mean,
-            std=data.std,
-            seed=seed,
-        )
+        return build_for(self.spec.model, self.data, seed)
 
 
 @lru_cache(maxsize=2)

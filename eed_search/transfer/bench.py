@@ -26,7 +26,7 @@ from eed_search.core.store import Artifact, Store
 from eed_search.data.splits import Splits
 from eed_search.deployment.onnx_export import to_onnx
 from eed_search.evaluation.latency import LatencyProbe
-from eed_search.models import build, count_macs, place, signature
+from eed_search.models import build_for, count_macs, place, signature
 from eed_search.models.registry import check_images
 from eed_search.stages import machine_name
 from eed_search.training import LabelRecovery, train
@@ -115,16 +115,7 @@ class Bench:
 
     def untrained(self, model: Model, seed: int = 0) -> nn.Module:
         """Build a base network with fresh weights."""
-        data = self.data
-        return build(
-            model.name,
-            width=model.width,
-            num_classes=data.num_classes,
-            in_channels=data.image_shape[0],
-            mean=data.mean,
-            std=data.std,
-            seed=seed,
-        )
+        return build_for(model, self.data, seed)
 
     def base(self, model: Model) -> Network:
         """Train a base network, or read it.
