@@ -1,7 +1,21 @@
 """Shared by all tests: one thread each, since the suite runs on every core at once."""
 
 import os
+from collections.abc import Iterator
+
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+@pytest.fixture
+def forgets_plugins() -> Iterator[None]:
+    """Registered names are this process's: the next test begins with none."""
+    from eed_search.core import names, plugins
+
+    yield
+    for entry in list(plugins._loaded):
+        names.forget(entry)
+    plugins._loaded.clear()

@@ -21,6 +21,7 @@ from eed_search.search import origin
 from eed_search.stages import Workshop
 from tests.cli.calling import ROOT, call, python
 
+pytestmark = pytest.mark.usefixtures("forgets_plugins")
 DOC = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
 TINY = """
     data.num_train=60 data.num_validation=20 data.num_fresh=10 data.num_test=10 model.width=8 base.epochs=1
@@ -34,15 +35,6 @@ OVERRIDES = [Override.parse(text) for text in TINY.split()]
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", DOC, re.MULTILINE | re.DOTALL)
-
-
-@pytest.fixture(autouse=True)
-def _forgotten():
-    """Registered names are this process's: each test begins with none."""
-    yield
-    for entry in list(plugins._loaded):
-        names.forget(entry)
-    plugins._loaded.clear()
 
 
 @pytest.fixture

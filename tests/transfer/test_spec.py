@@ -134,6 +134,7 @@ def test_every_shipped_benchmark_passes(file: Path, tmp_path: Path) -> None:
     assert spec.name == file.stem.replace("_", "-")
 
 
+@pytest.mark.usefixtures("forgets_plugins")
 def test_a_model_of_the_user_s_own_can_be_named(tmp_path: Path) -> None:
     """By a file under `plugins`, beside the benchmark's."""
     (tmp_path / "mine_for_a_benchmark.py").write_text(
