@@ -30,8 +30,10 @@ Params = dict[str, Any]
 Space = Callable[[Any], dict[str, Any]]
 _NUM_RANDOM, _NUM_NEAR = 600, 200  # candidates of a proposal
 _MOST_ROWS = 400  # reports that the model learns from
+_JITTER = 1e-8  # on the diagonal
 _MARGIN = 0.1  # of the range, beyond the worst value: where hypervolume is measured to
 _REFIT = 1.2  # the model's own settings are fitted anew when there are this many times more reports
+_FIRST_FIT = 4  # reports up to which they are fitted every time
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,9 @@ class Candidate:
 class Model:
     """Learns from reports and proposes.
 
+    What it proposes depends on what it is given alone: it remembers nothing but the settings it has fitted,
+    and to which reports, so that it need not fit them to the same ones again.
+
     Args:
         space: Draws a configuration from whatever offers `suggest_float`, `suggest_int` and
             `suggest_categorical`, as an Optuna trial does.
@@ -92,7 +97,7 @@ class Model:
         self._allowed = allowed or (lambda config: True)
         self._cost = cost or (lambda config: 1.0)
         self._seen: dict[str, BaseDistribution] = {}
-        self._kernels: dict[int, tuple[int, Any]] = {}  # by objective: rows it was fitted on, kernel
+        self._kernels: dict[int, tuple[bytes, Any]] = {}  # by objective: what it was fitted on, kernel
 
     def propose(
         self, observations: Sequence[Observation], running: Sequence[Params], rng: np.random.Generator
@@ -100,7 +105,8 @@ class Model:
         """Choose what to try next.
 
         Args:
-            observations: Every report so far, in order.
+            observations: Every report so far, in the order in which they came: the model's settings are those
+                of the first ones, up to the last of the numbers 4, 5, 6, 8, 10, 12, … that there are.
             running: Parameters of trials that have not reported yet; the model takes its own
                 prediction for their result.
             rng: Draws the candidates.
@@ -111,6 +117,7 @@ class Model:
         """
         if not observations:
             return None
+        self._seen = {}
         candidates = self._candidates(observations, rng)
         if not candidates:
             return None
@@ -171,29 +178,42 @@ class Model:
         self, objective: int, observations: Sequence[Observation], encoder: _Encoder, rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Predict one objective at the last level."""
-        from sklearn.exceptions import ConvergenceWarning
         from sklearn.gaussian_process import GaussianProcessRegressor
 
-        learnt = self._worth_learning(observations)
-        inputs = np.column_stack([encoder.encode([o.params for o in learnt]), [self._height(o.level) for o in learnt]])
-        targets = np.array([o.values[objective] for o in learnt])
-        fitted_on, kernel = self._kernels.get(objective, (0, None))
-        wide = kernel is None or kernel.k1.k2.length_scale.shape != (inputs.shape[1],)
-        refit = wide or len(learnt) >= _REFIT * fitted_on
+        inputs, targets = self._table(objective, observations, encoder)
         process = GaussianProcessRegressor(
-            _kernel(inputs.shape[1]) if wide else kernel,
-            optimizer="fmin_l_bfgs_b" if refit else None,
+            self._fitted(objective, observations[: _fitted_on(len(observations))], encoder),
+            optimizer=None,
             normalize_y=True,
-            alpha=1e-8,
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a bound is as good as another value
-            process.fit(inputs, targets)
-        if refit:
-            self._kernels[objective] = (len(learnt), process.kernel_)
+            alpha=_JITTER,
+        ).fit(inputs, targets)
         mean, deviation = process.predict(np.column_stack([rows, np.ones(len(rows))]), return_std=True)
         noise = process.kernel_.k2.noise_level * float(targets.std()) ** 2
         return mean, np.sqrt(np.maximum(deviation**2 - noise, 1e-16))
+
+    def _fitted(self, objective: int, observations: Sequence[Observation], encoder: _Encoder) -> Any:
+        """Give the kernel with the settings under which these reports are likeliest."""
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.gaussian_process import GaussianProcessRegressor
+
+        inputs, targets = self._table(objective, observations, encoder)
+        content = inputs.tobytes() + targets.tobytes()
+        before, kernel = self._kernels.get(objective, (b"", None))
+        if before != content:
+            process = GaussianProcessRegressor(_kernel(inputs.shape[1]), normalize_y=True, alpha=_JITTER)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # a bound is as good as another value
+                kernel = process.fit(inputs, targets).kernel_
+            self._kernels[objective] = (content, kernel)
+        return kernel
+
+    def _table(
+        self, objective: int, observations: Sequence[Observation], encoder: _Encoder
+    ) -> tuple[Float[np.ndarray, "rows columns"], Float[np.ndarray, " rows"]]:
+        learnt = self._worth_learning(observations)
+        heights = [self._height(o.level) for o in learnt]
+        inputs = np.column_stack([encoder.encode([o.params for o in learnt]), heights])
+        return inputs, np.array([o.values[objective] for o in learnt])
 
     def _worth_learning(self, observations: Sequence[Observation]) -> list[Observation]:
         """All reports, or, of too many, the highest levels first and of those the latest."""
@@ -202,6 +222,14 @@ class Model:
 
     def _height(self, level: int) -> float:
         return (level + 1) / self._num_levels
+
+
+def _fitted_on(num: int) -> int:
+    """Say how many of so many reports the model's settings are fitted to."""
+    fitted = _FIRST_FIT
+    while (following := math.ceil(_REFIT * fitted)) <= num:
+        fitted = following
+    return min(num, fitted)
 
 
 def _kernel(width: int) -> Any:

@@ -22,8 +22,9 @@ from __future__ import annotations
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -47,6 +48,8 @@ from eed_search.search.samplers import PORTFOLIO, make_sampler
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
+    from eed_search.search.model import Model, Observation
+
 STUDY_FILE = "study.sqlite"
 SWEPT = "swept"  # user attribute of a study's trial that is another threshold of a team: the point's id
 EXPECTED = "expected"  # user attribute of one whose attack was given up: what it would have had, for the model
@@ -66,12 +69,17 @@ def sampler_for(spec: Spec, number: int) -> BaseSampler:
     return make_sampler(spec.search.sampler, spec.seed, number, spec.search.startup_trials)
 
 
+def make_model(
+    spec: Spec, cost: Callable[[dict[str, Any]], float] | None = None, racing: Racing | None = None
+) -> Model:
+    """Make the model of a search; `cost` is what a configuration would still cost, which it divides by."""
+    from eed_search.search.model import Model
+
+    return Model(lambda trial: suggest(trial, spec), len(OBJECTIVES), (len(RUNGS) if racing else 0) + 1, cost=cost)
+
+
 def model_proposal(
-    study: optuna.Study,
-    spec: Spec,
-    number: int,
-    cost: Callable[[dict[str, Any]], float] | None = None,
-    racing: Racing | None = None,
+    study: optuna.Study, spec: Spec, number: int, model: Model, racing: Racing | None = None
 ) -> dict[str, Any] | None:
     """Ask the model where the frontier is expected to grow most.
 
@@ -79,7 +87,7 @@ def model_proposal(
         study: Its complete trials teach; its running ones count as if they had ended as predicted.
         spec: The search.
         number: The proposal's; it seeds the draws.
-        cost: What a configuration would still cost; the model divides by it.
+        model: From `make_model`.
         racing: What trials have reported on their way teaches too.
 
     Returns:
@@ -87,30 +95,42 @@ def model_proposal(
     """
     if spec.search.sampler != PORTFOLIO or number < spec.search.startup_trials or number % _EXPLORES == _EXPLORES - 1:
         return None
-    from eed_search.search.model import Model, Observation
-
     trials = study.get_trials(deepcopy=False)
     if any(trial.state == TrialState.WAITING for trial in trials):
         return None  # first proposals come first
-    own, end = own_trials(study), len(RUNGS) if racing else 0
-    if racing is None:
-        ends = [trial.values or trial.user_attrs.get(EXPECTED) for trial in own]
-        seen = [
-            Observation(n, dict(trial.params), end, (-values[0], values[1]))
-            for n, (trial, values) in enumerate(zip(own, ends, strict=True))
-            if values
-        ]
-    else:
-        seen = [Observation(n, dict(own[n].params), rung, values) for n, rung, values in racing.readings()]
+    own = own_trials(study)
+    seen = _reports(trials, own, racing)
     heard = {one.trial for one in seen}
     running = [dict(t.params) for n, t in enumerate(own) if t.state == TrialState.RUNNING and n not in heard]
-    swept = [trial for trial in trials if SWEPT in trial.user_attrs]
-    seen += [
-        Observation(len(own) + i, dict(trial.params), end, (-trial.values[0], trial.values[1]))
-        for i, trial in enumerate(swept)
-    ]
-    model = Model(lambda trial: suggest(trial, spec), 2, end + 1, cost=cost)
     return model.propose(seen, running, np.random.default_rng([spec.seed, number]))
+
+
+def _reports(trials: Sequence[FrozenTrial], own: Sequence[FrozenTrial], racing: Racing | None) -> list[Observation]:
+    """List what the model learns from in the order in which it came; a team's swept thresholds after the team."""
+    from eed_search.search.model import Observation
+
+    numbers = {trial.number: n for n, trial in enumerate(own)}
+    numbers |= {trial.number: len(own) + i for i, trial in enumerate(t for t in trials if SWEPT in t.user_attrs)}
+    ended = [
+        (trial, values) for trial in trials if (values := trial.values or trial.user_attrs.get(EXPECTED)) is not None
+    ]
+    ended.sort(key=lambda one: (one[0].datetime_complete or datetime.max, one[0].number))
+    if racing is None:
+        return [
+            Observation(numbers[trial.number], dict(trial.params), 0, (-values[0], values[1]))
+            for trial, values in ended
+        ]
+    swept: dict[int, list[Observation]] = {}
+    for trial, values in ended:
+        if id_ := trial.user_attrs.get(SWEPT):
+            point = Observation(numbers[trial.number], dict(trial.params), len(RUNGS), (-values[0], values[1]))
+            swept.setdefault(int(id_.partition(".")[0]), []).append(point)
+    found = []
+    for number, rung, read in racing.readings():
+        found.append(Observation(number, dict(own[number].params), rung, read))
+        if rung == len(RUNGS):
+            found += swept.pop(number, [])
+    return found
 
 
 def own_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -355,7 +375,7 @@ class Proposer:
         self._racing = racing
         self._on_resume = on_resume
         self._rivals = rivals
-        self._cost = cost
+        self._model = make_model(spec, cost, racing)
         self._enough = enough
         self._spec = spec
         self._max_concurrent = max(1, max_concurrent)
@@ -469,7 +489,7 @@ class Proposer:
 
     def _ask(self) -> int:
         number = self._num_proposed  # Optuna's own numbers count waiting and swept ones too
-        chosen = model_proposal(self._study, self._spec, number, self._cost, self._racing)
+        chosen = model_proposal(self._study, self._spec, number, self._model, self._racing)
         if chosen is not None:
             self._study.enqueue_trial(chosen)
         self._study.sampler = sampler_for(self._spec, number)

@@ -25,7 +25,7 @@ from eed_search.search import LocalWorkers, Silent, image_racing
 from eed_search.search.driver import run
 from eed_search.search.racing import RUNGS, Racing
 from eed_search.search.resume import resume
-from eed_search.search.study import EXPECTED, STUDY_FILE, close_study, model_proposal, own_trials
+from eed_search.search.study import EXPECTED, STUDY_FILE, close_study, make_model, model_proposal, own_trials
 from tests.search import stub_pipeline
 from tests.tracking.factories import make_measurement, make_trial
 
@@ -189,7 +189,8 @@ def test_optuna_hears_that_it_was_pruned_and_the_model_what_was_expected(finishe
             stop = view.trials[number].stop
             assert trial.state == (TrialState.PRUNED if stop else TrialState.COMPLETE)
             assert trial.user_attrs.get(EXPECTED) == ([stop.robust_accuracy, stop.latency_ms.value] if stop else None)
-        before = model_proposal(study, spec_of(sampler="portfolio"), 16)
+        spec = spec_of(sampler="portfolio")
+        before = model_proposal(study, spec, 16, make_model(spec))
         assert before is not None  # it learns from pruned trials without a value of theirs
     finally:
         close_study(study)

@@ -8,7 +8,7 @@ import numpy as np
 import optuna
 import pytest
 
-from eed_search.search.model import Model, Observation, RandomTrial, _Encoder
+from eed_search.search.model import Model, Observation, RandomTrial, _Encoder, _fitted_on
 
 
 def space(trial: Any) -> dict[str, Any]:
@@ -53,6 +53,25 @@ def test_it_proposes_where_the_error_is_low() -> None:
 
 def test_the_same_reports_and_draws_give_the_same_proposal() -> None:
     assert propose(model(), observe(15), 3) == propose(model(), observe(15), 3)
+
+
+def test_what_it_proposed_before_changes_nothing() -> None:
+    """A search that goes on has a new model, and proposes what the old one would have."""
+    seen, used = observe(24), model()
+    for num in range(1, 24, 4):
+        propose(used, seen[:num], num)
+    for num in (7, 13, 24):
+        assert propose(used, seen[:num], 3) == propose(model(), seen[:num], 3)
+
+
+def test_its_settings_are_fitted_anew_when_there_are_a_fifth_more_reports() -> None:
+    assert [_fitted_on(num) for num in (1, 4, 5, 6, 7, 8, 9, 10, 11)] == [1, 4, 5, 6, 6, 8, 8, 10, 10]
+    one, seen = model(), observe(40)
+    kernels = []
+    for num in range(20, 41):
+        propose(one, seen[:num], num)
+        kernels.append(one._kernels[0][1])
+    assert len({id(kernel) for kernel in kernels}) == len({_fitted_on(num) for num in range(20, 41)}) == 5
 
 
 def test_limits_known_beforehand_are_kept() -> None:
