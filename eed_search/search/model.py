@@ -29,7 +29,7 @@ from eed_search.search.improvement import expected_improvement
 Params = dict[str, Any]
 Space = Callable[[Any], dict[str, Any]]
 _NUM_RANDOM, _NUM_NEAR = 600, 200  # candidates of a proposal
-_MOST_ROWS = 400  # reports that the model learns from
+_MOST_ROWS, _MOST_FITTED = 400, 200  # reports that the model learns from, and that its settings are fitted to
 _JITTER = 1e-8  # on the diagonal
 _MARGIN = 0.1  # of the range, beyond the worst value: where hypervolume is measured to
 _REFIT = 1.2  # the model's own settings are fitted anew when there are this many times more reports
@@ -106,7 +106,7 @@ class Model:
 
         Args:
             observations: Every report so far, in the order in which they came: the model's settings are those
-                of the first ones, up to the last of the numbers 4, 5, 6, 8, 10, 12, … that there are.
+                of the first ones, up to the last of the numbers 4, 5, 6, 8, 10, 12, … that there are (of 200 at most).
             running: Parameters of trials that have not reported yet; the model takes its own
                 prediction for their result.
             rng: Draws the candidates.
@@ -180,7 +180,7 @@ class Model:
         """Predict one objective at the last level."""
         from sklearn.gaussian_process import GaussianProcessRegressor
 
-        inputs, targets = self._table(objective, observations, encoder)
+        inputs, targets = self._table(objective, observations, encoder, _MOST_ROWS)
         process = GaussianProcessRegressor(
             self._fitted(objective, observations[: _fitted_on(len(observations))], encoder),
             optimizer=None,
@@ -196,7 +196,7 @@ class Model:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.gaussian_process import GaussianProcessRegressor
 
-        inputs, targets = self._table(objective, observations, encoder)
+        inputs, targets = self._table(objective, observations, encoder, _MOST_FITTED)
         content = inputs.tobytes() + targets.tobytes()
         before, kernel = self._kernels.get(objective, (b"", None))
         if before != content:
@@ -208,17 +208,17 @@ class Model:
         return kernel
 
     def _table(
-        self, objective: int, observations: Sequence[Observation], encoder: _Encoder
+        self, objective: int, observations: Sequence[Observation], encoder: _Encoder, most: int
     ) -> tuple[Float[np.ndarray, "rows columns"], Float[np.ndarray, " rows"]]:
-        learnt = self._worth_learning(observations)
+        learnt = self._worth_learning(observations, most)
         heights = [self._height(o.level) for o in learnt]
         inputs = np.column_stack([encoder.encode([o.params for o in learnt]), heights])
         return inputs, np.array([o.values[objective] for o in learnt])
 
-    def _worth_learning(self, observations: Sequence[Observation]) -> list[Observation]:
+    def _worth_learning(self, observations: Sequence[Observation], most: int) -> list[Observation]:
         """All reports, or, of too many, the highest levels first and of those the latest."""
         order = sorted(range(len(observations)), key=lambda i: (observations[i].level, i))
-        return [observations[i] for i in sorted(order[-_MOST_ROWS:])]
+        return [observations[i] for i in sorted(order[-most:])]
 
     def _height(self, level: int) -> float:
         return (level + 1) / self._num_levels
