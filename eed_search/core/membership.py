@@ -67,9 +67,8 @@ def front_probability(
         first: dict[Hashable, int] = {}
         noise = noise[:, [first.setdefault(name, i) for i, name in enumerate(same)]]
     latency = middle + spread * noise
-    if rivals is None or rivals.all():
-        return np.asarray(_on_front(-accuracy, latency).mean(axis=0))
-    return np.asarray(_undominated(-accuracy, latency, rivals).mean(axis=0))
+    others = np.ones(num_points, bool) if rivals is None else rivals
+    return np.asarray(_undominated(-accuracy, latency, others).mean(axis=0))
 
 
 def maybe_on_front(
@@ -89,38 +88,21 @@ def maybe_on_front(
     return np.asarray(~beaten.any(axis=1))
 
 
-def _on_front(
-    first: Float[np.ndarray, "draws points"], second: Float[np.ndarray, "draws points"]
-) -> Bool[np.ndarray, "draws points"]:
-    """Mark in each draw the points that no other dominates; of exact ties in one objective the better one counts."""
-    order = np.lexsort((first, second), axis=1)
-    by_second = np.take_along_axis(first, order, axis=1)
-    best = np.minimum.accumulate(by_second, axis=1)
-    front = np.ones_like(by_second, dtype=bool)
-    front[:, 1:] = by_second[:, 1:] < best[:, :-1]
-    tied = np.zeros_like(front)  # equal in both objectives to one that is on the front
-    ahead = np.take_along_axis(second, order, axis=1)
-    for i in range(1, front.shape[1]):
-        tied[:, i] = (
-            (by_second[:, i] == by_second[:, i - 1])
-            & (ahead[:, i] == ahead[:, i - 1])
-            & (front[:, i - 1] | tied[:, i - 1])
-        )
-    found = np.empty_like(front)
-    np.put_along_axis(found, order, front | tied, axis=1)
-    return found
-
-
 def _undominated(
     first: Float[np.ndarray, "draws points"],
     second: Float[np.ndarray, "draws points"],
     rivals: Bool[np.ndarray, " points"],
 ) -> Bool[np.ndarray, "draws points"]:
-    """Mark in each draw the points that none of the rivals dominates."""
-    found = np.ones(first.shape, bool)
-    theirs = first[:, rivals], second[:, rivals]
-    for i in range(first.shape[1]):
-        mine = first[:, i, None], second[:, i, None]
-        no_worse = (theirs[0] <= mine[0]) & (theirs[1] <= mine[1])
-        found[:, i] = ~(no_worse & ((theirs[0] < mine[0]) | (theirs[1] < mine[1]))).any(axis=1)
+    """Mark in each draw the points that none of the rivals dominates; exact ties in either objective may be there."""
+    order = np.lexsort((first, second), axis=1)
+    mine, place = (np.take_along_axis(values, order, axis=1) for values in (first, second))
+    # Best of the rivals that stand before a point: no worse in the second objective.
+    before = np.full_like(mine, np.inf)
+    before[:, 1:] = np.minimum.accumulate(np.where(rivals[order], mine, np.inf), axis=1)[:, :-1]
+    # Best of those that are better in it: what stood before the first point of the same value.
+    starts = np.zeros(order.shape, int)
+    starts[:, 1:] = np.where(place[:, 1:] != place[:, :-1], np.arange(1, order.shape[1]), 0)
+    better = np.take_along_axis(before, np.maximum.accumulate(starts, axis=1), axis=1)
+    found = np.empty(order.shape, bool)
+    np.put_along_axis(found, order, (before >= mine) & (better > mine), axis=1)
     return found

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from eed_search.core.frontier import non_dominated
-from eed_search.core.membership import _on_front, front_probability, maybe_on_front
+from eed_search.core.membership import _undominated, front_probability, maybe_on_front
 from eed_search.core.records import Interval
 
 
@@ -91,12 +91,16 @@ def test_no_points_and_numbers_that_do_not_fit() -> None:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_draws_are_sorted_as_the_frontier_is(seed: int) -> None:
-    """Against `non_dominated`, with ties in one and in both objectives."""
+    """Against `non_dominated`, with ties in one and in both objectives; and with some that dominate nothing."""
     rng = np.random.default_rng(seed)
     first, second = rng.integers(0, 4, (2, 5, 7)).astype(float)
-    found = _on_front(first, second)
+    rivals = rng.random(7) < 0.6
+    found, beside = _undominated(first, second, np.ones(7, bool)), _undominated(first, second, rivals)
     for row in range(5):
-        assert found[row].tolist() == non_dominated(np.stack([first[row], second[row]], axis=1)).tolist()
+        table = np.stack([first[row], second[row]], axis=1)
+        assert found[row].tolist() == non_dominated(table).tolist()
+        beaten = [any((one <= mine).all() and (one < mine).any() for one in table[rivals]) for mine in table]
+        assert beside[row].tolist() == [not one for one in beaten]
 
 
 @pytest.mark.parametrize("seed", range(10))
