@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from eed_search import trial
 from eed_search.cluster.where import Place
@@ -260,10 +261,13 @@ def test_ray_s_workers_import_the_plugins(documented: Path, tmp_path: Path) -> N
     assert f"plugins: changed: {tmp_path / 'mine.py'} (" in again.stderr
 
 
-def test_user_code_is_not_sent_to_a_cluster(documented: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Said before anything is sent, and without running it here."""
+def test_user_code_is_not_run_where_it_is_sent_from(documented: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cluster's head runs it, where its libraries are."""
     monkeypatch.setattr("eed_search.cli.launch.find_place", lambda wish: Place("submit", "a cluster", "http://x"))
-    said = call("launch", documented)
-    assert said.exit_code == 3
-    assert f"plugins: {documented.parent / 'mine.py'} does not travel to a cluster; launch on its head" in said.output
+    sent: dict[str, bytes] = {}
+    monkeypatch.setattr("eed_search.cli.launch.There.drive", lambda self, words, *, name, files: sent.update(files))
+    assert call("launch", documented, "--home", "runs").exit_code == 0
     assert names.find("score", "taylor") is None
+    (entry,) = yaml.safe_load(sent["search_space.yaml"])["plugins"]
+    assert re.fullmatch(r"~/eed-search/runs/\.plugins/[0-9a-f]{32}/mine\.py", entry)
+    assert sent[entry.removeprefix("~/eed-search/runs/.")] == (documented.parent / "mine.py").read_bytes()

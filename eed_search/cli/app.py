@@ -275,6 +275,9 @@ def check(
 def report(
     run: Run = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write page, table and JSON into this new folder, as far as the search is.")
+    ] = None,
     home: Home = DEFAULT_HOME,
     address: Address = None,
     cluster: ClusterFile = None,
@@ -284,7 +287,7 @@ def report(
     """Show a search's frontier again."""
     from eed_search.cli.report import report as body
 
-    body(run, home=home, as_json=as_json, wish=_wish(address, cluster, local))
+    body(run, home=home, as_json=as_json, out=out, wish=_wish(address, cluster, local))
 
 
 def _fraction(text: str) -> float:

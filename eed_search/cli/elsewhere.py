@@ -28,11 +28,11 @@ from eed_search.cli.result import command, where
 from eed_search.cli.sent_folder import SentFolder
 from eed_search.cluster.where import Place, Wish, find
 from eed_search.core.errors import RunError
+from eed_search.search.package import JOB_VARIABLE
 
 if TYPE_CHECKING:
     from eed_search.cluster.jobs import Jobs
 
-JOB_VARIABLE = "EED_SEARCH_JOB"
 _HEAD_HOME = "~/eed-search"
 
 
@@ -115,7 +115,7 @@ class There:
 
     # ------------------------------------------------------------ commands that last
 
-    def drive(self, words: Sequence[str], *, name: str | None, files: Mapping[str, str]) -> None:
+    def drive(self, words: Sequence[str], *, name: str | None, files: Mapping[str, bytes]) -> None:
         """Start a search there and follow it; Ctrl-C only ends the following.
 
         Args:
@@ -202,7 +202,7 @@ class There:
         words: Sequence[str],
         *,
         label: str,
-        files: Mapping[str, str] | None = None,
+        files: Mapping[str, bytes] | None = None,
         sends: str = "",
         swap: Mapping[str, str] | None = None,
     ) -> str:
@@ -241,11 +241,6 @@ class There:
             lines = [line.strip() for line in end.message.splitlines() if line.strip()]
             raise RunError(f"job {job} did not run to its end: {lines[-1] if lines else 'Ray gives no reason'}")
         return end.code
-
-
-def is_sent() -> bool:
-    """Say whether this process is itself the job that a laptop sent, and has said where it runs."""
-    return bool(os.environ.get(JOB_VARIABLE))
 
 
 def elsewhere(wish: Wish, home: Path) -> There | None:

@@ -12,13 +12,15 @@ import typer
 
 from eed_search.cli.check import summary
 from eed_search.cli.console import say
-from eed_search.cli.elsewhere import There, default_name, is_sent
+from eed_search.cli.elsewhere import There, cluster_home, default_name
 from eed_search.cli.guard import INTERRUPTED, TERMINATED
 from eed_search.cli.space_file import Changes, find, read
 from eed_search.cluster.where import Place, Wish
 from eed_search.cluster.where import find as find_place
 from eed_search.core.errors import RunError, SpecError
+from eed_search.core.sent_plugins import pack
 from eed_search.core.spec_file import to_text
+from eed_search.search.package import is_sent
 
 if TYPE_CHECKING:
     from eed_search.core.ledger import RunView
@@ -51,15 +53,10 @@ def launch(file: Path | None, changes: Changes, *, home: Path, name: str | None,
         for line in summary(spec):
             say(f"  {line}")
     if place.kind == "submit":
-        if spec.plugins:
-            raise SpecError(
-                [
-                    f"plugins: {spec.plugins[0]} does not travel to a cluster; launch on its head, with the files at the"
-                    " same path on every node"
-                ]
-            )
+        packed = pack(spec.plugins, cluster_home(home))
+        spec = spec.model_copy(update={"plugins": packed.entries})
         name = name or default_name(spec.name)
-        files = {SPACE_FILE: to_text(spec)}
+        files = {SPACE_FILE: to_text(spec).encode(), **packed.files}
         There(place, wish, home).drive(["launch", SPACE_FILE, "--name", name], name=name, files=files)
         return
 

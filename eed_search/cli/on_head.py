@@ -129,6 +129,7 @@ def main() -> None:
             for line in wrong:
                 print(f"error: {line}", file=sys.stderr)
             raise SystemExit(_CANNOT)
+        _keep_plugins(home)
         sys.argv = ["eed-search", *(os.path.expanduser(word) for word in sys.argv[2:]), "--home", str(home)]
         try:
             from eed_search.cli import main as command
@@ -142,6 +143,17 @@ def main() -> None:
     finally:
         out.finish()
         err.finish()
+
+
+def _keep_plugins(home: Path) -> None:
+    """Put the user's own code that came with the job where the search-space file says that it lies."""
+    from eed_search.core.sent_plugins import keep
+
+    try:
+        keep(Path.cwd(), home)
+    except OSError as error:
+        print(f"error: {home}: plugins cannot be kept there ({error.strerror}); make room on the head", file=sys.stderr)
+        raise SystemExit(_CANNOT) from error
 
 
 def _send(folder: Path, to: Marked) -> None:

@@ -14,6 +14,7 @@ from eed_search.cli.console import console, say
 from eed_search.core.ledger import RunView
 from eed_search.core.points import run_hypervolume
 from eed_search.core.reported import standing
+from eed_search.search.package import is_sent
 from eed_search.tracking.report import HTML_NAME
 from eed_search.tracking.table import (
     COLUMNS,
@@ -198,10 +199,12 @@ def next_steps(view: RunView, folder: Path, home: Path) -> list[str]:
     """Give the plot's path and the exact commands that come next."""
     lines = []
     plot = folder / "report" / HTML_NAME
-    if plot.is_file():
-        lines.append(f"plot    {plot}")
     there = where(home)
     name = shlex.quote(folder.name)
+    if plot.is_file() and is_sent():  # the reader sits elsewhere
+        lines.append(f"plot    {command('report')} {name} --out {shlex.quote(f'{folder.name}-report')}{there}")
+    elif plot.is_file():
+        lines.append(f"plot    {plot}")
     if view.state in ("stopped", "failed", "interrupted"):
         lines.append(f"resume  {command('resume')} {name}{there}")
     lines.append(f"MLflow  {command('ui')} {name}{there}")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from eed_search.cli.console import say
-from eed_search.cli.elsewhere import There, flags, is_sent
+from eed_search.cli.elsewhere import There, flags
 from eed_search.cli.fetch import bring
 from eed_search.cli.homes import Found, find_by_state
 from eed_search.cli.launch import check_target, conclude, stopped_at_once, workers_at
 from eed_search.cluster.where import Wish
 from eed_search.cluster.where import find as find_place
 from eed_search.core.ledger import RunView
+from eed_search.search.package import is_sent
 
 _UNFINISHED = ("interrupted", "stopped", "failed")
 

@@ -63,13 +63,13 @@ class Jobs:
 
             self._client: JobSubmissionClient = JobSubmissionClient(connection.url, headers=connection.token.headers())
 
-    def send(self, command: str, *, name: str, files: Mapping[str, str], variables: Mapping[str, str]) -> str:
+    def send(self, command: str, *, name: str, files: Mapping[str, bytes], variables: Mapping[str, str]) -> str:
         """Send a command with our code; it runs on the head in a folder that holds the code and the files.
 
         Args:
             command: For the shell.
             name: Of the job; unique on the cluster.
-            files: Name to text.
+            files: Path to content.
             variables: For its environment and that of every worker it starts.
 
         Returns:

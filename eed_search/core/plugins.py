@@ -22,7 +22,7 @@ from typing import Any
 from eed_search.core import names
 from eed_search.core.errors import SpecError
 
-_IN = "::"  # between a folder and a module that lies in it
+IN = "::"  # between a folder and a module that lies in it
 _loaded: dict[str, str] = {}
 
 
@@ -39,18 +39,19 @@ def resolve(entry: str, folder: Path) -> str:
     Raises:
         ValueError: If there is none; says what to do.
     """
-    if _IN in entry:
-        at, _, module = entry.partition(_IN)
+    if IN in entry:
+        at, _, module = entry.partition(IN)
+        at = str((folder / Path(at).expanduser()).resolve())
         if _find(module, [at]) is None:
             raise ValueError(f"{module} is not in the folder {at}")
-        return entry
+        return f"{at}{IN}{module}"
     if entry.endswith(".py") or "/" in entry:
         path = (folder / Path(entry).expanduser()).resolve()
         if not path.is_file():
             raise ValueError(f"{path} is no file; give a Python file relative to the search-space file, or a module")
         return str(path)
     if _find(entry, [str(folder.resolve())]) is not None:
-        return f"{folder.resolve()}{_IN}{entry}"
+        return f"{folder.resolve()}{IN}{entry}"
     if _find(entry, None) is None:
         raise ValueError(
             f"no module {entry} in {folder.resolve()} nor installed; give a module or a file such as my.py"
@@ -91,23 +92,30 @@ def take_in(plain: dict[str, Any], folder: Path, *, run: bool) -> list[str]:
     return problems
 
 
+def folder_of(entry: str) -> Path | None:
+    """Give the folder that a resolved entry is imported from; none for a module that is installed."""
+    if not _is_module(entry):
+        return Path(entry).parent
+    at, _, _ = entry.rpartition(IN)
+    return Path(at) if at else None
+
+
 def sources(entry: str) -> list[Path]:
-    """List the files that a resolved entry is made of: its own, and those of its folder that it imports.
+    """List the files that a resolved entry is made of: its own, its packages', and those of its folder that it imports.
 
     Returns:
         Existing files, in the order in which they are met.
     """
     if not _is_module(entry):
-        first, root = Path(entry), Path(entry).parent
+        todo, root = [Path(entry)], Path(entry).parent
     else:
-        at, _, module = entry.rpartition(_IN)
-        found = _find(module, [at] if at else None)
-        if found is None:
+        at, _, module = entry.rpartition(IN)
+        first = _find(module, [at] if at else None)
+        if first is None:
             return []
-        first = found
         root = Path(at) if at else first.parents[module.count(".") + (first.name == "__init__.py")]
+        todo = [first, *(root.joinpath(*module.split(".")[:n], "__init__.py") for n in range(1, module.count(".") + 1))]
     files: list[Path] = []
-    todo = [first]
     while todo:
         path = todo.pop(0)
         if path in files or not path.is_file():
@@ -179,7 +187,7 @@ def _load(entry: str) -> str:
 
 def _run(entry: str, again: bool) -> None:
     """Run a plugin's code; the new text, where an older one was imported before."""
-    at, _, module = entry.rpartition(_IN) if _is_module(entry) else (str(Path(entry).parent), "", "")
+    at, _, module = entry.rpartition(IN) if _is_module(entry) else (str(Path(entry).parent), "", "")
     if at and at not in sys.path:
         sys.path.insert(0, at)  # for good: functions may import later
     stale = set(sources(entry)) if again else set()
@@ -211,7 +219,7 @@ def _where(error: BaseException, entry: str) -> str:
 
 
 def _is_module(entry: str) -> bool:
-    return _IN in entry or not entry.endswith(".py")
+    return IN in entry or not entry.endswith(".py")
 
 
 def _find(module: str, path: Sequence[str] | None) -> Path | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from eed_search.core.errors import BundleError, EedSearchError, RunError
 from eed_search.core.ledger import FILE_NAME, Ledger, RunView
 from eed_search.core.records import from_json, to_json
 from eed_search.core.spec_file import parse
+from eed_search.core.storage import Storage
 from eed_search.core.store import write_atomic
+from eed_search.search.copies import Copies, last_event
 from eed_search.search.driver import REPORT_FOLDER
 from eed_search.search.journal import Journal
 from eed_search.search.listener import Silent
@@ -62,7 +65,26 @@ def _write(folder: Path, id_: str, result: AttackResult, journal: Journal) -> st
         done.append("its report")
     if _tell_mlflow(folder, journal):
         done.append("MLflow")
-    return f"written into run {name}: {', '.join(done)}"
+    missed = ""
+    if url := journal.view.spec.get("storage", {}).get("url"):
+        missed = _copy(folder, Copies(Storage(url), name))
+        done += [] if missed else ["its copy on shared storage"]
+    return f"written into run {name}: {', '.join(done)}{missed}"
+
+
+def _copy(folder: Path, copies: Copies) -> str:
+    """Copy the run to shared storage; says what kept it from that, or nothing."""
+    try:
+        with copies.driving():
+            if copies.last_event() > last_event(folder / FILE_NAME):
+                return (
+                    "; not copied to shared storage, which holds a newer copy: `eed-search fetch` it, then give this"
+                    " command again"
+                )
+            copies.save(folder, report=folder / REPORT_FOLDER)
+    except (EedSearchError, sqlite3.Error, OSError) as error:
+        return f"; not copied to shared storage: {error}"
+    return ""
 
 
 def _tell_mlflow(folder: Path, journal: Journal) -> bool:

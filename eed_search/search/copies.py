@@ -54,6 +54,14 @@ class Copies:
         """
         return self.storage.read(f"{self._there}/{_LATEST}") is not None
 
+    def last_event(self) -> int:
+        """Give the number of the newest copy's last event; 0 where there is none.
+
+        Raises:
+            StoreError: If the storage cannot be reached.
+        """
+        return max((int(copy["events"]) for copy in self._latest()), default=0)
+
     @contextmanager
     def driving(self, **timing: float) -> Iterator[Lease]:
         """Hold the right to drive the run, among all machines that reach the storage.
@@ -122,7 +130,7 @@ class Copies:
             data = self.storage.read(f"{self._there}/{copy['file']}")
             if data is None or hashlib.sha256(data).hexdigest() != copy["sha256"]:
                 continue
-            if (folder / FILE_NAME).exists() and _last_event(folder / FILE_NAME) >= int(copy["events"]):
+            if (folder / FILE_NAME).exists() and last_event(folder / FILE_NAME) >= int(copy["events"]):
                 return folder
             for file in (FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm"):
                 (folder / file).unlink(missing_ok=True)
@@ -190,7 +198,7 @@ class Copier:
             while not done.wait(every_s):
                 try:
                     ledger = self._folder / FILE_NAME
-                    if not self.lost and ledger.exists() and _last_event(ledger) > saved:
+                    if not self.lost and ledger.exists() and last_event(ledger) > saved:
                         saved = self._copies.save(self._folder)
                 except (StoreError, sqlite3.Error, OSError) as error:
                     if not self._failed:
@@ -244,10 +252,11 @@ def _snapshot(path: Path) -> tuple[bytes, int]:
         with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)
             target.execute("PRAGMA journal_mode=DELETE")
-        events = _last_event(copy)
+        events = last_event(copy)
         return copy.read_bytes(), events
 
 
-def _last_event(path: Path) -> int:
+def last_event(path: Path) -> int:
+    """Give the number of a ledger's last event; 0 if it has none."""
     with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
         return int(database.execute("SELECT coalesce(max(seq), 0) FROM event").fetchone()[0])

@@ -27,6 +27,7 @@ from eed_search.core.ledger import FILE_NAME, RESUME, Ledger, RunView
 from eed_search.core.looks import Rival
 from eed_search.core.points import stalled
 from eed_search.core.records import Measurement, Reference, RungReading, TrialRecord
+from eed_search.core.sent_plugins import share
 from eed_search.core.spec import Spec
 from eed_search.core.storage import Storage
 from eed_search.core.store import write_atomic
@@ -162,6 +163,8 @@ def drive(
 
         stack.enter_context(ray_log(folder / RAY_LOG))
         copier = stack.enter_context(copied(spec, folder))
+        if spec.storage.url:
+            share(spec.plugins, spec.storage.url)
         ledger = stack.enter_context(Ledger(folder / FILE_NAME, write=True))
         slots = workers.slots(spec.resources)
         journal = Journal(ledger, listener, spec.search.trials, slots)

@@ -17,11 +17,11 @@ import yaml
 from eed_search.core.errors import RunError
 from eed_search.core.spec import Resources
 from eed_search.search import ray_glue
+from eed_search.search.package import is_sent, pack
 from eed_search.search.placement import Cluster, Node, fitting, only_on
 from eed_search.search.ray_workers import RayWorkers
 from eed_search.search.workers import Pipeline, Poll
 
-JOB_VARIABLE = "EED_SEARCH_JOB"  # set by whoever sent this driver as a job, with the code
 _MOST_STARTING = 16
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
 _HEAD_MARK = "node:__internal_head__"
@@ -46,9 +46,7 @@ def joined_ray(address: str, latency_node: str | None = None) -> Iterator[Cluste
 
     with ray_glue.logs_not_on_terminal(), tempfile.TemporaryDirectory(prefix="eed-join-") as folder:
         options: dict[str, Any] = {}
-        if not os.environ.get(JOB_VARIABLE):
-            from eed_search.search.package import pack
-
+        if not is_sent():
             options["runtime_env"] = {"working_dir": str(pack(Path(folder), {})), "env_vars": WORKER_VARIABLES}
         try:
             ray.init(address=address, log_to_driver=False, configure_logging=False, **options)

@@ -14,8 +14,12 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
+import yaml
+
+from eed_search.core import plugins
 from eed_search.core.errors import EedSearchError, RunError
 from eed_search.core.ledger import FILE_NAME, Ledger, RunView, read_run
+from eed_search.core.sent_plugins import bring
 from eed_search.core.spec import SharedStorage, Spec
 from eed_search.core.spec_file import SPACE_FILE, load, parse, to_text
 from eed_search.core.store import write_atomic
@@ -69,6 +73,7 @@ def resume(
         stack.enter_context(driving(folder))
         clear_dead_sessions()
         view = _read(folder)
+        _bring_plugins(folder, view, storage)
         spec = stored_spec(folder, view)
         if trials is not None:
             spec = _with_trials(spec, view, trials)
@@ -144,6 +149,22 @@ def stored_spec(folder: Path, view: RunView) -> Spec:
     """
     path = folder / SPACE_FILE
     return with_absolute_data(load(path) if path.exists() else parse(view.spec, f"run {view.name}"))
+
+
+def _bring_plugins(folder: Path, view: RunView, storage: str | None) -> None:
+    """Fetch the user's code that the run's file names, where this machine lacks it and shared storage has it.
+
+    Raises:
+        StoreError: If the storage cannot be reached, or the code's folder cannot be written here.
+    """
+    path = folder / SPACE_FILE
+    try:
+        plain = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else view.spec
+    except (OSError, ValueError, yaml.YAMLError):
+        return  # whoever reads the file says what is wrong
+    if isinstance(plain, dict):
+        own = plain.get("storage")
+        bring(plugins.entries(plain), storage or (own.get("url") if isinstance(own, dict) else None))
 
 
 def changes(view: RunView, spec: Spec) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from eed_search.core.sent_plugins import bring
 from eed_search.core.shared_stages import SharedStages
 from eed_search.core.spec import Spec
 from eed_search.core.storage import Storage
@@ -39,4 +40,5 @@ def open_workshop(spec: Spec, store_root: Path | str, report: Report, *, whole_m
         on_wait=lambda stage: report(f"waits for another worker's {stage.partition('.')[0]}"),
         shared=SharedStages(Storage(spec.storage.url)) if spec.storage.url else None,
     )
+    bring(spec.plugins, spec.storage.url)
     return Workshop(spec, store, report)

@@ -89,6 +89,18 @@ def test_status_and_report_answer_in_json(launched: subprocess.CompletedProcess[
     assert json.loads(report.stdout)["run"] == "one"
 
 
+def test_the_page_is_brought_here(launched: subprocess.CompletedProcess[str], node: OneNode) -> None:
+    """By the command that the result prints in the place of a path on the head."""
+    suffix = f" --home {node.folder}/home --address {node.url}"
+    assert f"plot    eed-search report one --out one-report{suffix}" in launched.stdout
+    done = call(node, "report", "one", "--out", "one-report")
+    assert (done.returncode, done.stderr.splitlines()[1:]) == (0, [])
+    assert "written one-report/frontier.html" in done.stdout
+    assert json.loads((node.folder / "one-report" / "frontier.json").read_text())["run"] == "one"
+    again = call(node, "report", "one", "--out", "one-report")
+    assert "one-report: exists already and is left as it is" in again.stderr
+
+
 def test_an_error_there_is_an_error_here(launched: subprocess.CompletedProcess[str], node: OneNode) -> None:
     """Message and exit code, of a search that is not there and of a name that is taken."""
     done = call(node, "report", "none")
@@ -126,6 +138,28 @@ def test_ctrl_c_leaves_the_search_alone(launched: subprocess.CompletedProcess[st
     resumed = call(node, "resume", "two", "--trials", "31")
     assert resumed.returncode == 0, resumed.stderr
     assert "two: finished after " in resumed.stdout
+
+
+def test_the_user_s_own_code_travels(node: OneNode) -> None:
+    """It is found by the search that was sent, and by the one that goes on when laptop's file and job are gone."""
+    (node.folder / "mine.py").write_text(
+        "from eed_search import plugins\nimport mine_too\n\n"
+        "@plugins.score('sent')\ndef f(model, batch):\n    return {}\n"
+    )
+    (node.folder / "mine_too.py").write_text("")
+    text = FILE.replace("name: quick", "name: own\nplugins: [mine.py]").replace(
+        "trials: 3", "trials: 3, space: {score: sent}"
+    )
+    (node.folder / "own.yaml").write_text(text)
+    done = call(node, "launch", "own.yaml", "--name", "own")
+    assert (done.returncode, done.stderr) == (0, "")
+    for name in ("mine.py", "mine_too.py", "own.yaml"):
+        (node.folder / name).unlink()
+    resumed = call(node, "resume", "own", "--trials", "4")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "own: finished after " in resumed.stdout
+    kept = node.folder / "home" / ".plugins"
+    assert sorted(path.name for path in kept.rglob("*.py")) == ["mine.py", "mine_too.py"]
 
 
 def _until_running(folder: Path) -> None:

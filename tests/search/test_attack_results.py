@@ -11,8 +11,10 @@ import pytest
 from eed_search.core.attacked import Settings
 from eed_search.core.errors import BundleError
 from eed_search.core.ledger import read_run
+from eed_search.core.storage import Storage
 from eed_search.deployment.runtime import MANIFEST
 from eed_search.search import attack_results
+from eed_search.search.copies import Copies
 from eed_search.search.lock import driving
 from eed_search.tracking.mlflow_log import MlflowTracker, connect
 from eed_search.tracking.report import write_report
@@ -30,6 +32,27 @@ def test_a_run_gets_its_result_once_in_ledger_and_report(tmp_path: Path) -> None
     assert attack_results.write_into_run(folder, "0.0", found) == "stands in run digits already"
     assert read_run(folder).attacks == {"0.0": [found]}
     assert "badge `checked`" in (folder / "report" / "frontier.html").read_text()
+
+
+def test_shared_storage_gets_it_too(tmp_path: Path) -> None:
+    """So that what is fetched elsewhere has it; a newer copy of another machine stays."""
+    url, plain = f"file://{tmp_path}/shared", make_view(8)
+    view = replace(plain, spec=plain.spec | {"storage": {"url": url}})
+    folder, copies = write_ledger(tmp_path / "digits", view), Copies(Storage(url), "digits")
+    found = make_attack(0.7)
+    said = attack_results.write_into_run(folder, "0.0", found)
+    assert said == "written into run digits: its ledger, its copy on shared storage"
+    fetched = copies.fetch(tmp_path / "elsewhere")
+    assert read_run(fetched).attacks == {"0.0": [found]}
+    for id_ in ("1.0", "2.0"):
+        attack_results.write_into_run(fetched, id_, found)
+    said = attack_results.write_into_run(folder, "1.0", found)
+    assert "not copied to shared storage, which holds a newer copy: `eed-search fetch` it" in said
+    assert set(read_run(copies.fetch(tmp_path / "third")).attacks) == {"0.0", "1.0", "2.0"}
+    with copies.driving():
+        assert "not copied to shared storage: run digits: another machine drives it" in attack_results.write_into_run(
+            fetched, "3.0", found
+        )
 
 
 def test_a_search_that_runs_is_left_alone(tmp_path: Path) -> None:
