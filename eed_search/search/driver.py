@@ -54,7 +54,7 @@ from eed_search.search.racing import Racing, outraced, with_earlier
 from eed_search.search.workers import Pipeline, Work, Workers
 
 if TYPE_CHECKING:
-    from eed_search.search.study import Proposer
+    from eed_search.search.proposer import Proposer
     from eed_search.tracking.mlflow_log import State
     from eed_search.trial import Setting
 
@@ -343,7 +343,8 @@ class _Search:
         """Run the controls and the trials side by side."""
         if setting is None:
             return
-        from eed_search.search.study import STUDY_FILE, Proposer, close_study, open_study, rebuild_study
+        from eed_search.search.proposer import Proposer
+        from eed_search.search.study import STUDY_FILE, close_study, open_study, rebuild_study
 
         self.journal.stage("controls and trials")
         path = self.folder / STUDY_FILE

@@ -14,8 +14,9 @@ from ray.tune.search import Searcher
 
 from eed_search.core.records import TrialRecord, to_json
 from eed_search.search.outcome import failure, judge
+from eed_search.search.proposer import Proposer
 from eed_search.search.samplers import SAMPLERS
-from eed_search.search.study import OBJECTIVES, STUDY_FILE, Proposer, close_study, open_study, rebuild_study
+from eed_search.search.study import OBJECTIVES, STUDY_FILE, close_study, open_study, rebuild_study
 
 __all__ = [
     "OBJECTIVES",

@@ -1,4 +1,4 @@
-"""The Optuna study of a search: a view of the ledger that proposes, and can be made again at any time.
+"""The Optuna study of a search: a view of the ledger, which can be made again at any time.
 
 A trial's end is told truthfully, once:
 
@@ -10,45 +10,31 @@ A trial's end is told truthfully, once:
 
 A swept gate threshold of a finished trial stands in the study too, as a trial of its own with that
 threshold (user attribute `swept`); its robust accuracy is an upper bound until it is confirmed.
-
-Each proposal is a pure function of the ledger before it: the sampler is made anew for each, from
-the search's seed and the proposal's number, and the rest of its state lies in the study. So a
-search that was killed and resumed proposes what the undisturbed one would have, given the same
-results in the same order.
 """
 
 from __future__ import annotations
 
-import time
 import warnings
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import optuna
 from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from eed_search.core.cost import latency_of
 from eed_search.core.errors import RunError
-from eed_search.core.ledger import STOPPED, RungReport, RunView
-from eed_search.core.looks import Rival
+from eed_search.core.ledger import RunView
 from eed_search.core.params import LatencyKind, ParamValue
 from eed_search.core.records import Measurement, TrialRecord
 from eed_search.core.spec import Spec
 from eed_search.search.proposals import first_proposals, suggest
-from eed_search.search.race import Verdict
-from eed_search.search.racing import RUNGS, Racing
 from eed_search.search.samplers import PORTFOLIO, make_sampler
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
-    from eed_search.search.model import Model, Observation
 
 STUDY_FILE = "study.sqlite"
 SWEPT = "swept"  # user attribute of a study's trial that is another threshold of a team: the point's id
@@ -61,76 +47,11 @@ OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {"robust_accuracy": "ma
 
 # These keep nothing in the study for a trial that has ended: a study can be made again without them.
 _KEEP_NOTHING = frozenset({"tpe", "random", PORTFOLIO})
-_EXPLORES = 3  # every third proposal of the portfolio is drawn at random
 
 
 def sampler_for(spec: Spec, number: int) -> BaseSampler:
     """Make the sampler of one proposal; the same for the same search and number."""
     return make_sampler(spec.search.sampler, spec.seed, number, spec.search.startup_trials)
-
-
-def make_model(
-    spec: Spec, cost: Callable[[dict[str, Any]], float] | None = None, racing: Racing | None = None
-) -> Model:
-    """Make the model of a search; `cost` is what a configuration would still cost, which it divides by."""
-    from eed_search.search.model import Model
-
-    return Model(lambda trial: suggest(trial, spec), len(OBJECTIVES), (len(RUNGS) if racing else 0) + 1, cost=cost)
-
-
-def model_proposal(
-    study: optuna.Study, spec: Spec, number: int, model: Model, racing: Racing | None = None
-) -> dict[str, Any] | None:
-    """Ask the model where the frontier is expected to grow most.
-
-    Args:
-        study: Its complete trials teach; its running ones count as if they had ended as predicted.
-        spec: The search.
-        number: The proposal's; it seeds the draws.
-        model: From `make_model`.
-        racing: What trials have reported on their way teaches too.
-
-    Returns:
-        Parameters under Optuna's names; none where the portfolio's sampler is to be asked.
-    """
-    if spec.search.sampler != PORTFOLIO or number < spec.search.startup_trials or number % _EXPLORES == _EXPLORES - 1:
-        return None
-    trials = study.get_trials(deepcopy=False)
-    if any(trial.state == TrialState.WAITING for trial in trials):
-        return None  # first proposals come first
-    own = own_trials(study)
-    seen = _reports(trials, own, racing)
-    heard = {one.trial for one in seen}
-    running = [dict(t.params) for n, t in enumerate(own) if t.state == TrialState.RUNNING and n not in heard]
-    return model.propose(seen, running, np.random.default_rng([spec.seed, number]))
-
-
-def _reports(trials: Sequence[FrozenTrial], own: Sequence[FrozenTrial], racing: Racing | None) -> list[Observation]:
-    """List what the model learns from in the order in which it came; a team's swept thresholds after the team."""
-    from eed_search.search.model import Observation
-
-    numbers = {trial.number: n for n, trial in enumerate(own)}
-    numbers |= {trial.number: len(own) + i for i, trial in enumerate(t for t in trials if SWEPT in t.user_attrs)}
-    ended = [
-        (trial, values) for trial in trials if (values := trial.values or trial.user_attrs.get(EXPECTED)) is not None
-    ]
-    ended.sort(key=lambda one: (one[0].datetime_complete or datetime.max, one[0].number))
-    if racing is None:
-        return [
-            Observation(numbers[trial.number], dict(trial.params), 0, (-values[0], values[1]))
-            for trial, values in ended
-        ]
-    swept: dict[int, list[Observation]] = {}
-    for trial, values in ended:
-        if id_ := trial.user_attrs.get(SWEPT):
-            point = Observation(numbers[trial.number], dict(trial.params), len(RUNGS), (-values[0], values[1]))
-            swept.setdefault(int(id_.partition(".")[0]), []).append(point)
-    found = []
-    for number, rung, read in racing.readings():
-        found.append(Observation(number, dict(own[number].params), rung, read))
-        if rung == len(RUNGS):
-            found += swept.pop(number, [])
-    return found
 
 
 def own_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -308,202 +229,7 @@ def _copy(source: optuna.Study, target: optuna.Study) -> None:
         target._storage.set_study_system_attr(target._study_id, key, value)
 
 
-# ---------------------------------------------------------------- propose and tell
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """What a trial is to try.
-
-    Attributes:
-        number: Of the trial.
-        params: Its flat parameters.
-        attempt: How often this process has handed it out, this time included.
-        rung: At which rung its work ends this time; none: at its end.
-        rivals: Points that it is held against while its trained team is attacked.
-    """
-
-    number: int
-    params: dict[str, ParamValue]
-    attempt: int = 1
-    rung: int | None = None
-    rivals: tuple[Rival, ...] = ()
-
-
-class Proposer:
-    """Asks Optuna for proposals, hands unfinished ones out again first, and tells it how they ended.
-
-    It limits itself: at most `max_concurrent` trials are out, so each proposal knows every result
-    that could be known. In a race a trial comes back at each rung: one that goes on is handed out again
-    before anything new, one that waits when the race says so. It is finished after `search.trials`
-    proposals, or past the deadline, when none is out any more (one that is out may be lost, and handed
-    out again) and none that waits may still belong to the frontier; or when asked to stop.
-
-    Args:
-        study: From `open_study` or `rebuild_study`.
-        spec: The search.
-        unfinished: Parameters of the trials that the study holds as RUNNING, by number.
-        max_concurrent: Trials that may be out at once, at least 1.
-        deadline: `time.monotonic()` after which nothing is handed out, or none.
-        on_proposal: Told number, flat parameters and what Optuna drew, before a new proposal is
-            handed out; not again for one that is handed out again.
-        should_stop: Asked before each proposal.
-        cost: What flat parameters would still cost, for the portfolio.
-        enough: Whether no new proposal is wanted, before the number of trials is reached.
-        racing: The race, with what has happened in it; without one trials run to their end.
-        on_resume: Told number and rung of a trial that waited, before it is handed out again.
-        rivals: Asked for the points that a trial is held against, when it is handed out to its end.
-    """
-
-    def __init__(
-        self,
-        study: optuna.Study,
-        spec: Spec,
-        *,
-        unfinished: Mapping[int, Mapping[str, ParamValue]] | None = None,
-        max_concurrent: int = 1,
-        deadline: float | None = None,
-        on_proposal: Callable[[int, dict[str, ParamValue], dict[str, ParamValue]], None] | None = None,
-        should_stop: Callable[[], bool] | None = None,
-        enough: Callable[[], bool] | None = None,
-        cost: Callable[[dict[str, Any]], float] | None = None,
-        racing: Racing | None = None,
-        on_resume: Callable[[int, int], None] | None = None,
-        rivals: Callable[[int], tuple[Rival, ...]] | None = None,
-    ) -> None:
-        self._study = study
-        self._racing = racing
-        self._on_resume = on_resume
-        self._rivals = rivals
-        self._model = make_model(spec, cost, racing)
-        self._enough = enough
-        self._spec = spec
-        self._max_concurrent = max(1, max_concurrent)
-        self._deadline = deadline
-        self._on_proposal = on_proposal
-        self._should_stop = should_stop
-        self._trials: dict[int, Trial] = {}  # proposed and not told
-        self._params: dict[int, dict[str, ParamValue]] = {n: dict(p) for n, p in (unfinished or {}).items()}
-        self._again = deque(sorted(self._params.keys() - set(racing.paused() if racing else ())))
-        self._out: set[int] = set()
-        self._handed_out: Counter[int] = Counter()
-        own = own_trials(study)
-        self._num_proposed = len(own)
-        for number in self._params:
-            self._trials[number] = Trial(study, own[number]._trial_id)
-
-    def make_room(self, max_concurrent: int) -> None:
-        """Let so many trials be out at once from now on: a cluster grows and shrinks."""
-        self._max_concurrent = max(1, max_concurrent)
-
-    def propose(self) -> Proposal | None:
-        """Hand a proposal out; none while enough are out, or when `finished`."""
-        if self.finished or len(self._out) >= self._max_concurrent:
-            return None
-        if self._again:
-            number = self._again.popleft()
-        elif (waiting := self._to_resume()) is not None:
-            number = self._resume(waiting)
-        elif self._may_ask():
-            number = self._ask()
-        else:
-            return None
-        self._out.add(number)
-        self._handed_out[number] += 1
-        rung = self._racing.next_rung(number) if self._racing else None
-        rivals = self._rivals(number) if self._rivals and rung is None else ()
-        return Proposal(number, dict(self._params[number]), self._handed_out[number], rung, rivals)
-
-    @property
-    def finished(self) -> bool:
-        """Whether nothing will be handed out any more."""
-        if self._should_stop is not None and self._should_stop():
-            return True
-        if self._out:
-            return False
-        return self._late() or not (self._again or self._may_ask() or self._to_resume() is not None)
-
-    def params(self, number: int) -> dict[str, ParamValue]:
-        """Give the flat parameters of a trial that was proposed."""
-        return dict(self._params[number])
-
-    def report(self, number: int, report: RungReport) -> Verdict:
-        """Take in that a trial has come to a rung; one that may go on is handed out before anything new.
-
-        Raises:
-            ValueError: If a metric is missing or not finite, or there is no race.
-        """
-        if self._racing is None:
-            raise ValueError(f"trial {number} reported at rung {report.rung}, but there is no race")
-        verdict = self._racing.reported(number, report)
-        self._out.discard(number)
-        if verdict != "pause":
-            self._again.append(number)
-        return verdict
-
-    def paused(self) -> list[int]:
-        """List the trials that wait at a rung."""
-        return self._racing.paused() if self._racing else []
-
-    def again(self, number: int) -> None:
-        """Take a trial back that was lost, to hand it out again before anything new."""
-        self._out.discard(number)
-        if number in self._trials and number not in self._again:
-            self._again.append(number)
-
-    def tell(self, record: TrialRecord) -> None:
-        """Tell Optuna how a trial ended; a second call for the same trial is ignored."""
-        self._out.discard(record.number)
-        if record.number in self._again:
-            self._again.remove(record.number)
-        if self._racing is not None and record.number in self._trials:
-            self._racing.ended(record)
-        if (trial := self._trials.pop(record.number, None)) is not None:
-            tell(self._study, trial, record, self._spec.search.latency_objective)
-
-    def close(self) -> None:
-        """Tell Optuna that the trials without an end were stopped: nothing is left RUNNING."""
-        for number in list(self._trials):
-            self.tell(TrialRecord(number, self._params.get(number, {}), "pruned", STOPPED))
-
-    def _to_resume(self) -> int | None:
-        if self._racing is None or self._late():
-            return None
-        return self._racing.to_resume(nothing_new=not self._may_ask())
-
-    def _resume(self, number: int) -> int:
-        assert self._racing is not None
-        rung = self._racing.next_rung(number)
-        if self._on_resume is not None:
-            self._on_resume(number, (len(RUNGS) if rung is None else rung) - 1)
-        self._racing.resumed(number)
-        return number
-
-    def _may_ask(self) -> bool:
-        if self._num_proposed >= self._spec.search.trials or self._late():
-            return False
-        return self._enough is None or not self._enough()
-
-    def _late(self) -> bool:
-        return self._deadline is not None and time.monotonic() >= self._deadline
-
-    def _ask(self) -> int:
-        number = self._num_proposed  # Optuna's own numbers count waiting and swept ones too
-        chosen = model_proposal(self._study, self._spec, number, self._model, self._racing)
-        if chosen is not None:
-            self._study.enqueue_trial(chosen)
-        self._study.sampler = sampler_for(self._spec, number)
-        trial = self._study.ask()
-        # Kept from here on: whatever happens next, `close` will not leave it RUNNING.
-        self._trials[number] = trial
-        self._num_proposed += 1
-        params = suggest(trial, self._spec)
-        self._params[number] = params
-        if self._racing is not None:
-            self._racing.proposed(number)
-        if self._on_proposal is not None:
-            self._on_proposal(number, dict(params), dict(trial.params))
-        return number
+# ---------------------------------------------------------------- tell
 
 
 def tell(study: optuna.Study, trial: Trial, record: TrialRecord, kind: LatencyKind = "clean") -> None:

@@ -22,7 +22,7 @@ from eed_search.search.outcome import attempt
 
 if TYPE_CHECKING:
     from eed_search.evaluation.latency import Probe
-    from eed_search.search.study import Proposer
+    from eed_search.search.proposer import Proposer
     from eed_search.stages import Report
     from eed_search.trial import Setting
 

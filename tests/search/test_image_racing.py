@@ -23,9 +23,10 @@ from eed_search.core.records import EarlyStop, Interval, RobustAccuracy, RungRea
 from eed_search.core.spec import Controls, Search, Spec, Threat
 from eed_search.search import LocalWorkers, Silent, image_racing
 from eed_search.search.driver import run
+from eed_search.search.learning import make_model, model_proposal
 from eed_search.search.racing import RUNGS, Racing
 from eed_search.search.resume import resume
-from eed_search.search.study import EXPECTED, STUDY_FILE, close_study, make_model, model_proposal, own_trials
+from eed_search.search.study import EXPECTED, STUDY_FILE, close_study, own_trials
 from tests.search import stub_pipeline
 from tests.tracking.factories import make_measurement, make_trial
 

@@ -17,9 +17,10 @@ from ray.tune.search import Searcher
 from eed_search.core.params import TrialParams
 from eed_search.core.records import TrialRecord
 from eed_search.core.spec import Search, Spec, Threat
+from eed_search.search.proposer import Proposer
 from eed_search.search.samplers import SAMPLERS
 from eed_search.search.searcher import EedSearcher
-from eed_search.search.study import STUDY_FILE, Proposer, close_study, open_study
+from eed_search.search.study import STUDY_FILE, close_study, open_study
 from tests.search.stub_pipeline import measurement
 
 

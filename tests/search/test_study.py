@@ -18,10 +18,10 @@ from eed_search.core.params import TrialParams
 from eed_search.core.records import TrialRecord, to_json
 from eed_search.core.spec import Choice, Search, Space, Spec, Threat
 from eed_search.search.outcome import judge
+from eed_search.search.proposer import Proposer
 from eed_search.search.samplers import SAMPLERS
 from eed_search.search.study import (
     STUDY_FILE,
-    Proposer,
     close_study,
     open_study,
     own_trials,
