@@ -42,7 +42,7 @@ _SHORT = {
     "clean accuracy": "clean\n%",
     "members": "of",
     "members run": "run",
-    "size": "size",
+    "size": "size\nbytes",
     "MACs": "MACs",
 }
 
@@ -116,6 +116,8 @@ def frontier_table(rows: list[TableRow], width: int) -> Table:
 
 def _without_units(name: str, cell: str, wide: bool) -> str:
     """Leave to the heading what it says; on a narrow screen the latency's interval too, which the speed-up's repeats."""
+    if name in ("size", "MACs"):
+        return cell.removesuffix("B").replace(" ", "")
     text = cell.replace(" %", "").replace(" ×", "").replace("×", "").replace(" (noisy)", "?")
     if name == "latency ms" and not wide:
         return text.partition(" ")[0] + ("?" if text.endswith("?") else "")

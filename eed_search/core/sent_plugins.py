@@ -52,7 +52,8 @@ def pack(entries: Sequence[str], home: str) -> Packed:
         if (root := plugins.folder_of(entry)) is None:
             there.append(entry)
             continue
-        contents = {path.relative_to(root).as_posix(): path.read_bytes() for path in plugins.sources(entry)}
+        own_files = [path for path in plugins.sources(entry) if path.is_relative_to(root)]
+        contents = {path.relative_to(root).as_posix(): path.read_bytes() for path in own_files}
         sha = hashlib.sha256()
         for name, content in sorted(contents.items()):
             sha.update(f"{name}:{len(content)}:".encode() + content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from eed_search.core.errors import RunError
 from eed_search.core.ledger import FILE_NAME, Ledger
 from eed_search.core.points import frontier
 from eed_search.search.lock import driving
-from eed_search.tracking.table import table_rows
+from eed_search.tracking.table import COLUMNS, TableRow, table_rows
 from tests.cli.calling import call
 from tests.core.ledgers import write_ledger
 from tests.tracking.factories import make_latency, make_measurement, make_trial, make_view
@@ -148,15 +149,40 @@ def test_throughput_stands_below_the_table(tmp_path: Path) -> None:
     assert "Images per second in batches of 64: 0.0 20000 ±400." in lines
 
 
-def test_a_wide_screen_shows_macs_and_the_team_beside_its_point() -> None:
-    """From 118 columns on nothing is left out."""
+def test_no_figure_is_cut_off_on_80_columns() -> None:
+    """Of a team whose every figure is long."""
+    cells = {
+        "point": "12.0",
+        "team": "bnsf-12 erm-25 nis-50",
+        "robust accuracy": "79.3 ±5.0 %",
+        "latency ms": "0.0185 ±0.0002 (noisy)",
+        "speed-up": "14.11 ±0.05×",
+        "attacked": "14.11×",
+        "clean accuracy": "98.0 ±2.3 %",
+        "members": "3",
+        "members run": "1.00",
+        "size": "25.5 kB",
+        "MACs": "41.8 k",
+    }
+    rows = [replace(table_rows(make_view())[0], cells=tuple(cells[name] for name in COLUMNS))]
+    text = _drawn(rows, 80)
+    for whole in ("79.3 ±5.0", "0.0185?", "14.11 ±0.05", "98.0 ±2.3", " 3 1.00 25.5k", "size", "bytes"):
+        assert whole in text, text
+
+
+def _drawn(rows: list[TableRow], width: int) -> str:
     from rich.console import Console
 
+    with open(os.devnull, "w") as nowhere:
+        console = Console(width=width, record=True, file=nowhere)
+        console.print(frontier_table(rows, width))
+        return console.export_text()
+
+
+def test_a_wide_screen_shows_macs_and_the_team_beside_its_point() -> None:
+    """From 118 columns on nothing is left out."""
     rows = table_rows(make_view())
-    wide = Console(width=130, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    wide.print(frontier_table(rows, 130))
-    text = wide.export_text()
-    wide.file.close()
+    text = _drawn(rows, 130)
     assert "MACs" in text
     assert f"{rows[0].cells[0]}  {rows[0].cells[1]}" in text
 
