@@ -23,6 +23,7 @@ import pytest
 import yaml
 
 from eed_search.core.ledger import read_run
+from eed_search.core.looks import OUTRACED
 from eed_search.core.points import frontier
 from eed_search.search.finals import next_final
 from tests.cli.calling import ROOT
@@ -194,11 +195,13 @@ def test_the_choice_of_the_cluster_is_the_first_line(story: Story) -> None:
 
 
 def test_the_search_ends_although_a_host_died(story: Story) -> None:
-    """Exit code 0, all trials done, none failed; the lost one was tried again."""
+    """Exit code 0, all trials at their end, none failed; the lost one was tried again."""
     view = read_run(story.folder)
     assert (story.code, view.state) == (0, "finished")
     assert 2 <= story.killed_after < NUM_TRIALS
-    assert {trial.outcome for trial in view.trials.values()} <= {"done", "infeasible"}
+    ends = {(trial.outcome, trial.reason) for trial in view.trials.values()}
+    assert {outcome for outcome, _ in ends} <= {"done", "infeasible", "pruned"}
+    assert {reason for outcome, reason in ends if outcome == "pruned"} <= {OUTRACED}  # surely beaten on the way
     assert len(view.trials) == NUM_TRIALS
     assert [one["state"] for one in events(story.folder, "attempt")].count("lost") >= 1
 
