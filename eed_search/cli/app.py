@@ -304,6 +304,7 @@ def _fraction(text: str) -> float:
 
 @app.command()
 def export(
+    out: Annotated[str, typer.Option("--out", metavar="DIR", help="New folder for the bundle, or a storage URL.")],
     run: Run = None,
     select: Annotated[
         str, typer.Option("--select", metavar="POINT", help="knee, fastest, most-robust, or a point's id such as 7.0.")
@@ -322,9 +323,6 @@ def export(
             show_default=False,
         ),
     ] = None,
-    out: Annotated[
-        str, typer.Option("--out", metavar="DIR", help="New folder for the bundle, or a storage URL.")
-    ] = ...,  # type: ignore[assignment]
     home: Home = DEFAULT_HOME,
     address: Address = None,
     cluster: ClusterFile = None,

@@ -50,19 +50,25 @@ def factored_like(layer: Layer, rank_out: int, rank_in: int) -> Factored:
         )
     out = nn.Conv2d(rank_out, layer.out_channels, 1, bias=bias)
     if is_pointwise(layer):
-        into = nn.Conv2d(layer.in_channels, rank_out, 1, stride=layer.stride, bias=False)  # type: ignore[arg-type]
+        into = nn.Conv2d(layer.in_channels, rank_out, 1, stride=_pair(layer.stride), bias=False)
         return Factored(OrderedDict(into=into, out=out))
     core = nn.Conv2d(
         rank_in,
         rank_out,
-        layer.kernel_size,  # type: ignore[arg-type]
-        stride=layer.stride,  # type: ignore[arg-type]
-        padding=layer.padding,  # type: ignore[arg-type]
-        dilation=layer.dilation,  # type: ignore[arg-type]
+        _pair(layer.kernel_size),
+        stride=_pair(layer.stride),
+        padding=layer.padding if isinstance(layer.padding, str) else _pair(layer.padding),
+        dilation=_pair(layer.dilation),
         padding_mode=layer.padding_mode,
         bias=False,
     )
     return Factored(OrderedDict(into=nn.Conv2d(layer.in_channels, rank_in, 1, bias=False), core=core, out=out))
+
+
+def _pair(values: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width, which torch types as any number of numbers."""
+    height, width = values
+    return height, width
 
 
 def replace(model: nn.Module, name: str, module: nn.Module) -> None:

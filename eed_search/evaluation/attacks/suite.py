@@ -97,7 +97,6 @@ def tier_attacks(
         name: str,
         *objectives: Objective,
         steps: int = steps,
-        restarts: int = 1,
         source: nn.Module | None = None,
     ) -> None:
         attack = Climber(
@@ -106,7 +105,6 @@ def tier_attacks(
             objectives,
             eps=eps,
             steps=steps,
-            restarts=restarts,
             targets=targets,
             seed=seed,
             source=source,
