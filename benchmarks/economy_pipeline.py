@@ -29,10 +29,12 @@ class Pipeline:
     Args:
         store: Whether trials share what they make.
         gate: Whether limits that need no training are looked at before it.
+        base: Whether a trial that shares nothing is still given the dense base.
     """
 
     store: bool = True
     gate: bool = True
+    base: bool = False
 
     def prepare(self, spec: Spec, store_root: Path, report: Report) -> Setting:
         """As `trial.prepare`."""
@@ -55,7 +57,7 @@ class Pipeline:
         """Run one trial: without the store in a store of its own, without the gate unlimited and judged afterwards."""
         given = setting
         if not self.store:
-            given = replace(given, store_root=str(own_store(setting, number)))
+            given = replace(given, store_root=str(own_store(setting, number, base=self.base)))
         if not self.gate:
             given = replace(given, spec=without_limits(setting.spec))
         found = trial.run(number, params, given, probe, report, rung, rivals)
@@ -94,13 +96,13 @@ class Pipeline:
         return trial.recheck(artifact, params, images, setting, report)
 
 
-def own_store(setting: Setting, number: int) -> Path:
-    """Give a trial's own store, with nothing but the dense base in it when it is new."""
+def own_store(setting: Setting, number: int, *, base: bool) -> Path:
+    """Give a trial's own store, with nothing in it when it is new, or nothing but the dense base."""
     shared = Path(setting.store_root)
     own = shared.with_name("stores") / str(number)
-    if not own.exists():
-        base = Path(setting.base.measurement.artifact)
-        shutil.copytree(shared / base, own / base)
+    if base and not own.exists():
+        artifact = Path(setting.base.measurement.artifact)
+        shutil.copytree(shared / artifact, own / artifact)
     return own
 
 

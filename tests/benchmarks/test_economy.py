@@ -39,7 +39,18 @@ def test_the_target_is_what_every_search_of_a_seed_reached() -> None:
     assert "| nothing | 20 s | 20 s | 10 s | 35 s | 0.600 | 2 / 5 | 0 |" in text
     assert "| gate, store, sweep | 110 s | 110 s | 100 s | 115 s | 0.400 | 2 / 5 | 0 |" in text
     assert "All on is 5.5 times as fast as all off (as found); the target is 5: reached." in text
-    assert "All on is 10.0 times as fast as all off without the base's time (as found)" in text
+    assert "All on is 10.0 times as fast as all off without the first base's time (as found)" in text
+
+
+def test_a_base_that_is_given_is_compared_for_itself() -> None:
+    """Beside all off, in lines of its own."""
+    text = table([_search("on", 0, (20, 0.6)), _search("off-given", 0, (40, 0.6))])
+    assert "| gate, store but the base, sweep | 40 s |" in text
+    assert (
+        "All on is 2.0 times as fast as all off, each trial given the base, (as found); the target is 5: missed."
+        in text
+    )
+    assert "as all off (as found)" not in text
 
 
 def test_a_target_that_is_not_reached_is_said() -> None:
@@ -102,19 +113,21 @@ def _setting(tmp_path: Path, **limits: float) -> Setting:
     return Setting(spec, str(tmp_path / "store"), base, 0.0, 10, (1, 8, 8))
 
 
-def test_a_store_of_its_own_holds_the_base_and_nothing_else(tmp_path: Path) -> None:
-    """What another trial made is not in it; what the trial itself makes stays for its next rung."""
+def test_a_store_of_its_own_holds_nothing_that_another_made(tmp_path: Path) -> None:
+    """At most the base, where it is given; what the trial itself makes stays for its next rung."""
     setting = _setting(tmp_path)
     Store(tmp_path / "store").get("member.1", {"b": 2}, lambda seed: Artifact({"w": np.ones(2)}))
-    own = own_store(setting, 4)
+    own = own_store(setting, 4, base=True)
     assert [path.name for path in own.iterdir()] == ["base.1"]
     assert Store(own).load(setting.base.measurement.artifact).artifact.tensors["w"].tolist() == [0, 0, 0]
     made = Store(own).get("team.1", {"c": 3}, lambda seed: Artifact({"w": np.ones(1)}))
-    assert own_store(setting, 4) == own
+    assert own_store(setting, 4, base=True) == own
     assert Store(own).has("team.1", made.key)
     hand_over(f"team.1/{made.key}", own, tmp_path / "store")
     assert Store(tmp_path / "store").has("team.1", made.key)
-    assert own_store(setting, 5) != own
+    other = own_store(setting, 5, base=False)
+    assert other != own
+    assert not other.exists()
 
 
 def test_without_the_gate_a_limit_is_judged_after_measuring(tmp_path: Path) -> None:
