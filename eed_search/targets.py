@@ -137,7 +137,7 @@ def _pick(view: RunView, id_: str) -> tuple[str, Measurement, float]:
         if view.base is None:
             raise RunError(f"run {view.name}: has no dense base yet; wait for it")
         return "base", _final(view, view.base), RUNS_ALL
-    by_id = {point.id: point for point in points(view, unrankable=True, unconfirmed=True)}
+    by_id = {point.id: point for point in points(view, unrankable=True, unconfirmed=True, twins=True)}
     point = by_id.get(id_) or (select(view, id_) if not id_[0].isdigit() else None)
     if point is None:
         raise RunError(

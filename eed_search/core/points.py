@@ -17,9 +17,16 @@ from eed_search.core.spec import Constraints
 
 
 def points(
-    view: RunView, *, unrankable: bool = False, unconfirmed: bool = False, without: Collection[str] = ()
+    view: RunView,
+    *,
+    unrankable: bool = False,
+    unconfirmed: bool = False,
+    without: Collection[str] = (),
+    twins: bool = False,
 ) -> list[Point]:
     """List the points that may enter the frontier: each trial's own, and its confirmed swept thresholds.
+
+    Two trials may come to one trained team, and then to one gate threshold: that is one point, the earlier trial's.
 
     A final latency replaces the search's where one was taken, noisy or not: it is the deployed
     cascade's own, the runtime's overhead included, and ranking it beside sums of member latencies
@@ -31,12 +38,17 @@ def points(
         unrankable: Keep those too: what `final latencies` should time once more.
         unconfirmed: Keep swept thresholds that no attack has confirmed yet.
         without: Points to leave out.
+        twins: Keep the later trial's too, as for somebody who asks by its id.
     """
-    found = []
+    found, seen = [], set()
     for number, trial in sorted(view.trials.items()):
         if trial.outcome != "done" or trial.measurement is None:
             continue
         for point in _points_of(number, trial, view):
+            deployed = _deployed(point)
+            if deployed in seen and not twins:
+                continue
+            seen.add(deployed)
             final = view.latencies.get(point.id)
             if point.id in without or not (point.confirmed or unconfirmed):
                 continue
@@ -52,7 +64,7 @@ def measurement_of(view: RunView, id_: str) -> Measurement | None:
     for one in ([view.base] if view.base else []) + view.controls:
         if one.name == id_:
             return replace(one.measurement, latency=view.latencies.get(id_, one.measurement.latency))
-    found = (p for p in points(view, unrankable=True, unconfirmed=True) if p.id == id_)
+    found = (p for p in points(view, unrankable=True, unconfirmed=True, twins=True) if p.id == id_)
     return next((p.measurement for p in found), None)
 
 
@@ -67,6 +79,12 @@ def _points_of(number: int, trial: TrialRecord, view: RunView) -> list[Point]:
             continue  # its bound kept them all, what the attacks at its own threshold found does not
         own.append(Point(id_, number, params, confirmed or swept.measurement, confirmed is not None))
     return own
+
+
+def _deployed(point: Point) -> tuple[str, object]:
+    """Say what ships: the trained team and, where there is a gate to ask, its threshold."""
+    threshold = point.params.get("gate_threshold") if point.measurement.num_members > 1 else None
+    return point.measurement.artifact, threshold
 
 
 def _breaks_a_limit(view: RunView, measured: Measurement) -> bool:

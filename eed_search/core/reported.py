@@ -206,7 +206,7 @@ def select(
     Raises:
         RunError: If nothing fits; says what there is.
     """
-    by_id = {p.id: p for p in points(view)}
+    by_id = {p.id: p for p in points(view, twins=True)}
     if wish not in ("knee", "fastest", "most-robust"):
         if wish in by_id and _keeps(by_id[wish], max_latency_ms, min_robust_accuracy):
             return by_id[wish]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +25,27 @@ _EXPLORES = 3  # every third proposal of the portfolio is drawn at random
 def make_model(
     spec: Spec, cost: Callable[[dict[str, Any]], float] | None = None, racing: Racing | None = None
 ) -> Model:
-    """Make the model of a search; `cost` is what a configuration would still cost, which it divides by."""
+    """Make the model of a search, which proposes no trained team twice.
+
+    Args:
+        spec: The search.
+        cost: What a configuration would still cost, which it divides by.
+        racing: The race, whose rungs it learns from.
+    """
     from eed_search.search.model import Model
 
-    return Model(lambda trial: suggest(trial, spec), len(OBJECTIVES), (len(RUNGS) if racing else 0) + 1, cost=cost)
+    return Model(
+        lambda trial: suggest(trial, spec),
+        len(OBJECTIVES),
+        (len(RUNGS) if racing else 0) + 1,
+        cost=cost,
+        same=lambda params: _trained(params, spec),
+    )
+
+
+def _trained(params: dict[str, Any], spec: Spec) -> Hashable:
+    """Name what a trial trains: the sweep reads a team's other gate thresholds anyway, so one trial of it is enough."""
+    return frozenset(item for item in params.items() if item[0] != "gate_threshold" or not spec.gate.sweep)
 
 
 def model_proposal(
@@ -55,7 +72,8 @@ def model_proposal(
     seen = _reports(trials, own, racing)
     heard = {one.trial for one in seen}
     running = [dict(t.params) for n, t in enumerate(own) if t.state == TrialState.RUNNING and n not in heard]
-    return model.propose(seen, running, np.random.default_rng([spec.seed, number]))
+    before = [dict(trial.params) for trial in own]
+    return model.propose(seen, running, np.random.default_rng([spec.seed, number]), before)
 
 
 def _reports(trials: Sequence[FrozenTrial], own: Sequence[FrozenTrial], racing: Racing | None) -> list[Observation]:

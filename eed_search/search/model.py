@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +80,7 @@ class Model:
         known: Gives, for a configuration, the objectives known before it runs, by index.
         allowed: Says whether a configuration keeps the limits known before it runs.
         cost: What a configuration would still cost, in any unit; the same for all by default.
+        same: What two configurations have in common of which only one is worth a trial; by default any two may be.
     """
 
     def __init__(
@@ -91,7 +92,9 @@ class Model:
         known: Callable[[dict[str, Any]], Mapping[int, float]] | None = None,
         allowed: Callable[[dict[str, Any]], bool] | None = None,
         cost: Callable[[dict[str, Any]], float] | None = None,
+        same: Callable[[dict[str, Any]], Hashable] | None = None,
     ) -> None:
+        self._same = same
         self._space, self._num_objectives, self._num_levels = space, num_objectives, num_levels
         self._known = known or (lambda config: {})
         self._allowed = allowed or (lambda config: True)
@@ -100,7 +103,11 @@ class Model:
         self._kernels: dict[int, tuple[bytes, Any]] = {}  # by objective: what it was fitted on, kernel
 
     def propose(
-        self, observations: Sequence[Observation], running: Sequence[Params], rng: np.random.Generator
+        self,
+        observations: Sequence[Observation],
+        running: Sequence[Params],
+        rng: np.random.Generator,
+        before: Sequence[Params] = (),
     ) -> Params | None:
         """Choose what to try next.
 
@@ -110,15 +117,16 @@ class Model:
             running: Parameters of trials that have not reported yet; the model takes its own
                 prediction for their result.
             rng: Draws the candidates.
+            before: Parameters of all trials that were proposed, whatever became of them.
 
         Returns:
             Parameters by name; none when there is nothing to learn from, or no candidate keeps the
-            limits.
+            limits and is new.
         """
         if not observations:
             return None
         self._seen = {}
-        candidates = self._candidates(observations, rng)
+        candidates = self._new(self._candidates(observations, rng), before)
         if not candidates:
             return None
         encoder = _Encoder(self._seen)
@@ -150,6 +158,12 @@ class Model:
         for n in range(_NUM_NEAR if best else 0):
             found.append(self._draw(RandomTrial(rng, near=best[n % len(best)])))
         return [c for c in found if self._allowed(c.config)]
+
+    def _new(self, candidates: list[Candidate], before: Sequence[Params]) -> list[Candidate]:
+        if self._same is None:
+            return candidates
+        tried = {self._same(self._replay(params).config) for params in before}
+        return [c for c in candidates if self._same(c.config) not in tried]
 
     def _draw(self, trial: RandomTrial) -> Candidate:
         config = self._space(trial)

@@ -11,6 +11,7 @@ from eed_search.core.ledger import RunView
 from eed_search.core.points import (
     constraint_excess,
     frontier,
+    measurement_of,
     normalised,
     points,
     run_hypervolume,
@@ -160,6 +161,35 @@ def test_a_point_without_a_latency_to_rank_by_is_among_those_timed_at_the_end() 
     noisy = make_measurement(0.9, 0.1, latency=make_latency(0.1, noisy=True))
     view = make_view(0, trials={0: make_trial(0, measurement=noisy)})
     assert [p.id for p in frontier(view, unrankable=True)] == ["0.0"]
+
+
+def test_one_team_at_one_threshold_is_one_point() -> None:
+    """Trial 1 came to trial 0's team: what the sweep found of both is the earlier trial's, its own threshold is not."""
+    team = make_measurement(0.8, 0.2, members=2, artifact="team.1/a")
+    slower = replace(team, latency=make_latency(0.3))
+    trials = {
+        number: make_trial(
+            number,
+            params={"gate_threshold": threshold},
+            measurement=slower if number else team,
+            swept=(SweptPoint(0.5, team), SweptPoint(0.6 + number / 10, team)),
+        )
+        for number, threshold in enumerate((0.3, 0.4))
+    }
+    view = make_view(0, trials=trials)
+    assert [p.id for p in points(view, unconfirmed=True)] == ["0.0", "0.1", "0.2", "1.0", "1.2"]
+    assert [p.id for p in points(view, unconfirmed=True, twins=True)][3:] == ["1.0", "1.1", "1.2"]
+    confirmed = replace(view, confirmed={"0.1": team, "1.1": team})
+    assert [p.id for p in points(confirmed)] == ["0.0", "0.1", "1.0"]
+    assert select(confirmed, "1.1").id == "1.1"
+    assert measurement_of(confirmed, "1.1") == team
+
+
+def test_a_single_network_is_one_point_whatever_its_threshold() -> None:
+    """There is no gate to ask."""
+    network = make_measurement(0.8, 0.2, artifact="team.1/a")
+    trials = {n: make_trial(n, params={"gate_threshold": 0.3 + n}, measurement=network) for n in (0, 1)}
+    assert [p.id for p in points(make_view(0, trials=trials))] == ["0.0"]
 
 
 def _ended(*measured: tuple[float, float]) -> RunView:

@@ -51,8 +51,8 @@ class Probe:
         return len(onnx) / 1000
 
 
-def measurement(robust: float, latency_ms: float, artifact: str = "team.1/x", num_members: int = 1) -> Measurement:
-    """A whole measurement around two values."""
+def measurement(robust: float, latency_ms: float, artifact: str = "", num_members: int = 1) -> Measurement:
+    """A whole measurement around two values; other values are another team's, unless one is named."""
     right = np.arange(NUM_SAMPLES) < NUM_SAMPLES * robust
     return Measurement(
         clean_accuracy=Accuracy.of(np.arange(NUM_SAMPLES) < 95),
@@ -66,7 +66,7 @@ def measurement(robust: float, latency_ms: float, artifact: str = "team.1/x", nu
         worst_case_macs=1000,
         size_bytes=4000,
         robust_hex=pack_bits(right),
-        artifact=artifact,
+        artifact=artifact or f"team.1/{robust}-{latency_ms}",
     )
 
 

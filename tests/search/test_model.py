@@ -91,6 +91,19 @@ def test_what_runs_already_is_not_proposed_again() -> None:
     assert again != first
 
 
+def test_what_is_as_good_as_tried_is_not_proposed() -> None:
+    """Two widths of one kind count as one here: what is left of the nine kinds and depths is proposed, then nothing."""
+    seen, tried = observe(30), [o.params for o in observe(5)]
+    one = Model(space, 2, 1, same=lambda config: (config["kind"], config.get("depth")))
+    for seed in range(40):
+        params = one.propose(seen, [], np.random.default_rng(seed), tried)
+        if params is None:
+            break
+        assert (params["kind"], params.get("depth")) not in {(p["kind"], p.get("depth")) for p in tried}
+        tried.append(params)
+    assert {(p["kind"], p.get("depth")) for p in tried} == {("a", None), ("c", None), *(("b", n) for n in range(1, 9))}
+
+
 def test_cheap_proposals_are_preferred() -> None:
     seen = observe(30)
     dear = [propose(model(), seen, seed)["width"] for seed in range(8)]

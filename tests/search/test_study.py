@@ -16,7 +16,7 @@ from eed_search.core.errors import RunError
 from eed_search.core.ledger import Event, RunView, fold
 from eed_search.core.params import TrialParams
 from eed_search.core.records import TrialRecord, to_json
-from eed_search.core.spec import Choice, Search, Space, Spec, Threat
+from eed_search.core.spec import Choice, GateSpec, Search, Space, Spec, Threat
 from eed_search.search.outcome import judge
 from eed_search.search.proposer import Proposer
 from eed_search.search.samplers import SAMPLERS
@@ -137,6 +137,37 @@ def test_a_resumed_search_proposes_what_the_undisturbed_one_does(tmp_path: Path,
             assert ledger.view.proposals == whole.view.proposals, cut
             assert ledger.view.drawn == whole.view.drawn, cut
             assert contents(study) == study_then, cut
+
+
+def test_the_model_asks_for_no_team_twice(tmp_path: Path) -> None:
+    """Only the gate threshold is a number here, and the sweep reads a team's other ones anyway: there are six trials."""
+    fixed = {name: Choice(values=(1.0,)) for name in ("beta", "omega", "gamma")}
+    space = Space(
+        num_members=Choice(values=(2,)),
+        score=Choice(values=("nis", "erm")),
+        size=Choice(values=(0.5,)),
+        subsets=Choice(values=("all",)),
+        **fixed,
+    )
+    proposed = {}
+    for sweep in (0, 3):
+        spec = Spec(
+            name="s",
+            threat=Threat(eps=0.1),
+            search=Search(trials=15, startup_trials=2, space=space),
+            gate=GateSpec(sweep=sweep),
+        )
+        whole, _ = undisturbed(tmp_path / str(sweep), spec)
+        proposed[sweep] = [
+            frozenset((key, value) for key, value in params.items() if key != "gate_threshold")
+            for _, params in sorted(whole.view.proposals.items())
+        ]
+    teams = proposed[3]
+    assert len(set(teams)) == 6
+    by_model = [number for number in range(2, 15) if number % 3 != 2]
+    complete = max(teams.index(team) for team in teams)
+    assert not [number for number in by_model if number < complete and teams[number] in teams[:number]]
+    assert [number for number in by_model if proposed[0][number] in proposed[0][:number]]
 
 
 def test_unfinished_trials_are_handed_out_first_and_once_written(tmp_path: Path) -> None:

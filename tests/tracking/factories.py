@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,7 @@ def make_measurement(robust: float, ms: float, *, members: int = 1, seed: int = 
         "under_attack": slowed,
         "size_bytes": round(BASE_BYTES * members * ms / BASE_MS),
         "robust_hex": pack_bits(bits),
-        "artifact": f"team.1/{seed:032x}",
+        "artifact": f"team.1/{hashlib.md5(f'{robust} {ms} {members} {seed}'.encode()).hexdigest()}",
     }
     return Measurement(**{**facts, **changes})
 
