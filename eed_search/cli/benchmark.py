@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from eed_search.cli.console import console, say
 from eed_search.cli.progress import clock_time
 from eed_search.cli.result import duration
-from eed_search.cli.space_file import Changes, find
+from eed_search.cli.space_file import Changes, data_problems, find
 from eed_search.core.errors import SpecError
 from eed_search.transfer.spec import BenchmarkSpec, model_label
 from eed_search.transfer.spec_file import load
@@ -65,11 +65,11 @@ def read(file: Path, changes: Changes) -> BenchmarkSpec:
     from eed_search.data.sources import readable  # here: loads NumPy
 
     overrides, problems = changes.overrides()
+    path = find(file)
     try:
-        path = find(file)
         spec = load(path, overrides)
     except SpecError as error:
-        raise SpecError(problems + error.problems) from error
+        raise SpecError(problems + error.problems + data_problems(path, overrides, readable)) from error
     problems += [f"{path.name}: {problem}" for problem in readable(spec.data)]
     if problems:
         raise SpecError(problems)

@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 import eed_search
 from eed_search.cli.console import say
 from eed_search.core.errors import SpecError
 from eed_search.core.spec import Data, Spec
-from eed_search.core.spec_file import Override, load
+from eed_search.core.spec_file import Override, load, overridden, read_table
 
 DEFAULT_NAME = "digits"
 
@@ -103,17 +105,27 @@ def read(
 
     notes: list[str] = []
     overrides, problems = changes.overrides()
+    look = readable if data_here else _on_cluster
+    path = find(file)
     try:
-        path = find(file)
         spec = load(path, overrides, note=notes.append, import_plugins=import_plugins)
     except SpecError as error:
-        raise SpecError(problems + error.problems) from error
-    problems += [f"{path.name}: {problem}" for problem in (readable if data_here else _on_cluster)(spec.data)]
+        raise SpecError(problems + error.problems + data_problems(path, overrides, look)) from error
+    problems += [f"{path.name}: {problem}" for problem in look(spec.data)]
     if problems:
         raise SpecError(problems)
     for line in notes:
         note(line)
     return spec
+
+
+def data_problems(path: Path, overrides: Sequence[Override], look: Callable[[Data], list[str]]) -> list[str]:
+    """Look at the data of a file that is wrong elsewhere, so that no mistake waits for the next run."""
+    try:
+        data = Data.model_validate(overridden(read_table(path), overrides).get("data", {}))
+    except (SpecError, ValidationError):
+        return []
+    return [f"{path.name}: {problem}" for problem in look(data)]
 
 
 def _on_cluster(data: Data) -> list[str]:

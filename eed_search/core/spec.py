@@ -187,11 +187,34 @@ class Data(_Section):
     augment: Literal["none", "crop_flip"] = "none"
 
 
+def read_eps(value: object) -> object:
+    """Read a budget such as 0.03 or `8/255`."""
+    if isinstance(value, bool):
+        raise ValueError(f"{shown(value)} is not a number; write 0.03 or 8/255")
+    if not isinstance(value, str):
+        return value
+    parts = value.split("/")
+    try:
+        numbers = [float(part) for part in parts]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1:
+        return numbers[0]
+    if len(numbers) != 2 or numbers[1] == 0:
+        raise ValueError(f"{value!r} is not a number; write 0.03 or 8/255")
+    return numbers[0] / numbers[1]
+
+
 class Threat(_Section):
     """What the attacker may do."""
 
     norm: Literal["linf"] = "linf"
-    eps: float = Field(ge=0, le=1, description="L∞ budget in pixel units on [0, 1]; 8/255 is 0.03137")
+    eps: float = Field(ge=0, le=1, description="L∞ budget in pixel units on [0, 1], such as 0.15 or 8/255")
+
+    @field_validator("eps", mode="before")
+    @classmethod
+    def _may_be_a_fraction(cls, value: object) -> object:
+        return read_eps(value)
 
 
 class Model(_Section):

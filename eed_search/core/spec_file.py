@@ -73,8 +73,8 @@ def load(
             names that it may register are let through.
 
     Returns:
-        The file with every default filled in, its plugins found. A relative `data.path` is resolved against the
-        current folder when the data are read.
+        The file with every default filled in, its plugins found. Where the data lie is not looked at: they may be
+        on another machine. A relative `data.path` is resolved against the current folder when they are read.
 
     Raises:
         SpecError: With every mistake, one line each.
@@ -360,11 +360,8 @@ def _cross_check(spec: Spec) -> list[str]:
         held = data.num_validation + data.num_fresh + (data.num_test or 0) + (data.num_train or 0)
         if held > 1797 or (data.num_train is None and held > 1697):
             problems.append(f"data: {held} images asked for; digits has 1,797 in all, and training needs at least 100")
-    elif data.path is None:
-        if data.source in names.BUILT_IN["source"]:
-            problems.append(f"data.path: is missing; source {data.source} needs a folder (in the file or by --data)")
-    elif not Path(data.path).expanduser().is_dir():
-        problems.append(f"data.path: {data.path} is not a folder; give the data's folder (in the file or by --data)")
+    elif data.path is None and data.source in names.BUILT_IN["source"]:
+        problems.append(f"data.path: is missing; source {data.source} needs a folder (in the file or by --data)")
     if data.image_size is not None and data.source != "image_folder":
         problems.append(f"data.image_size: {data.source} has images of one size; leave it out, or take image_folder")
     if data.test_share is not None and data.num_test is not None:

@@ -142,6 +142,7 @@ SOURCES: dict[str, Callable[[Data], tuple[Images, Images | None]]] = {
     "svhn": svhn.svhn,
     "image_folder": image_folder.image_folder,
 }
+_DOWNLOADED = ("cifar10",)  # to a folder that need not be there yet
 _PROBLEMS = {"npz": npz.problems, "svhn": svhn.problems, "image_folder": image_folder.problems}
 
 
@@ -151,5 +152,11 @@ def readable(data: Data) -> list[str]:
     Returns:
         One line for each problem; none if it looks sound.
     """
+    if data.path is None or data.source == "digits":
+        return []
+    folder = Path(data.path).expanduser()
+    is_made = data.source in _DOWNLOADED and not folder.exists()
+    if not folder.is_dir() and not is_made:
+        return [f"data.path: {data.path} is not a folder; give the data's folder (in the file or by --data)"]
     look = _PROBLEMS.get(data.source)
-    return look(data) if look and data.path is not None else []
+    return look(data) if look else []

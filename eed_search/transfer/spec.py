@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from eed_search.core.spec import Data, LatencySpec, Model, Recipe, Tracking, TrainingAttack, shown
+from eed_search.core.spec import Data, LatencySpec, Model, Recipe, Tracking, TrainingAttack, read_eps
 from eed_search.core.spec import _Section as Section
 
 Scheme = Literal[
@@ -43,25 +43,7 @@ def _within(low: float, high: float, unit: str, *, below: bool = False) -> Any:
     return AfterValidator(check)
 
 
-def _read_eps(value: object) -> object:
-    """Read a budget such as 0.03 or `8/255`."""
-    if isinstance(value, bool):
-        raise ValueError(f"{shown(value)} is not a number; write 0.03 or 8/255")
-    if not isinstance(value, str):
-        return value
-    parts = value.split("/")
-    try:
-        numbers = [float(part) for part in parts]
-    except ValueError:
-        numbers = []
-    if len(numbers) == 1:
-        return numbers[0]
-    if len(numbers) != 2 or numbers[1] == 0:
-        raise ValueError(f"{value!r} is not a number; write 0.03 or 8/255")
-    return numbers[0] / numbers[1]
-
-
-Eps = Annotated[float, _within(0, 1, "L∞ budget in pixel units on [0, 1]"), BeforeValidator(_read_eps)]
+Eps = Annotated[float, _within(0, 1, "L∞ budget in pixel units on [0, 1]"), BeforeValidator(read_eps)]
 
 
 def _read_attack(value: object) -> object:

@@ -83,8 +83,6 @@ def data_problems(data: Data) -> list[str]:
             if data.source not in names.BUILT_IN["source"]:
                 return []  # user code knows where its images are
             return [f"data.path: is missing; source {data.source} needs a folder (in the file or by --data)"]
-        if not Path(data.path).expanduser().is_dir():
-            return [f"data.path: {data.path} is not a folder; give the data's folder (in the file or by --data)"]
         return []
     found = []
     if data.path is not None:

@@ -10,7 +10,7 @@ import pytest
 
 from eed_search.core.errors import DataError
 from eed_search.core.spec import Data
-from eed_search.data.sources import load_images
+from eed_search.data.sources import load_images, readable
 
 CIFAR10 = Path(__file__).parents[3] / "shared" / "data" / "cifar10"
 
@@ -137,3 +137,19 @@ def test_cifar10_that_is_altered_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cifar-10-batches-py").mkdir()
     with pytest.raises(DataError, match="holds no CIFAR-10 and it cannot be downloaded"):
         load_images(Data(source="cifar10", path=str(tmp_path)))
+
+
+@pytest.mark.parametrize("source", ["npz", "svhn", "image_folder"])
+def test_a_folder_that_is_not_there_is_said(tmp_path: Path, source: str) -> None:
+    """Before anything is read."""
+    assert readable(Data(source=source, path=str(tmp_path / "none"))) == [
+        f"data.path: {tmp_path / 'none'} is not a folder; give the data's folder (in the file or by --data)"
+    ]
+
+
+def test_a_download_makes_its_folder(tmp_path: Path) -> None:
+    """CIFAR-10 goes where it is asked to; a file cannot be that place."""
+    assert readable(Data(source="cifar10", path=str(tmp_path / "none"))) == []
+    (tmp_path / "file").touch()
+    (problem,) = readable(Data(source="cifar10", path=str(tmp_path / "file")))
+    assert problem.startswith(f"data.path: {tmp_path / 'file'} is not a folder")
