@@ -37,8 +37,9 @@ class Pipeline:
     base: bool = False
 
     def prepare(self, spec: Spec, store_root: Path, report: Report) -> Setting:
-        """As `trial.prepare`."""
-        return trial.prepare(spec, store_root, report)
+        """As `trial.prepare`; without the gate nothing is known of a trial beforehand."""
+        setting = trial.prepare(spec, store_root, report)
+        return setting if self.gate else replace(setting, forms=())
 
     def make_probe(self, setting: Setting) -> LatencyProbe:
         """As `trial.make_probe`."""

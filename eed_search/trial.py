@@ -20,6 +20,7 @@ from jaxtyping import Bool, Int
 from torch import nn
 
 from eed_search.compression.member import Member
+from eed_search.core.beforehand import Form, excess_beforehand
 from eed_search.core.cost import latency_of, moved, scaled
 from eed_search.core.errors import TrialFailure
 from eed_search.core.frontier import hypervolume, normalise
@@ -75,6 +76,7 @@ class Setting:
         image_shape: Channels, height, width.
         machine: The kind of machine that latencies belong to.
         notes: What a reader of the result should know of the base.
+        forms: What members of the space's sizes will be, as far as that is known before they are made.
     """
 
     spec: Spec
@@ -85,6 +87,7 @@ class Setting:
     image_shape: tuple[int, int, int]
     machine: str = ""
     notes: tuple[str, ...] = ()
+    forms: tuple[Form, ...] = ()
 
     @property
     def base_key(self) -> str:
@@ -146,8 +149,11 @@ def prepare(spec: Spec, store_root: Path, report: Report) -> Setting:
         artifact=f"base.1/{base_key}",
         under_attack=UnderAttack(always, always, NO_GATE),
     )
-    for network in shop.known_forms():
-        shop.latency(network, probe, signature(base, shop.data.image_shape))
+    forms = []
+    for size, network in shop.known_forms():
+        estimate = shop.latency(network, probe, signature(base, shop.data.image_shape))
+        if size is not None:
+            forms.append(Form(size, estimate.ratio.value, Member(network).size_bytes))
     return Setting(
         spec,
         str(store_root),
@@ -157,6 +163,7 @@ def prepare(spec: Spec, store_root: Path, report: Report) -> Setting:
         shop.data.image_shape,
         machine_name(),
         tuple(notes),
+        tuple(forms),
     )
 
 
@@ -227,7 +234,12 @@ def _run(
     reference = signature(base, setting.image_shape)
     networks = [network for choice in params.members if (network := shop.form(choice)) is not None]
     if len(networks) == len(params.members) and spec.team.mode == "direct":
-        excess = _before_training(networks, [shop.latency(n, probe, reference) for n in networks], setting)
+        forms = [
+            Form(choice.size, shop.latency(network, probe, reference).ratio.value, Member(network).size_bytes)
+            for choice, network in zip(params.members, networks, strict=True)
+        ]
+        dense_ms = setting.base.measurement.latency.latency_ms.value
+        excess = excess_beforehand(forms, spec.search.constraints, dense_ms, setting.gate_ms)
         if any(value > 0 for value in excess.values()):
             return _judged_by_constraints(record, excess)
 
@@ -508,27 +520,6 @@ def _gate(spec: Spec, threshold: float) -> DeployedGate:
 
 
 # ---------------------------------------------------------------- constraints
-
-
-def _before_training(
-    networks: Sequence[nn.Module], ratios: Sequence[RatioEstimate], setting: Setting
-) -> dict[str, float]:
-    """By how much the limits that need no training are broken: size, worst case, and the first member alone."""
-    limits = setting.spec.search.constraints
-    dense = setting.base.measurement.latency.latency_ms.value
-    gate = setting.gate_ms if len(networks) > 1 else 0.0
-    worst = sum(r.ratio.value for r in ratios) * dense + gate * len(networks)
-    fastest = min(r.ratio.value for r in ratios) * dense + gate
-    found = {
-        "max_size_bytes": (limits.max_size_bytes, float(sum(Member(n).size_bytes for n in networks))),
-        "max_worst_case_latency_ms": (limits.max_worst_case_latency_ms, worst),
-        "max_worst_case_slowdown": (limits.max_worst_case_slowdown, worst / dense),
-        "max_latency_ms": (limits.max_latency_ms, fastest),
-        # an attack can only make the gate ask more members than it does on clean images
-        "max_attacked_latency_ms": (limits.max_attacked_latency_ms, fastest),
-        "max_attacked_slowdown": (limits.max_attacked_slowdown, fastest / dense),
-    }
-    return {name: value - limit for name, (limit, value) in found.items() if limit is not None}
 
 
 def _judged_by_constraints(record: TrialRecord, excess: Mapping[str, float]) -> TrialRecord:

@@ -1,7 +1,8 @@
 """What a proposal would still cost, given what the search's trials have made already.
 
-Members are most of a trial's work and recur; a proposal whose members are in the store costs its
-joint fine-tune and its evaluation only. Follows from the ledger alone, so a replay gives the same.
+Members are most of a trial's work and recur; a proposal whose members this search has made, or is making, costs its
+joint fine-tune and its evaluation only. Follows from the ledger alone, so a replay gives the same; what else the
+store may hold is not looked at.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 from eed_search.core.ledger import RunView
 from eed_search.core.params import ParamValue, TrialParams
 from eed_search.core.plans import MemberPlan, plan_members
+from eed_search.core.records import TrialRecord
 
 _LEAST = 1e-3  # seconds
 
@@ -40,7 +42,7 @@ class Costs:
 
         Returns:
             The mean of what trials took beside their members, and the mean of a member's training for
-            each member that no trial has had; 1 where nothing is known yet.
+            each member that no trial has made or is about to; 1 where nothing is known yet.
         """
         if self._num_events != self._view.num_events:
             self._gather()
@@ -61,7 +63,16 @@ class Costs:
             if t.outcome == "done"
         ]
         self._known = (float(np.mean(beside)), float(np.mean(trained))) if trained and beside else None
-        self._there = {plan for given in view.proposals.values() for plan in _plans(given)} if self._known else set()
+        if self._known is None:
+            return
+        # a proposal that was turned away before any training has made nothing
+        making = (view.proposals[number] for number in view.unfinished())
+        made = (t.params for t in trials if _num_members(t) >= len(_plans(t.params)))
+        self._there = {plan for given in (*making, *made) for plan in _plans(given)}
+
+
+def _num_members(trial: TrialRecord) -> int:
+    return sum(use.stage.startswith("member.") for use in trial.stages)
 
 
 def _plans(params: Mapping[str, ParamValue]) -> list[MemberPlan]:

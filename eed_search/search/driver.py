@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eed_search.core.beforehand import Beforehand, to_facts
 from eed_search.core.contenders import Look
 from eed_search.core.errors import EedSearchError, FailureReason, TrialFailure
 from eed_search.core.failpoints import fail_point
@@ -314,6 +315,8 @@ class _Search:
         }
         if (gate_ms := getattr(setting, "gate_ms", None)) is not None:
             measured["gate_ms"] = gate_ms
+        if forms := getattr(setting, "forms", ()):
+            measured["forms"] = to_facts(forms)
         view = self.view
         head = {"name": view.name, "uid": view.uid, "spec": view.spec, "facts": view.facts | measured}
         # The data's files are hashed now: a source may have been downloaded only just before.
@@ -367,6 +370,7 @@ class _Search:
                 should_stop=self.stop.is_set,
                 enough=lambda: stalled(self.view, self.spec.search.patience),
                 cost=Costs(self.view),
+                beforehand=Beforehand.of(self.view, self.spec),
                 racing=racing,
                 on_resume=lambda number, rung: self.journal.decision(number, rung, RESUME),
                 rivals=self._rivals if self.spec.search.image_racing else None,

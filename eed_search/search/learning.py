@@ -1,4 +1,4 @@
-"""What the portfolio's model learns from a study, and what it then proposes."""
+"""The portfolio: what its model learns from a study, what it then proposes, and what is drawn beside it."""
 
 from __future__ import annotations
 
@@ -10,95 +10,135 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from eed_search.core.beforehand import DECIDED, Beforehand
 from eed_search.core.spec import Spec
 from eed_search.search.proposals import suggest
 from eed_search.search.racing import RUNGS, Racing
 from eed_search.search.samplers import PORTFOLIO
-from eed_search.search.study import EXPECTED, OBJECTIVES, SWEPT, own_trials
+from eed_search.search.study import EXPECTED, OBJECTIVES, SWEPT, own_trials, sampler_for
 
 if TYPE_CHECKING:
-    from eed_search.search.model import Model, Observation
+    from eed_search.search.model import Excess, Model, Observation
 
 _EXPLORES = 3  # every third proposal of the portfolio is drawn at random
+_LATENCY = list(OBJECTIVES).index("latency_ms")
 
 
-def make_model(
-    spec: Spec, cost: Callable[[dict[str, Any]], float] | None = None, racing: Racing | None = None
-) -> Model:
-    """Make the model of a search, which proposes no trained team twice.
+class Portfolio:
+    """Makes the proposals of sampler `portfolio`: a third at random, the others by a model.
+
+    Both keep the limits that are known before a trial runs, and neither asks for a trained team twice: the sweep reads
+    a team's other gate thresholds anyway. For other samplers it proposes nothing.
 
     Args:
         spec: The search.
-        cost: What a configuration would still cost, which it divides by.
-        racing: The race, whose rungs it learns from.
+        cost: What flat parameters would still cost, which the model divides by; the same for all by default.
+        racing: The race, whose rungs teach the model too.
+        beforehand: What is known of a trial before it runs.
     """
-    from eed_search.search.model import Model
 
-    return Model(
-        lambda trial: suggest(trial, spec),
-        len(OBJECTIVES),
-        (len(RUNGS) if racing else 0) + 1,
-        cost=cost,
-        same=lambda params: _trained(params, spec),
-    )
+    def __init__(
+        self,
+        spec: Spec,
+        cost: Callable[[dict[str, Any]], float] | None = None,
+        racing: Racing | None = None,
+        beforehand: Beforehand | None = None,
+    ) -> None:
+        self._spec, self._racing = spec, racing
+        self._beforehand = beforehand or Beforehand(spec, (), 1.0, 0.0)
+        self._model = self._make_model(cost)
 
+    def propose(self, study: optuna.Study, number: int) -> dict[str, Any] | None:
+        """Choose what a study is to try next.
 
-def _trained(params: dict[str, Any], spec: Spec) -> Hashable:
-    """Name what a trial trains: the sweep reads a team's other gate thresholds anyway, so one trial of it is enough."""
-    return frozenset(item for item in params.items() if item[0] != "gate_threshold" or not spec.gate.sweep)
+        Args:
+            study: Its complete trials teach; its running ones count as if they had ended as predicted.
+            number: The proposal's; it seeds the draws.
 
+        Returns:
+            Parameters under Optuna's names; none where the study's own sampler is to be asked.
+        """
+        search = self._spec.search
+        trials = study.get_trials(deepcopy=False)
+        if search.sampler != PORTFOLIO or any(trial.state == TrialState.WAITING for trial in trials):
+            return None  # first proposals come first
+        own = own_trials(study)
+        before = [dict(trial.params) for trial in own]
+        if number < search.startup_trials or number % _EXPLORES == _EXPLORES - 1:
+            return self._explore(number, before)
+        seen = self._reports(trials, own)
+        heard = {one.trial for one in seen}
+        running = [dict(t.params) for n, t in enumerate(own) if t.state == TrialState.RUNNING and n not in heard]
+        rng = np.random.default_rng([self._spec.seed, number])
+        return self._model.propose(seen, running, rng, before, self._limits(own))
 
-def model_proposal(
-    study: optuna.Study, spec: Spec, number: int, model: Model, racing: Racing | None = None
-) -> dict[str, Any] | None:
-    """Ask the model where the frontier is expected to grow most.
+    def _make_model(self, cost: Callable[[dict[str, Any]], float] | None) -> Model:
+        from eed_search.search.model import Model
 
-    Args:
-        study: Its complete trials teach; its running ones count as if they had ended as predicted.
-        spec: The search.
-        number: The proposal's; it seeds the draws.
-        model: From `make_model`.
-        racing: What trials have reported on their way teaches too.
+        def ends(params: dict[str, Any]) -> dict[int, tuple[float, float]]:
+            found = self._beforehand.latency_ms(params)
+            return {} if found is None else {_LATENCY: found}
 
-    Returns:
-        Parameters under Optuna's names; none where the portfolio's sampler is to be asked.
-    """
-    if spec.search.sampler != PORTFOLIO or number < spec.search.startup_trials or number % _EXPLORES == _EXPLORES - 1:
-        return None
-    trials = study.get_trials(deepcopy=False)
-    if any(trial.state == TrialState.WAITING for trial in trials):
-        return None  # first proposals come first
-    own = own_trials(study)
-    seen = _reports(trials, own, racing)
-    heard = {one.trial for one in seen}
-    running = [dict(t.params) for n, t in enumerate(own) if t.state == TrialState.RUNNING and n not in heard]
-    before = [dict(trial.params) for trial in own]
-    return model.propose(seen, running, np.random.default_rng([spec.seed, number]), before)
+        return Model(
+            lambda trial: suggest(trial, self._spec),
+            len(OBJECTIVES),
+            (len(RUNGS) if self._racing else 0) + 1,
+            ends=ends,
+            allowed=self._beforehand.keeps_limits,
+            cost=cost,
+            same=self._trained,
+        )
 
+    def _trained(self, params: dict[str, Any]) -> Hashable:
+        """Name what a trial trains; where nothing is swept, another gate threshold is another trial."""
+        swept = self._spec.gate.sweep > 0
+        return frozenset(item for item in params.items() if not (swept and item[0] == "gate_threshold"))
 
-def _reports(trials: Sequence[FrozenTrial], own: Sequence[FrozenTrial], racing: Racing | None) -> list[Observation]:
-    """List what the model learns from in the order in which it came; a team's swept thresholds after the team."""
-    from eed_search.search.model import Observation
+    def _explore(self, number: int, before: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+        """Draw at random; none where the study's own draw, which a forecast foresees, is as good."""
+        alone = optuna.create_study(directions=list(OBJECTIVES.values()), sampler=sampler_for(self._spec, number))
+        if self._model.welcomes(suggest(alone.ask(), self._spec), before):
+            return None
+        return self._model.draw(np.random.default_rng([self._spec.seed, number]), before)
 
-    numbers = {trial.number: n for n, trial in enumerate(own)}
-    numbers |= {trial.number: len(own) + i for i, trial in enumerate(t for t in trials if SWEPT in t.user_attrs)}
-    ended = [
-        (trial, values) for trial in trials if (values := trial.values or trial.user_attrs.get(EXPECTED)) is not None
-    ]
-    ended.sort(key=lambda one: (one[0].datetime_complete or datetime.max, one[0].number))
-    if racing is None:
-        return [
-            Observation(numbers[trial.number], dict(trial.params), 0, (-values[0], values[1]))
-            for trial, values in ended
+    def _limits(self, own: Sequence[FrozenTrial]) -> dict[str, list[Excess]]:
+        """List by how much ended trials broke each limit that is not known beforehand."""
+        from eed_search.search.model import Excess
+
+        known = DECIDED if self._beforehand.is_complete else ()
+        ended = sorted((t for t in own if t.datetime_complete), key=lambda t: (t.datetime_complete, t.number))
+        found: dict[str, list[Excess]] = {}
+        for trial in ended:
+            for name, value in trial.constraints.items():
+                if name not in known:
+                    found.setdefault(name, []).append(Excess(dict(trial.params), value))
+        return found
+
+    def _reports(self, trials: Sequence[FrozenTrial], own: Sequence[FrozenTrial]) -> list[Observation]:
+        """List what the model learns from in the order in which it came; a team's swept thresholds after the team."""
+        from eed_search.search.model import Observation
+
+        numbers = {trial.number: n for n, trial in enumerate(own)}
+        numbers |= {trial.number: len(own) + i for i, trial in enumerate(t for t in trials if SWEPT in t.user_attrs)}
+        ended = [
+            (trial, values)
+            for trial in trials
+            if (values := trial.values or trial.user_attrs.get(EXPECTED)) is not None
         ]
-    swept: dict[int, list[Observation]] = {}
-    for trial, values in ended:
-        if id_ := trial.user_attrs.get(SWEPT):
-            point = Observation(numbers[trial.number], dict(trial.params), len(RUNGS), (-values[0], values[1]))
-            swept.setdefault(int(id_.partition(".")[0]), []).append(point)
-    found = []
-    for number, rung, read in racing.readings():
-        found.append(Observation(number, dict(own[number].params), rung, read))
-        if rung == len(RUNGS):
-            found += swept.pop(number, [])
-    return found
+        ended.sort(key=lambda one: (one[0].datetime_complete or datetime.max, one[0].number))
+        if self._racing is None:
+            return [
+                Observation(numbers[trial.number], dict(trial.params), 0, (-values[0], values[1]))
+                for trial, values in ended
+            ]
+        swept: dict[int, list[Observation]] = {}
+        for trial, values in ended:
+            if id_ := trial.user_attrs.get(SWEPT):
+                point = Observation(numbers[trial.number], dict(trial.params), len(RUNGS), (-values[0], values[1]))
+                swept.setdefault(int(id_.partition(".")[0]), []).append(point)
+        found = []
+        for number, rung, read in self._racing.readings():
+            found.append(Observation(number, dict(own[number].params), rung, read))
+            if rung == len(RUNGS):
+                found += swept.pop(number, [])
+        return found

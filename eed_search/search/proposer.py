@@ -17,12 +17,13 @@ from typing import Any
 import optuna
 from optuna.trial import Trial
 
+from eed_search.core.beforehand import Beforehand
 from eed_search.core.ledger import STOPPED, RungReport
 from eed_search.core.looks import Rival
 from eed_search.core.params import ParamValue
 from eed_search.core.records import TrialRecord
 from eed_search.core.spec import Spec
-from eed_search.search.learning import make_model, model_proposal
+from eed_search.search.learning import Portfolio
 from eed_search.search.proposals import suggest
 from eed_search.search.race import Verdict
 from eed_search.search.racing import RUNGS, Racing
@@ -67,6 +68,7 @@ class Proposer:
             handed out; not again for one that is handed out again.
         should_stop: Asked before each proposal.
         cost: What flat parameters would still cost, for the portfolio.
+        beforehand: What is known of a trial before it runs, for the portfolio.
         enough: Whether no new proposal is wanted, before the number of trials is reached.
         racing: The race, with what has happened in it; without one trials run to their end.
         on_resume: Told number and rung of a trial that waited, before it is handed out again.
@@ -85,6 +87,7 @@ class Proposer:
         should_stop: Callable[[], bool] | None = None,
         enough: Callable[[], bool] | None = None,
         cost: Callable[[dict[str, Any]], float] | None = None,
+        beforehand: Beforehand | None = None,
         racing: Racing | None = None,
         on_resume: Callable[[int, int], None] | None = None,
         rivals: Callable[[int], tuple[Rival, ...]] | None = None,
@@ -93,7 +96,7 @@ class Proposer:
         self._racing = racing
         self._on_resume = on_resume
         self._rivals = rivals
-        self._model = make_model(spec, cost, racing)
+        self._portfolio = Portfolio(spec, cost, racing, beforehand)
         self._enough = enough
         self._spec = spec
         self._max_concurrent = max(1, max_concurrent)
@@ -207,7 +210,7 @@ class Proposer:
 
     def _ask(self) -> int:
         number = self._num_proposed  # Optuna's own numbers count waiting and swept ones too
-        chosen = model_proposal(self._study, self._spec, number, self._model, self._racing)
+        chosen = self._portfolio.propose(self._study, number)
         if chosen is not None:
             self._study.enqueue_trial(chosen)
         self._study.sampler = sampler_for(self._spec, number)

@@ -98,14 +98,14 @@ class Making(Bench):
             rank_budget(base, float(size), self.spec.members.cstar.block)
         return notes
 
-    def known_forms(self) -> list[nn.Module]:
-        """Networks that members of the space have, as far as they are known before training."""
+    def known_forms(self) -> list[tuple[float | None, nn.Module]]:
+        """Networks that members of the space have, as far as they are known before training, by size; masked ones by none."""
         space = self.spec.search.space
         sizes = space.size.values if isinstance(space.size, Choice) else ()
         smaller = any(is_sized_before(self.spec, method) for method in self._methods)
-        found = [self.architecture(float(size)) for size in sizes] if smaller else []
+        found = [(float(size), self.architecture(float(size))) for size in sizes] if smaller else []
         masked = any(method != "cstar" and not removes_channels(self.spec, method) for method in self._methods)
-        return [*found, self._untrained(0)] if masked else found
+        return [*found, (None, self._untrained(0))] if masked else [*found]
 
     def control(self, size: float, recovery: Recovery, base: nn.Module, base_key: str) -> Stored:
         """Train a network of a member's architecture from scratch, for as many epochs as a deployed member saw."""

@@ -60,3 +60,13 @@ def test_what_was_gathered_is_gathered_again_when_the_run_has_grown(view: RunVie
     view.proposals[1] = params(("ase", 0.5))
     view.num_events += 1
     assert costs(params(("ase", 0.5))) == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("num_made", [0, 1])
+def test_a_trial_that_was_turned_away_has_made_nothing(view: RunView, num_made: int) -> None:
+    """Nor has one that failed before its second member was trained."""
+    turned_away = params(("ase", 0.5), ("erm", 0.5))
+    made = (StageUse("member.1", "d", False, 5.0),) * num_made
+    view.proposals[1] = turned_away
+    view.trials[1] = TrialRecord(1, turned_away, "failed" if num_made else "infeasible", "x", stages=made)
+    assert Costs(view)(turned_away) == pytest.approx(13.0)

@@ -23,7 +23,7 @@ from eed_search.core.records import EarlyStop, Interval, RobustAccuracy, RungRea
 from eed_search.core.spec import Controls, Search, Spec, Threat
 from eed_search.search import LocalWorkers, Silent, image_racing
 from eed_search.search.driver import run
-from eed_search.search.learning import make_model, model_proposal
+from eed_search.search.learning import Portfolio
 from eed_search.search.racing import RUNGS, Racing
 from eed_search.search.resume import resume
 from eed_search.search.study import EXPECTED, STUDY_FILE, close_study, own_trials
@@ -191,7 +191,7 @@ def test_optuna_hears_that_it_was_pruned_and_the_model_what_was_expected(finishe
             assert trial.state == (TrialState.PRUNED if stop else TrialState.COMPLETE)
             assert trial.user_attrs.get(EXPECTED) == ([stop.robust_accuracy, stop.latency_ms.value] if stop else None)
         spec = spec_of(sampler="portfolio")
-        before = model_proposal(study, spec, 16, make_model(spec))
+        before = Portfolio(spec).propose(study, 16)
         assert before is not None  # it learns from pruned trials without a value of theirs
     finally:
         close_study(study)

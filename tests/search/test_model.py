@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import optuna
 import pytest
 
-from eed_search.search.model import Model, Observation, RandomTrial, _Encoder, _fitted_on
+from eed_search.search.model import Excess, Model, Observation, RandomTrial, _Encoder, _fitted_on
 
 
 def space(trial: Any) -> dict[str, Any]:
@@ -102,6 +103,72 @@ def test_what_is_as_good_as_tried_is_not_proposed() -> None:
         assert (params["kind"], params.get("depth")) not in {(p["kind"], p.get("depth")) for p in tried}
         tried.append(params)
     assert {(p["kind"], p.get("depth")) for p in tried} == {("a", None), ("c", None), *(("b", n) for n in range(1, 9))}
+
+
+def ends_of(config: dict[str, Any]) -> dict[int, tuple[float, float]]:
+    """Of kind b the latency is known, of the others it lies between the width and twice the width."""
+    width = float(config["width"])
+    return {1: (width, width if config["kind"] == "b" else 2 * width)}
+
+
+def bounded(num: int, place: float) -> list[Observation]:
+    """Reports whose latencies lie at one place between their ends."""
+    found = []
+    for one in observe(num):
+        low, high = ends_of(space(RandomTrial(np.random.default_rng(0), near=one.params, change=0.0)))[1]
+        found.append(replace(one, values=(one.values[0], low + place * (high - low))))
+    return found
+
+
+@pytest.mark.parametrize("place", [0.0, 0.3, 1.0])
+def test_between_known_ends_the_place_is_learnt(place: float) -> None:
+    """Where the ends are equal the value is known without a report."""
+    one = Model(space, 2, 1, ends=ends_of)
+    seen, rows = bounded(30, place), observe(40, seed=5)
+    one._seen = {}
+    candidates = [one._replay(o.params) for o in rows]
+    encoder = _Encoder(one._seen)
+    ends = [ends_of(c.config)[1] for c in candidates]
+    mean, deviation = one._between(1, seen, encoder, encoder.encode([c.params for c in candidates]), ends)
+    low, high = np.array(ends).T
+    assert mean == pytest.approx(low + place * (high - low), abs=0.02 * 64)
+    exact = low == high
+    assert exact.any()
+    assert (mean[exact] == low[exact]).all()
+    assert (deviation[exact] == 0).all()
+
+
+def test_with_no_report_of_its_kind_the_place_is_anywhere() -> None:
+    one = Model(space, 2, 1, ends=ends_of)
+    known = [o for o in bounded(30, 0.5) if o.params["kind"] == "b"]
+    one._seen = {}
+    candidate = one._replay({"x": 0.5, "kind": "a", "width": 8})
+    encoder = _Encoder(one._seen)
+    mean, deviation = one._between(1, known, encoder, encoder.encode([candidate.params]), [(8.0, 16.0)])
+    assert (mean[0], deviation[0]) == (12.0, pytest.approx(8 / np.sqrt(12)))
+
+
+def test_limits_that_only_trials_show_are_learnt() -> None:
+    """Kind a is best and breaks the limit; while no trial has broken it, it is proposed."""
+    one, seen = model(), observe(30)
+    kept = [Excess(o.params, -1.0) for o in seen]
+    broken = [Excess(o.params, 1.0 if o.params["kind"] == "a" else -1.0) for o in seen]
+
+    def kinds(limit: list[Excess]) -> set[str]:
+        return {one.propose(seen, [], np.random.default_rng(s), limits={"clean": limit})["kind"] for s in range(8)}  # type: ignore[index]
+
+    assert kinds(kept) == {"a"}
+    assert "a" not in kinds(broken)
+
+
+def test_what_is_drawn_keeps_the_limits_and_is_new() -> None:
+    one = model(allowed=lambda config: config["width"] <= 16, same=lambda config: config["kind"])
+    before = [{"x": 0.5, "kind": kind, "width": 8, "depth": 1} for kind in "ab"]
+    for seed in range(5):
+        params = one.draw(np.random.default_rng(seed), before)
+        assert params is not None
+        assert (params["kind"], params["width"] <= 16) == ("c", True)
+    assert one.draw(np.random.default_rng(0), [*before, before[0] | {"kind": "c"}]) is None
 
 
 def test_cheap_proposals_are_preferred() -> None:

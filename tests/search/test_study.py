@@ -12,11 +12,12 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from eed_search.core.beforehand import Beforehand, Form
 from eed_search.core.errors import RunError
 from eed_search.core.ledger import Event, RunView, fold
 from eed_search.core.params import TrialParams
 from eed_search.core.records import TrialRecord, to_json
-from eed_search.core.spec import Choice, GateSpec, Search, Space, Spec, Threat
+from eed_search.core.spec import Choice, Constraints, GateSpec, Search, Space, Spec, Threat
 from eed_search.search.outcome import judge
 from eed_search.search.proposer import Proposer
 from eed_search.search.samplers import SAMPLERS
@@ -168,6 +169,30 @@ def test_the_model_asks_for_no_team_twice(tmp_path: Path) -> None:
     complete = max(teams.index(team) for team in teams)
     assert not [number for number in by_model if number < complete and teams[number] in teams[:number]]
     assert [number for number in by_model if proposed[0][number] in proposed[0][:number]]
+
+
+def test_the_portfolio_asks_for_nothing_that_surely_breaks_a_limit(tmp_path: Path) -> None:
+    """Neither at random nor by its model; two members of the larger form are beyond this limit, first proposals stay."""
+    limits = Constraints(max_worst_case_slowdown=0.9)
+    space = Space(num_members=Choice(values=(1, 2)), size=Choice(values=(0.25, 0.5)))
+    first = ({"num_members": 2, "member1.size": 0.5, "member2.size": 0.5},)
+    spec = Spec(
+        name="s",
+        threat=Threat(eps=0.1),
+        search=Search(trials=16, startup_trials=6, space=space, constraints=limits, first=first),
+    )
+    known = Beforehand(spec, (Form(0.25, 0.3, 1), Form(0.5, 0.5, 2)), 1.0, 0.0)
+    teams = {}
+    for name, beforehand in (("known", known), ("unknown", None)):
+        ledger = Ledger()
+        with closing(open_study(tmp_path / f"{name}.sqlite", "s", spec)) as study:
+            work(Proposer(study, spec, on_proposal=ledger.proposal, beforehand=beforehand), ledger)
+        found = [TrialParams.from_flat(one) for _, one in sorted(ledger.view.proposals.items())]
+        teams[name] = [sorted(member.size for member in one.members) for one in found]
+    assert teams["known"][0] == [0.5, 0.5]
+    assert [0.5, 0.5] not in teams["known"][1:]
+    assert [0.5, 0.5] in teams["unknown"][1:]
+    assert [0.25, 0.5] in teams["known"]
 
 
 def test_unfinished_trials_are_handed_out_first_and_once_written(tmp_path: Path) -> None:
