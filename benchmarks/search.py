@@ -52,7 +52,7 @@ VERSIONS = ("ray", "optuna", "onnxruntime", "moocore", "numpy")
 
 
 def ours(problem: Problem, levels: Sequence[float], seed: int, workers: int) -> Pair:
-    """Make the pair that `eed-search launch` uses."""
+    """Make our pair: its race and its model are those of `eed-search launch`."""
     from eed_search.search.pareto_racing import ParetoRacing
     from eed_search.search.study_searcher import StudySearcher
 
