@@ -75,7 +75,7 @@ def _points_of(number: int, trial: TrialRecord, view: RunView) -> list[Point]:
         id_ = f"{number}.{i}"
         params = trial.params | {"gate_threshold": swept.gate_threshold}
         confirmed = view.confirmed.get(id_)
-        if confirmed is not None and _breaks_a_limit(view, confirmed):
+        if confirmed is not None and breaks_a_limit(view, confirmed):
             continue  # its bound kept them all, what the attacks at its own threshold found does not
         own.append(Point(id_, number, params, confirmed or swept.measurement, confirmed is not None))
     return own
@@ -87,7 +87,8 @@ def _deployed(point: Point) -> tuple[str, object]:
     return point.measurement.artifact, threshold
 
 
-def _breaks_a_limit(view: RunView, measured: Measurement) -> bool:
+def breaks_a_limit(view: RunView, measured: Measurement) -> bool:
+    """Whether a measurement breaks one of a run's limits."""
     limits = view.spec.get("search", {}).get("constraints", {})
     if view.base is None or not any(limit is not None for limit in limits.values()):
         return False

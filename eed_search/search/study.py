@@ -9,13 +9,15 @@ A trial's end is told truthfully, once:
     NaN, infinite, missing or crashed → FAIL
 
 A swept gate threshold of a finished trial stands in the study too, as a trial of its own with that
-threshold (user attribute `swept`); its robust accuracy is an upper bound until it is confirmed.
+threshold (user attribute `swept`); its robust accuracy is an upper bound. A study that is made again after the finals
+holds what confirmed it instead, and not what broke a limit then.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,7 +29,8 @@ from eed_search.core.cost import latency_of
 from eed_search.core.errors import RunError
 from eed_search.core.ledger import RunView
 from eed_search.core.params import LatencyKind, ParamValue
-from eed_search.core.records import Measurement, TrialRecord
+from eed_search.core.points import breaks_a_limit
+from eed_search.core.records import Measurement, SweptPoint, TrialRecord
 from eed_search.core.spec import Spec
 from eed_search.search.proposals import first_proposals, suggest
 from eed_search.search.samplers import PORTFOLIO, make_sampler
@@ -186,7 +189,8 @@ def _replay(view: RunView, spec: Spec) -> optuna.Study:
     num_proposed = 0
     for what, number in view.history:
         if what == "result":
-            tell(study, open_.pop(number), view.trials[number], spec.search.latency_objective)
+            kind, swept = spec.search.latency_objective, _swept_now(view, number)
+            tell(study, open_.pop(number), view.trials[number], kind, swept)
         if what != "proposal":
             continue
         if number != num_proposed:
@@ -205,6 +209,18 @@ def _replay(view: RunView, spec: Spec) -> optuna.Study:
             )
         open_[number] = trial
     return study
+
+
+def _swept_now(view: RunView, number: int) -> dict[str, SweptPoint]:
+    """Give a trial's swept thresholds, with what an attack at each found; those that break a limit by it are left out."""
+    found = {}
+    for id_, point in _swept_of(view.trials[number]).items():
+        confirmed = view.confirmed.get(id_)
+        if confirmed is None:
+            found[id_] = point
+        elif not breaks_a_limit(view, confirmed):
+            found[id_] = replace(point, measurement=confirmed)
+    return found
 
 
 def _misfit(trial: Trial, params: Mapping[str, ParamValue], spec: Spec) -> str:
@@ -232,8 +248,22 @@ def _copy(source: optuna.Study, target: optuna.Study) -> None:
 # ---------------------------------------------------------------- tell
 
 
-def tell(study: optuna.Study, trial: Trial, record: TrialRecord, kind: LatencyKind = "clean") -> None:
-    """Tell Optuna how a trial ended, as the module says; `latency_ms` is the one that ranks."""
+def tell(
+    study: optuna.Study,
+    trial: Trial,
+    record: TrialRecord,
+    kind: LatencyKind = "clean",
+    swept: Mapping[str, SweptPoint] | None = None,
+) -> None:
+    """Tell Optuna how a trial ended, as the module says.
+
+    Args:
+        study: The study.
+        trial: What it was asked for.
+        record: How it ended.
+        kind: Which latency ranks.
+        swept: Its other gate thresholds by id; by default as the record has them.
+    """
     for name, excess in record.constraints.items():
         trial.set_constraint(name, excess)
     if record.reason:
@@ -246,17 +276,27 @@ def tell(study: optuna.Study, trial: Trial, record: TrialRecord, kind: LatencyKi
         state, values = TrialState.COMPLETE, _values(record.measurement, kind)
     study.tell(trial, values, state=state)
     if state == TrialState.COMPLETE:
-        _add_swept(study, trial, record, kind)
+        _add_swept(study, trial, _swept_of(record) if swept is None else swept, record.constraints, kind)
 
 
 def _values(measurement: Measurement, kind: LatencyKind) -> list[float]:
     return [measurement.robust_accuracy.value, latency_of(measurement, kind).value]
 
 
-def _add_swept(study: optuna.Study, trial: Trial, record: TrialRecord, kind: LatencyKind) -> None:
+def _swept_of(record: TrialRecord) -> dict[str, SweptPoint]:
+    return {f"{record.number}.{place}": point for place, point in enumerate(record.swept, start=1)}
+
+
+def _add_swept(
+    study: optuna.Study,
+    trial: Trial,
+    swept: Mapping[str, SweptPoint],
+    constraints: Mapping[str, float],
+    kind: LatencyKind,
+) -> None:
     """Add a finished trial's other gate thresholds, where the space holds them."""
     space = trial.distributions.get(_THRESHOLD)
-    for place, point in enumerate(record.swept, start=1):
+    for id_, point in swept.items():
         if space is None or not space._contains(point.gate_threshold):
             continue
         study.add_trial(
@@ -265,7 +305,7 @@ def _add_swept(study: optuna.Study, trial: Trial, record: TrialRecord, kind: Lat
                 values=_values(point.measurement, kind),
                 params=trial.params | {_THRESHOLD: point.gate_threshold},
                 distributions=trial.distributions,
-                user_attrs={SWEPT: f"{record.number}.{place}"},
-                constraints=record.constraints or None,  # it keeps every limit, as the trial's own threshold does
+                user_attrs={SWEPT: id_},
+                constraints=dict(constraints) or None,  # it keeps every limit, as the trial's own threshold does
             )
         )

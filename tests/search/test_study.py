@@ -23,6 +23,7 @@ from eed_search.search.proposer import Proposer
 from eed_search.search.samplers import SAMPLERS
 from eed_search.search.study import (
     STUDY_FILE,
+    SWEPT,
     close_study,
     open_study,
     own_trials,
@@ -250,6 +251,32 @@ def test_optuna_is_told_the_latency_that_ranks(tmp_path: Path, kind: str, told: 
     again = rebuild_study(ledger.view, spec, tmp_path / STUDY_FILE)
     assert own_trials(again)[0].values == [0.8, told]
     close_study(again)
+
+
+def test_a_study_made_again_holds_what_was_confirmed(tmp_path: Path) -> None:
+    """A swept threshold was an upper bound while the trials ran; one that breaks a limit by what was confirmed is gone."""
+    limits = Constraints(min_robust_accuracy=0.5)
+    spec = spec_of().model_copy(update={"search": spec_of(constraints=limits).search})
+    whole, before = undisturbed(tmp_path / "whole", spec)
+    view = whole.view
+    view.spec, view.base = spec.to_plain(), stub_pipeline.prepare(spec, tmp_path, lambda text: None).base
+    ids = [f"{n}.1" for n, t in sorted(view.trials.items()) if t.swept][:2]
+    found = {
+        id_: replace(view.trials[int(id_[:-2])].swept[0].measurement, latency=stub_pipeline.latency(0.1)) for id_ in ids
+    }
+    kept, broken = (
+        replace(m.robust_accuracy, value=value) for m, value in zip(found.values(), (0.6, 0.4), strict=True)
+    )
+    view.confirmed = {
+        ids[0]: replace(found[ids[0]], robust_accuracy=kept),
+        ids[1]: replace(found[ids[1]], robust_accuracy=broken),
+    }
+    with closing(rebuild_study(view, spec, tmp_path / "again.sqlite")) as study:
+        again = {t.user_attrs[SWEPT]: t.values for t in study.trials if SWEPT in t.user_attrs}
+        others = len(study.trials)
+    assert again[ids[0]] == [0.6, 0.1]
+    assert ids[1] not in again
+    assert others == len(before) - 1
 
 
 def test_closing_leaves_nothing_running(tmp_path: Path) -> None:
