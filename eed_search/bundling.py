@@ -16,31 +16,32 @@ from eed_search.core.spec import Choice, Spec
 from eed_search.core.spec_file import parse, to_text
 from eed_search.deployment.gates import gate_of
 from eed_search.evaluation.deploy import deploy
-from eed_search.stages import open_workshop
+from eed_search.stages import Report, open_workshop
 from eed_search.tracking.badges import point_facts
 
 
-def export_point(view: RunView, point: Point, home: Path, out: Path) -> Path:
-    """Write the bundle that deploys one point.
+def export_point(view: RunView, point: Point, home: Path, out: Path, report: Report = lambda text: None) -> Path:
+    """Write the bundle that deploys one point; networks that the store has lost are made again.
 
     Args:
         view: The run.
         point: One of its points.
         home: Where its store lies.
         out: Folder of the bundle; must not exist.
+        report: Told what is made again, and how far it is.
 
     Returns:
         The folder.
 
     Raises:
         BundleError: If the folder exists.
-        StoreError: If the trained team is no longer in the store.
+        StoreError: If the trained team is no longer in the store and this code makes another one.
         ModelError: If a member cannot be exported.
     """
     spec = parse(view.spec, f"run {view.name}")
-    shop = open_workshop(spec, home / "store", lambda text: None)
-    team = shop.read_members(shop.store.load(point.measurement.artifact))
+    shop = open_workshop(spec, home / "store", report)
     params = TrialParams.from_flat(point.params)
+    team = shop.read_members(shop.networks(point.measurement.artifact, params))
     return deploy(
         [m.model for m in team],
         gate_of(spec.gate, params.gate_threshold),

@@ -76,7 +76,7 @@ def is_point(text: str) -> bool:
 
 
 def from_run(name: str, view: RunView, id_: str, home: Path, wishes: Wishes, report: Callable[[str], None]) -> Target:
-    """Read a point's networks, gate and images.
+    """Read a point's networks, gate and images; networks that the store has lost are made again.
 
     Args:
         name: For people.
@@ -88,17 +88,17 @@ def from_run(name: str, view: RunView, id_: str, home: Path, wishes: Wishes, rep
 
     Raises:
         RunError: If there is no such point.
-        StoreError: If its networks are no longer in the store.
+        StoreError: If its networks are no longer in the store and this code makes others.
         DataError: If the images cannot be read or are too few.
     """
-    found_id, measurement, threshold = _pick(view, id_)
+    found_id, measurement, params = _pick(view, id_)
     plain = dict(view.spec)
     if wishes.data is not None and wishes.data.is_dir():
         plain["data"] = plain["data"] | {"path": str(wishes.data)}
     spec = parse(plain, f"run {view.name}")
     shop = open_workshop(spec, home / "store", report, whole_machine="OMP_NUM_THREADS" not in os.environ)
-    members = [m.model.eval() for m in shop.read_members(shop.store.load(measurement.artifact))]
-    gate = gate_of(spec.gate, threshold)
+    members = [m.model.eval() for m in shop.read_members(shop.networks(measurement.artifact, params))]
+    gate = gate_of(spec.gate, params.gate_threshold if params else RUNS_ALL)
     samples = _samples(wishes, shop.data, plan_of(view).last)
     whole = wishes.num_samples is None and wishes.eps in (None, spec.threat.eps)
     fresh = view.fresh.get(found_id if found_id != "base" else "dense base")
@@ -126,24 +126,24 @@ def from_run(name: str, view: RunView, id_: str, home: Path, wishes: Wishes, rep
         recorded=recorded,
         deploy=_deployer(members, gate, shop.data.image_shape),
         timing=_timing(measurement),
-        notes=samples.notes,
+        notes=(*samples.notes, *shop.store.remade),
         id=found_id if found_id != "base" or view.base is None else view.base.name,
     )
 
 
-def _pick(view: RunView, id_: str) -> tuple[str, Measurement, float]:
-    """Find a point's id, measurement and gate threshold."""
+def _pick(view: RunView, id_: str) -> tuple[str, Measurement, TrialParams | None]:
+    """Find a point's id, measurement and parameters; none for the base."""
     if id_ == "base":
         if view.base is None:
             raise RunError(f"run {view.name}: has no dense base yet; wait for it")
-        return "base", _final(view, view.base), RUNS_ALL
+        return "base", _final(view, view.base), None
     by_id = {point.id: point for point in points(view, unrankable=True, unconfirmed=True, twins=True)}
     point = by_id.get(id_) or (select(view, id_) if not id_[0].isdigit() else None)
     if point is None:
         raise RunError(
             f"run {view.name}: has no point {id_}; there: {', '.join(by_id) or 'none'}, base, knee, fastest, most-robust"
         )
-    return point.id, point.measurement, TrialParams.from_flat(point.params).gate_threshold
+    return point.id, point.measurement, TrialParams.from_flat(point.params)
 
 
 def _final(view: RunView, reference: Reference) -> Measurement:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import nn
 
 from eed_search.compression.member import Member
@@ -26,7 +26,6 @@ from eed_search.core.errors import TrialFailure
 from eed_search.core.frontier import hypervolume, normalise
 from eed_search.core.looks import OUTRACED, Rival
 from eed_search.core.params import TrialParams
-from eed_search.core.plans import plan_members
 from eed_search.core.points import constraint_excess
 from eed_search.core.records import (
     Accuracy,
@@ -48,14 +47,14 @@ from eed_search.core.spec import Spec
 from eed_search.core.statistics import paired_difference
 from eed_search.deployment.gates import gate_of, to_settings
 from eed_search.deployment.onnx_export import to_onnx
-from eed_search.ensemble.diversity import choose_team, robust_diversity
+from eed_search.ensemble.diversity import robust_diversity
 from eed_search.ensemble.gate import DeployedGate, Gate
 from eed_search.evaluation.image_race import ImageRace
 from eed_search.evaluation.latency import LatencyProbe, Probe, RatioEstimate, additive_latency
 from eed_search.evaluation.robust import Judgement
 from eed_search.evaluation.slowed import NO_GATE, Slowed
 from eed_search.models import count_macs, signature
-from eed_search.stages import Deployed, Report, TrainedMember, Workshop, machine_name, open_workshop
+from eed_search.stages import Deployed, Report, Workshop, machine_name, open_workshop
 
 _RUNG_SHARE = 0.5  # of the images, and of the attack's steps, at a rung
 _SLACK = 1.1  # how far beyond the slowest threshold hypervolume is measured to
@@ -162,7 +161,7 @@ def prepare(spec: Spec, store_root: Path, report: Report) -> Setting:
         shop.data.num_classes,
         shop.data.image_shape,
         machine_name(),
-        tuple(notes),
+        (*notes, *shop.store.remade),
         tuple(forms),
     )
 
@@ -217,6 +216,8 @@ def run(
             reason="oom",
             message=f"out of memory: {str(error).splitlines()[0] if str(error) else 'host'}; lower the batch sizes",
         )
+    remade = tuple(shop.store.remade)
+    record = replace(record, notes=(*record.notes, *remade), remade=remade)
     return replace(record, stages=tuple(shop.store.uses), seconds=time.perf_counter() - start)
 
 
@@ -243,7 +244,13 @@ def _run(
         if any(value > 0 for value in excess.values()):
             return _judged_by_constraints(record, excess)
 
-    members, diversity, notes = _assemble(params, setting, shop, base, base_key)
+    found = shop.assemble(params, base, base_key)
+    members, diversity, notes = found.members, found.diversity, list(found.notes)
+    if len(members) > 1:
+        transfer = np.stack([shop.transfer_failures(base, base_key, member) for member in members])
+        notes.append(
+            f"robust diversity {diversity:.2f} on each member's own attack, {robust_diversity(transfer):.2f} on images attacked on the dense base"
+        )
     if rung == 0:
         apart = "+".join(m.key for m in members)
         return _reading(0, [m.member.model for m in members], apart, params, setting, shop, probe)
@@ -363,13 +370,18 @@ def confirm(artifact: str, params: TrialParams, bound: Measurement, setting: Set
     """
     spec = setting.spec
     shop = open_workshop(spec, setting.store_root, report, whole_machine=True)
-    stored = shop.store.load(artifact)
+    stored = shop.networks(artifact, params)
     team = [m.model for m in shop.read_members(stored)]
     gate = _gate(spec, params.gate_threshold)
     judged = shop.judgement(team, stored.key, gate, name="a swept threshold")
     slow = shop.slowed(team, stored.key, gate, name="a swept threshold")
     macs = [count_macs(network, setting.image_shape) for network in team]
-    return replace(bound, **_robustness(judged, setting), under_attack=_under_attack(judged, slow, macs))
+    return replace(
+        bound,
+        **_robustness(judged, setting),
+        under_attack=_under_attack(judged, slow, macs),
+        remade=tuple(shop.store.remade),
+    )
 
 
 def recheck(
@@ -386,68 +398,12 @@ def recheck(
     """
     spec = setting.spec
     shop = open_workshop(spec, setting.store_root, report, whole_machine=True)
-    stored = shop.store.load(artifact)
+    stored = shop.networks(artifact, params)
     networks = [m.model for m in shop.read_members(stored)]
     gate = _gate(spec, params.gate_threshold if params else RUNS_ALL)
     judged = shop.judgement(networks, stored.key, gate, name="fresh images", split="fresh", part=images)
-    return FreshCheck(Accuracy.of(judged.clean_right), _robust(judged, spec), pack_bits(judged.robust_right))
-
-
-def _assemble(
-    params: TrialParams, setting: Setting, shop: Workshop, base: nn.Module, base_key: str
-) -> tuple[list[TrainedMember], float | None, list[str]]:
-    """Make the members, choose among them where the file asks for a pool, and put them in gate order."""
-    spec = setting.spec
-    notes: list[str] = []
-    choices = list(params.members)
-    subsets = params.subsets
-    if spec.team.mode == "pool":
-        choices = [c for c in choices for _ in range(spec.team.pool.num_subsets)]
-        subsets = "shared" if spec.team.pool.num_subsets > 1 else subsets
-    members = [shop.member(plan, base, base_key) for plan in plan_members(choices, subsets, params.recovery)]
-    if len(members) == 1:
-        return members, None, notes
-    right = np.stack([_own(shop, member).robust_right for member in members])
-    if spec.team.mode == "pool":
-        pool = spec.team.pool
-        try:
-            chosen = choose_team(
-                ~right,
-                threshold=pool.diversity_threshold,
-                max_members=pool.max_members,
-                accuracy_slack=pool.accuracy_slack,
-            )
-        except ValueError as error:
-            raise TrialFailure("error", f"no team: {error}; raise team.pool.accuracy_slack") from error
-        if not chosen.reached:
-            notes.append(
-                f"no team of up to {pool.max_members} of {len(members)} reaches robust diversity"
-                f" {pool.diversity_threshold:g}; took the most diverse one, {chosen.diversity:.2f}"
-            )
-        members, right = [members[i] for i in chosen.members], right[list(chosen.members)]
-    order = _gate_order(members, right, params, setting)
-    members, right = [members[i] for i in order], right[order]
-    transfer = np.stack([shop.transfer_failures(base, base_key, member) for member in members])
-    notes.append(
-        f"robust diversity {robust_diversity(~right):.2f} on each member's own attack, {robust_diversity(transfer):.2f} on images attacked on the dense base"
-    )
-    return members, robust_diversity(~right), notes
-
-
-def _own(shop: Workshop, member: TrainedMember) -> Judgement:
-    """A member alone under its own white-box attack."""
-    return shop.judgement([member.member.model], member.key, Gate(), name=f"member {member.plan.choice.title()}")
-
-
-def _gate_order(
-    members: Sequence[TrainedMember], right: Bool[np.ndarray, "members samples"], params: TrialParams, setting: Setting
-) -> list[int]:
-    """Whom the gate asks first: the cheapest, or the most robust; ties go by the other, then by key."""
-    macs = [count_macs(m.member.model, setting.image_shape) for m in members]
-    robust = right.mean(axis=1)
-    if params.order == "fast_first":
-        return sorted(range(len(members)), key=lambda i: (macs[i], -robust[i], members[i].key))
-    return sorted(range(len(members)), key=lambda i: (-robust[i], macs[i], members[i].key))
+    robust, bits = _robust(judged, spec), pack_bits(judged.robust_right)
+    return FreshCheck(Accuracy.of(judged.clean_right), robust, bits, tuple(shop.store.remade))
 
 
 def _measure(
@@ -562,7 +518,8 @@ def control(size: float, setting: Setting, probe: Probe, report: Report) -> Refe
     ratio = shop.latency(network.model, probe, signature(base, setting.image_shape))
     slow = shop.slowed([network.model], stored.key, Gate(), name="the control")
     measurement = _measure([network], judged, slow, [ratio], setting, artifact=f"control.1/{stored.key}")
-    return Reference(f"from scratch {round(100 * size)} % ({recovery})", measurement, stored.seconds, size, recovery)
+    name = f"from scratch {round(100 * size)} % ({recovery})"
+    return Reference(name, measurement, stored.seconds, size, recovery, tuple(shop.store.remade))
 
 
 def final_latencies(
@@ -584,13 +541,16 @@ def final_latencies(
     report(f"{len(classifiers)} classifiers in turns")
     teams = [
         Deployed(
-            shop.read_members(shop.store.load(artifact)),
+            shop.read_members(shop.networks(artifact, params)),
             _gate(setting.spec, params.gate_threshold if params else RUNS_ALL),
             artifact,
         )
         for artifact, params in classifiers
     ]
-    return shop.cascades(teams, shop.base()[0], setting.base.measurement.latency.latency_ms.value, repeats)
+    found = shop.cascades(teams, shop.base()[0], setting.base.measurement.latency.latency_ms.value, repeats)
+    if remade := tuple(shop.store.remade):
+        found[0] = replace(found[0], remade=remade)  # said once: they were timed together
+    return found
 
 
 def _probe(shop: Workshop, base: nn.Module) -> LatencyProbe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,6 +63,17 @@ def test_the_team_is_the_points_own(searched: Searched) -> None:
     assert target.base is not None
     assert target.timing is not None
     assert target.timing.dense_ms == pytest.approx(view.base.measurement.latency.latency_ms.value)  # type: ignore[union-attr]
+
+
+def test_a_lost_team_is_made_again_and_the_result_says_so(searched: Searched, tmp_path: Path) -> None:
+    home, view, record = searched
+    assert record.measurement is not None
+    copy = shutil.copytree(home, tmp_path / "home")
+    shutil.rmtree(copy / "store" / record.measurement.artifact)
+    target, whole = (from_run("tiny", view, "7.0", where, Wishes(1), silent) for where in (copy, home))
+    assert target.notes == (*whole.notes, f"store/{record.measurement.artifact} was gone; made again")
+    for mine, theirs in zip(target.team.state_dict().values(), whole.team.state_dict().values(), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 def test_the_searchs_own_figure_on_fresh_images_is_held_against(searched: Searched) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,12 @@ import torch
 
 from eed_search import bundling, trial
 from eed_search.core.cost import attacked_speedup, latency_of
-from eed_search.core.ledger import RunView
+from eed_search.core.errors import StoreError
+from eed_search.core.ledger import Event, EventKind, RunView, fold
 from eed_search.core.params import MemberChoice, TrialParams
 from eed_search.core.plans import plan_members
 from eed_search.core.points import points
-from eed_search.core.records import FreshCheck, Point, RungReading, TrialRecord, unpack_bits
+from eed_search.core.records import FreshCheck, Point, RungReading, TrialRecord, to_json, unpack_bits
 from eed_search.core.spec import Spec
 from eed_search.core.spec_file import parse
 from eed_search.deployment.bundle import verify
@@ -415,6 +418,136 @@ def test_final_latencies_time_the_cascade(pair: TrialRecord, session: Session) -
     again = trial.final_latencies(both, [1, 0], session.setting, silent)
     assert again[0] != found  # measured anew
     assert again[1] == base
+
+
+# ---------------------------------------------------------------- what the store has lost
+
+
+@pytest.fixture
+def damaged(pair: TrialRecord, session: Session, tmp_path: Path) -> Session:
+    """The search in a copy of its store, to be damaged."""
+    copy = shutil.copytree(session.setting.store_root, tmp_path / "store")
+    other = object.__new__(Session)
+    other.setting, other.probe = replace(session.setting, store_root=str(copy)), session.probe
+    return other
+
+
+def flip(file: Path) -> bytes:
+    """Change the byte in a file's middle; gives what it held before."""
+    before = file.read_bytes()
+    data = bytearray(before)
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    return before
+
+
+def notes_of(kind: EventKind, data: dict[str, Any], trial: int | None = None) -> list[str]:
+    """What a reader of the run is told after one event of its ledger."""
+    view = RunView()
+    for seq in (1, 2):  # a line is kept once
+        fold(view, Event(seq, kind, trial, json.loads(json.dumps(data)), float(seq)))
+    return view.notes
+
+
+def test_an_altered_member_is_trained_again_and_the_record_says_which(pair: TrialRecord, damaged: Session) -> None:
+    """The same bits under the same key; the file is named in the record, and to the reader of the run."""
+    (key, *_) = [use.key for use in pair.stages if use.stage == "member.1"]
+    file = Path(damaged.setting.store_root) / "member.1" / key / "tensors.safetensors"
+    before = flip(file)
+    again = damaged.run(TrialParams.from_flat(pair.params))
+    assert computed(again) == ["member"]
+    assert file.read_bytes() == before
+    assert again.measurement is not None
+    assert pair.measurement is not None
+    assert replace(again.measurement, latency=pair.measurement.latency) == pair.measurement
+    line = f"store/member.1/{key}/tensors.safetensors has another hash than its manifest says: altered; set aside as {key}.altered-1, made again"
+    assert again.remade == (line,)
+    assert line in again.notes
+    assert [use.altered for use in again.stages if use.altered] == [line]
+    assert notes_of("result", to_json(again), again.number) == [line]
+
+
+def test_a_rung_says_what_was_altered(pair: TrialRecord, damaged: Session) -> None:
+    """Its stages carry it into the ledger."""
+    (key, *_) = [use.key for use in pair.stages if use.stage == "member.1"]
+    flip(Path(damaged.setting.store_root) / "member.1" / key / "meta.json")
+    reading = trial.run(7, TrialParams.from_flat(pair.params), damaged.setting, damaged.probe, silent, 0)
+    assert isinstance(reading, RungReading)
+    (note,) = notes_of("report", to_json(reading) | {"metrics": reading.metrics()}, 7)
+    assert f"member.1/{key}/meta.json has another hash" in note
+
+
+@pytest.mark.parametrize("damage", ["altered", "gone", "all gone"])
+def test_a_team_that_is_lost_is_made_again_where_it_is_confirmed(
+    pair: TrialRecord, session: Session, damaged: Session, damage: str
+) -> None:
+    """From its parameters, with what is left of the store: the same bits, the same measurement, and it is said."""
+    (point, *_) = pair.swept
+    bound = point.measurement
+    chosen = TrialParams.from_flat(pair.params | {"gate_threshold": point.gate_threshold})
+    store = Path(damaged.setting.store_root)
+    file = store / bound.artifact / "tensors.safetensors"
+    before = file.read_bytes()
+    if damage == "altered":
+        flip(file)
+    else:
+        shutil.rmtree(file.parent)
+    for stage in ("base.1", "member.1", "scores.1", "judgement.2") if damage == "all gone" else ():
+        shutil.rmtree(store / stage)
+    found = trial.confirm(bound.artifact, chosen, bound, damaged.setting, silent)
+    assert file.read_bytes() == before
+    whole = trial.confirm(bound.artifact, chosen, bound, session.setting, silent)
+    assert replace(found, remade=()) == whole
+    says = "tensors.safetensors has another hash" if damage == "altered" else " was gone; made again"
+    (note,) = found.remade
+    assert f"store/{bound.artifact}" in note
+    assert says in note
+    assert notes_of("confirmed", {"id": "7.1", "measurement": to_json(found)}) == [note]
+
+
+def test_lost_networks_are_made_again_for_the_fresh_images_and_the_clock(pair: TrialRecord, damaged: Session) -> None:
+    """Base, control and team; the first of those timed together says it for all."""
+    assert pair.measurement is not None
+    control = trial.control(0.5, damaged.setting, damaged.probe, silent)
+    assert control.remade == ()
+    chosen = TrialParams.from_flat(pair.params)
+    store = Path(damaged.setting.store_root)
+    lost = [pair.measurement.artifact, control.measurement.artifact, damaged.setting.base.measurement.artifact]
+    for artifact in lost:
+        shutil.rmtree(store / artifact)
+    asked = [(lost[0], chosen), (lost[1], None), (lost[2], None)]
+    latencies = trial.final_latencies(asked, [0, 0, 0], damaged.setting, silent)
+    # the base was made for the team already
+    assert latencies[0].remade == tuple(f"store/{artifact} was gone; made again" for artifact in lost[:2])
+    assert [one.remade for one in latencies[1:]] == [(), ()]
+    assert all((store / artifact / "manifest.json").is_file() for artifact in lost)
+    flip(store / lost[1] / "tensors.safetensors")
+    (note,) = trial.recheck(lost[1], None, (0, 5), damaged.setting, silent).remade
+    assert f"{lost[1]}/tensors.safetensors has another hash" in note
+
+
+def test_an_altered_base_is_named_by_the_setting(pair: TrialRecord, damaged: Session) -> None:
+    key = damaged.setting.base_key
+    flip(Path(damaged.setting.store_root) / "base.1" / key / "tensors.safetensors")
+    setting = trial.prepare(damaged.setting.spec, Path(damaged.setting.store_root), silent)
+    assert any(f"store/base.1/{key}/tensors.safetensors has another hash" in note for note in setting.notes)
+    assert setting.base.measurement.robust_hex == damaged.setting.base.measurement.robust_hex
+
+
+def test_a_team_that_this_file_does_not_make_stays_an_error(pair: TrialRecord, damaged: Session) -> None:
+    """Such as after a change of the recipe: another team would not be the one that was measured."""
+    with pytest.raises(StoreError, match=r"no sound artifact team.1/abc; it was deleted or altered"):
+        trial.recheck("team.1/abc", TrialParams.from_flat(pair.params), (0, 5), damaged.setting, silent)
+
+
+def test_a_lost_team_is_exported_all_the_same(pair: TrialRecord, damaged: Session, tmp_path: Path) -> None:
+    """It is trained again, and that is shown."""
+    view, point = view_of(damaged, pair)
+    shutil.rmtree(Path(damaged.setting.store_root) / point.measurement.artifact)
+    said: list[str] = []
+    verify(bundling.export_point(view, point, tmp_path, tmp_path / "bundle", said.append))
+    assert said[0] == f"store/{point.measurement.artifact} was gone; made again"
+    assert any(line.startswith("joint fine-tune") for line in said)
 
 
 def test_trials_take_their_own_cores_only(session: Session) -> None:

@@ -71,10 +71,10 @@ def export(
     from eed_search.bundling import export_point  # loads torch
 
     if remote is None:
-        made = str(export_point(view, point, home, Path(out)))
+        made = str(export_point(view, point, home, Path(out), say))
     else:
         with tempfile.TemporaryDirectory() as folder_name:
-            remote.put_folder(export_point(view, point, home, Path(folder_name) / "bundle"), "", last=_LAST)
+            remote.put_folder(export_point(view, point, home, Path(folder_name) / "bundle", say), "", last=_LAST)
         made = out
     say(f"written {made}")
     say(f"check   {command('verify')} {shlex.quote(made)}")

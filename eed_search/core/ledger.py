@@ -25,7 +25,7 @@ import json
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -225,7 +225,7 @@ class RunView:
         slices: Checks on those that chose, by point id and first image.
         looks: Who belongs to the frontier, decision by decision; empty again once another trial ends.
         attacks: What `eed-search attack` found, by point id, reference name included, in order.
-        notes: Lines for the reader.
+        notes: Lines for the reader, each once; what of the store had to be made again is among them.
         requests: What persons asked for, in order: `stop`, `cancel`.
         tracker: What the tracker wrote back: MLflow run ids, and `cursor`, the last event it shows.
         num_resumes: How often a driver took the run up again.
@@ -323,10 +323,12 @@ def _fold_stage(view: RunView, data: dict[str, Any], trial: int) -> None:
 
 def _fold_base(view: RunView, data: dict[str, Any], trial: int) -> None:
     view.base = from_json(Reference, data)
+    _remember(view, view.base.remade)
 
 
 def _fold_control(view: RunView, data: dict[str, Any], trial: int) -> None:
     view.controls.append(from_json(Reference, data))
+    _remember(view, view.controls[-1].remade)
 
 
 def _fold_proposal(view: RunView, data: dict[str, Any], trial: int) -> None:
@@ -357,6 +359,7 @@ def _fold_report(view: RunView, data: dict[str, Any], trial: int) -> None:
         seconds=data.get("seconds", 0.0),
     )
     view.reports.setdefault(trial, []).append(report)
+    _remember(view, [use.altered for use in stages])
     view.history.append(("report", trial))
 
 
@@ -373,20 +376,24 @@ def _fold_result(view: RunView, data: dict[str, Any], trial: int) -> None:
     view.trials[record.number] = record
     view.history.append(("result", record.number))
     view.looks = []  # it may be better than those who were chosen
+    _remember(view, record.remade)
 
 
 def _fold_latency(view: RunView, data: dict[str, Any], trial: int) -> None:
     found = from_json(Latency, data["latency"])
     view.latencies[data["id"]] = found
     view.timings.setdefault(data["id"], []).append(found)
+    _remember(view, found.remade)
 
 
 def _fold_confirmed(view: RunView, data: dict[str, Any], trial: int) -> None:
     view.confirmed[data["id"]] = from_json(Measurement, data["measurement"])
+    _remember(view, view.confirmed[data["id"]].remade)
 
 
 def _fold_fresh(view: RunView, data: dict[str, Any], trial: int) -> None:
     check = from_json(FreshCheck, data["check"])
+    _remember(view, check.remade)
     if (first := data.get("chose_from")) is None:
         view.fresh[data["id"]] = check
     else:
@@ -404,6 +411,11 @@ def _fold_attack(view: RunView, data: dict[str, Any], trial: int) -> None:
 
 def _fold_note(view: RunView, data: dict[str, Any], trial: int) -> None:
     view.notes.append(data["text"])
+
+
+def _remember(view: RunView, lines: Iterable[str]) -> None:
+    """Keep what a record says of the store among the notes."""
+    view.notes += [line for line in dict.fromkeys(lines) if line and line not in view.notes]
 
 
 def _fold_tracker(view: RunView, data: dict[str, Any], trial: int) -> None:

@@ -94,6 +94,7 @@ class Latency:
             number was not written down yet.
         exit_ms: Latency of an image that stops at each member, in gate order; empty where it was not
             written down yet. What an attack on the gate costs follows from it (`core.cost`).
+        remade: What of the store was altered or gone and was made again for it.
     """
 
     latency_ms: Interval
@@ -107,6 +108,7 @@ class Latency:
     images_per_second: Interval | None = None
     num_calls: int = 0
     exit_ms: tuple[float, ...] = ()
+    remade: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,7 @@ class Measurement:
         robust_hex: Which validation images stayed right under attack, packed bits in hexadecimal.
         artifact: Stage and key under which the store holds the weights, as `stage/key`.
         under_attack: How deep the gate goes under attack; none where it was not measured yet.
+        remade: What of the store was altered or gone and was made again to confirm it.
     """
 
     clean_accuracy: Accuracy
@@ -178,6 +181,7 @@ class Measurement:
     robust_hex: str
     artifact: str
     under_attack: UnderAttack | None = None
+    remade: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -190,6 +194,7 @@ class Reference:
         seconds: Time its training took.
         size: Fraction of channels or weights it keeps.
         recipe: How it was trained.
+        remade: What of the store was altered and was made again for it.
     """
 
     name: str
@@ -197,16 +202,26 @@ class Reference:
     seconds: float
     size: float = 1.0
     recipe: str = "labels"
+    remade: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class StageUse:
-    """One stage that a trial needed: computed, or found in the store."""
+    """One stage that a trial needed: computed, or found in the store.
+
+    Attributes:
+        stage: Its name with its version.
+        key: Of its settings.
+        hit: Whether it was found.
+        seconds: That it took: to compute, or to read.
+        altered: Which file of it in the store had been altered, in one line; else empty.
+    """
 
     stage: str
     key: str
     hit: bool
     seconds: float
+    altered: str = ""
 
 
 @dataclass(frozen=True)
@@ -217,11 +232,13 @@ class FreshCheck:
         clean_accuracy: On the unperturbed fresh images, through the gate.
         robust_accuracy: On the same images under the search's attack.
         robust_hex: Which of them stayed right under attack, packed bits in hexadecimal.
+        remade: What of the store was altered or gone and was made again for it.
     """
 
     clean_accuracy: Accuracy
     robust_accuracy: RobustAccuracy
     robust_hex: str
+    remade: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -286,6 +303,7 @@ class TrialRecord:
         seconds: Wall-clock time of the trial.
         swept: The same team at other gate thresholds, where they add to the frontier.
         stop: Present when the attack was given up early (`search.image_racing`).
+        remade: What of the store was altered and was made again for it; the notes say so too.
     """
 
     number: int
@@ -301,6 +319,7 @@ class TrialRecord:
     seconds: float = 0.0
     swept: tuple[SweptPoint, ...] = ()
     stop: EarlyStop | None = None
+    remade: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -43,10 +43,10 @@ class Choice(_Section):
 class Range(_Section):
     """A number between two ends, both included."""
 
-    low: float
-    high: float
-    log: bool = False
-    step: float | None = None
+    low: float = Field(description="smallest value")
+    high: float = Field(description="largest value")
+    log: bool = Field(False, description="drawn evenly on a logarithmic scale")
+    step: float | None = Field(None, description="only low, low + step, low + 2 step and so on")
 
 
 Dimension = Choice | Range
@@ -148,17 +148,38 @@ _Threshold = Annotated[
 class Space(_Section):
     """What one trial chooses. Each entry is one value (fixed), a list, or `{low, high, log, step}`."""
 
-    num_members: _Count = Choice(values=(1, 2, 3))
-    method: Annotated[_Dimension, AfterValidator(_registry("method"))] = Choice(values=("prune",))
-    score: Annotated[_Dimension, AfterValidator(_registry("score"))] = Choice(values=SCORES)
-    size: _Size = Choice(values=(0.25, 0.5))
-    subsets: Annotated[_Dimension, AfterValidator(_names(*get_args(Subsets)))] = Choice(values=("all", "shared"))
-    recovery: Annotated[_Dimension, AfterValidator(_names(*get_args(Recovery)))] = Choice(values=("labels", "distill"))
-    order: Annotated[_Dimension, AfterValidator(_names(*get_args(Order)))] = Choice(values=("fast_first",))
-    beta: _Weight = Range(low=1e-3, high=4, log=True)
-    omega: _Weight = Range(low=0, high=10)
-    gamma: _Weight = Range(low=0, high=4)
-    gate_threshold: _Threshold = Range(low=0.2, high=1)
+    num_members: _Count = Field(Choice(values=(1, 2, 3)), description="members of a team; team.mode direct only")
+    method: Annotated[_Dimension, AfterValidator(_registry("method"))] = Field(
+        Choice(values=("prune",)), description="how each member is made"
+    )
+    score: Annotated[_Dimension, AfterValidator(_registry("score"))] = Field(
+        Choice(values=SCORES), description="importance score that decides what each member keeps; team.mode direct only"
+    )
+    size: _Size = Field(
+        Choice(values=(0.25, 0.5)), description="fraction of channels or weights that each member keeps"
+    )
+    subsets: Annotated[_Dimension, AfterValidator(_names(*get_args(Subsets)))] = Field(
+        Choice(values=("all", "shared")),
+        description="training images of each member: all, or shared: a quarter for everyone and one of three disjoint parts",
+    )
+    recovery: Annotated[_Dimension, AfterValidator(_names(*get_args(Recovery)))] = Field(
+        Choice(values=("labels", "distill")),
+        description="what members learn from as they regain their robustness: labels, or distill: the dense base's answers",
+    )
+    order: Annotated[_Dimension, AfterValidator(_names(*get_args(Order)))] = Field(
+        Choice(values=("fast_first",)), description="whom the gate asks first: the cheapest member or the most robust"
+    )
+    beta: _Weight = Field(
+        Range(low=1e-3, high=4, log=True), description="weight of the diversity reward in the joint loss L_EED"
+    )
+    omega: _Weight = Field(
+        Range(low=0, high=10), description="weight of L_R, which pushes down the ensemble's most confident wrong class"
+    )
+    gamma: _Weight = Field(Range(low=0, high=4), description="weight of L_C, the compactness regulariser")
+    gate_threshold: _Threshold = Field(
+        Range(low=0.2, high=1),
+        description="the gate stops at the first member whose stop probability reaches this (rule margin: lead in logits)",
+    )
 
 
 # ---------------------------------------------------------------- how each stage works
@@ -167,7 +188,9 @@ class Space(_Section):
 class Data(_Section):
     """Which images, and how many go where. Splits are fixed by the search's seed and never overlap."""
 
-    source: Annotated[str, AfterValidator(names.checked("source"))] = "digits"
+    source: Annotated[str, AfterValidator(names.checked("source"))] = Field(
+        "digits", description="where the images come from"
+    )
     path: str | None = Field(None, description="folder of the data")
     image_size: int | None = Field(
         None,
@@ -184,7 +207,9 @@ class Data(_Section):
     test_share: float | None = Field(
         None, gt=0, lt=1, description="instead of num_test: share for claims, where the source has no test set"
     )
-    augment: Literal["none", "crop_flip"] = "none"
+    augment: Literal["none", "crop_flip"] = Field(
+        "none", description="crop_flip shifts and mirrors training images at random"
+    )
 
 
 def read_eps(value: object) -> object:
@@ -208,7 +233,7 @@ def read_eps(value: object) -> object:
 class Threat(_Section):
     """What the attacker may do."""
 
-    norm: Literal["linf"] = "linf"
+    norm: Literal["linf"] = Field("linf", description="how far a perturbation goes: its largest change of a pixel")
     eps: float = Field(ge=0, le=1, description="L∞ budget in pixel units on [0, 1], such as 0.15 or 8/255")
 
     @field_validator("eps", mode="before")
@@ -220,14 +245,16 @@ class Threat(_Section):
 class Model(_Section):
     """The dense base network."""
 
-    name: Annotated[str, AfterValidator(names.checked("model"))] = "small_cnn"
+    name: Annotated[str, AfterValidator(names.checked("model"))] = Field("small_cnn", description="architecture")
     width: int = Field(64, ge=4, le=1024, description="channels of the first stage")
 
 
 class TrainingAttack(_Section):
     """The inner maximisation of adversarial training."""
 
-    method: Literal["pgd", "fgsm_rs", "n_fgsm", "none"] = "pgd"
+    method: Literal["pgd", "fgsm_rs", "n_fgsm", "none"] = Field(
+        "pgd", description="how training images are attacked; none trains on clean ones"
+    )
     steps: int = Field(7, ge=1, le=100, description="steps of pgd; the others take one")
     step_size: float | None = Field(
         None, gt=0, le=1, description="pixel units; eps/4 by default, 1.25 eps for fgsm_rs, eps for n_fgsm"
@@ -238,11 +265,13 @@ class Recipe(_Section):
     """One training run."""
 
     epochs: float = Field(10, ge=0, le=10_000, description="passes over the training images; 0 skips")
-    batch_size: int = Field(128, ge=2, le=65_536)
+    batch_size: int = Field(128, ge=2, le=65_536, description="training images in a step")
     lr: float = Field(0.1, gt=0, le=10, description="highest learning rate")
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0, le=1)
-    schedule: Literal["cosine", "one_cycle", "multistep", "constant"] = "one_cycle"
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD, Nesterov's")
+    weight_decay: float = Field(5e-4, ge=0, le=1, description="L2 penalty on the weights")
+    schedule: Literal["cosine", "one_cycle", "multistep", "constant"] = Field(
+        "one_cycle", description="how the learning rate changes over the run"
+    )
     ema: float = Field(
         0.998, ge=0, lt=1, description="decay of the averaged weights, warming up; 0 takes the last weights"
     )
@@ -250,7 +279,7 @@ class Recipe(_Section):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "float32", description="auto takes bfloat16 where the device has it"
     )
-    attack: TrainingAttack = TrainingAttack()
+    attack: TrainingAttack = Field(TrainingAttack(), description="how the training images are attacked")
 
 
 class Joint(Recipe):
@@ -283,7 +312,9 @@ class AdmmRecipe(Recipe):
 class Radmm(AdmmRecipe):
     """Method `radmm`: concurrent adversarial training and ADMM pruning."""
 
-    set: Literal["irregular", "filter", "column"] = "filter"
+    set: Literal["irregular", "filter", "column"] = Field(
+        "filter", description="what is removed: single weights, channels, or columns of the weight matrix"
+    )
 
 
 class Cstar(AdmmRecipe):
@@ -297,7 +328,7 @@ class Learned(Recipe):
 
     epochs: float = Field(20, gt=0, le=10_000, description="passes over the training images")
     lr: float = Field(0.1, gt=0, le=10, description="highest learning rate")
-    weight_decay: float = Field(0, ge=0, le=1)
+    weight_decay: float = Field(0, ge=0, le=1, description="L2 penalty on the learned importance")
     ema: float = Field(0, ge=0, lt=1, description="decay of the averaged weights, warming up; 0 takes the last weights")
     budget: Literal["global", "layer"] = Field(
         "global", description="global: each layer's share is learned; layer: all keep the same"
@@ -309,19 +340,24 @@ class Learned(Recipe):
 class Members(_Section):
     """How members are cut from the base and recover."""
 
-    granularity: Literal["channel", "unstructured"] = "channel"
+    granularity: Literal["channel", "unstructured"] = Field(
+        "channel",
+        description="what prune and learned remove: channels, which saves time, or single weights, which does not",
+    )
     block: int = Field(8, ge=1, le=256, description="channels are kept in multiples of this")
     score_samples: int = Field(256, ge=8, description="training images from which scores are taken")
-    finetune: Recipe = Recipe()
-    radmm: Radmm = Radmm()
-    cstar: Cstar = Cstar()
-    learned: Learned = Learned()
+    finetune: Recipe = Field(Recipe(), description="how a member regains its robustness; comes last for every method")
+    radmm: Radmm = Field(Radmm(), description="method radmm")
+    cstar: Cstar = Field(Cstar(), description="method cstar")
+    learned: Learned = Field(Learned(), description="method learned")
 
 
 class Pool(_Section):
     """Team mode `pool`: RD chooses the team from members of every score on every subset."""
 
-    scores: tuple[Annotated[str, AfterValidator(names.checked("score"))], ...] = Field(SCORES, min_length=1)
+    scores: tuple[Annotated[str, AfterValidator(names.checked("score"))], ...] = Field(
+        SCORES, min_length=1, description="importance scores of the pool's members"
+    )
     num_subsets: int = Field(3, ge=1, le=3, description="disjoint parts, one member each, for each score")
     diversity_threshold: float = Field(0.7, ge=0, le=1, description="robust diversity that a team must reach")
     max_members: int = Field(4, ge=2, le=12, description="largest team")
@@ -333,8 +369,10 @@ class Pool(_Section):
 class Team(_Section):
     """Who chooses the members."""
 
-    mode: Literal["direct", "pool"] = "direct"
-    pool: Pool = Pool()
+    mode: Literal["direct", "pool"] = Field(
+        "direct", description="direct: the search names each member; pool: robust diversity chooses from a pool"
+    )
+    pool: Pool = Field(Pool(), description="team mode pool")
 
 
 class GateSpec(_Section):
@@ -344,9 +382,16 @@ class GateSpec(_Section):
     `margin` takes mean logits and stops where the best class leads the second by `gate_threshold`.
     """
 
-    rule: Literal["threshold", "map", "margin"] = "threshold"
-    sharpness: float = Field(1.0, gt=0, le=100)
-    tau: float = Field(1.0, gt=0, le=100)
+    rule: Literal["threshold", "map", "margin"] = Field(
+        "threshold", description="stops by stop probability, where no later stop is more probable, or by lead in logits"
+    )
+    sharpness: float = Field(1.0, gt=0, le=100, description="power of the confidence in the stop probability")
+    tau: float = Field(
+        1.0,
+        gt=0,
+        le=100,
+        description="temperature: the more a member moves the mean answer (KL), the lower its stop probability",
+    )
     sweep: int = Field(
         3, ge=0, le=20, description="other thresholds of each trained team that may enter the frontier, at most"
     )
@@ -357,7 +402,7 @@ class Evaluation(_Section):
 
     steps: int = Field(20, ge=1, le=1000, description="PGD steps on each surrogate")
     step_size: float | None = Field(None, gt=0, le=1, description="pixel units; eps/4 by default")
-    batch_size: int = Field(256, ge=1, le=65_536)
+    batch_size: int = Field(256, ge=1, le=65_536, description="images attacked at once")
     slow_down_steps: int = Field(
         10, ge=1, le=1000, description="steps of each run of the attack that slows the gate down"
     )
@@ -383,11 +428,11 @@ class LatencySpec(_Section):
 class Constraints(_Section):
     """Limits that a point must keep to enter the frontier; none by default."""
 
-    min_clean_accuracy: float | None = Field(None, ge=0, le=1)
-    min_robust_accuracy: float | None = Field(None, ge=0, le=1)
-    max_size_bytes: int | None = Field(None, ge=1)
-    max_latency_ms: float | None = Field(None, gt=0)
-    max_worst_case_latency_ms: float | None = Field(None, gt=0)
+    min_clean_accuracy: float | None = Field(None, ge=0, le=1, description="fraction of clean images right")
+    min_robust_accuracy: float | None = Field(None, ge=0, le=1, description="fraction of attacked images right")
+    max_size_bytes: int | None = Field(None, ge=1, description="of all members together, as they ship")
+    max_latency_ms: float | None = Field(None, gt=0, description="mean over clean images, at batch 1")
+    max_worst_case_latency_ms: float | None = Field(None, gt=0, description="when every member runs")
     max_worst_case_slowdown: float | None = Field(None, gt=0, description="worst case over the dense base's latency")
     max_attacked_latency_ms: float | None = Field(None, gt=0, description="under the slower of two attacks")
     max_attacked_slowdown: float | None = Field(
@@ -399,7 +444,11 @@ class Controls(_Section):
     """Small networks trained adversarially from scratch, shown beside the frontier."""
 
     sizes: tuple[float, ...] = Field((0.5, 0.25), description="fractions of channels; empty for none")
-    recoveries: tuple[Recovery, ...] = Field(("labels", "distill"), min_length=1)
+    recoveries: tuple[Recovery, ...] = Field(
+        ("labels", "distill"),
+        min_length=1,
+        description="labels, or distill: the dense base's answers; of each size the more robust one is shown",
+    )
 
 
 def _read_proposals(value: object) -> object:
@@ -425,7 +474,7 @@ def shown(value: object) -> str:
 class Search(_Section):
     """How long and by what the space is searched."""
 
-    trials: int = Field(16, ge=1, le=100_000)
+    trials: int = Field(16, ge=1, le=100_000, description="teams that are tried")
     time_budget_s: float | None = Field(None, gt=0, description="no new trial after this long")
     patience: int | None = Field(
         None, ge=1, description="no new trial after this many in a row that added nothing to the hypervolume"
@@ -446,30 +495,32 @@ class Search(_Section):
         le=1,
         description="how sure a point must be on the true frontier to be reported as its; the others may belong",
     )
-    sampler: Literal["portfolio", "tpe", "nsga2", "qmc", "random", "gp"] = "portfolio"
+    sampler: Literal["portfolio", "tpe", "nsga2", "qmc", "random", "gp"] = Field(
+        "portfolio", description="who proposes: our model two times of three, or one of Optuna's samplers"
+    )
     startup_trials: int = Field(8, ge=1, description="random trials before a model is trusted")
     latency_objective: LatencyKind = Field(
         "clean", description="the latency that ranks: of clean images, under attack, or with every member run"
     )
-    space: Space = Space()
+    space: Space = Field(Space(), description="what a trial chooses")
     first: Annotated[tuple[dict[str, ParamValue], ...], BeforeValidator(_read_proposals)] = Field(
         (), description="proposals tried first, flat; what is left out is drawn"
     )
-    constraints: Constraints = Constraints()
+    constraints: Constraints = Field(Constraints(), description="limits that a point must keep")
 
 
 class Resources(_Section):
     """What one trial takes; fractions share a device."""
 
-    cpu: float = Field(1, ge=0, le=1024)
-    gpu: float = Field(0, ge=0, le=64)
+    cpu: float = Field(1, ge=0, le=1024, description="processor cores; its threads are as many")
+    gpu: float = Field(0, ge=0, le=64, description="graphics processors; 0 trains on the processor")
 
 
 class Tracking(_Section):
     """Where MLflow keeps the runs."""
 
     uri: str | None = Field(None, description="an MLflow server or database; SQLite under the home by default")
-    experiment: str = Field("eed-search", min_length=1)
+    experiment: str = Field("eed-search", min_length=1, description="MLflow experiment that the runs belong to")
 
 
 def _read_url(url: str | None) -> str | None:
@@ -491,24 +542,26 @@ class SharedStorage(_Section):
 class Spec(_Section):
     """A whole search-space file."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="letters, digits, . _ -")
-    seed: int = Field(0, ge=0, le=2**31 - 1)
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="of the search and its folder: letters, digits, . _ -"
+    )
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="of splits, training, attacks and proposals")
     plugins: tuple[str, ...] = Field((), description="your own code: files beside this one, or modules")
-    data: Data = Data()
-    threat: Threat
-    model: Model = Model()
-    base: Recipe = Recipe(epochs=30)
-    members: Members = Members()
-    team: Team = Team()
-    joint: Joint = Joint()
-    gate: GateSpec = GateSpec()
-    evaluation: Evaluation = Evaluation()
-    latency: LatencySpec = LatencySpec()
-    controls: Controls = Controls()
-    search: Search = Search()
-    resources: Resources = Resources()
-    storage: SharedStorage = SharedStorage()
-    tracking: Tracking = Tracking()
+    data: Data = Field(Data(), description="which images")
+    threat: Threat = Field(description="what the attacker may do")
+    model: Model = Field(Model(), description="the dense base network")
+    base: Recipe = Field(Recipe(epochs=30), description="how the dense base is trained")
+    members: Members = Field(Members(), description="how members are cut from the base and recover")
+    team: Team = Field(Team(), description="who chooses the members")
+    joint: Joint = Field(Joint(), description="the joint fine-tune of a team")
+    gate: GateSpec = Field(GateSpec(), description="how members combine and when the gate stops")
+    evaluation: Evaluation = Field(Evaluation(), description="the attack that ranks trials")
+    latency: LatencySpec = Field(LatencySpec(), description="the latency protocol")
+    controls: Controls = Field(Controls(), description="small networks trained from scratch, for comparison")
+    search: Search = Field(Search(), description="how long and by what the space is searched")
+    resources: Resources = Field(Resources(), description="what one trial takes")
+    storage: SharedStorage = Field(SharedStorage(), description="where machines share finished stages")
+    tracking: Tracking = Field(Tracking(), description="where MLflow keeps the runs")
 
     def to_plain(self) -> dict[str, Any]:
         """Write as the tables and lists that a file would hold, every default filled in."""

@@ -99,12 +99,14 @@ class Store:
         root: The folder; made if absent.
         on_stage: Called with the stage's name when a stage starts to compute.
         on_wait: Called with it every few seconds while another process computes the very artifact.
+        on_altered: Called with one line for each artifact that is altered or gone and has to be made again.
         read_only: Change nothing below the folder: nothing is computed or locked, and an altered artifact
             stays where it is.
         shared: The same stages on shared storage: what is not in the folder is fetched, what is computed is copied.
 
     Attributes:
         uses: Every stage asked for through this object, in order: the hit counts come from here.
+        remade: The lines of `on_altered`, in order.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class Store:
         on_stage: Callable[[str], None] | None = None,
         *,
         on_wait: Callable[[str], None] | None = None,
+        on_altered: Callable[[str], None] | None = None,
         read_only: bool = False,
         shared: SharedStages | None = None,
     ) -> None:
@@ -120,6 +123,9 @@ class Store:
         self._shared = shared
         self._on_wait = on_wait or (lambda stage: None)
         self.uses: list[StageUse] = []
+        self.remade: list[str] = []
+        self._on_altered = on_altered or (lambda line: None)
+        self._altered: dict[str, str] = {}  # lines by key, until the stage is made again
         self._on_stage = on_stage or (lambda stage: None)
         self._read_only = read_only
         if read_only:
@@ -181,12 +187,15 @@ class Store:
                             self._write(folder, stage, stored, settings)
                             if self._shared is not None:
                                 self._shared.push(stage, key, folder)
-                        self.uses.append(StageUse(stage, key, False, stored.seconds))
+                        self._used(stage, key, False, stored.seconds)
                         return stored
             finally:
                 lock.release()
-        self.uses.append(StageUse(stage, key, True, time.perf_counter() - start))
+        self._used(stage, key, True, time.perf_counter() - start)
         return found
+
+    def _used(self, stage: str, key: str, hit: bool, seconds: float) -> None:
+        self.uses.append(StageUse(stage, key, hit, seconds, self._altered.pop(key, "")))
 
     def _acquire(self, lock: FileLock, stage: str) -> None:
         """Wait for whoever computes the stage, and say so from time to time; the system frees a dead holder's lock."""
@@ -222,6 +231,18 @@ class Store:
             )
         return found
 
+    def find(self, reference: str) -> Stored | None:
+        """Read an artifact that a record names; none, and a line to `on_altered`, if it is altered or gone."""
+        stage, _, key = reference.partition("/")
+        found = self._read(self._folder(stage, key), key) or self._fetch(stage, key)
+        if found is None and key not in self._altered:
+            self._say(f"{self.root.name}/{reference} was gone; made again")
+        return found
+
+    def _say(self, line: str) -> None:
+        self.remade.append(line)
+        self._on_altered(line)
+
     def _folder(self, stage: str, key: str) -> Path:
         return self.root / stage / key
 
@@ -230,18 +251,22 @@ class Store:
             return None
         from safetensors.numpy import load_file
 
+        file, problem = _MANIFEST, "cannot be read"  # of the file being looked at
         try:
             manifest = json.loads((folder / _MANIFEST).read_text())
-            sound = manifest["key"] == key and all(
-                sha256_of(folder / name) == digest_ for name, digest_ in manifest["sha256"].items()
-            )
+            sound = manifest["key"] == key
+            for name, written in manifest["sha256"].items() if sound else ():
+                file = name
+                if sha256_of(folder / name) != written:
+                    sound, problem = False, "has another hash than its manifest says"
+                    break
             if sound:
                 meta = json.loads((folder / _META).read_text())
                 return Stored(key, Artifact(load_file(folder / _TENSORS), meta), float(manifest["seconds"]))
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # a manifest may hold any JSON
             pass
         if not self._read_only:
-            self._quarantine(folder)
+            self._quarantine(folder, f"{(folder / file).relative_to(self.root.parent)} {problem}")
         return None
 
     def _fetch(self, stage: str, key: str) -> Stored | None:
@@ -264,8 +289,8 @@ class Store:
             ) from error
         return self._read(folder, key)
 
-    def _quarantine(self, folder: Path) -> None:
-        """Set an altered artifact aside; it is computed again and never deleted."""
+    def _quarantine(self, folder: Path, problem: str) -> None:
+        """Set an altered artifact aside, and say by what it was found; it is never deleted."""
         for number in range(1, 1000):
             aside = folder.with_name(f"{folder.name}.altered-{number}")
             if not aside.exists():
@@ -273,7 +298,9 @@ class Store:
                     folder.rename(aside)
                 except FileNotFoundError:
                     return  # another process was first
-                self._on_stage(f"altered artifact set aside: {aside}")
+                line = f"{problem}: altered; set aside as {aside.name}, made again"
+                self._altered[folder.name] = line
+                self._say(line)
                 return
 
     def _write(self, folder: Path, stage: str, stored: Stored, settings: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -66,6 +67,16 @@ class Bench:
 
     def _untrained(self, seed: int) -> nn.Module:
         return build_for(self.spec.model, self.data, seed)
+
+
+def trial_threads(spec: Spec) -> int:
+    """Count the threads of a trial: the cores that the file gives it, as far as there are so many."""
+    return min(num_cores(), max(1, int(spec.resources.cpu)))
+
+
+def num_cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @lru_cache(maxsize=2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -12,13 +11,12 @@ from eed_search.core.shared_stages import SharedStages
 from eed_search.core.spec import Spec
 from eed_search.core.storage import Storage
 from eed_search.core.store import Store
-from eed_search.stages.bench import Report
+from eed_search.stages.assembling import Assembling
+from eed_search.stages.bench import Report, num_cores, trial_threads
 from eed_search.stages.clocking import Clocking
-from eed_search.stages.judging import Judging
-from eed_search.stages.making import Making
 
 
-class Workshop(Making, Judging, Clocking):
+class Workshop(Assembling, Clocking):
     """All stages of one search."""
 
 
@@ -31,13 +29,13 @@ def open_workshop(spec: Spec, store_root: Path | str, report: Report, *, whole_m
         report: Told which stage is being computed, and how far it is.
         whole_machine: Take every core: nothing else runs.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # said each time: a worker that prepared the search with every core runs trials afterwards
-    torch.set_num_threads(cores if whole_machine else min(cores, max(1, int(spec.resources.cpu))))
+    torch.set_num_threads(num_cores() if whole_machine else trial_threads(spec))
     store = Store(
         Path(store_root),
         on_stage=lambda stage: report(stage.partition(".")[0]),
         on_wait=lambda stage: report(f"waits for another worker's {stage.partition('.')[0]}"),
+        on_altered=report,
         shared=SharedStages(Storage(spec.storage.url)) if spec.storage.url else None,
     )
     bring(spec.plugins, spec.storage.url)

@@ -114,7 +114,7 @@ class _Run:
         self.spec, self.progress = spec, progress
         self.store = Store(
             home / "store",
-            on_stage=lambda stage: progress(stage) if stage.startswith("altered") else None,
+            on_altered=progress,
             on_wait=lambda stage: progress(f"waits for another process's {stage.partition('.')[0]}"),
         )
         self.device = device_of(spec.device)

@@ -74,6 +74,24 @@ def test_stages_are_counted_by_name() -> None:
     assert view.stage_counts() == {"member": (1, 2), "joint": (1, 0)}
 
 
+def test_what_was_made_again_is_a_note_once() -> None:
+    """Whichever record says it; what else a trial notes stays in its record."""
+    one, two = make_trial(0, notes=("own", "lost a"), remade=("lost a",)), make_trial(1, remade=("lost a", "lost b"))
+    view = replay(Event(i, "result", i, to_json(trial), float(i)) for i, trial in enumerate((one, two)))
+    assert view.notes == ["lost a", "lost b"]
+
+
+def test_records_from_before_know_nothing_of_what_was_made_again() -> None:
+    """A ledger without those fields is read as it was."""
+    trial = make_trial(0, stages=(StageUse("member.1", "a", False, 1),))
+    data = to_json(trial)
+    for table in (data, data["measurement"], data["measurement"]["latency"]):
+        del table["remade"]
+    del data["stages"][0]["altered"]
+    view = replay(iter([Event(1, "result", 0, data, 1.0)]))
+    assert (view.trials[0], view.notes) == (trial, [])
+
+
 def test_no_events_give_an_empty_view() -> None:
     """A ledger that holds nothing is a run that has not begun."""
     assert replay(iter(())) == RunView()

@@ -35,29 +35,29 @@ ONE_MISTAKE = {
     "xyz: 1": f"xyz: is not a key here; known: {TOP}",
     "3: 4": f"[3]: is not a key here; known: {TOP}",
     "base: {attack: {stesp: 1}}": "base.attack.stesp: is not a key here; did you mean steps? known: method, steps, step_size",
-    "search: {space: {size: {low: 0.2}}}": "search.space.size.high: is missing; give a value",
+    "search: {space: {size: {low: 0.2}}}": "search.space.size.high: is missing; give a value (largest value)",
     # wrong types
     "model: 3": "model: 3 is not a section of keys",
     "model: null": "model: null is not a section of keys",
-    "seed: '4'": "seed: '4' is not a number; allowed: 0..2147483647",
-    "seed: true": "seed: true is not a number; allowed: 0..2147483647",
-    "seed: 2.5": "seed: 2.5 is not a whole number; allowed: 0..2147483647",
+    "seed: '4'": "seed: '4' is not a number; allowed: 0..2147483647 (of splits, training, attacks and proposals)",
+    "seed: true": "seed: true is not a number; allowed: 0..2147483647 (of splits, training, attacks and proposals)",
+    "seed: 2.5": "seed: 2.5 is not a whole number; allowed: 0..2147483647 (of splits, training, attacks and proposals)",
     "base: {epochs: many}": "base.epochs: 'many' is not a number; allowed: 0..10000 (passes over the training images; 0 skips)",
     "base: {lr: null}": "base.lr: null is not a number; allowed: 0..10 without 0 (highest learning rate)",
     "base: {lr: .nan}": "base.lr: nan is not a number; allowed: 0..10 without 0 (highest learning rate)",
     "search: {time_budget_s: .inf}": "search.time_budget_s: inf is not a number; allowed: above 0 (no new trial after this long)",
     "data: {path: 3}": "data.path: 3 is not text (folder of the data)",
-    "search: {space: {omega: {low: 0, high: 1, log: perhaps}}}": "search.space.omega.log: 'perhaps' is not true or false",
-    "team: {pool: {scores: nis}}": "team.pool.scores: 'nis': must be a list",
+    "search: {space: {omega: {low: 0, high: 1, log: perhaps}}}": "search.space.omega.log: 'perhaps' is not true or false (drawn evenly on a logarithmic scale)",
+    "team: {pool: {scores: nis}}": "team.pool.scores: 'nis': must be a list (importance scores of the pool's members)",
     # outside
-    "seed: -1": "seed: -1 is outside the allowed 0..2147483647",
-    "seed: 99999999999999999999999": "seed: 99999999999999999999999 is outside the allowed 0..2147483647",
+    "seed: -1": "seed: -1 is outside the allowed 0..2147483647 (of splits, training, attacks and proposals)",
+    "seed: 99999999999999999999999": "seed: 99999999999999999999999 is outside the allowed 0..2147483647 (of splits, training, attacks and proposals)",
     "search: {startup_trials: 0}": "search.startup_trials: 0 is outside the allowed 1 and more (random trials before a model is trusted)",
-    "base: {momentum: 1}": "base.momentum: 1 is outside the allowed 0..1 without 1",
+    "base: {momentum: 1}": "base.momentum: 1 is outside the allowed 0..1 without 1 (of SGD, Nesterov's)",
     "model: {name: resnet50}": "model.name: 'resnet50' is not one of small_cnn, resnet18, vgg16_bn, mobilenet_v2, torchvision:NAME; did you mean resnet18?",
     "team: {pool: {scores: [nis, foo]}}": "team.pool.scores[1]: 'foo' is not one of nis, erm, ase, bnsf",
-    "team: {pool: {scores: []}}": "team.pool.scores: []: is empty; give at least one value",
-    "tracking: {experiment: ''}": "tracking.experiment: '': is empty; give at least one value",
+    "team: {pool: {scores: []}}": "team.pool.scores: []: is empty; give at least one value (importance scores of the pool's members)",
+    "tracking: {experiment: ''}": "tracking.experiment: '': is empty; give at least one value (MLflow experiment that the runs belong to)",
     "controls: {sizes: [0.5, 2]}": "controls.sizes[1]: 2 is outside the allowed 0..1 without 0 (fraction of channels kept)",
     # the space
     "search: {space: {size: 0}}": "search.space.size: 0 is outside the allowed 0..1 without 0 (fraction of channels or weights kept)",
@@ -108,7 +108,7 @@ def test_a_mistake_is_named_with_place_given_and_allowed(tmp_path: Path, text: s
 def test_a_file_without_name_and_eps_says_both(tmp_path: Path) -> None:
     """The two keys without a default are asked for."""
     assert _problems(tmp_path, "threat: {}") == [
-        "case.yaml: name: is missing; give a value (letters, digits, . _ -)",
+        "case.yaml: name: is missing; give a value (of the search and its folder: letters, digits, . _ -)",
         f"case.yaml: threat.eps: is missing; give a value {EPS}",
     ]
 
@@ -117,7 +117,7 @@ def test_a_file_without_name_and_eps_says_both(tmp_path: Path) -> None:
 def test_a_name_that_is_no_folder_name_is_refused(tmp_path: Path, name: str) -> None:
     """A name becomes a folder: it may not lead elsewhere."""
     assert _problems(tmp_path, f"name: '{name}'\nthreat: {{eps: 0.1}}") == [
-        f"case.yaml: name: '{name}' is not allowed (letters, digits, . _ -)"
+        f"case.yaml: name: '{name}' is not allowed (of the search and its folder: letters, digits, . _ -)"
     ]
 
 

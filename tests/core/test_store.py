@@ -106,7 +106,7 @@ def test_uses_count_what_was_made_and_what_was_found(tmp_path: Path) -> None:
 def test_an_altered_file_is_set_aside_and_computed_again(tmp_path: Path, name: str, damage: str) -> None:
     """A flipped bit, a cut or a missing file is found; the damaged folder is kept, the result is sound."""
     notes: list[str] = []
-    store = Store(tmp_path, notes.append)
+    store = Store(tmp_path, on_altered=notes.append)
     made = store.get("member.1", SETTINGS, _make)
     file = _folder(store) / name
     data = bytearray(file.read_bytes())
@@ -122,7 +122,16 @@ def test_an_altered_file_is_set_aside_and_computed_again(tmp_path: Path, name: s
     if not store.uses[-1].hit:
         aside = tmp_path / "member.1" / f"{made.key}.altered-1"
         assert aside.is_dir()
-        assert f"altered artifact set aside: {aside}" in notes
+        says = (
+            "cannot be read"
+            if damage == "delete" or name == "manifest.json"
+            else "has another hash than its manifest says"
+        )
+        if (name, damage) == ("manifest.json", "flip"):  # the bit lies in the hash of another file
+            name, says = "meta.json", "has another hash than its manifest says"
+        where = f"{tmp_path.name}/member.1/{made.key}/{name}"
+        assert notes == [f"{where} {says}: altered; set aside as {aside.name}, made again"]
+        assert notes == store.remade == [store.uses[-1].altered]
     assert Store(tmp_path).get("member.1", SETTINGS, _never).key == made.key
 
 
@@ -134,6 +143,42 @@ def test_an_altered_artifact_is_not_loaded(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=f"no sound artifact member.1/{made.key}"):
         store.load(f"member.1/{made.key}")
     assert (tmp_path / "member.1" / f"{made.key}.altered-1" / "meta.json").read_text() == "{}"
+
+
+def test_a_gone_artifact_is_not_found_and_said_so(tmp_path: Path) -> None:
+    """Who can make it again asks whether it is there; what was altered is said once."""
+    store = Store(tmp_path)
+    assert store.find("member.1/abc") is None
+    made = store.get("member.1", SETTINGS, _make)
+    assert store.find(f"member.1/{made.key}") is not None
+    (_folder(store) / "meta.json").write_text("{}")
+    assert store.find(f"member.1/{made.key}") is None
+    gone, altered = store.remade
+    assert gone == f"{tmp_path.name}/member.1/abc was gone; made again"
+    assert altered.startswith(
+        f"{tmp_path.name}/member.1/{made.key}/meta.json has another hash than its manifest says: altered"
+    )
+
+
+def test_the_use_that_follows_says_what_was_altered(tmp_path: Path) -> None:
+    """Also where the artifact was found altered before: by its reference, not by the request that makes it again."""
+    store = Store(tmp_path)
+    made = store.get("member.1", SETTINGS, _make)
+    (_folder(store) / "tensors.safetensors").write_bytes(b"")
+    assert not store.has("member.1", made.key)
+    for _ in range(2):
+        store.get("member.1", SETTINGS, _make)
+    assert [bool(use.altered) for use in store.uses] == [False, True, False]
+
+
+@pytest.mark.parametrize("manifest", ["[]", "1", "null", '{"key": 1, "sha256": []}'])
+def test_a_manifest_of_another_form_is_altered(tmp_path: Path, manifest: str) -> None:
+    """Any JSON may stand there."""
+    store = Store(tmp_path)
+    store.get("member.1", SETTINGS, _make)
+    (_folder(store) / "manifest.json").write_text(manifest)
+    store.get("member.1", SETTINGS, _make)
+    assert "manifest.json cannot be read: altered" in store.uses[-1].altered
 
 
 def test_altered_twice_keeps_both(tmp_path: Path) -> None:
