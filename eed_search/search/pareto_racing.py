@@ -42,7 +42,7 @@ class ParetoRacing(TrialScheduler):
         levels: Values of the resource at which trials are compared, ascending; the last completes a
             trial.
         eta: One in `eta` trials of a level goes on.
-        min_complete: Complete trials from which on the expected hypervolume improvement ranks.
+        min_complete: Complete trials from which on the expected hypervolume improvement ranks; at least 1.
         limits: By metric, the worst value that is allowed; a trial that surely breaks one is stopped.
         finish_undecided: When the searcher has no more trials: run the paused trials that may still
             belong to the frontier to their end. Else they are stopped.
@@ -69,7 +69,7 @@ class ParetoRacing(TrialScheduler):
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         limits = dict(limits or {})
-        _check(metrics, resource, levels, eta, limits)
+        _check(metrics, resource, levels, eta, min_complete, limits)
         self._signs = {name: 1.0 if mode == "min" else -1.0 for name, mode in metrics.items()}
         self._resource, self._levels = resource, tuple(float(level) for level in levels)
         self._finish_undecided = finish_undecided
@@ -220,7 +220,12 @@ _DECISIONS: dict[Verdict, str] = {
 
 
 def _check(
-    metrics: Mapping[str, str], resource: str, levels: Sequence[float], eta: int, limits: Mapping[str, float]
+    metrics: Mapping[str, str],
+    resource: str,
+    levels: Sequence[float],
+    eta: int,
+    min_complete: int,
+    limits: Mapping[str, float],
 ) -> None:
     problems = []
     if not 2 <= len(metrics) <= 4:
@@ -239,8 +244,15 @@ def _check(
         problems.append(f"levels: {list(levels)} must be one or more finite numbers, each above the one before")
     if eta < 2:
         problems.append(f"eta: {eta} is below 2; one in eta trials goes on")
+    if not isinstance(min_complete, int) or min_complete < 1:
+        problems.append(f"min_complete: {min_complete!r} is no whole number from 1 on; that many complete trials rank")
     problems += [
         f"limits.{name}: no such metric; allowed: {', '.join(metrics)}" for name in limits if name not in metrics
+    ]
+    problems += [
+        f"limits.{name}: {limit!r} is no finite number; leave it out where there is no limit"
+        for name, limit in limits.items()
+        if metric_problem(name, limit)
     ]
     if problems:
         raise SpecError(problems)

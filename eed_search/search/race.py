@@ -121,7 +121,8 @@ class Race:
         num_levels: Levels that a trial reports at; the last one completes it. At least 1.
         eta: One in `eta` trials of a level goes on. At least 2.
         min_complete: Complete trials from which on the expected hypervolume improvement of the
-            predicted final point ranks; before, fronts and their spread do.
+            predicted final point ranks, if one of them keeps every limit; before, fronts and their
+            spread do. At least 1.
         limits: For each objective the largest value that is allowed, or none.
 
     Raises:
@@ -147,6 +148,8 @@ class Race:
             raise ValueError(f"{num_levels} levels: at least one is needed")
         if eta < 2:
             raise ValueError(f"eta {eta}: at least 2 is needed, so that fewer trials go on than came")
+        if min_complete < 1:
+            raise ValueError(f"min_complete {min_complete}: at least 1 is needed, so that there is a frontier")
         self.num_levels = num_levels
         self._num_objectives, self._eta, self._min_complete = num_objectives, eta, min_complete
         self._limits = limits or (None,) * num_objectives
@@ -322,8 +325,8 @@ class Race:
         num_head = int(np.searchsorted(fronts[order], last_front, side="right"))
         head, tail = order[:num_head], order[num_head:]
         places = best_first(values[head])
-        if len(self._levels[-1].trials) >= self._min_complete:
-            front = self._front("value")
+        front = self._front("value")
+        if len(front) > 0 and len(self._levels[-1].trials) >= self._min_complete:
             gain, spread = self._gain(level)
             there = here.values + gain
             worst = np.maximum(front.max(axis=0), there.max(axis=0))

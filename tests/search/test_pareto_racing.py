@@ -134,6 +134,19 @@ def test_everything_wrong_with_the_arguments_is_said_at_once() -> None:
         assert told in text
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"limits": {"cost": float("nan")}}, "limits.cost: nan is no finite number"),
+        ({"min_complete": 0}, "min_complete: 0 is no whole number from 1 on"),
+        ({"min_complete": 2.5}, "min_complete: 2.5 is no whole number from 1 on"),
+    ],
+)
+def test_a_limit_or_a_count_that_says_nothing_is_refused(wrong: dict[str, Any], told: str) -> None:
+    with pytest.raises(SpecError, match=told):
+        racing(**wrong)
+
+
 def test_five_metrics_are_refused() -> None:
     with pytest.raises(SpecError, match="two to four"):
         ParetoRacing(dict.fromkeys("abcde", "max"), resource="epoch", levels=(1,))

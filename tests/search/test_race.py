@@ -120,6 +120,19 @@ def test_from_five_complete_trials_on_the_expected_improvement_ranks() -> None:
     assert race.best_paused() == 5
 
 
+def test_trials_that_wait_are_ranked_where_every_complete_one_broke_a_limit() -> None:
+    """Then there is no frontier to improve, and front and spread go on to rank."""
+    race = Race(2, 2, limits=(None, 3.0))
+    for trial in range(8):
+        race.add(trial)
+    for trial in range(5):
+        race.report(trial, 1, _at(1.0, 3.2, width=0.6))
+    race.report(5, 0, _at(2.0, 2.0))
+    race.report(6, 0, _at(1.0, 1.0))
+    race.report(7, 0, _at(3.0, 3.0))
+    assert race.next_to_resume() == 6
+
+
 def test_the_same_events_give_the_same_decisions() -> None:
     def play() -> list[object]:
         rng, race, said = np.random.default_rng(5), Race(2, 4), list[object]()
@@ -165,3 +178,8 @@ def test_a_decision_among_a_thousand_trials_takes_milliseconds() -> None:
 def test_what_makes_no_sense_is_refused(arguments: tuple[int, int], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         Race(*arguments)
+
+
+def test_a_frontier_of_no_complete_trial_is_refused() -> None:
+    with pytest.raises(ValueError, match="min_complete 0: at least 1"):
+        Race(2, 3, min_complete=0)
