@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -43,13 +43,17 @@ class ParetoRacing(TrialScheduler):
             trial.
         eta: One in `eta` trials of a level goes on.
         min_complete: Complete trials from which on the expected hypervolume improvement ranks; at least 1.
-        limits: By metric, the worst value that is allowed; a trial that surely breaks one is stopped.
+        limits: By metric, the worst final value that is allowed. A trial is stopped that surely breaks one:
+            by its reading, its optimistic end if there is an interval, at the last level and, for a fixed
+            metric, at any; else by what it would gain until the end, once three complete trials tell.
+        fixed: Metrics that are the same at every level of a trial, such as its latency.
         finish_undecided: When the searcher has no more trials: run the paused trials that may still
             belong to the frontier to their end. Else they are stopped.
         on_decision: Told trial id, level, the result and the decision, before Ray acts on it.
 
     Attributes:
         race: The decisions.
+        fixed: Metrics that are the same at every level.
 
     Raises:
         SpecError: All that is wrong with the arguments, at once.
@@ -64,12 +68,13 @@ class ParetoRacing(TrialScheduler):
         eta: int = 3,
         min_complete: int = 5,
         limits: Mapping[str, float] | None = None,
+        fixed: Collection[str] = (),
         finish_undecided: bool = True,
         on_decision: OnDecision | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         limits = dict(limits or {})
-        _check(metrics, resource, levels, eta, min_complete, limits)
+        _check(metrics, resource, levels, eta, min_complete, limits, fixed)
         self._signs = {name: 1.0 if mode == "min" else -1.0 for name, mode in metrics.items()}
         self._resource, self._levels = resource, tuple(float(level) for level in levels)
         self._finish_undecided = finish_undecided
@@ -78,7 +83,15 @@ class ParetoRacing(TrialScheduler):
         self._trials: list[Trial] = []  # by number
         self._chosen: tuple[int, Trial] | None = None  # the paused trial that Ray was told to set going
         bounds = tuple(sign * limits[name] if name in limits else None for name, sign in self._signs.items())
-        self.race = Race(len(metrics), len(levels), eta=eta, min_complete=min_complete, limits=bounds)
+        self.fixed = frozenset(fixed)
+        self.race = Race(
+            len(metrics),
+            len(levels),
+            eta=eta,
+            min_complete=min_complete,
+            limits=bounds,
+            fixed=[j for j, name in enumerate(metrics) if name in self.fixed],
+        )
 
     # ------------------------------------------------------------ Ray's calls
 
@@ -226,6 +239,7 @@ def _check(
     eta: int,
     min_complete: int,
     limits: Mapping[str, float],
+    fixed: Collection[str],
 ) -> None:
     problems = []
     if not 2 <= len(metrics) <= 4:
@@ -253,6 +267,9 @@ def _check(
         f"limits.{name}: {limit!r} is no finite number; leave it out where there is no limit"
         for name, limit in limits.items()
         if metric_problem(name, limit)
+    ]
+    problems += [
+        f"fixed.{name}: no such metric; allowed: {', '.join(metrics)}" for name in fixed if name not in metrics
     ]
     if problems:
         raise SpecError(problems)

@@ -4,7 +4,8 @@ A race is a fold over its events, in sequence: a trial reports at a level, goes 
 ends. Two races that were told the same events say the same, so a replay of the ledger reproduces
 every decision. It knows no clock, no Ray and no search space; everything here minimises.
 
-    report at level k → of the n trials that reported there, floor(n / eta) may go on:
+    report at level k → surely over a limit in the end? → infeasible
+                        of the n trials that reported there, floor(n / eta) may go on:
                         is the newcomer among the best that have not? → continue, else pause
     a free worker     → the best paused trial of the highest level that may send one on
     nothing left      → paused trials that may still belong to the frontier, best first
@@ -12,7 +13,8 @@ every decision. It knows no clock, no Ray and no search space; everything here m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -29,6 +31,7 @@ _MARGIN = 0.1  # of the range, beyond the worst value: where hypervolume is meas
 _WIDTHS = 4  # a 95 % interval is four standard deviations wide
 _HEAD = 64  # paused trials that are told apart by more than their front
 _SURE = 1.645  # standard deviations of an optimistic guess: 95 % of a normal lie below
+_SURELY, _FEWEST = 0.975, 3  # share of gains that lie below an extreme one; complete trials to learn gains from
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,8 @@ class Race:
         min_complete: Complete trials from which on the expected hypervolume improvement of the
             predicted final point ranks, if one of them keeps every limit; before, fronts and their
             spread do. At least 1.
-        limits: For each objective the largest value that is allowed, or none.
+        limits: For each objective the largest final value that is allowed, or none.
+        fixed: Objectives, by index, that are the same at every level, such as a cost.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -141,6 +145,7 @@ class Race:
         eta: int = 3,
         min_complete: int = 5,
         limits: tuple[float | None, ...] | None = None,
+        fixed: Collection[int] = (),
     ) -> None:
         if not 2 <= num_objectives <= 4:
             raise ValueError(f"{num_objectives} objectives: two to four are allowed")
@@ -153,6 +158,7 @@ class Race:
         self.num_levels = num_levels
         self._num_objectives, self._eta, self._min_complete = num_objectives, eta, min_complete
         self._limits = limits or (None,) * num_objectives
+        self._fixed = frozenset(fixed)
         self._trials: dict[int, _Trial] = {}
         self._running: dict[int, None] = {}
         self._levels = [_Level(num_objectives) for _ in range(num_levels)]
@@ -175,8 +181,9 @@ class Race:
             reading: What it measured.
 
         Returns:
-            `continue` or `pause`; `done` at the last level; `infeasible` when a limit is surely
-            broken.
+            `continue` or `pause`; `done` at the last level; `infeasible` when a limit, which is one of
+            the final value, is surely broken: by the optimistic end of the reading at the last
+            level, and before for a fixed objective; by that of the predicted final point otherwise.
         """
         one = self._trials[trial]
         if level <= one.level:
@@ -185,7 +192,7 @@ class Race:
         one.readings[level] = reading
         here = self._levels[level]
         here.append(trial, reading)
-        if any(limit is not None and low > limit for low, limit in zip(reading.low, self._limits, strict=True)):
+        if self._is_over_a_limit(level, reading):
             self._move(trial, one, "ended")
             return "infeasible"
         if level == self.num_levels - 1:
@@ -347,16 +354,45 @@ class Race:
         values = np.array([getattr(r, end) for r in kept], dtype=float).reshape(-1, self._num_objectives)
         return np.asarray(values[non_dominated(values)])
 
+    def _is_over_a_limit(self, level: int, reading: Reading) -> bool:
+        """Whether the final value of an objective will surely be over its limit.
+
+        An interval says how sure a reading is, not what a trial will still gain, so before the last level
+        it decides for fixed objectives only. For the others a gain is added that is more optimistic than
+        97.5 % (a prediction interval by Student's t) of those that complete trials made from here on, and no
+        trial is over a limit while fewer than three of these are known. (Ours.)
+        """
+        bounds = [(j, limit) for j, limit in enumerate(self._limits) if limit is not None]
+        last = level == self.num_levels - 1
+        if any(reading.low[j] > limit for j, limit in bounds if last or j in self._fixed):
+            return True
+        changing = [(j, limit) for j, limit in bounds if j not in self._fixed and reading.value[j] > limit]
+        if last or not changing or (num := len(gains := self._gains(level))) < _FEWEST:
+            return False
+        from scipy.special import stdtrit
+
+        error = float(stdtrit(num - 1, _SURELY)) * math.sqrt(1 + 1 / num) * gains.std(axis=0, ddof=1)
+        mean = gains.mean(axis=0)
+        return any(
+            reading.value[j] + mean[j] - math.hypot(error[j], reading.value[j] - reading.low[j]) > limit
+            for j, limit in changing
+        )
+
     def _gain(self, level: int) -> tuple[np.ndarray, np.ndarray]:
         """Mean and deviation of (final value - value at the level) over the complete trials."""
+        gains = self._gains(level)
+        if len(gains) < 2:
+            seen = np.concatenate([one.values for one in self._levels])
+            return np.zeros(self._num_objectives), np.ptp(seen, axis=0)
+        return gains.mean(axis=0), gains.std(axis=0, ddof=1)
+
+    def _gains(self, level: int) -> Float[np.ndarray, "complete objectives"]:
+        """Final value - value at the level, of each complete trial that reported there."""
         last = self.num_levels - 1
         pairs = [
             (one.readings[level].value, one.readings[last].value)
             for one in (self._trials[t] for t in self._levels[last].trials)
             if level in one.readings
         ]
-        if len(pairs) < 2:
-            seen = np.concatenate([one.values for one in self._levels])
-            return np.zeros(self._num_objectives), np.ptp(seen, axis=0)
         gains = np.array([np.subtract(final, early) for early, final in pairs])
-        return gains.mean(axis=0), gains.std(axis=0, ddof=1)
+        return gains.reshape(-1, self._num_objectives)

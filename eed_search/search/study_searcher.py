@@ -43,7 +43,8 @@ class StudySearcher(Searcher):
         scheduler: Whose paused trials leave room, and whose promotions take it before a fresh proposal.
         startup: Proposals that the sampler makes before the model is asked.
         known: Metrics of a configuration that are exact before it runs, by name.
-        limits: By metric, the worst value that is allowed.
+        limits: By metric, the worst final value that is allowed. Optuna is told by how much a complete trial broke it;
+            of a trial that was stopped before, only where the metric is known or one of the scheduler's fixed ones.
         resource: The reported number that says how far a trial is; none when every report is final.
         levels: Values of the resource at which trials are compared; the last completes a trial.
         cost: What a configuration would still cost; the model divides by it.
@@ -77,6 +78,8 @@ class StudySearcher(Searcher):
         self._study = study or _memory_study(metrics)
         self._open: dict[str, optuna.Trial] = {}
         self._scheduler = scheduler
+        self._known = known
+        self._final = set(scheduler.fixed if scheduler else ())  # metrics that are final in every report
         self._num_proposed = 0
         self._observations: list[Observation] = []
         names = list(self._signs)
@@ -114,7 +117,10 @@ class StudySearcher(Searcher):
         trial = self._study.ask()
         self._open[trial_id] = trial
         self._num_proposed += 1
-        return self._space(trial)
+        config = self._space(trial)
+        if self._known is not None:
+            self._final.update(self._known(config))
+        return config
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Let the model learn from a report."""
@@ -144,9 +150,10 @@ class StudySearcher(Searcher):
             trial.set_user_attr("reason", problems[0])
             self._study.tell(trial, state=TrialState.FAIL)
             return
-        for name in self._limits:
-            trial.set_constraint(name, self._excess(name, result[name]))
         complete = not self._levels or self._level(result) == len(self._levels) - 1
+        for name in self._limits:
+            if complete or name in self._final:
+                trial.set_constraint(name, self._excess(name, result[name]))
         if complete and all(self._keeps(name, result[name]) for name in self._limits):
             self._study.tell(trial, [float(result[name]) for name in self._signs])
         else:

@@ -94,9 +94,16 @@ def test_both_ends_of_a_frontier_survive() -> None:
     assert epochs["strong"] == 9
 
 
-def test_a_trial_that_surely_breaks_a_limit_is_stopped_at_its_first_level() -> None:
-    epochs = play(racing(limits={"cost": 3.0}), [{"name": "dear", "best": 1.0, "cost": 4.0}, *GRID])
+def test_a_trial_that_breaks_the_limit_of_a_fixed_metric_is_stopped_at_its_first_level() -> None:
+    epochs = play(racing(limits={"cost": 3.0}, fixed=["cost"]), [{"name": "dear", "best": 1.0, "cost": 4.0}, *GRID])
     assert epochs["dear"] == 1
+
+
+def test_a_limit_is_one_of_the_final_value() -> None:
+    """All begin below it, at half of what they come to, and no epoch of any tells that it would end above."""
+    ladder = [{"name": f"{i}", "best": 0.91 + 0.02 * i, "cost": 1.0 + i} for i in range(4)]
+    epochs = play(racing(limits={"accuracy": 0.85}), ladder)
+    assert set(epochs.values()) == {9}
 
 
 def test_the_same_trials_race_the_same_each_time() -> None:
@@ -138,6 +145,7 @@ def test_everything_wrong_with_the_arguments_is_said_at_once() -> None:
     ("wrong", "told"),
     [
         ({"limits": {"cost": float("nan")}}, "limits.cost: nan is no finite number"),
+        ({"fixed": ["latency"]}, "fixed.latency: no such metric; allowed: accuracy, cost"),
         ({"min_complete": 0}, "min_complete: 0 is no whole number from 1 on"),
         ({"min_complete": 2.5}, "min_complete: 2.5 is no whole number from 1 on"),
     ],

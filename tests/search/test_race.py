@@ -72,10 +72,44 @@ def test_a_level_reported_twice_changes_nothing() -> None:
     assert race.report(0, 0, _at(5, 5)) == "continue"
 
 
-def test_over_a_limit_with_confidence_is_infeasible_and_near_it_is_not() -> None:
-    race = _started(2, limits=(None, 3.0))
-    assert race.report(0, 0, _at(0.0, 3.2, width=0.2)) == "infeasible"
-    assert race.report(1, 0, _at(0.0, 3.05, width=0.2)) == "pause"
+@pytest.mark.parametrize("level", [0, 2])
+def test_over_the_limit_of_a_fixed_objective_with_confidence_is_infeasible_at_any_level(level: int) -> None:
+    race = _started(2, limits=(None, 3.0), fixed=[1])
+    assert race.report(0, level, _at(0.0, 3.2, width=0.2)) == "infeasible"
+    assert race.report(1, level, _at(0.0, 3.05, width=0.2)) == ("pause" if level == 0 else "done")
+
+
+def test_what_a_trial_may_still_gain_breaks_no_limit() -> None:
+    """Accuracy 0.5 after the first epoch says nothing about whether it ends above 0.9."""
+    race = _started(4, limits=(-0.9, None))
+    assert race.report(0, 0, _at(-0.5, 1.0)) == "pause"
+    assert race.report(1, 1, _at(-0.8, 1.0)) == "pause"
+    assert race.report(2, 2, _at(-0.95, 1.0)) == "done"
+    assert race.report(3, 2, _at(-0.85, 1.0)) == "infeasible"
+
+
+@pytest.mark.parametrize(("gains", "verdict"), [((0.1, 0.11), "pause"), ((0.1, 0.11, 0.12), "infeasible")])
+def test_over_a_limit_by_more_than_three_complete_trials_gained_is_infeasible(
+    gains: tuple[float, ...], verdict: str
+) -> None:
+    """Gains of 0.11 with a deviation of 0.01: the next is below 0.11 + 4.303 * 0.01 * sqrt(4 / 3) = 0.1597 for sure."""
+    race = _started(9, limits=(-0.9, None))
+    for trial, gain in enumerate(gains):
+        race.report(trial, 0, _at(-0.8, 1.0))
+        race.resume(trial)
+        race.report(trial, 2, _at(-0.8 - gain, 1.0))
+    assert race.report(7, 0, _at(-0.7404, 9.0)) == "pause"
+    assert race.report(8, 0, _at(-0.7402, 9.0)) == verdict
+
+
+def test_the_interval_of_a_reading_makes_its_prediction_less_sure() -> None:
+    race = _started(9, limits=(-0.9, None))
+    for trial, gain in enumerate((0.1, 0.11, 0.12)):
+        race.report(trial, 0, _at(-0.8, 1.0))
+        race.resume(trial)
+        race.report(trial, 2, _at(-0.8 - gain, 1.0))
+    assert race.report(7, 0, _at(-0.74, 9.0, width=0.2)) == "pause"
+    assert race.report(8, 0, _at(-0.6, 9.0, width=0.2)) == "infeasible"
 
 
 def test_a_trial_that_failed_and_came_back_keeps_its_place() -> None:

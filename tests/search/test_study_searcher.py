@@ -77,6 +77,15 @@ def test_over_a_limit_is_pruned_with_the_excess() -> None:
     assert list(study.trials[0].constraints.values()) == [0.5]
 
 
+def test_of_a_trial_stopped_early_only_what_is_final_is_told_as_an_excess() -> None:
+    """Accuracy may still grow; the cost is known before the trial runs."""
+    one, study = searcher(limits={"cost": 1.5, "accuracy": 0.9}, known=lambda c: {"cost": c["n"]})
+    one.suggest("a")
+    one.on_trial_complete("a", report(1))
+    assert study.trials[0].state == TrialState.PRUNED
+    assert list(study.trials[0].constraints.values()) == [0.5]
+
+
 def test_it_ends_after_its_trials_and_waits_while_enough_run() -> None:
     one, _ = searcher(num_trials=3, max_concurrent=2)
     assert isinstance(one.suggest("a"), dict)
