@@ -14,11 +14,9 @@ paused trials as live, and the search would wait for ever.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
@@ -26,9 +24,16 @@ from ray.tune.schedulers import TrialScheduler
 from eed_search.core.errors import SpecError
 from eed_search.core.records import metric_problem
 from eed_search.core.store import write_atomic
+from eed_search.search.arguments import (
+    Mode,
+    count_problems,
+    level_problems,
+    limit_problems,
+    metric_problems,
+    name_problems,
+)
 from eed_search.search.race import Race, Verdict, reading_of
 
-Mode = Literal["max", "min"]
 OnDecision = Callable[[str, int, Mapping[str, Any], str], None]
 
 
@@ -74,7 +79,12 @@ class ParetoRacing(TrialScheduler):
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         limits = dict(limits or {})
-        _check(metrics, resource, levels, eta, min_complete, limits, fixed)
+        problems = metric_problems(metrics) + level_problems(metrics, resource, levels)
+        problems += count_problems("eta", eta, 2, "one in eta trials goes on")
+        problems += count_problems("min_complete", min_complete, 1, "that many complete trials rank")
+        problems += limit_problems(metrics, limits) + name_problems("fixed", fixed, metrics)
+        if problems:
+            raise SpecError(problems)
         self._signs = {name: 1.0 if mode == "min" else -1.0 for name, mode in metrics.items()}
         self._resource, self._levels = resource, tuple(float(level) for level in levels)
         self._finish_undecided = finish_undecided
@@ -230,46 +240,3 @@ _DECISIONS: dict[Verdict, str] = {
     "done": TrialScheduler.STOP,
     "infeasible": TrialScheduler.STOP,
 }
-
-
-def _check(
-    metrics: Mapping[str, str],
-    resource: str,
-    levels: Sequence[float],
-    eta: int,
-    min_complete: int,
-    limits: Mapping[str, float],
-    fixed: Collection[str],
-) -> None:
-    problems = []
-    if not 2 <= len(metrics) <= 4:
-        problems.append(f"metrics: {len(metrics)} given ({', '.join(metrics) or 'none'}); two to four are allowed")
-    problems += [
-        f"metrics.{name}: direction {mode!r} is not allowed; take 'max' or 'min'"
-        for name, mode in metrics.items()
-        if mode not in ("max", "min")
-    ]
-    if resource == "training_iteration":
-        problems.append("resource: training_iteration starts anew after a failure; report a count of your own")
-    if resource in metrics:
-        problems.append(f"resource: {resource} is a metric too; name what says how far a trial is")
-    numbers = [level for level in levels if isinstance(level, int | float) and math.isfinite(level)]
-    if not levels or len(numbers) < len(levels) or any(b <= a for a, b in pairwise(levels)):
-        problems.append(f"levels: {list(levels)} must be one or more finite numbers, each above the one before")
-    if eta < 2:
-        problems.append(f"eta: {eta} is below 2; one in eta trials goes on")
-    if not isinstance(min_complete, int) or min_complete < 1:
-        problems.append(f"min_complete: {min_complete!r} is no whole number from 1 on; that many complete trials rank")
-    problems += [
-        f"limits.{name}: no such metric; allowed: {', '.join(metrics)}" for name in limits if name not in metrics
-    ]
-    problems += [
-        f"limits.{name}: {limit!r} is no finite number; leave it out where there is no limit"
-        for name, limit in limits.items()
-        if metric_problem(name, limit)
-    ]
-    problems += [
-        f"fixed.{name}: no such metric; allowed: {', '.join(metrics)}" for name in fixed if name not in metrics
-    ]
-    if problems:
-        raise SpecError(problems)

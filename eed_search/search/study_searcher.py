@@ -19,13 +19,21 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from eed_search.core.errors import SpecError
 from eed_search.core.records import metric_problem
 from eed_search.core.store import write_atomic
-from eed_search.search.model import Model, Observation, Params, Space
+from eed_search.search.arguments import (
+    Mode,
+    count_problems,
+    level_problems,
+    limit_problems,
+    metric_problems,
+    name_problems,
+)
+from eed_search.search.model import Model, Observation, Params, RandomTrial, Space
 from eed_search.search.pareto_racing import ParetoRacing
-from eed_search.search.samplers import PORTFOLIO, make_sampler
+from eed_search.search.samplers import PORTFOLIO, SAMPLERS, make_sampler
 
-Mode = Literal["max", "min"]
 _EXPLORES = 3  # every third proposal of the portfolio is the sampler's
 
 
@@ -49,6 +57,10 @@ class StudySearcher(Searcher):
         levels: Values of the resource at which trials are compared; the last completes a trial.
         cost: What a configuration would still cost; the model divides by it.
         study: Of the same metrics and directions; one in memory by default.
+
+    Raises:
+        SpecError: All that is wrong with the arguments, at once. To see which metrics are known, one configuration is
+            drawn.
     """
 
     def __init__(
@@ -70,6 +82,26 @@ class StudySearcher(Searcher):
         study: optuna.Study | None = None,
     ) -> None:
         super().__init__()
+        problems = metric_problems(metrics) + limit_problems(metrics, limits or {})
+        if resource is not None:
+            problems += level_problems(metrics, resource, levels)
+        elif levels:
+            problems.append(f"levels: {list(levels)} of what? name the resource that says how far a trial is")
+        if sampler not in SAMPLERS:
+            problems.append(f"sampler: {sampler!r} is unknown; allowed: {', '.join(sorted(SAMPLERS))}")
+        problems += count_problems("seed", seed, 0, "the same one gives the same proposals")
+        problems += count_problems("startup", startup, 0, "so many proposals come before the model's")
+        if num_trials is not None:
+            problems += count_problems("num_trials", num_trials, 1, "leave it out for no end")
+        if max_concurrent is not None:
+            problems += count_problems("max_concurrent", max_concurrent, 1, "leave it out for no limit")
+        if known is not None:
+            drawn = space(RandomTrial(np.random.default_rng(seed if seed >= 0 else 0)))
+            problems += name_problems("known", known(drawn), metrics)
+        if study is not None:
+            problems += _study_problems(study, metrics)
+        if problems:
+            raise SpecError(problems)
         self._space, self._sampler_name, self._seed = space, sampler, seed
         self._signs = {name: 1.0 if mode == "min" else -1.0 for name, mode in metrics.items()}
         self._num_trials, self._max_concurrent, self._startup = num_trials, max_concurrent, startup
@@ -205,7 +237,15 @@ class StudySearcher(Searcher):
 
 def _memory_study(metrics: Mapping[str, Mode]) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    directions: list[Literal["maximize", "minimize"]] = [
-        "maximize" if mode == "max" else "minimize" for mode in metrics.values()
-    ]
-    return optuna.create_study(directions=directions)
+    return optuna.create_study(directions=_directions(metrics))
+
+
+def _directions(metrics: Mapping[str, Mode]) -> list[Literal["maximize", "minimize"]]:
+    return ["maximize" if mode == "max" else "minimize" for mode in metrics.values()]
+
+
+def _study_problems(study: optuna.Study, metrics: Mapping[str, Mode]) -> list[str]:
+    has, needed = [direction.name.lower() for direction in study.directions], _directions(metrics)
+    if has == needed:
+        return []
+    return [f"study: directions {', '.join(has)}; the metrics {', '.join(metrics)} need {', '.join(needed)}"]

@@ -9,6 +9,7 @@ import pytest
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from eed_search.core.errors import SpecError
 from eed_search.search import ParetoRacing, StudySearcher
 from eed_search.search.samplers import SAMPLERS
 from eed_search.search.simulator import simulate
@@ -35,6 +36,46 @@ def searcher(**options: Any) -> tuple[StudySearcher, optuna.Study]:
 
 def report(epoch: int, **changes: Any) -> dict[str, Any]:
     return {"accuracy": 0.5, "cost": 2.0, "epoch": epoch} | changes
+
+
+def test_everything_wrong_with_the_arguments_is_said_at_once() -> None:
+    with pytest.raises(SpecError) as caught:
+        StudySearcher(
+            space,
+            {"a": "up", "b": "max", "c": "max", "d": "min", "e": "min"},  # type: ignore[dict-item]
+            sampler="tpee",
+            seed=-1,
+            num_trials=0,
+            max_concurrent=0,
+            startup=-1,
+            known=lambda config: {"latency": 1.0},
+            limits={"f": 1.0, "b": float("nan")},
+            resource="a",
+            levels=(3, 1),
+            study=optuna.create_study(directions=["minimize", "minimize"]),
+        )
+    text = str(caught.value)
+    for told in (
+        "metrics: 5 given (a, b, c, d, e); two to four are allowed",
+        "metrics.a: direction 'up' is not allowed; take 'max' or 'min'",
+        "sampler: 'tpee' is unknown; allowed: gp, nsga2, portfolio, qmc, random, tpe",
+        "seed: -1 is no whole number from 0 on",
+        "num_trials: 0 is no whole number from 1 on",
+        "max_concurrent: 0 is no whole number from 1 on",
+        "startup: -1 is no whole number from 0 on",
+        "known.latency: no such metric; allowed: a, b, c, d, e",
+        "limits.f: no such metric",
+        "limits.b: nan is no finite number",
+        "resource: a is a metric too",
+        "levels: [3, 1] must be one or more finite numbers",
+        "study: directions minimize, minimize; the metrics a, b, c, d, e need",
+    ):
+        assert told in text
+
+
+def test_levels_without_a_resource_are_refused() -> None:
+    with pytest.raises(SpecError, match="name the resource that says how far a trial is"):
+        searcher(resource=None)
 
 
 def test_a_complete_trial_is_told_with_its_values() -> None:
