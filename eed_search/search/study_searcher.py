@@ -114,6 +114,7 @@ class StudySearcher(Searcher):
         self._final = set(scheduler.fixed if scheduler else ())  # metrics that are final in every report
         self._num_proposed = 0
         self._observations: list[Observation] = []
+        self._reached: dict[int, int] = {}  # by trial: the highest level that it has reported at
         names = list(self._signs)
         self._model = Model(
             space,
@@ -217,9 +218,9 @@ class StudySearcher(Searcher):
         if trial is None or any(metric_problem(name, result.get(name)) for name in self._signs):
             return
         level = self._level(result) if self._levels else 0
-        seen = (trial.number, level)
-        if level < 0 or (self._observations and any((o.trial, o.level) == seen for o in self._observations[-8:])):
-            return
+        if level <= self._reached.get(trial.number, -1):
+            return  # as in the race, the first report at a level or past it is the one that counts
+        self._reached[trial.number] = level
         values = tuple(sign * float(result[name]) for name, sign in self._signs.items())
         self._observations.append(Observation(trial.number, dict(trial.params), level, values))
 

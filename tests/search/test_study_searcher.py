@@ -127,6 +127,27 @@ def test_of_a_trial_stopped_early_only_what_is_final_is_told_as_an_excess() -> N
     assert list(study.trials[0].constraints.values()) == [0.5]
 
 
+def test_the_first_report_at_a_level_or_past_it_is_the_one_to_learn_from() -> None:
+    """Epoch 20 is past the second level as epoch 9 was, whatever others have reported meanwhile."""
+    one, _ = searcher(levels=(3, 9, 27))
+    for trial in "abcdefghijkl":
+        one.suggest(trial)
+    for epoch in range(1, 28):
+        for trial in "abcdefghijkl":
+            one.on_trial_result(trial, report(epoch, accuracy=epoch / 100))
+    learnt = [(o.trial, o.level, -o.values[0]) for o in one._observations]
+    assert learnt == [(n, k, epoch / 100) for k, epoch in enumerate((3, 9, 27)) for n in range(12)]
+
+
+def test_a_report_at_a_lower_level_than_before_teaches_nothing() -> None:
+    """A trial that failed goes on from its last checkpoint and says again what it said."""
+    one, _ = searcher()
+    one.suggest("a")
+    for epoch in (1, 3, 1, 3):
+        one.on_trial_result("a", report(epoch))
+    assert [o.level for o in one._observations] == [0, 1]
+
+
 def test_it_ends_after_its_trials_and_waits_while_enough_run() -> None:
     one, _ = searcher(num_trials=3, max_concurrent=2)
     assert isinstance(one.suggest("a"), dict)
