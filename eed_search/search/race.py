@@ -27,6 +27,7 @@ from eed_search.search.improvement import expected_improvement
 from eed_search.search.ranking import best_first, front_numbers
 
 Verdict = Literal["continue", "pause", "done", "infeasible"]
+_FINAL: tuple[Verdict, ...] = ("done", "infeasible")
 _MARGIN = 0.1  # of the range, beyond the worst value: where hypervolume is measured to
 _WIDTHS = 4  # a 95 % interval is four standard deviations wide
 _HEAD = 64  # paused trials that are told apart by more than their front
@@ -87,6 +88,7 @@ class Prediction:
 class _Trial:
     readings: dict[int, Reading] = field(default_factory=dict)
     level: int = -1
+    verdict: Verdict = "continue"  # on its last report
     state: Literal["running", "paused", "ended"] = "running"
 
 
@@ -177,7 +179,8 @@ class Race:
 
         Args:
             trial: Entered before; not paused.
-            level: From 0; a level that it has already reported changes nothing.
+            level: From 0; one that is not above its last changes nothing: what ended the trial is said
+                again, otherwise it goes on.
             reading: What it measured.
 
         Returns:
@@ -187,24 +190,28 @@ class Race:
         """
         one = self._trials[trial]
         if level <= one.level:
-            return "continue"
-        one.level = level
-        one.readings[level] = reading
-        here = self._levels[level]
-        here.append(trial, reading)
-        if self._is_over_a_limit(level, reading):
-            self._move(trial, one, "ended")
-            return "infeasible"
-        if level == self.num_levels - 1:
-            self._move(trial, one, "ended")
-            return "done"
-        self._move(trial, one, "paused")  # for the comparison it is one of those that wait
-        allowed = self._allowed(level)
-        if allowed > 0 and trial in self._candidates(level)[:allowed]:
-            self._move(trial, one, "running")
-            here.gone_on += 1
-            return "continue"
-        return "pause"
+            return one.verdict if one.verdict in _FINAL else "continue"
+        one.verdict = self._decide(trial, level, reading)
+        return one.verdict
+
+    def recall(self, trial: int, level: int, reading: Reading, verdict: Verdict) -> None:
+        """Take in a report that was decided on before: nothing is decided anew.
+
+        A race that is told all reports of another one, in their order, and what was decided on each,
+        decides from there on as that one would have.
+
+        Args:
+            trial: Entered before; if it was paused, it had gone on.
+            level: From 0, above that of its last report.
+            reading: What it measured.
+            verdict: What `report` said.
+        """
+        self.resume(trial)
+        one = self._enter(trial, level, reading)
+        one.verdict = verdict
+        if verdict == "continue":
+            self._levels[level].gone_on += 1
+        self._move(trial, one, "ended" if verdict in _FINAL else "paused" if verdict == "pause" else "running")
 
     def resume(self, trial: int) -> None:
         """Take in that a paused trial goes on."""
@@ -276,6 +283,10 @@ class Race:
         """Say whether a trial has come to any level yet."""
         return self._trials[trial].level >= 0
 
+    def is_new(self, trial: int, level: int) -> bool:
+        """Say whether a report of a trial at a level would be its first there or past it."""
+        return level > self._trials[trial].level
+
     def complete(self) -> list[int]:
         """List the trials that reported at the last level, in that order."""
         return list(self._levels[-1].trials)
@@ -289,6 +300,29 @@ class Race:
         return list(self._running)
 
     # ------------------------------------------------------------ inside
+
+    def _enter(self, trial: int, level: int, reading: Reading) -> _Trial:
+        one = self._trials[trial]
+        one.level = level
+        one.readings[level] = reading
+        self._levels[level].append(trial, reading)
+        return one
+
+    def _decide(self, trial: int, level: int, reading: Reading) -> Verdict:
+        one = self._enter(trial, level, reading)
+        if self._is_over_a_limit(level, reading):
+            self._move(trial, one, "ended")
+            return "infeasible"
+        if level == self.num_levels - 1:
+            self._move(trial, one, "ended")
+            return "done"
+        self._move(trial, one, "paused")  # for the comparison it is one of those that wait
+        allowed = self._allowed(level)
+        if allowed > 0 and trial in self._candidates(level)[:allowed]:
+            self._move(trial, one, "running")
+            self._levels[level].gone_on += 1
+            return "continue"
+        return "pause"
 
     def _move(self, trial: int, one: _Trial, state: Literal["running", "paused", "ended"]) -> None:
         """Change a trial's state, and what follows from it."""

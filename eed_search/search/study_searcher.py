@@ -8,7 +8,8 @@ objectives known beforehand, one third a sampler.
 
 from __future__ import annotations
 
-import json
+import pickle
+import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,11 +35,16 @@ from eed_search.search.model import Model, Observation, Params, RandomTrial, Spa
 from eed_search.search.pareto_racing import ParetoRacing
 from eed_search.search.samplers import PORTFOLIO, SAMPLERS, make_sampler
 
+_SEARCHER = "searcher"  # attribute of an Optuna trial: whose it is, as others may use the study too
+_KEPT = ("_name", "_num_proposed", "_observations", "_reached", "_final")  # what `save` writes as it is
 _EXPLORES = 3  # every third proposal of the portfolio is the sampler's
 
 
 class StudySearcher(Searcher):
     """Proposes trials and tells Optuna how they ended.
+
+    Ray writes its state along with the trials' and gives both back in `tune.Tuner.restore`; what came after
+    its last write is lost. `space`, `known` and `cost` are pickled with the searcher.
 
     Args:
         space: Draws a configuration from an Optuna trial (define by run).
@@ -109,6 +115,8 @@ class StudySearcher(Searcher):
         self._resource, self._levels = resource, tuple(levels)
         self._study = study or _memory_study(metrics)
         self._open: dict[str, optuna.Trial] = {}
+        self._told: set[int] = set()  # open ones that Optuna was told of before the search was cut off
+        self._name = uuid.uuid4().hex
         self._scheduler = scheduler
         self._known = known
         self._final = set(scheduler.fixed if scheduler else ())  # metrics that are final in every report
@@ -148,6 +156,7 @@ class StudySearcher(Searcher):
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._study.sampler = make_sampler(self._sampler_name, self._seed, number, self._startup)
         trial = self._study.ask()
+        trial.set_user_attr(_SEARCHER, self._name)
         self._open[trial_id] = trial
         self._num_proposed += 1
         config = self._space(trial)
@@ -170,7 +179,7 @@ class StudySearcher(Searcher):
         if result:
             self._observe(trial_id, result)
         trial = self._open.pop(trial_id, None)
-        if trial is None:
+        if trial is None or trial.number in self._told:
             return
         if error:
             self._study.tell(trial, state=TrialState.FAIL)
@@ -193,12 +202,35 @@ class StudySearcher(Searcher):
             self._study.tell(trial, state=TrialState.PRUNED)
 
     def save(self, checkpoint_path: str) -> None:
-        """Write how many trials were proposed, as JSON; the study holds the rest."""
-        write_atomic(Path(checkpoint_path), json.dumps({"num_proposed": self._num_proposed}).encode())
+        """Write what was proposed, reported and told so far; Ray asks for it whenever it writes its own state."""
+        kept = {name: getattr(self, name) for name in _KEPT}
+        numbers = {trial_id: trial.number for trial_id, trial in self._open.items()}
+        state = {"kept": kept, "open": numbers, "trials": self._study.get_trials(deepcopy=False)}
+        write_atomic(Path(checkpoint_path), pickle.dumps(state))
 
     def restore(self, checkpoint_path: str) -> None:
-        """Read what `save` wrote."""
-        self._num_proposed = int(json.loads(Path(checkpoint_path).read_text())["num_proposed"])
+        """Take up what `save` wrote.
+
+        A study in memory gets back the trials it had then. In a stored one, trials of this searcher that
+        are RUNNING but were proposed later become FAIL, since Ray does not know them any more; one that ended
+        later keeps what it was told, however it ends this time.
+        """
+        state = pickle.loads(Path(checkpoint_path).read_bytes())
+        for name, value in state["kept"].items():
+            setattr(self, name, value)
+        for trial in state["trials"][len(self._study.get_trials(deepcopy=False)) :]:
+            self._study.add_trial(trial)
+        # A trial's sampler is told that it begins; this one does nothing then.
+        self._study.sampler = optuna.samplers.RandomSampler()
+        numbers = {number: trial_id for trial_id, number in state["open"].items()}
+        self._open, self._told = {}, set()
+        for trial in self._study.get_trials(deepcopy=False):
+            if trial.number in numbers:
+                self._open[numbers[trial.number]] = optuna.Trial(self._study, trial._trial_id)
+                if trial.state.is_finished():
+                    self._told.add(trial.number)
+            elif trial.state == TrialState.RUNNING and trial.user_attrs.get(_SEARCHER) == self._name:
+                self._study.tell(trial.number, state=TrialState.FAIL)
 
     # ------------------------------------------------------------ inside
 

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from ray import tune
+from ray.tune.error import TuneError
 from ray.tune.search import Searcher
 
 from eed_search.core.errors import SpecError
-from eed_search.search import ParetoRacing
+from eed_search.search import ParetoRacing, StudySearcher
 from eed_search.search.pareto_racing import reading_of
 from eed_search.search.ray_glue import local_ray
 from eed_search.search.simulator import Simulation, simulate
@@ -194,3 +196,59 @@ def test_ray_pauses_resumes_and_stops_as_the_race_says(tmp_path: Path) -> None:
     assert set(epochs.values()) <= set(LEVELS)
     assert sum(e > 1 for e in epochs.values()) == 4  # twelve came, a third went on
     assert epochs["8"] == 9
+
+
+class CutOff(tune.Callback):
+    """Ends the search with an exception at the n-th report, once."""
+
+    def __init__(self, at: int, marker: Path) -> None:
+        self.left, self.marker = at, marker
+
+    def on_trial_result(self, *args: Any, **options: Any) -> None:
+        self.left -= 1
+        if self.left == 0 and not self.marker.exists():
+            self.marker.touch()
+            raise RuntimeError("cut off")
+
+
+def space(trial: Any) -> dict[str, Any]:
+    """Twelve trials that all cost the same; accuracy is up to chance."""
+    return {"best": trial.suggest_float("best", 0.1, 0.9), "cost": 1.0}
+
+
+def test_a_restored_search_goes_on_with_its_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of twelve trials a third goes on, though the search was cut off in their midst; and Optuna knows how all ended."""
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    study = optuna.create_study(storage=storage, study_name="race", directions=["maximize", "minimize"])
+    scheduler = racing(finish_undecided=False)
+    searcher = StudySearcher(
+        space,
+        METRICS,  # type: ignore[arg-type]
+        sampler="random",
+        num_trials=12,
+        resource="epoch",
+        levels=LEVELS,
+        scheduler=scheduler,
+        study=study,
+    )
+    with local_ray():
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(search_alg=searcher, scheduler=scheduler, num_samples=-1, reuse_actors=True),
+            run_config=tune.RunConfig(
+                name="race", storage_path=str(tmp_path), verbose=0, callbacks=[CutOff(12, tmp_path / "cut")]
+            ),
+        )
+        with pytest.raises(TuneError, match="cut off"):
+            tuner.fit()
+        results = tune.Tuner.restore(str(tmp_path / "race"), trainable=trainable).fit()
+    assert not results.errors
+    reached = {r.config["best"]: r.metrics["epoch"] for r in results if r.config and r.metrics}
+    assert len(reached) == 12
+    assert set(reached.values()) <= set(LEVELS)
+    assert sum(epoch > 1 for epoch in reached.values()) == 4
+    assert max(reached) in [best for best, epoch in reached.items() if epoch > 1]
+    states = [trial.state.name for trial in optuna.load_study(storage=storage, study_name="race").trials]
+    assert "RUNNING" not in states
+    assert states.count("COMPLETE") == sum(epoch == 9 for epoch in reached.values())

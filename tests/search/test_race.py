@@ -188,6 +188,47 @@ def test_the_same_events_give_the_same_decisions() -> None:
     assert first == play()
 
 
+@pytest.mark.parametrize("cut", [0, 1, 17, 50, 93])
+def test_a_race_that_is_told_what_was_decided_goes_on_as_the_other_one(cut: int) -> None:
+    """Cut off after any report, with reports and verdicts alone recalled."""
+    rng, readings = np.random.default_rng(3), dict[tuple[int, int], Reading]()
+    for trial in range(60):
+        for level in range(4):
+            readings[trial, level] = _at(*rng.random(2), width=0.1)
+
+    def play(cut: int) -> list[tuple[int, int, str]]:
+        race, told = Race(2, 4, limits=(None, 0.97), fixed=[1]), list[tuple[int, int, str]]()
+        fresh = iter(range(60))
+        while (trial := race.next_to_resume()) is not None or (trial := next(fresh, None)) is not None:
+            if trial in race.paused():
+                race.resume(trial)
+            else:
+                race.add(trial)
+            level, verdict = max((k for t, k, _ in told if t == trial), default=-1) + 1, "continue"
+            while verdict == "continue":
+                verdict = race.report(trial, level, readings[trial, level])
+                told.append((trial, level, verdict))
+                level += 1
+                if len(told) == cut:
+                    race = Race(2, 4, limits=(None, 0.97), fixed=[1])
+                    for number in range(trial + 1 if level == 1 else max(t for t, _, _ in told) + 1):
+                        race.add(number)
+                    for number, at, said in told:
+                        race.recall(number, at, readings[number, at], said)  # type: ignore[arg-type]
+        return told
+
+    assert play(cut) == play(-1)
+
+
+@pytest.mark.parametrize(("level", "value", "verdict"), [(2, 1.0, "done"), (0, 4.0, "infeasible")])
+def test_what_ended_a_trial_is_said_again(level: int, value: float, verdict: str) -> None:
+    """It was cut off before it could act on it, and comes back."""
+    race = _started(1, limits=(None, 3.0), fixed=[1])
+    assert race.report(0, level, _at(1.0, value)) == verdict
+    race.add(0)
+    assert race.report(0, level, _at(1.0, value)) == verdict
+
+
 def test_a_decision_among_a_thousand_trials_takes_milliseconds() -> None:
     rng, race = np.random.default_rng(0), Race(2, 10)
     seconds = []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import TrialState
+from ray import cloudpickle
 from ray.tune.search import Searcher
 
 from eed_search.core.errors import SpecError
@@ -157,6 +159,56 @@ def test_it_ends_after_its_trials_and_waits_while_enough_run() -> None:
     assert isinstance(one.suggest("c"), dict)
     one.on_trial_complete("b", report(9))
     assert one.suggest("d") == Searcher.FINISHED
+
+
+def _cut_off_and_restored(one: StudySearcher, tmp_path: Path, before: bytes) -> StudySearcher:
+    one.save(str(tmp_path / "state"))
+    again: StudySearcher = cloudpickle.loads(before)  # as Ray does: what it was before the search began
+    again.restore(str(tmp_path / "state"))
+    return again
+
+
+def test_a_restored_searcher_knows_its_trials_and_their_reports(tmp_path: Path) -> None:
+    """With a study in memory, which was pickled empty."""
+    one, _ = searcher(sampler="portfolio", startup=3, num_trials=8)
+    before = cloudpickle.dumps(one)
+    for number in range(5):
+        one.suggest(f"{number}")
+        one.on_trial_result(f"{number}", report(1, accuracy=number / 10))
+    one.on_trial_complete("0", report(9))
+    one.on_trial_complete("1", report(3))
+    again = _cut_off_and_restored(one, tmp_path, before)
+    for either in (one, again):
+        either.on_trial_complete("2", report(9, accuracy=0.7))
+    assert [again.suggest(f"{n}") for n in range(5, 9)] == [one.suggest(f"{n}") for n in range(5, 9)]
+    assert [(t.number, t.state, t.values) for t in again._study.trials] == [
+        (t.number, t.state, t.values) for t in one._study.trials
+    ]
+
+
+def test_trials_that_ray_lost_become_failures_and_those_of_others_stay(tmp_path: Path) -> None:
+    """After the last write one trial was proposed and another told; the study is shared and stored."""
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    study = optuna.create_study(storage=storage, study_name="one", directions=["maximize", "minimize"])
+    one, _ = searcher(study=study)
+    before = cloudpickle.dumps(one)
+    one.suggest("known")
+    one.suggest("told")
+    one.save(str(tmp_path / "state"))
+    one.on_trial_complete("told", report(9))
+    one.suggest("lost")
+    study.ask()  # somebody else's
+    again: StudySearcher = cloudpickle.loads(before)
+    again.restore(str(tmp_path / "state"))
+    again.on_trial_complete("told", report(9, accuracy=0.9))
+    again.on_trial_complete("known", report(9, accuracy=0.6))
+    trials = optuna.load_study(storage=storage, study_name="one").trials
+    assert [(t.state.name, t.values) for t in trials] == [
+        ("COMPLETE", [0.6, 2.0]),
+        ("COMPLETE", [0.5, 2.0]),
+        ("FAIL", None),
+        ("RUNNING", None),
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(set(SAMPLERS) - {"gp"}))  # GP takes seconds; it is tried by hand
