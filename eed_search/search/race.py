@@ -14,9 +14,10 @@ every decision. It knows no clock, no Ray and no search space; everything here m
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -26,6 +27,7 @@ from eed_search.core.records import metric_problem
 from eed_search.search.improvement import expected_improvement
 from eed_search.search.ranking import best_first, front_numbers
 
+T = TypeVar("T")
 Verdict = Literal["continue", "pause", "done", "infeasible"]
 _FINAL: tuple[Verdict, ...] = ("done", "infeasible")
 _MARGIN = 0.1  # of the range, beyond the worst value: where hypervolume is measured to
@@ -99,6 +101,8 @@ class _Level:
         self.trials: list[int] = []
         self.waiting: dict[int, int] = {}  # paused here: trial → its row
         self.gone_on = 0
+        self.gains: list[np.ndarray] = []  # of complete trials: final value - value here
+        self.version = 0  # of what reported and waits here
         self._rows = np.empty((16, 2 * width))
         self._width = width
 
@@ -108,6 +112,16 @@ class _Level:
         error = [(high - low) / _WIDTHS for low, high in zip(reading.low, reading.high, strict=True)]
         self._rows[len(self.trials)] = [*reading.value, *error]
         self.trials.append(trial)
+        self.version += 1
+
+    def wait(self, trial: int) -> None:
+        """Pause the trial that reported last."""
+        self.waiting[trial] = len(self.trials) - 1
+        self.version += 1
+
+    def leave(self, trial: int) -> None:
+        if self.waiting.pop(trial, None) is not None:
+            self.version += 1
 
     @property
     def values(self) -> Float[np.ndarray, "reports objectives"]:
@@ -116,6 +130,19 @@ class _Level:
     @property
     def errors(self) -> Float[np.ndarray, "reports objectives"]:
         return self._rows[: len(self.trials), self._width :]
+
+
+class _Memory(Generic[T]):
+    """Remembers one value by name, each for as long as what it was computed from stays the same."""
+
+    def __init__(self) -> None:
+        self._values: dict[Hashable, tuple[Hashable, T]] = {}
+
+    def get(self, name: Hashable, state: Hashable, compute: Callable[[], T]) -> T:
+        before = self._values.get(name)
+        if before is None or before[0] != state:
+            before = self._values[name] = (state, compute())
+        return before[1]
 
 
 class Race:
@@ -164,8 +191,11 @@ class Race:
         self._trials: dict[int, _Trial] = {}
         self._running: dict[int, None] = {}
         self._levels = [_Level(num_objectives) for _ in range(num_levels)]
-        self._version = 0
-        self._ranked: dict[int, tuple[int, tuple[int, ...]]] = {}  # by level: version, paused trials best first
+        # What follows from the events is computed when it is first asked for, and kept until they change it.
+        self._ranked = _Memory[tuple[int, ...]]()
+        self._kept = _Memory[tuple[int, ...]]()
+        self._gained = _Memory[tuple[np.ndarray, np.ndarray]]()
+        self._fronts = _Memory[np.ndarray]()
 
     # ------------------------------------------------------------ events
 
@@ -241,25 +271,16 @@ class Race:
                 return waiting[0]
         return None
 
-    def undecided(self) -> list[int]:
-        """List the paused trials that may still belong to the frontier, highest level and best first.
+    def undecided(self) -> Iterator[int]:
+        """Give the paused trials that may still belong to the frontier, highest level and best first.
 
         The guard: a trial is given up only if its optimistic final point lies in the region that
-        the complete trials' pessimistic points dominate.
+        the complete trials' pessimistic points dominate. Each is looked for when it is asked for: take the
+        first ones, and ask anew after an event.
         """
-        front = self._front("high")
-        kept: list[int] = []
         for level in reversed(range(self.num_levels - 1)):
-            waiting = list(self._candidates(level))
-            if not waiting:
-                continue
-            predicted = self.predict(waiting)
-            optimistic = predicted.mean - _SURE * predicted.deviation
-            for trial, point in zip(waiting, optimistic, strict=True):
-                beaten = ((front <= point).all(axis=1) & (front < point).any(axis=1)).any()
-                if not beaten:
-                    kept.append(trial)
-        return kept
+            if self._levels[level].waiting:
+                yield from self._kept.get(level, self._state(level), partial(self._undecided, level))
 
     def predict(self, trials: list[int]) -> Prediction:
         """Predict final points: the last reading plus what complete trials gained from that level on.
@@ -306,6 +327,9 @@ class Race:
         one.level = level
         one.readings[level] = reading
         self._levels[level].append(trial, reading)
+        if level == self.num_levels - 1:
+            for earlier, before in one.readings.items():
+                self._levels[earlier].gains.append(np.subtract(reading.value, before.value))
         return one
 
     def _decide(self, trial: int, level: int, reading: Reading) -> Verdict:
@@ -327,27 +351,41 @@ class Race:
     def _move(self, trial: int, one: _Trial, state: Literal["running", "paused", "ended"]) -> None:
         """Change a trial's state, and what follows from it."""
         if one.level >= 0:
-            self._levels[one.level].waiting.pop(trial, None)
+            self._levels[one.level].leave(trial)
         self._running.pop(trial, None)
         one.state = state
         if state == "running":
             self._running[trial] = None
         elif state == "paused":
-            here = self._levels[one.level]
-            here.waiting[trial] = len(here.trials) - 1
-        self._version += 1
+            self._levels[one.level].wait(trial)
 
     def _allowed(self, level: int) -> int:
         here = self._levels[level]
         return len(here.trials) // self._eta - here.gone_on
 
+    def _state(self, level: int) -> Hashable:
+        """What everything that is said about the trials of a level follows from."""
+        return self._levels[level].version, len(self._levels[-1].trials), self._learnt_from(level)
+
+    def _learnt_from(self, level: int) -> Hashable:
+        """What the gain from a level on follows from: complete trials, or all reports while they are too few."""
+        num = len(self._levels[level].gains)
+        return num if num >= 2 else -1 - sum(len(one.trials) for one in self._levels)
+
     def _candidates(self, level: int) -> tuple[int, ...]:
-        """Order the paused trials of a level, best first; computed once after each event."""
-        version, ranked = self._ranked.get(level, (-1, ()))
-        if version != self._version:
-            ranked = self._rank(level)
-            self._ranked[level] = (self._version, ranked)
-        return ranked
+        """Order the paused trials of a level, best first."""
+        return self._ranked.get(level, self._state(level), partial(self._rank, level))
+
+    def _undecided(self, level: int) -> tuple[int, ...]:
+        here = self._levels[level]
+        rows = np.fromiter(here.waiting.values(), dtype=np.int64, count=len(here.waiting))
+        gain, spread = self._gain(level)
+        optimistic = here.values[rows] + gain - _SURE * np.sqrt(spread**2 + here.errors[rows] ** 2)
+        beaten = np.zeros(len(rows), dtype=bool)
+        for point in self._front("high"):
+            beaten |= (point <= optimistic).all(axis=1) & (point < optimistic).any(axis=1)
+        kept = {trial for trial, gone in zip(here.waiting, beaten, strict=True) if not gone}
+        return tuple(trial for trial in self._candidates(level) if trial in kept) if kept else ()
 
     def _rank(self, level: int) -> tuple[int, ...]:
         """Order by front; among the first fronts by spread, or by expected improvement once it can be said.
@@ -382,6 +420,9 @@ class Race:
 
     def _front(self, end: Literal["value", "high"]) -> Float[np.ndarray, "points objectives"]:
         """The frontier of the complete trials that keep every limit."""
+        return self._fronts.get(end, len(self._levels[-1].trials), partial(self._frontier, end))
+
+    def _frontier(self, end: Literal["value", "high"]) -> Float[np.ndarray, "points objectives"]:
         last = self.num_levels - 1
         readings = [self._trials[t].readings[last] for t in self._levels[last].trials]
         kept = [r for r in readings if all(m is None or v <= m for v, m in zip(r.value, self._limits, strict=True))]
@@ -414,6 +455,9 @@ class Race:
 
     def _gain(self, level: int) -> tuple[np.ndarray, np.ndarray]:
         """Mean and deviation of (final value - value at the level) over the complete trials."""
+        return self._gained.get(level, self._learnt_from(level), partial(self._learn, level))
+
+    def _learn(self, level: int) -> tuple[np.ndarray, np.ndarray]:
         gains = self._gains(level)
         if len(gains) < 2:
             seen = np.concatenate([one.values for one in self._levels])
@@ -422,11 +466,4 @@ class Race:
 
     def _gains(self, level: int) -> Float[np.ndarray, "complete objectives"]:
         """Final value - value at the level, of each complete trial that reported there."""
-        last = self.num_levels - 1
-        pairs = [
-            (one.readings[level].value, one.readings[last].value)
-            for one in (self._trials[t] for t in self._levels[last].trials)
-            if level in one.readings
-        ]
-        gains = np.array([np.subtract(final, early) for early, final in pairs])
-        return gains.reshape(-1, self._num_objectives)
+        return np.array(self._levels[level].gains).reshape(-1, self._num_objectives)

@@ -1,6 +1,7 @@
 """The racing decisions, rule by rule, and that they depend on nothing but the events."""
 
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,7 +145,7 @@ def test_the_guard_keeps_what_may_still_belong_to_the_frontier() -> None:
     race = _with_complete([0.5, 0.5, 0.6])
     race.report(3, 0, _at(1.2, 9.0))  # a bit worse than the others were, and slower than all of them
     race.report(4, 0, _at(1.0, 3.5))  # may end between them
-    assert race.undecided() == [4]
+    assert list(race.undecided()) == [4]
 
 
 def test_from_five_complete_trials_on_the_expected_improvement_ranks() -> None:
@@ -227,6 +228,48 @@ def test_what_ended_a_trial_is_said_again(level: int, value: float, verdict: str
     assert race.report(0, level, _at(1.0, value)) == verdict
     race.add(0)
     assert race.report(0, level, _at(1.0, value)) == verdict
+
+
+def _with_many(num_waiting: int, num_complete: int, **options: Any) -> Race:
+    rng, race = np.random.default_rng(1), Race(2, 3, **options)
+    for trial in range(num_waiting + num_complete):
+        race.add(trial)
+        race.report(trial, 0, _at(*rng.random(2), width=0.05))
+        if trial < num_complete:
+            race.resume(trial)
+            race.report(trial, 2, _at(*(race.predict([trial]).mean[0] - rng.random(2) / 10), width=0.05))
+        elif trial not in race.paused():
+            race.end(trial)
+    return race
+
+
+@pytest.mark.parametrize("num_complete", [0, 1, 12])
+def test_the_guard_agrees_with_its_slow_definition_after_each_event(num_complete: int) -> None:
+    race = _with_many(30, num_complete, limits=(None, 0.9))
+    rng, asked = np.random.default_rng(2), 0
+    while (trial := next(race.undecided(), None)) is not None and asked < 25:
+        last = [race._trials[t].readings[2] for t in race.complete()]
+        front = [r.high for r in last if r.value[1] <= 0.9]
+        kept = []
+        for one in race.paused():
+            found = race.predict([one])
+            point = found.mean[0] - 1.645 * found.deviation[0]
+            if not any((np.array(f) <= point).all() and (np.array(f) < point).any() for f in front):
+                kept.append(one)
+        assert sorted(race.undecided()) == kept
+        race.resume(trial)
+        level = race._trials[trial].level + 1 + int(rng.integers(2))
+        race.report(trial, min(level, 2), _at(*rng.random(2), width=0.05))
+        asked += 1
+    assert asked > 5
+
+
+def test_to_ask_again_who_may_belong_to_the_frontier_costs_next_to_nothing() -> None:
+    race = _with_many(1000, 200)
+    start = time.perf_counter()
+    for _ in range(50):
+        list(race.undecided())
+    assert time.perf_counter() - start < 2.0  # it takes milliseconds; computed anew each time it took 22 s
 
 
 def test_a_decision_among_a_thousand_trials_takes_milliseconds() -> None:
