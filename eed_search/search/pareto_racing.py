@@ -91,6 +91,7 @@ class ParetoRacing(TrialScheduler):
         self._finish_undecided = finish_undecided
         self._on_decision = on_decision
         self._numbers: dict[str, int] = {}
+        self._next = 0  # number of the next trial
         self._trials: dict[int, Trial] = {}  # by number
         self._restored: list[Trial] = []  # their reports are yet to be recalled
         self._num_reports = 0
@@ -124,14 +125,16 @@ class ParetoRacing(TrialScheduler):
         if record is not None and trial.trial_id not in self._numbers:
             self._numbers[trial.trial_id] = record["number"]
             self._trials[record["number"]] = trial
+            self._next = max(self._next, record["number"] + 1)
             self._restored.append(trial)
             if trial.status == Trial.PENDING and record["reports"] and record["reports"][-1][-1] == "pause":
                 trial.set_status(Trial.PAUSED)
             return
         self._take_in()
         if record is None:
-            self._numbers[trial.trial_id] = max(self._trials, default=-1) + 1
-            setattr(trial, _RECORD, {"number": self._numbers[trial.trial_id], "reports": []})
+            self._numbers[trial.trial_id] = self._next
+            setattr(trial, _RECORD, {"number": self._next, "reports": []})
+            self._next += 1
         number = self._numbers[trial.trial_id]
         self._trials[number] = trial
         self.race.add(number)
