@@ -9,26 +9,32 @@ turned into its events. Usable with any trainable that reports its metrics and h
 Each report at a level needs a checkpoint, since a trial may be paused there and go on later. A metric
 `m` may come with an interval, as `m_low` and `m_high`. Do not set `max_concurrent_trials`: Ray counts
 paused trials as live, and the search would wait for ever.
+
+A search that was cut off goes on with `tune.Tuner.restore`. Ray does not keep its scheduler, so each trial
+keeps what it reported and what was decided on it, and the race is told all of it again. What does not
+survive is what came after Ray's last write (every ten seconds or more; `TUNE_GLOBAL_CHECKPOINT_S`).
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
 from eed_search.core.errors import SpecError
 from eed_search.core.records import metric_problem
-from eed_search.core.store import write_atomic
-from eed_search.search.race import Race, Verdict, reading_of
+from eed_search.search.arguments import (
+    Mode,
+    count_problems,
+    level_problems,
+    limit_problems,
+    metric_problems,
+    name_problems,
+)
+from eed_search.search.race import Race, Reading, Verdict, reading_of
 
-Mode = Literal["max", "min"]
 OnDecision = Callable[[str, int, Mapping[str, Any], str], None]
 
 
@@ -42,14 +48,18 @@ class ParetoRacing(TrialScheduler):
         levels: Values of the resource at which trials are compared, ascending; the last completes a
             trial.
         eta: One in `eta` trials of a level goes on.
-        min_complete: Complete trials from which on the expected hypervolume improvement ranks.
-        limits: By metric, the worst value that is allowed; a trial that surely breaks one is stopped.
+        min_complete: Complete trials from which on the expected hypervolume improvement ranks; at least 1.
+        limits: By metric, the worst final value that is allowed. A trial is stopped that surely breaks one:
+            by its reading, its optimistic end if there is an interval, at the last level and, for a fixed
+            metric, at any; else by what it would gain until the end, once three complete trials tell.
+        fixed: Metrics that are the same at every level of a trial, such as its latency.
         finish_undecided: When the searcher has no more trials: run the paused trials that may still
             belong to the frontier to their end. Else they are stopped.
         on_decision: Told trial id, level, the result and the decision, before Ray acts on it.
 
     Attributes:
         race: The decisions.
+        fixed: Metrics that are the same at every level.
 
     Raises:
         SpecError: All that is wrong with the arguments, at once.
@@ -64,21 +74,38 @@ class ParetoRacing(TrialScheduler):
         eta: int = 3,
         min_complete: int = 5,
         limits: Mapping[str, float] | None = None,
+        fixed: Collection[str] = (),
         finish_undecided: bool = True,
         on_decision: OnDecision | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         limits = dict(limits or {})
-        _check(metrics, resource, levels, eta, limits)
+        problems = metric_problems(metrics) + level_problems(metrics, resource, levels)
+        problems += count_problems("eta", eta, 2, "one in eta trials goes on")
+        problems += count_problems("min_complete", min_complete, 1, "that many complete trials rank")
+        problems += limit_problems(metrics, limits) + name_problems("fixed", fixed, metrics)
+        if problems:
+            raise SpecError(problems)
         self._signs = {name: 1.0 if mode == "min" else -1.0 for name, mode in metrics.items()}
         self._resource, self._levels = resource, tuple(float(level) for level in levels)
         self._finish_undecided = finish_undecided
         self._on_decision = on_decision
         self._numbers: dict[str, int] = {}
-        self._trials: list[Trial] = []  # by number
+        self._next = 0  # number of the next trial
+        self._trials: dict[int, Trial] = {}  # by number
+        self._restored: list[Trial] = []  # their reports are yet to be recalled
+        self._num_reports = 0
         self._chosen: tuple[int, Trial] | None = None  # the paused trial that Ray was told to set going
         bounds = tuple(sign * limits[name] if name in limits else None for name, sign in self._signs.items())
-        self.race = Race(len(metrics), len(levels), eta=eta, min_complete=min_complete, limits=bounds)
+        self.fixed = frozenset(fixed)
+        self.race = Race(
+            len(metrics),
+            len(levels),
+            eta=eta,
+            min_complete=min_complete,
+            limits=bounds,
+            fixed=[j for j, name in enumerate(metrics) if name in self.fixed],
+        )
 
     # ------------------------------------------------------------ Ray's calls
 
@@ -88,11 +115,28 @@ class ParetoRacing(TrialScheduler):
         return True
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        """Enter a trial; one that comes back after a failure keeps its number and what it reported."""
+        """Enter a trial; one that comes back, after a failure or with its search, keeps its number and what it reported.
+
+        When a search is restored, Ray gives every trial here, newest first, and those that were paused as
+        PENDING: their pause is set again, since a scheduler cannot hold a PENDING trial back.
+        """
         del tune_controller
-        self._take_in_resumed()
-        number = self._numbers.setdefault(trial.trial_id, len(self._numbers))
-        self._trials[number:] = [trial, *self._trials[number + 1 :]]
+        record = getattr(trial, _RECORD, None)
+        if record is not None and trial.trial_id not in self._numbers:
+            self._numbers[trial.trial_id] = record["number"]
+            self._trials[record["number"]] = trial
+            self._next = max(self._next, record["number"] + 1)
+            self._restored.append(trial)
+            if trial.status == Trial.PENDING and record["reports"] and record["reports"][-1][-1] == "pause":
+                trial.set_status(Trial.PAUSED)
+            return
+        self._take_in()
+        if record is None:
+            self._numbers[trial.trial_id] = self._next
+            setattr(trial, _RECORD, {"number": self._next, "reports": []})
+            self._next += 1
+        number = self._numbers[trial.trial_id]
+        self._trials[number] = trial
         self.race.add(number)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
@@ -103,7 +147,7 @@ class ParetoRacing(TrialScheduler):
             not finite stops the trial: it has failed, as the searcher will say.
         """
         del tune_controller
-        self._take_in_resumed()
+        self._take_in()
         number = self._numbers[trial.trial_id]
         level = self._level(result)
         if level is None:
@@ -115,7 +159,7 @@ class ParetoRacing(TrialScheduler):
         if reading is None:
             self.race.end(number)
             return str(TrialScheduler.STOP)
-        verdict = self.race.report(number, level, reading)
+        verdict = self._decide(trial, number, level, reading)
         decision = _DECISIONS[verdict]
         if self._on_decision is not None:
             self._on_decision(trial.trial_id, level, result, verdict)
@@ -139,7 +183,7 @@ class ParetoRacing(TrialScheduler):
         Once the searcher has no more trials, paused ones that may still belong to the frontier
         follow one by one; when none is left, the rest is stopped.
         """
-        self._take_in_resumed()
+        self._take_in()
         active = [(number, self._trials[number]) for number in self.race.running()]
         pending = sorted(number for number, trial in active if trial.status == Trial.PENDING)
         for number in pending:
@@ -158,38 +202,57 @@ class ParetoRacing(TrialScheduler):
         """Say in one line how the race stands."""
         return f"ParetoRacing: {len(self.race.complete())} complete, {len(self.race.paused())} paused"
 
-    def save(self, checkpoint_path: str) -> None:
-        """Write which Ray trial has which number, as JSON; the race itself is a replay of the reports."""
-        write_atomic(Path(checkpoint_path), json.dumps(self._numbers).encode())
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Ray pickles its scheduler; trials stay out."""
-        return {**self.__dict__, "_trials": [], "_chosen": None}
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Read what `save` wrote."""
-        self._numbers = json.loads(Path(checkpoint_path).read_text())
-
     # ------------------------------------------------------------ for a searcher
 
     def paused(self) -> set[str]:
         """Ray's names of the trials that are paused."""
-        self._take_in_resumed()
-        names = list(self._numbers)  # numbered in this order
-        return {names[number] for number in self.race.paused()}
+        self._take_in()
+        return {self._trials[number].trial_id for number in self.race.paused()}
 
     def may_resume(self) -> bool:
         """Say whether a paused trial should go on before a fresh one is proposed."""
-        self._take_in_resumed()
+        self._take_in()
         return self.race.next_to_resume() is not None
 
     # ------------------------------------------------------------ inside
 
-    def _take_in_resumed(self) -> None:
-        """Tell the race that the chosen trial goes on, once Ray has taken it out of its pause."""
+    def _take_in(self) -> None:
+        """Tell the race what Ray has done meanwhile: restored trials, and the chosen trial taken out of its pause."""
+        if self._restored:
+            self._recall()
         if self._chosen is not None and self._chosen[1].status != Trial.PAUSED:
             self.race.resume(self._chosen[0])
             self._chosen = None
+
+    def _decide(self, trial: Trial, number: int, level: int, reading: Reading) -> Verdict:
+        """Ask the race, and keep report and verdict with the trial: Ray writes its trials, but not its scheduler."""
+        if not self.race.is_new(number, level):
+            return self.race.report(number, level, reading)
+        verdict = self.race.report(number, level, reading)
+        told = [[float(x) for x in end] for end in (reading.value, reading.low, reading.high)]
+        getattr(trial, _RECORD)["reports"].append([self._num_reports, level, *told, verdict])
+        trial.invalidate_json_state()
+        self._num_reports += 1
+        return verdict
+
+    def _recall(self) -> None:
+        """Tell the race what the restored trials reported before, in the order in which they did."""
+        trials = sorted(self._restored, key=lambda trial: self._numbers[trial.trial_id])
+        self._restored = []
+        reports = []
+        for trial in trials:
+            number = self._numbers[trial.trial_id]
+            self.race.add(number)
+            reports += [(*report, number) for report in getattr(trial, _RECORD)["reports"]]
+        for when, level, value, low, high, verdict, number in sorted(reports):
+            self.race.recall(number, level, Reading(tuple(value), tuple(low), tuple(high)), verdict)
+            self._num_reports = max(self._num_reports, when + 1)
+        for trial in trials:
+            number = self._numbers[trial.trial_id]
+            if trial.is_finished():
+                self.race.end(number)
+            elif trial.status != Trial.PAUSED:
+                self.race.add(number)
 
     def _when_nothing_is_fresh(self, controller: Any, busy: bool) -> int | None:
         if not controller.search_alg.is_finished():
@@ -211,36 +274,12 @@ class ParetoRacing(TrialScheduler):
         return sum(bool(value >= level) for level in self._levels) - 1
 
 
+# Where a trial keeps its number and its reports (when, level, value, low, high, verdict); Ray writes a trial's attributes.
+_RECORD = "pareto_racing"
+
 _DECISIONS: dict[Verdict, str] = {
     "continue": TrialScheduler.CONTINUE,
     "pause": TrialScheduler.PAUSE,
     "done": TrialScheduler.STOP,
     "infeasible": TrialScheduler.STOP,
 }
-
-
-def _check(
-    metrics: Mapping[str, str], resource: str, levels: Sequence[float], eta: int, limits: Mapping[str, float]
-) -> None:
-    problems = []
-    if not 2 <= len(metrics) <= 4:
-        problems.append(f"metrics: {len(metrics)} given ({', '.join(metrics) or 'none'}); two to four are allowed")
-    problems += [
-        f"metrics.{name}: direction {mode!r} is not allowed; take 'max' or 'min'"
-        for name, mode in metrics.items()
-        if mode not in ("max", "min")
-    ]
-    if resource == "training_iteration":
-        problems.append("resource: training_iteration starts anew after a failure; report a count of your own")
-    if resource in metrics:
-        problems.append(f"resource: {resource} is a metric too; name what says how far a trial is")
-    numbers = [level for level in levels if isinstance(level, int | float) and math.isfinite(level)]
-    if not levels or len(numbers) < len(levels) or any(b <= a for a, b in pairwise(levels)):
-        problems.append(f"levels: {list(levels)} must be one or more finite numbers, each above the one before")
-    if eta < 2:
-        problems.append(f"eta: {eta} is below 2; one in eta trials goes on")
-    problems += [
-        f"limits.{name}: no such metric; allowed: {', '.join(metrics)}" for name in limits if name not in metrics
-    ]
-    if problems:
-        raise SpecError(problems)

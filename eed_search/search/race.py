@@ -4,7 +4,8 @@ A race is a fold over its events, in sequence: a trial reports at a level, goes 
 ends. Two races that were told the same events say the same, so a replay of the ledger reproduces
 every decision. It knows no clock, no Ray and no search space; everything here minimises.
 
-    report at level k → of the n trials that reported there, floor(n / eta) may go on:
+    report at level k → surely over a limit in the end? → infeasible
+                        of the n trials that reported there, floor(n / eta) may go on:
                         is the newcomer among the best that have not? → continue, else pause
     a free worker     → the best paused trial of the highest level that may send one on
     nothing left      → paused trials that may still belong to the frontier, best first
@@ -12,9 +13,11 @@ every decision. It knows no clock, no Ray and no search space; everything here m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -24,11 +27,14 @@ from eed_search.core.records import metric_problem
 from eed_search.search.improvement import expected_improvement
 from eed_search.search.ranking import best_first, front_numbers
 
+T = TypeVar("T")
 Verdict = Literal["continue", "pause", "done", "infeasible"]
+_FINAL: tuple[Verdict, ...] = ("done", "infeasible")
 _MARGIN = 0.1  # of the range, beyond the worst value: where hypervolume is measured to
 _WIDTHS = 4  # a 95 % interval is four standard deviations wide
 _HEAD = 64  # paused trials that are told apart by more than their front
 _SURE = 1.645  # standard deviations of an optimistic guess: 95 % of a normal lie below
+_SURELY, _FEWEST = 0.975, 3  # share of gains that lie below an extreme one; complete trials to learn gains from
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,7 @@ class Prediction:
 class _Trial:
     readings: dict[int, Reading] = field(default_factory=dict)
     level: int = -1
+    verdict: Verdict = "continue"  # on its last report
     state: Literal["running", "paused", "ended"] = "running"
 
 
@@ -94,6 +101,8 @@ class _Level:
         self.trials: list[int] = []
         self.waiting: dict[int, int] = {}  # paused here: trial → its row
         self.gone_on = 0
+        self.gains: list[np.ndarray] = []  # of complete trials: final value - value here
+        self.version = 0  # of what reported and waits here
         self._rows = np.empty((16, 2 * width))
         self._width = width
 
@@ -103,6 +112,16 @@ class _Level:
         error = [(high - low) / _WIDTHS for low, high in zip(reading.low, reading.high, strict=True)]
         self._rows[len(self.trials)] = [*reading.value, *error]
         self.trials.append(trial)
+        self.version += 1
+
+    def wait(self, trial: int) -> None:
+        """Pause the trial that reported last."""
+        self.waiting[trial] = len(self.trials) - 1
+        self.version += 1
+
+    def leave(self, trial: int) -> None:
+        if self.waiting.pop(trial, None) is not None:
+            self.version += 1
 
     @property
     def values(self) -> Float[np.ndarray, "reports objectives"]:
@@ -113,6 +132,19 @@ class _Level:
         return self._rows[: len(self.trials), self._width :]
 
 
+class _Memory(Generic[T]):
+    """Remembers one value by name, each for as long as what it was computed from stays the same."""
+
+    def __init__(self) -> None:
+        self._values: dict[Hashable, tuple[Hashable, T]] = {}
+
+    def get(self, name: Hashable, state: Hashable, compute: Callable[[], T]) -> T:
+        before = self._values.get(name)
+        if before is None or before[0] != state:
+            before = self._values[name] = (state, compute())
+        return before[1]
+
+
 class Race:
     """The state of a race and its decisions.
 
@@ -121,8 +153,10 @@ class Race:
         num_levels: Levels that a trial reports at; the last one completes it. At least 1.
         eta: One in `eta` trials of a level goes on. At least 2.
         min_complete: Complete trials from which on the expected hypervolume improvement of the
-            predicted final point ranks; before, fronts and their spread do.
-        limits: For each objective the largest value that is allowed, or none.
+            predicted final point ranks, if one of them keeps every limit; before, fronts and their
+            spread do. At least 1.
+        limits: For each objective the largest final value that is allowed, or none.
+        fixed: Objectives, by index, that are the same at every level, such as a cost.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -140,6 +174,7 @@ class Race:
         eta: int = 3,
         min_complete: int = 5,
         limits: tuple[float | None, ...] | None = None,
+        fixed: Collection[int] = (),
     ) -> None:
         if not 2 <= num_objectives <= 4:
             raise ValueError(f"{num_objectives} objectives: two to four are allowed")
@@ -147,14 +182,20 @@ class Race:
             raise ValueError(f"{num_levels} levels: at least one is needed")
         if eta < 2:
             raise ValueError(f"eta {eta}: at least 2 is needed, so that fewer trials go on than came")
+        if min_complete < 1:
+            raise ValueError(f"min_complete {min_complete}: at least 1 is needed, so that there is a frontier")
         self.num_levels = num_levels
         self._num_objectives, self._eta, self._min_complete = num_objectives, eta, min_complete
         self._limits = limits or (None,) * num_objectives
+        self._fixed = frozenset(fixed)
         self._trials: dict[int, _Trial] = {}
         self._running: dict[int, None] = {}
         self._levels = [_Level(num_objectives) for _ in range(num_levels)]
-        self._version = 0
-        self._ranked: dict[int, tuple[int, tuple[int, ...]]] = {}  # by level: version, paused trials best first
+        # What follows from the events is computed when it is first asked for, and kept until they change it.
+        self._ranked = _Memory[tuple[int, ...]]()
+        self._kept = _Memory[tuple[int, ...]]()
+        self._gained = _Memory[tuple[np.ndarray, np.ndarray]]()
+        self._fronts = _Memory[np.ndarray]()
 
     # ------------------------------------------------------------ events
 
@@ -168,33 +209,39 @@ class Race:
 
         Args:
             trial: Entered before; not paused.
-            level: From 0; a level that it has already reported changes nothing.
+            level: From 0; one that is not above its last changes nothing: what ended the trial is said
+                again, otherwise it goes on.
             reading: What it measured.
 
         Returns:
-            `continue` or `pause`; `done` at the last level; `infeasible` when a limit is surely
-            broken.
+            `continue` or `pause`; `done` at the last level; `infeasible` when a limit, which is one of
+            the final value, is surely broken: by the optimistic end of the reading at the last
+            level, and before for a fixed objective; by that of the predicted final point otherwise.
         """
         one = self._trials[trial]
         if level <= one.level:
-            return "continue"
-        one.level = level
-        one.readings[level] = reading
-        here = self._levels[level]
-        here.append(trial, reading)
-        if any(limit is not None and low > limit for low, limit in zip(reading.low, self._limits, strict=True)):
-            self._move(trial, one, "ended")
-            return "infeasible"
-        if level == self.num_levels - 1:
-            self._move(trial, one, "ended")
-            return "done"
-        self._move(trial, one, "paused")  # for the comparison it is one of those that wait
-        allowed = self._allowed(level)
-        if allowed > 0 and trial in self._candidates(level)[:allowed]:
-            self._move(trial, one, "running")
-            here.gone_on += 1
-            return "continue"
-        return "pause"
+            return one.verdict if one.verdict in _FINAL else "continue"
+        one.verdict = self._decide(trial, level, reading)
+        return one.verdict
+
+    def recall(self, trial: int, level: int, reading: Reading, verdict: Verdict) -> None:
+        """Take in a report that was decided on before: nothing is decided anew.
+
+        A race that is told all reports of another one, in their order, and what was decided on each,
+        decides from there on as that one would have.
+
+        Args:
+            trial: Entered before; if it was paused, it had gone on.
+            level: From 0, above that of its last report.
+            reading: What it measured.
+            verdict: What `report` said.
+        """
+        self.resume(trial)
+        one = self._enter(trial, level, reading)
+        one.verdict = verdict
+        if verdict == "continue":
+            self._levels[level].gone_on += 1
+        self._move(trial, one, "ended" if verdict in _FINAL else "paused" if verdict == "pause" else "running")
 
     def resume(self, trial: int) -> None:
         """Take in that a paused trial goes on."""
@@ -224,25 +271,16 @@ class Race:
                 return waiting[0]
         return None
 
-    def undecided(self) -> list[int]:
-        """List the paused trials that may still belong to the frontier, highest level and best first.
+    def undecided(self) -> Iterator[int]:
+        """Give the paused trials that may still belong to the frontier, highest level and best first.
 
         The guard: a trial is given up only if its optimistic final point lies in the region that
-        the complete trials' pessimistic points dominate.
+        the complete trials' pessimistic points dominate. Each is looked for when it is asked for: take the
+        first ones, and ask anew after an event.
         """
-        front = self._front("high")
-        kept: list[int] = []
         for level in reversed(range(self.num_levels - 1)):
-            waiting = list(self._candidates(level))
-            if not waiting:
-                continue
-            predicted = self.predict(waiting)
-            optimistic = predicted.mean - _SURE * predicted.deviation
-            for trial, point in zip(waiting, optimistic, strict=True):
-                beaten = ((front <= point).all(axis=1) & (front < point).any(axis=1)).any()
-                if not beaten:
-                    kept.append(trial)
-        return kept
+            if self._levels[level].waiting:
+                yield from self._kept.get(level, self._state(level), partial(self._undecided, level))
 
     def predict(self, trials: list[int]) -> Prediction:
         """Predict final points: the last reading plus what complete trials gained from that level on.
@@ -266,6 +304,10 @@ class Race:
         """Say whether a trial has come to any level yet."""
         return self._trials[trial].level >= 0
 
+    def is_new(self, trial: int, level: int) -> bool:
+        """Say whether a report of a trial at a level would be its first there or past it."""
+        return level > self._trials[trial].level
+
     def complete(self) -> list[int]:
         """List the trials that reported at the last level, in that order."""
         return list(self._levels[-1].trials)
@@ -280,30 +322,70 @@ class Race:
 
     # ------------------------------------------------------------ inside
 
+    def _enter(self, trial: int, level: int, reading: Reading) -> _Trial:
+        one = self._trials[trial]
+        one.level = level
+        one.readings[level] = reading
+        self._levels[level].append(trial, reading)
+        if level == self.num_levels - 1:
+            for earlier, before in one.readings.items():
+                self._levels[earlier].gains.append(np.subtract(reading.value, before.value))
+        return one
+
+    def _decide(self, trial: int, level: int, reading: Reading) -> Verdict:
+        one = self._enter(trial, level, reading)
+        if self._is_over_a_limit(level, reading):
+            self._move(trial, one, "ended")
+            return "infeasible"
+        if level == self.num_levels - 1:
+            self._move(trial, one, "ended")
+            return "done"
+        self._move(trial, one, "paused")  # for the comparison it is one of those that wait
+        allowed = self._allowed(level)
+        if allowed > 0 and trial in self._candidates(level)[:allowed]:
+            self._move(trial, one, "running")
+            self._levels[level].gone_on += 1
+            return "continue"
+        return "pause"
+
     def _move(self, trial: int, one: _Trial, state: Literal["running", "paused", "ended"]) -> None:
         """Change a trial's state, and what follows from it."""
         if one.level >= 0:
-            self._levels[one.level].waiting.pop(trial, None)
+            self._levels[one.level].leave(trial)
         self._running.pop(trial, None)
         one.state = state
         if state == "running":
             self._running[trial] = None
         elif state == "paused":
-            here = self._levels[one.level]
-            here.waiting[trial] = len(here.trials) - 1
-        self._version += 1
+            self._levels[one.level].wait(trial)
 
     def _allowed(self, level: int) -> int:
         here = self._levels[level]
         return len(here.trials) // self._eta - here.gone_on
 
+    def _state(self, level: int) -> Hashable:
+        """What everything that is said about the trials of a level follows from."""
+        return self._levels[level].version, len(self._levels[-1].trials), self._learnt_from(level)
+
+    def _learnt_from(self, level: int) -> Hashable:
+        """What the gain from a level on follows from: complete trials, or all reports while they are too few."""
+        num = len(self._levels[level].gains)
+        return num if num >= 2 else -1 - sum(len(one.trials) for one in self._levels)
+
     def _candidates(self, level: int) -> tuple[int, ...]:
-        """Order the paused trials of a level, best first; computed once after each event."""
-        version, ranked = self._ranked.get(level, (-1, ()))
-        if version != self._version:
-            ranked = self._rank(level)
-            self._ranked[level] = (self._version, ranked)
-        return ranked
+        """Order the paused trials of a level, best first."""
+        return self._ranked.get(level, self._state(level), partial(self._rank, level))
+
+    def _undecided(self, level: int) -> tuple[int, ...]:
+        here = self._levels[level]
+        rows = np.fromiter(here.waiting.values(), dtype=np.int64, count=len(here.waiting))
+        gain, spread = self._gain(level)
+        optimistic = here.values[rows] + gain - _SURE * np.sqrt(spread**2 + here.errors[rows] ** 2)
+        beaten = np.zeros(len(rows), dtype=bool)
+        for point in self._front("high"):
+            beaten |= (point <= optimistic).all(axis=1) & (point < optimistic).any(axis=1)
+        kept = {trial for trial, gone in zip(here.waiting, beaten, strict=True) if not gone}
+        return tuple(trial for trial in self._candidates(level) if trial in kept) if kept else ()
 
     def _rank(self, level: int) -> tuple[int, ...]:
         """Order by front; among the first fronts by spread, or by expected improvement once it can be said.
@@ -322,8 +404,8 @@ class Race:
         num_head = int(np.searchsorted(fronts[order], last_front, side="right"))
         head, tail = order[:num_head], order[num_head:]
         places = best_first(values[head])
-        if len(self._levels[-1].trials) >= self._min_complete:
-            front = self._front("value")
+        front = self._front("value")
+        if len(front) > 0 and len(self._levels[-1].trials) >= self._min_complete:
             gain, spread = self._gain(level)
             there = here.values + gain
             worst = np.maximum(front.max(axis=0), there.max(axis=0))
@@ -338,22 +420,50 @@ class Race:
 
     def _front(self, end: Literal["value", "high"]) -> Float[np.ndarray, "points objectives"]:
         """The frontier of the complete trials that keep every limit."""
+        return self._fronts.get(end, len(self._levels[-1].trials), partial(self._frontier, end))
+
+    def _frontier(self, end: Literal["value", "high"]) -> Float[np.ndarray, "points objectives"]:
         last = self.num_levels - 1
         readings = [self._trials[t].readings[last] for t in self._levels[last].trials]
         kept = [r for r in readings if all(m is None or v <= m for v, m in zip(r.value, self._limits, strict=True))]
         values = np.array([getattr(r, end) for r in kept], dtype=float).reshape(-1, self._num_objectives)
         return np.asarray(values[non_dominated(values)])
 
+    def _is_over_a_limit(self, level: int, reading: Reading) -> bool:
+        """Whether the final value of an objective will surely be over its limit.
+
+        An interval says how sure a reading is, not what a trial will still gain, so before the last level
+        it decides for fixed objectives only. For the others a gain is added that is more optimistic than
+        97.5 % (a prediction interval by Student's t) of those that complete trials made from here on, and no
+        trial is over a limit while fewer than three of these are known. (Ours.)
+        """
+        bounds = [(j, limit) for j, limit in enumerate(self._limits) if limit is not None]
+        last = level == self.num_levels - 1
+        if any(reading.low[j] > limit for j, limit in bounds if last or j in self._fixed):
+            return True
+        changing = [(j, limit) for j, limit in bounds if j not in self._fixed and reading.value[j] > limit]
+        if last or not changing or (num := len(gains := self._gains(level))) < _FEWEST:
+            return False
+        from scipy.special import stdtrit
+
+        error = float(stdtrit(num - 1, _SURELY)) * math.sqrt(1 + 1 / num) * gains.std(axis=0, ddof=1)
+        mean = gains.mean(axis=0)
+        return any(
+            reading.value[j] + mean[j] - math.hypot(error[j], reading.value[j] - reading.low[j]) > limit
+            for j, limit in changing
+        )
+
     def _gain(self, level: int) -> tuple[np.ndarray, np.ndarray]:
         """Mean and deviation of (final value - value at the level) over the complete trials."""
-        last = self.num_levels - 1
-        pairs = [
-            (one.readings[level].value, one.readings[last].value)
-            for one in (self._trials[t] for t in self._levels[last].trials)
-            if level in one.readings
-        ]
-        if len(pairs) < 2:
+        return self._gained.get(level, self._learnt_from(level), partial(self._learn, level))
+
+    def _learn(self, level: int) -> tuple[np.ndarray, np.ndarray]:
+        gains = self._gains(level)
+        if len(gains) < 2:
             seen = np.concatenate([one.values for one in self._levels])
             return np.zeros(self._num_objectives), np.ptp(seen, axis=0)
-        gains = np.array([np.subtract(final, early) for early, final in pairs])
         return gains.mean(axis=0), gains.std(axis=0, ddof=1)
+
+    def _gains(self, level: int) -> Float[np.ndarray, "complete objectives"]:
+        """Final value - value at the level, of each complete trial that reported there."""
+        return np.array(self._levels[level].gains).reshape(-1, self._num_objectives)

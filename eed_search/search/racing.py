@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int
 
 from eed_search.core.cost import latency_of
 from eed_search.core.ledger import RungReport, RunView
@@ -33,6 +33,29 @@ _ROBUST, _LATENCY = 0, 1  # places of both in a reading
 _SURE, _FEWEST = 0.975, 3  # share of gains that lie below the optimistic one; finished trials to learn gains from
 
 
+@dataclass(frozen=True)
+class _Finished:
+    """What the finished trials had at one rung; an array has one entry for each.
+
+    Attributes:
+        numbers: The trials.
+        latency: In the end.
+        gains: Robust accuracy in the end minus that at the rung.
+        num_right: Images that stayed right at the rung.
+        sizes: Images that it was measured on.
+        mean: Of the gains.
+        error: How far one more gain may lie from the mean.
+    """
+
+    numbers: list[int]
+    latency: Float[np.ndarray, " trials"]
+    gains: Float[np.ndarray, " trials"]
+    num_right: Int[np.ndarray, " trials"]
+    sizes: Int[np.ndarray, " trials"]
+    mean: float
+    error: float
+
+
 class Racing:
     """What a search's trials have reported, and who goes on.
 
@@ -45,9 +68,13 @@ class Racing:
         self._kind: LatencyKind = kind
         self._race = Race(len(_SIGNS), len(RUNGS) + 1, eta=eta)
         self._readings: list[tuple[int, int, Reading]] = []
+        self._first: dict[tuple[int, int], Reading] = {}  # by trial and rung
         self._right: dict[tuple[int, int], Bool[np.ndarray, " samples"]] = {}  # by trial and rung
         self._done: dict[int, Reading] = {}
         self._next_rung: dict[int, int] = {}
+        # Each with the number of finished trials that it was found with: what these had at a rung, and who is behind.
+        self._at_rung: dict[int, tuple[int, _Finished | None]] = {}
+        self._known_behind: dict[tuple[int, int], tuple[int, bool]] = {}
 
     @classmethod
     def replay(cls, view: RunView, eta: int) -> Racing:
@@ -88,7 +115,7 @@ class Racing:
             raise ValueError(f"trial {number}: {report.metrics} at rung {rung} lacks a finite metric")
         self._next_rung[number] = rung + 1
         self._right[number, rung] = unpack_bits(report.robust_hex, report.num_samples)
-        self._readings.append((number, rung, reading))
+        self._note(number, rung, reading)
         return self._race.report(number, rung, reading)
 
     def resumed(self, number: int) -> None:
@@ -99,12 +126,12 @@ class Racing:
         """A trial came to its end; one that is done is what others are held against, one given up only teaches."""
         if record.outcome == "done" and record.measurement is not None:
             reading = _reading(record.measurement, self._kind)
-            self._readings.append((record.number, len(RUNGS), reading))
+            self._note(record.number, len(RUNGS), reading)
             self._done[record.number] = reading
             self._race.report(record.number, len(RUNGS), reading)
         elif (stop := record.stop) is not None:
             values = (-stop.robust_accuracy, stop.latency_ms.value)
-            self._readings.append((record.number, len(RUNGS), Reading(values, values, values)))
+            self._note(record.number, len(RUNGS), Reading(values, values, values))
         self._race.end(record.number)
 
     # ------------------------------------------------------------ questions
@@ -137,33 +164,55 @@ class Racing:
         that of one more gain (a prediction interval by Student's t). With fewer than three finished
         trials nobody is behind. (Ours.)
         """
-        from scipy.special import stdtrit
-
         rung = self._next_rung[number] - 1
-        right, latency = self._right[number, rung], self._at(number, rung).value[_LATENCY]
-        gains = {
-            n: self._at(n, rung).value[_ROBUST] - end.value[_ROBUST]
-            for n, end in self._done.items()
-            if (n, rung) in self._right
-        }
-        num = len(gains)
-        if num < _FEWEST:
+        known = self._known_behind.get((number, rung))
+        if known is None or known[0] != len(self._done):
+            known = self._known_behind[number, rung] = (len(self._done), self._compare(number, rung))
+        return known[1]
+
+    def _compare(self, number: int, rung: int) -> bool:
+        done = self._finished(rung)
+        if done is None:
             return False
-        mean, spread = np.mean(list(gains.values())), np.std(list(gains.values()), ddof=1)
-        error = float(stdtrit(num - 1, _SURE) * spread * math.sqrt(1 + 1 / num))
-        for other, end in self._done.items():
-            theirs = self._right.get((other, rung))
-            # Other images than before: the run was resumed although its data or their number had changed.
-            if theirs is None or theirs.shape != right.shape or end.value[_LATENCY] > latency:
-                continue
-            difference, _, high = paired_difference(right, theirs)
-            expected = difference + float(mean) - gains[other]
-            if expected + math.hypot(high - difference, error) < 0:
+        right, latency = self._right[number, rung], self._at(number, rung).value[_LATENCY]
+        # Other images than before: the run was resumed although its data or their number had changed.
+        comparable = (done.sizes == right.size) & (done.latency <= latency)
+        expected = (int(right.sum()) - done.num_right) / right.size + done.mean - done.gains
+        for i in np.flatnonzero(comparable & (expected + done.error < 0)):  # the others' interval is wider still
+            difference, _, high = paired_difference(right, self._right[done.numbers[i], rung])
+            if expected[i] + math.hypot(high - difference, done.error) < 0:
                 return True
         return False
 
+    def _finished(self, rung: int) -> _Finished | None:
+        """What finished trials had at a rung, and gained from there on; none while there are too few."""
+        before = self._at_rung.get(rung)
+        if before is not None and before[0] == len(self._done):
+            return before[1]
+        found = None
+        numbers = [n for n in self._done if (n, rung) in self._right]
+        if (num := len(numbers)) >= _FEWEST:
+            from scipy.special import stdtrit
+
+            gains = np.array([self._at(n, rung).value[_ROBUST] - self._done[n].value[_ROBUST] for n in numbers])
+            found = _Finished(
+                numbers,
+                np.array([self._done[n].value[_LATENCY] for n in numbers]),
+                gains,
+                np.array([int(self._right[n, rung].sum()) for n in numbers]),
+                np.array([self._right[n, rung].size for n in numbers]),
+                float(np.mean(gains)),
+                float(stdtrit(num - 1, _SURE) * np.std(gains, ddof=1) * math.sqrt(1 + 1 / num)),
+            )
+        self._at_rung[rung] = (len(self._done), found)
+        return found
+
+    def _note(self, number: int, rung: int, reading: Reading) -> None:
+        self._readings.append((number, rung, reading))
+        self._first.setdefault((number, rung), reading)
+
     def _at(self, number: int, rung: int) -> Reading:
-        return next(reading for n, r, reading in self._readings if (n, r) == (number, rung))
+        return self._first[number, rung]
 
     def readings(self) -> Iterator[tuple[int, int, tuple[float, ...]]]:
         """Give trial, rung (the last one is the end) and both objectives, minimised, of every report in order."""

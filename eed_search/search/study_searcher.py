@@ -8,7 +8,8 @@ objectives known beforehand, one third a sampler.
 
 from __future__ import annotations
 
-import json
+import pickle
+import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,18 +20,31 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from eed_search.core.errors import SpecError
 from eed_search.core.records import metric_problem
 from eed_search.core.store import write_atomic
-from eed_search.search.model import Model, Observation, Params, Space
+from eed_search.search.arguments import (
+    Mode,
+    count_problems,
+    level_problems,
+    limit_problems,
+    metric_problems,
+    name_problems,
+)
+from eed_search.search.model import Model, Observation, Params, RandomTrial, Space
 from eed_search.search.pareto_racing import ParetoRacing
-from eed_search.search.samplers import PORTFOLIO, make_sampler
+from eed_search.search.samplers import PORTFOLIO, SAMPLERS, make_sampler
 
-Mode = Literal["max", "min"]
+_SEARCHER = "searcher"  # attribute of an Optuna trial: whose it is, as others may use the study too
+_KEPT = ("_name", "_num_proposed", "_observations", "_reached", "_final")  # what `save` writes as it is
 _EXPLORES = 3  # every third proposal of the portfolio is the sampler's
 
 
 class StudySearcher(Searcher):
     """Proposes trials and tells Optuna how they ended.
+
+    Ray writes its state along with the trials' and gives both back in `tune.Tuner.restore`; what came after
+    its last write is lost. `space`, `known` and `cost` are pickled with the searcher.
 
     Args:
         space: Draws a configuration from an Optuna trial (define by run).
@@ -43,11 +57,16 @@ class StudySearcher(Searcher):
         scheduler: Whose paused trials leave room, and whose promotions take it before a fresh proposal.
         startup: Proposals that the sampler makes before the model is asked.
         known: Metrics of a configuration that are exact before it runs, by name.
-        limits: By metric, the worst value that is allowed.
+        limits: By metric, the worst final value that is allowed. Optuna is told by how much a complete trial broke it;
+            of a trial that was stopped before, only where the metric is known or one of the scheduler's fixed ones.
         resource: The reported number that says how far a trial is; none when every report is final.
         levels: Values of the resource at which trials are compared; the last completes a trial.
         cost: What a configuration would still cost; the model divides by it.
         study: Of the same metrics and directions; one in memory by default.
+
+    Raises:
+        SpecError: All that is wrong with the arguments, at once. To see which metrics are known, one configuration is
+            drawn.
     """
 
     def __init__(
@@ -69,6 +88,26 @@ class StudySearcher(Searcher):
         study: optuna.Study | None = None,
     ) -> None:
         super().__init__()
+        problems = metric_problems(metrics) + limit_problems(metrics, limits or {})
+        if resource is not None:
+            problems += level_problems(metrics, resource, levels)
+        elif levels:
+            problems.append(f"levels: {list(levels)} of what? name the resource that says how far a trial is")
+        if sampler not in SAMPLERS:
+            problems.append(f"sampler: {sampler!r} is unknown; allowed: {', '.join(sorted(SAMPLERS))}")
+        problems += count_problems("seed", seed, 0, "the same one gives the same proposals")
+        problems += count_problems("startup", startup, 0, "so many proposals come before the model's")
+        if num_trials is not None:
+            problems += count_problems("num_trials", num_trials, 1, "leave it out for no end")
+        if max_concurrent is not None:
+            problems += count_problems("max_concurrent", max_concurrent, 1, "leave it out for no limit")
+        if known is not None:
+            drawn = space(RandomTrial(np.random.default_rng(seed if seed >= 0 else 0)))
+            problems += name_problems("known", known(drawn), metrics)
+        if study is not None:
+            problems += _study_problems(study, metrics)
+        if problems:
+            raise SpecError(problems)
         self._space, self._sampler_name, self._seed = space, sampler, seed
         self._signs = {name: 1.0 if mode == "min" else -1.0 for name, mode in metrics.items()}
         self._num_trials, self._max_concurrent, self._startup = num_trials, max_concurrent, startup
@@ -76,9 +115,14 @@ class StudySearcher(Searcher):
         self._resource, self._levels = resource, tuple(levels)
         self._study = study or _memory_study(metrics)
         self._open: dict[str, optuna.Trial] = {}
+        self._told: set[int] = set()  # open ones that Optuna was told of before the search was cut off
+        self._name = uuid.uuid4().hex
         self._scheduler = scheduler
+        self._known = known
+        self._final = set(scheduler.fixed if scheduler else ())  # metrics that are final in every report
         self._num_proposed = 0
         self._observations: list[Observation] = []
+        self._reached: dict[int, int] = {}  # by trial: the highest level that it has reported at
         names = list(self._signs)
         self._model = Model(
             space,
@@ -112,9 +156,13 @@ class StudySearcher(Searcher):
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._study.sampler = make_sampler(self._sampler_name, self._seed, number, self._startup)
         trial = self._study.ask()
+        trial.set_user_attr(_SEARCHER, self._name)
         self._open[trial_id] = trial
         self._num_proposed += 1
-        return self._space(trial)
+        config = self._space(trial)
+        if self._known is not None:
+            self._final.update(self._known(config))
+        return config
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Let the model learn from a report."""
@@ -131,7 +179,7 @@ class StudySearcher(Searcher):
         if result:
             self._observe(trial_id, result)
         trial = self._open.pop(trial_id, None)
-        if trial is None:
+        if trial is None or trial.number in self._told:
             return
         if error:
             self._study.tell(trial, state=TrialState.FAIL)
@@ -144,21 +192,45 @@ class StudySearcher(Searcher):
             trial.set_user_attr("reason", problems[0])
             self._study.tell(trial, state=TrialState.FAIL)
             return
-        for name in self._limits:
-            trial.set_constraint(name, self._excess(name, result[name]))
         complete = not self._levels or self._level(result) == len(self._levels) - 1
+        for name in self._limits:
+            if complete or name in self._final:
+                trial.set_constraint(name, self._excess(name, result[name]))
         if complete and all(self._keeps(name, result[name]) for name in self._limits):
             self._study.tell(trial, [float(result[name]) for name in self._signs])
         else:
             self._study.tell(trial, state=TrialState.PRUNED)
 
     def save(self, checkpoint_path: str) -> None:
-        """Write how many trials were proposed, as JSON; the study holds the rest."""
-        write_atomic(Path(checkpoint_path), json.dumps({"num_proposed": self._num_proposed}).encode())
+        """Write what was proposed, reported and told so far; Ray asks for it whenever it writes its own state."""
+        kept = {name: getattr(self, name) for name in _KEPT}
+        numbers = {trial_id: trial.number for trial_id, trial in self._open.items()}
+        state = {"kept": kept, "open": numbers, "trials": self._study.get_trials(deepcopy=False)}
+        write_atomic(Path(checkpoint_path), pickle.dumps(state))
 
     def restore(self, checkpoint_path: str) -> None:
-        """Read what `save` wrote."""
-        self._num_proposed = int(json.loads(Path(checkpoint_path).read_text())["num_proposed"])
+        """Take up what `save` wrote.
+
+        A study in memory gets back the trials it had then. In a stored one, trials of this searcher that
+        are RUNNING but were proposed later become FAIL, since Ray does not know them any more; one that ended
+        later keeps what it was told, however it ends this time.
+        """
+        state = pickle.loads(Path(checkpoint_path).read_bytes())
+        for name, value in state["kept"].items():
+            setattr(self, name, value)
+        for trial in state["trials"][len(self._study.get_trials(deepcopy=False)) :]:
+            self._study.add_trial(trial)
+        # A trial's sampler is told that it begins; this one does nothing then.
+        self._study.sampler = optuna.samplers.RandomSampler()
+        numbers = {number: trial_id for trial_id, number in state["open"].items()}
+        self._open, self._told = {}, set()
+        for trial in self._study.get_trials(deepcopy=False):
+            if trial.number in numbers:
+                self._open[numbers[trial.number]] = optuna.Trial(self._study, trial._trial_id)
+                if trial.state.is_finished():
+                    self._told.add(trial.number)
+            elif trial.state == TrialState.RUNNING and trial.user_attrs.get(_SEARCHER) == self._name:
+                self._study.tell(trial.number, state=TrialState.FAIL)
 
     # ------------------------------------------------------------ inside
 
@@ -178,9 +250,9 @@ class StudySearcher(Searcher):
         if trial is None or any(metric_problem(name, result.get(name)) for name in self._signs):
             return
         level = self._level(result) if self._levels else 0
-        seen = (trial.number, level)
-        if level < 0 or (self._observations and any((o.trial, o.level) == seen for o in self._observations[-8:])):
-            return
+        if level <= self._reached.get(trial.number, -1):
+            return  # as in the race, the first report at a level or past it is the one that counts
+        self._reached[trial.number] = level
         values = tuple(sign * float(result[name]) for name, sign in self._signs.items())
         self._observations.append(Observation(trial.number, dict(trial.params), level, values))
 
@@ -198,7 +270,15 @@ class StudySearcher(Searcher):
 
 def _memory_study(metrics: Mapping[str, Mode]) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    directions: list[Literal["maximize", "minimize"]] = [
-        "maximize" if mode == "max" else "minimize" for mode in metrics.values()
-    ]
-    return optuna.create_study(directions=directions)
+    return optuna.create_study(directions=_directions(metrics))
+
+
+def _directions(metrics: Mapping[str, Mode]) -> list[Literal["maximize", "minimize"]]:
+    return ["maximize" if mode == "max" else "minimize" for mode in metrics.values()]
+
+
+def _study_problems(study: optuna.Study, metrics: Mapping[str, Mode]) -> list[str]:
+    has, needed = [direction.name.lower() for direction in study.directions], _directions(metrics)
+    if has == needed:
+        return []
+    return [f"study: directions {', '.join(has)}; the metrics {', '.join(metrics)} need {', '.join(needed)}"]

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from ray import tune
+from ray.tune.error import TuneError
 from ray.tune.search import Searcher
 
 from eed_search.core.errors import SpecError
-from eed_search.search import ParetoRacing
+from eed_search.search import ParetoRacing, StudySearcher
 from eed_search.search.pareto_racing import reading_of
 from eed_search.search.ray_glue import local_ray
 from eed_search.search.simulator import Simulation, simulate
@@ -94,9 +96,16 @@ def test_both_ends_of_a_frontier_survive() -> None:
     assert epochs["strong"] == 9
 
 
-def test_a_trial_that_surely_breaks_a_limit_is_stopped_at_its_first_level() -> None:
-    epochs = play(racing(limits={"cost": 3.0}), [{"name": "dear", "best": 1.0, "cost": 4.0}, *GRID])
+def test_a_trial_that_breaks_the_limit_of_a_fixed_metric_is_stopped_at_its_first_level() -> None:
+    epochs = play(racing(limits={"cost": 3.0}, fixed=["cost"]), [{"name": "dear", "best": 1.0, "cost": 4.0}, *GRID])
     assert epochs["dear"] == 1
+
+
+def test_a_limit_is_one_of_the_final_value() -> None:
+    """All begin below it, at half of what they come to, and no epoch of any tells that it would end above."""
+    ladder = [{"name": f"{i}", "best": 0.91 + 0.02 * i, "cost": 1.0 + i} for i in range(4)]
+    epochs = play(racing(limits={"accuracy": 0.85}), ladder)
+    assert set(epochs.values()) == {9}
 
 
 def test_the_same_trials_race_the_same_each_time() -> None:
@@ -132,6 +141,20 @@ def test_everything_wrong_with_the_arguments_is_said_at_once() -> None:
     text = str(caught.value)
     for told in ("two to four", "'up'", "resource: a is a metric", "each above the one before", "eta: 1", "limits.b"):
         assert told in text
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"limits": {"cost": float("nan")}}, "limits.cost: nan is no finite number"),
+        ({"fixed": ["latency"]}, "fixed.latency: no such metric; allowed: accuracy, cost"),
+        ({"min_complete": 0}, "min_complete: 0 is no whole number from 1 on"),
+        ({"min_complete": 2.5}, "min_complete: 2.5 is no whole number from 1 on"),
+    ],
+)
+def test_a_limit_or_a_count_that_says_nothing_is_refused(wrong: dict[str, Any], told: str) -> None:
+    with pytest.raises(SpecError, match=told):
+        racing(**wrong)
 
 
 def test_five_metrics_are_refused() -> None:
@@ -173,3 +196,59 @@ def test_ray_pauses_resumes_and_stops_as_the_race_says(tmp_path: Path) -> None:
     assert set(epochs.values()) <= set(LEVELS)
     assert sum(e > 1 for e in epochs.values()) == 4  # twelve came, a third went on
     assert epochs["8"] == 9
+
+
+class CutOff(tune.Callback):
+    """Ends the search with an exception at the n-th report, once."""
+
+    def __init__(self, at: int, marker: Path) -> None:
+        self.left, self.marker = at, marker
+
+    def on_trial_result(self, *args: Any, **options: Any) -> None:
+        self.left -= 1
+        if self.left == 0 and not self.marker.exists():
+            self.marker.touch()
+            raise RuntimeError("cut off")
+
+
+def space(trial: Any) -> dict[str, Any]:
+    """Twelve trials that all cost the same; accuracy is up to chance."""
+    return {"best": trial.suggest_float("best", 0.1, 0.9), "cost": 1.0}
+
+
+def test_a_restored_search_goes_on_with_its_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of twelve trials a third goes on, though the search was cut off in their midst; and Optuna knows how all ended."""
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    study = optuna.create_study(storage=storage, study_name="race", directions=["maximize", "minimize"])
+    scheduler = racing(finish_undecided=False)
+    searcher = StudySearcher(
+        space,
+        METRICS,  # type: ignore[arg-type]
+        sampler="random",
+        num_trials=12,
+        resource="epoch",
+        levels=LEVELS,
+        scheduler=scheduler,
+        study=study,
+    )
+    with local_ray():
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(search_alg=searcher, scheduler=scheduler, num_samples=-1, reuse_actors=True),
+            run_config=tune.RunConfig(
+                name="race", storage_path=str(tmp_path), verbose=0, callbacks=[CutOff(12, tmp_path / "cut")]
+            ),
+        )
+        with pytest.raises(TuneError, match="cut off"):
+            tuner.fit()
+        results = tune.Tuner.restore(str(tmp_path / "race"), trainable=trainable).fit()
+    assert not results.errors
+    reached = {r.config["best"]: r.metrics["epoch"] for r in results if r.config and r.metrics}
+    assert len(reached) == 12
+    assert set(reached.values()) <= set(LEVELS)
+    assert sum(epoch > 1 for epoch in reached.values()) == 4
+    assert max(reached) in [best for best, epoch in reached.items() if epoch > 1]
+    states = [trial.state.name for trial in optuna.load_study(storage=storage, study_name="race").trials]
+    assert "RUNNING" not in states
+    assert states.count("COMPLETE") == sum(epoch == 9 for epoch in reached.values())

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import TrialState
+from ray import cloudpickle
 from ray.tune.search import Searcher
 
+from eed_search.core.errors import SpecError
 from eed_search.search import ParetoRacing, StudySearcher
 from eed_search.search.samplers import SAMPLERS
 from eed_search.search.simulator import simulate
@@ -35,6 +38,46 @@ def searcher(**options: Any) -> tuple[StudySearcher, optuna.Study]:
 
 def report(epoch: int, **changes: Any) -> dict[str, Any]:
     return {"accuracy": 0.5, "cost": 2.0, "epoch": epoch} | changes
+
+
+def test_everything_wrong_with_the_arguments_is_said_at_once() -> None:
+    with pytest.raises(SpecError) as caught:
+        StudySearcher(
+            space,
+            {"a": "up", "b": "max", "c": "max", "d": "min", "e": "min"},  # type: ignore[dict-item]
+            sampler="tpee",
+            seed=-1,
+            num_trials=0,
+            max_concurrent=0,
+            startup=-1,
+            known=lambda config: {"latency": 1.0},
+            limits={"f": 1.0, "b": float("nan")},
+            resource="a",
+            levels=(3, 1),
+            study=optuna.create_study(directions=["minimize", "minimize"]),
+        )
+    text = str(caught.value)
+    for told in (
+        "metrics: 5 given (a, b, c, d, e); two to four are allowed",
+        "metrics.a: direction 'up' is not allowed; take 'max' or 'min'",
+        "sampler: 'tpee' is unknown; allowed: gp, nsga2, portfolio, qmc, random, tpe",
+        "seed: -1 is no whole number from 0 on",
+        "num_trials: 0 is no whole number from 1 on",
+        "max_concurrent: 0 is no whole number from 1 on",
+        "startup: -1 is no whole number from 0 on",
+        "known.latency: no such metric; allowed: a, b, c, d, e",
+        "limits.f: no such metric",
+        "limits.b: nan is no finite number",
+        "resource: a is a metric too",
+        "levels: [3, 1] must be one or more finite numbers",
+        "study: directions minimize, minimize; the metrics a, b, c, d, e need",
+    ):
+        assert told in text
+
+
+def test_levels_without_a_resource_are_refused() -> None:
+    with pytest.raises(SpecError, match="name the resource that says how far a trial is"):
+        searcher(resource=None)
 
 
 def test_a_complete_trial_is_told_with_its_values() -> None:
@@ -77,6 +120,36 @@ def test_over_a_limit_is_pruned_with_the_excess() -> None:
     assert list(study.trials[0].constraints.values()) == [0.5]
 
 
+def test_of_a_trial_stopped_early_only_what_is_final_is_told_as_an_excess() -> None:
+    """Accuracy may still grow; the cost is known before the trial runs."""
+    one, study = searcher(limits={"cost": 1.5, "accuracy": 0.9}, known=lambda c: {"cost": c["n"]})
+    one.suggest("a")
+    one.on_trial_complete("a", report(1))
+    assert study.trials[0].state == TrialState.PRUNED
+    assert list(study.trials[0].constraints.values()) == [0.5]
+
+
+def test_the_first_report_at_a_level_or_past_it_is_the_one_to_learn_from() -> None:
+    """Epoch 20 is past the second level as epoch 9 was, whatever others have reported meanwhile."""
+    one, _ = searcher(levels=(3, 9, 27))
+    for trial in "abcdefghijkl":
+        one.suggest(trial)
+    for epoch in range(1, 28):
+        for trial in "abcdefghijkl":
+            one.on_trial_result(trial, report(epoch, accuracy=epoch / 100))
+    learnt = [(o.trial, o.level, -o.values[0]) for o in one._observations]
+    assert learnt == [(n, k, epoch / 100) for k, epoch in enumerate((3, 9, 27)) for n in range(12)]
+
+
+def test_a_report_at_a_lower_level_than_before_teaches_nothing() -> None:
+    """A trial that failed goes on from its last checkpoint and says again what it said."""
+    one, _ = searcher()
+    one.suggest("a")
+    for epoch in (1, 3, 1, 3):
+        one.on_trial_result("a", report(epoch))
+    assert [o.level for o in one._observations] == [0, 1]
+
+
 def test_it_ends_after_its_trials_and_waits_while_enough_run() -> None:
     one, _ = searcher(num_trials=3, max_concurrent=2)
     assert isinstance(one.suggest("a"), dict)
@@ -86,6 +159,56 @@ def test_it_ends_after_its_trials_and_waits_while_enough_run() -> None:
     assert isinstance(one.suggest("c"), dict)
     one.on_trial_complete("b", report(9))
     assert one.suggest("d") == Searcher.FINISHED
+
+
+def _cut_off_and_restored(one: StudySearcher, tmp_path: Path, before: bytes) -> StudySearcher:
+    one.save(str(tmp_path / "state"))
+    again: StudySearcher = cloudpickle.loads(before)  # as Ray does: what it was before the search began
+    again.restore(str(tmp_path / "state"))
+    return again
+
+
+def test_a_restored_searcher_knows_its_trials_and_their_reports(tmp_path: Path) -> None:
+    """With a study in memory, which was pickled empty."""
+    one, _ = searcher(sampler="portfolio", startup=3, num_trials=8)
+    before = cloudpickle.dumps(one)
+    for number in range(5):
+        one.suggest(f"{number}")
+        one.on_trial_result(f"{number}", report(1, accuracy=number / 10))
+    one.on_trial_complete("0", report(9))
+    one.on_trial_complete("1", report(3))
+    again = _cut_off_and_restored(one, tmp_path, before)
+    for either in (one, again):
+        either.on_trial_complete("2", report(9, accuracy=0.7))
+    assert [again.suggest(f"{n}") for n in range(5, 9)] == [one.suggest(f"{n}") for n in range(5, 9)]
+    assert [(t.number, t.state, t.values) for t in again._study.trials] == [
+        (t.number, t.state, t.values) for t in one._study.trials
+    ]
+
+
+def test_trials_that_ray_lost_become_failures_and_those_of_others_stay(tmp_path: Path) -> None:
+    """After the last write one trial was proposed and another told; the study is shared and stored."""
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    study = optuna.create_study(storage=storage, study_name="one", directions=["maximize", "minimize"])
+    one, _ = searcher(study=study)
+    before = cloudpickle.dumps(one)
+    one.suggest("known")
+    one.suggest("told")
+    one.save(str(tmp_path / "state"))
+    one.on_trial_complete("told", report(9))
+    one.suggest("lost")
+    study.ask()  # somebody else's
+    again: StudySearcher = cloudpickle.loads(before)
+    again.restore(str(tmp_path / "state"))
+    again.on_trial_complete("told", report(9, accuracy=0.9))
+    again.on_trial_complete("known", report(9, accuracy=0.6))
+    trials = optuna.load_study(storage=storage, study_name="one").trials
+    assert [(t.state.name, t.values) for t in trials] == [
+        ("COMPLETE", [0.6, 2.0]),
+        ("COMPLETE", [0.5, 2.0]),
+        ("FAIL", None),
+        ("RUNNING", None),
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(set(SAMPLERS) - {"gp"}))  # GP takes seconds; it is tried by hand
