@@ -43,7 +43,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from eed_search.core.errors import EedSearchError, RunError  # noqa: E402
-from eed_search.core.ledger import FILE_NAME, STOPPED, Ledger, RunView, read_run  # noqa: E402
+from eed_search.core.ledger import FILE_NAME, NO_RESULT, Ledger, RunView, read_run  # noqa: E402
 from eed_search.core.params import ParamValue  # noqa: E402
 from eed_search.core.records import to_json  # noqa: E402
 from eed_search.core.reported import standing  # noqa: E402
@@ -263,7 +263,7 @@ def kill_and_resume(
             view = read_run(folder)
             found.problems += _lost(ended, view, f"after kill {len(found.kills)}")
             # A trial that ended because its search was stopped has no result yet.
-            ended |= {n: t for n, t in view.trials.items() if n not in view.stopped_trials()}
+            ended |= {n: t for n, t in view.trials.items() if n not in view.without_result()}
     process = start(home, "run", where, sampler, trials)
     code = _finish(process, may_refuse=True)
     over = code == 7 and "is finished" in _tail(home / "run.log")  # before the last kill
@@ -394,7 +394,7 @@ def compare(calm: Path, killed: Path) -> list[str]:
     if [event.seq for event in events] != list(range(1, len(events) + 1)):
         problems.append("the ledger's events do not count without a gap")
     # An end that was only the search's own stop is taken back by the resume.
-    ends = Counter(e.trial for e in events if e.kind == "result" and e.data["reason"] != STOPPED)
+    ends = Counter(e.trial for e in events if e.kind == "result" and e.data["reason"] not in NO_RESULT)
     problems += [f"trial {n} has {count} ends in the ledger" for n, count in ends.items() if count > 1]
     if (was := study_of(calm, one)) != (is_ := study_of(killed, other)):
         problems.append(f"Optuna's study differs: {len(was)} and {len(is_)} trials")

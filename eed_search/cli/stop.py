@@ -91,7 +91,7 @@ def _running(home: Path, run: str | None) -> Found:
 def _tell(found: Found, home: Path) -> None:
     view = found.view
     counts = view.num_trials()
-    ended = len(view.trials) - len(view.stopped_trials())
+    ended = len(view.trials) - len(view.without_result())
     say(
         f"{view.name}: {found.state} after {duration(view.seconds)}; {ended} trials are finished, {counts['done']} done"
     )

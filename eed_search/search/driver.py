@@ -48,6 +48,7 @@ from eed_search.search.outcome import (
     failure_of,
     judge,
     number_problems,
+    out_of_time,
     reference_problem,
 )
 from eed_search.search.racing import Racing, outraced, with_earlier
@@ -79,7 +80,7 @@ class Again:
     """What a driver that takes a run up again changes, as the ledger's `resume` event keeps it.
 
     Attributes:
-        reopened: Trials that ended only because the search was stopped: they run again.
+        reopened: Trials that ended only because the search was stopped or its time was over: they run again.
         drift: What differs from before and was accepted, one line each.
         notes: What differs and is only said.
         changed: Whether the search-space file is another one now.
@@ -376,14 +377,20 @@ class _Search:
             try:
                 self.workers.side_by_side(self.pipeline, work, self)
                 if not self.stop.is_set():
-                    for number in self._proposer.paused():
-                        self._settle(outraced(number, self.view))
+                    self._settle_waiting(self._proposer)
             finally:
                 self._proposer.close()
         finally:
             close_study(study)
         self._close_open_trials()
         self._raise_if_stopped()
+
+    def _settle_waiting(self, proposer: Proposer) -> None:
+        """End the trials that still wait: others are surely better, or the time was over and nobody has judged them."""
+        judged = not proposer.out_of_time
+        for number in proposer.paused():
+            params = self.view.proposals[number]
+            self._settle(outraced(number, self.view) if judged else out_of_time(number, params))
 
     def _race(self) -> Racing | None:
         """Make the race from the ledger; a decision that was taken and not written down any more is written now."""
@@ -602,9 +609,30 @@ def work_left(view: RunView, spec: Spec) -> bool:
         view.base is None
         or controls_to_train(view, spec)
         or ended < proposed
-        or (proposed < spec.search.trials and not stalled(view, spec.search.patience))
+        or to_reopen(view, spec)
+        or (proposed < spec.search.trials and not held_up(view, spec))
         or next_final(view) is not None
     )
+
+
+def to_reopen(view: RunView, spec: Spec) -> list[int]:
+    """Number the trials whose end says nothing about them, and that go on: those of a stop; with more time, those that waited."""
+    return sorted([*view.stopped_trials(), *([] if _time_is_over(view, spec) else view.out_of_time())])
+
+
+def held_up(view: RunView, spec: Spec) -> str:
+    """Say which key keeps a run from proposing anything more, and why; nothing where none does."""
+    search = spec.search
+    if _time_is_over(view, spec):
+        return f"search.time_budget_s {search.time_budget_s:g}: {view.seconds:.0f} s are used"
+    if stalled(view, search.patience):
+        return f"search.patience {search.patience}: so many trials in a row added nothing to the hypervolume"
+    return ""
+
+
+def _time_is_over(view: RunView, spec: Spec) -> bool:
+    budget = spec.search.time_budget_s
+    return budget is not None and view.seconds >= budget
 
 
 def trial_file(number: int) -> str:

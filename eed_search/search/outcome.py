@@ -14,7 +14,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from eed_search.core.errors import FailureReason, StorageError, TrialFailure
-from eed_search.core.ledger import STOPPED
+from eed_search.core.ledger import BUDGET, STOPPED
 from eed_search.core.looks import Rival
 from eed_search.core.params import ParamValue, TrialParams
 from eed_search.core.records import Measurement, RungReading, TrialRecord, metric_problem
@@ -81,6 +81,12 @@ def judge(number: int, params: Mapping[str, ParamValue], result: Mapping[str, An
     if record.outcome == "done" and broken:
         return replace(record, outcome="infeasible", reason=broken[0])
     return record
+
+
+def out_of_time(number: int, params: Mapping[str, ParamValue]) -> TrialRecord:
+    """Write down a trial that waited at a rung when the time budget was over: nobody has judged it."""
+    text = "waited at a rung when search.time_budget_s was over; a resume with more time goes on with it"
+    return TrialRecord(number, dict(params), "pruned", BUDGET, text)
 
 
 def failure(

@@ -25,7 +25,7 @@ from eed_search.core.spec_file import SPACE_FILE, load, parse, to_text
 from eed_search.core.store import write_atomic
 from eed_search.search import origin
 from eed_search.search.claim import with_absolute_data
-from eed_search.search.driver import Again, drive, ray_workers, work_left
+from eed_search.search.driver import Again, drive, ray_workers, to_reopen, work_left
 from eed_search.search.interrupts import interrupts
 from eed_search.search.journal import Journal
 from eed_search.search.listener import Listener, Silent
@@ -98,7 +98,7 @@ def resume(
         if not view.name:  # killed before its first event
             return drive(spec, folder, pipeline, listener, there, stop)
         notes = origin.version_notes(view.facts) if left else []
-        again = Again(tuple(view.stopped_trials()), tuple(drift), tuple(notes), changed)
+        again = Again(tuple(to_reopen(view, spec)), tuple(drift), tuple(notes), changed)
         return drive(spec, folder, pipeline, listener, there, stop, again)
 
 
