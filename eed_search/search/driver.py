@@ -585,7 +585,7 @@ class _Search:
             write_report(replace(self.view, state=state), folder)
         patience = {"patience_s": _CANCEL_PATIENCE_S} if state == "cancelled" else {}
         self.journal.close_tracker(state, folder, **patience)
-        self.journal.end(state, self.stop.cause)
+        self.journal.end(state, self.stop.cause or ended_early(self.view, self.spec))
 
     def _fail(self, error: BaseException) -> None:
         """Write down why the search broke; the error itself goes on to the caller."""
@@ -628,6 +628,12 @@ def held_up(view: RunView, spec: Spec) -> str:
     if stalled(view, search.patience):
         return f"search.patience {search.patience}: so many trials in a row added nothing to the hypervolume"
     return ""
+
+
+def ended_early(view: RunView, spec: Spec) -> str:
+    """Say which key keeps a run from the trials that it lacks, as `held_up` does; nothing where nothing is lacking."""
+    lacks = len(view.proposals) < spec.search.trials or view.out_of_time()
+    return held_up(view, spec) if lacks and not to_reopen(view, spec) else ""
 
 
 def _time_is_over(view: RunView, spec: Spec) -> bool:

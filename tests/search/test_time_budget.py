@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from eed_search.core.errors import RunError
 from eed_search.core.ledger import BUDGET, FILE_NAME, Ledger, RunView, fold, read_run
 from eed_search.core.spec import Controls, Search, Spec, Threat
 from eed_search.search import LocalWorkers, Silent, proposer
@@ -224,3 +225,59 @@ def test_an_old_ledger_has_no_trials_out_of_time(tmp_path: Path) -> None:
     view = launch(tmp_path, trials=2, racing=False)
     assert read_run(tmp_path / "s").out_of_time() == view.out_of_time() == []
     assert BUDGET not in {trial.reason for trial in view.trials.values()}
+
+
+# ---------------------------------------------------------------- more trials after such an end
+
+SAME = ({"num_members": 1, "member1.size": 0.5},) * 6
+
+
+def test_patience_ends_a_search_whose_trials_add_nothing(tmp_path: Path) -> None:
+    """Six times the same first trial: the second and the third add nothing, so there is no fourth."""
+    view = launch(tmp_path, first=SAME, patience=2, racing=False)
+    assert (view.state, len(view.trials)) == ("finished", 3)
+    assert view.reason == "search.patience 2: so many trials in a row added nothing to the hypervolume"
+
+
+def test_trials_that_add_something_are_not_stalled(tmp_path: Path) -> None:
+    """Each is smaller, so faster, than the one before."""
+    sizes = (1.0, 0.8, 0.6, 0.5, 0.4, 0.3)
+    first = tuple({"num_members": 1, "member1.size": size} for size in sizes)
+    space = {"size": {"values": sizes}}
+    view = launch(tmp_path, first=first, patience=2, racing=False, trials=6, space=space)
+    assert len(view.trials) == 6
+
+
+def test_more_trials_after_an_end_by_patience_are_refused_with_the_key(tmp_path: Path) -> None:
+    """Nothing is written; a higher patience lets them be."""
+    launch(tmp_path, first=SAME, patience=2, racing=False)
+    folder = tmp_path / "s"
+    before = read_run(folder)
+    message = (
+        r"run s: is finished, with 3 trials, and proposes no more because of search\.patience 2: so many .*"
+        r" Give search\.patience a higher value, or null, in .*/s/search_space\.yaml, then `eed-search resume s`"
+    )
+    for options in ({"trials": 20}, {"trials": 12}, {}):
+        with pytest.raises(RunError, match=message):
+            go_on(folder, **options)
+    assert read_run(folder) == before
+    edit(folder, "patience: 2", "patience: 4")
+    view = go_on(folder)
+    assert 5 <= len(view.trials) < 12
+    assert view.reason.startswith("search.patience 4")
+
+
+def test_more_trials_after_an_end_by_time_are_refused_with_the_key(tmp_path: Path) -> None:
+    """A real budget, over before the first trial; more of it lets them be."""
+    view = launch(tmp_path, trials=3, time_budget_s=0.01, racing=False)
+    assert (view.state, view.trials) == ("finished", {})
+    assert view.reason.startswith("search.time_budget_s 0.01: ")
+    message = r"with 0 trials, and proposes no more because of search\.time_budget_s 0\.01: \d+ s are used\. Give"
+    for options in ({"trials": 20}, {}):
+        with pytest.raises(RunError, match=message):
+            go_on(tmp_path / "s", **options)
+    edit(tmp_path / "s", "time_budget_s: 0.01", "time_budget_s: 0.02")
+    with pytest.raises(RunError, match=message.replace("01", "02")):
+        go_on(tmp_path / "s")
+    edit(tmp_path / "s", "time_budget_s: 0.02", "time_budget_s: null")
+    assert len(go_on(tmp_path / "s").trials) == 3
