@@ -369,7 +369,9 @@ def test_mlflow_holds_every_trial(done: Done) -> None:
 def test_a_taken_name_is_refused_and_nothing_changes(done: Done) -> None:
     """A taken name is refused and nothing changes."""
     before = (done.folder / "ledger.sqlite").read_bytes()
-    with pytest.raises(RunError, match=r"--name stub-1: .* exists already \(finished\); add trials with .* --trials N"):
+    with pytest.raises(
+        RunError, match=r"--name stub-1: .* exists already \(finished\); take it to N trials in all with .* --trials N"
+    ):
         run(spec_of(), home=done.home, name="stub-1", pipeline=stub_pipeline, listener=Silent())
     assert (done.folder / "ledger.sqlite").read_bytes() == before
 
