@@ -52,7 +52,7 @@ from eed_search.search.outcome import (
     reference_problem,
 )
 from eed_search.search.racing import Racing, outraced, with_earlier
-from eed_search.search.workers import Pipeline, Work, Workers
+from eed_search.search.workers import Pipeline, Poll, Work, Workers
 
 if TYPE_CHECKING:
     from eed_search.search.proposer import Proposer
@@ -298,7 +298,12 @@ class _Search:
             self._poll()
 
         given = {"spec": self.spec, "store_root": self.home / "store"}
-        setting: Setting = self.workers.alone(self.pipeline, "prepare", given, who="dense base", poll=poll)
+        try:
+            setting: Setting = self._alone("prepare", given, "dense base", poll)
+        except TrialFailure as error:
+            if error.reason != "timeout":
+                raise
+            raise TrialFailure("timeout", f"dense base: {error}") from error
         poll()
         if problem := reference_problem(setting.base.measurement):
             raise TrialFailure("diverged", f"dense base: {problem}; take a lower base.lr or base.clip_norm")
@@ -466,10 +471,9 @@ class _Search:
             self.journal.control(control)
 
     def on_stuck(self, who: str, seconds: float) -> None:
-        """A trial or control makes no progress."""
-        self.journal.note(
-            f"{who}: no progress for {seconds:.0f} s, half of search.trial_timeout_s; errors/ holds its stacks"
-        )
+        """A trial, a control, the base or a final makes no progress."""
+        stacks = "; errors/ holds its stacks" if who.startswith("trial ") else ""
+        self.journal.note(f"{who}: no progress for {seconds:.0f} s, half of search.trial_timeout_s{stacks}")
 
     def on_step(self) -> None:
         """Some time has passed."""
@@ -505,7 +509,7 @@ class _Search:
         self._now = {one.who: name}
         try:
             given = one.arguments() | {"setting": setting}
-            found = self.workers.alone(self.pipeline, one.what, given, who=one.who, poll=self._poll)
+            found = self._alone(one.what, given, one.who, self._poll)
         except _Stopped:
             raise
         except Exception as error:
@@ -523,6 +527,13 @@ class _Search:
         return True
 
     # ------------------------------------------------------------ waiting, progress
+
+    def _alone(self, what: str, given: Mapping[str, Any], who: str, poll: Poll) -> Any:
+        """Call one function of the pipeline with the whole machine, and end it if it hangs."""
+        limit_s = self.spec.search.trial_timeout_s
+        return self.workers.alone(
+            self.pipeline, what, given, who=who, poll=poll, limit_s=limit_s, on_stuck=self.on_stuck
+        )
 
     def _poll(self) -> None:
         self._tick()

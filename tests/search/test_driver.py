@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -456,6 +457,46 @@ def test_a_trial_that_hangs_is_ended_and_not_tried_again(tmp_path: Path, monkeyp
     assert view.attempts[0] == 1
     assert any(note.startswith("trial 0: no progress for ") for note in view.notes)
     assert "in run" in (tmp_path / "hung" / "errors" / "trial-0-stacks.txt").read_text()
+
+
+def short_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: str, limit_s: float = 10.0) -> Spec:
+    """A search of three trials in which the first call of a function hangs."""
+    monkeypatch.setenv("EED_STUB_HANGS", f"{hangs}:{tmp_path / 'hung'}")
+    search = Search(trials=3, racing=False, sampler="random", trial_timeout_s=limit_s)
+    return Spec(name="s", threat=Threat(eps=0.15), search=search, controls=Controls(sizes=()))
+
+
+def test_a_measurement_that_hangs_keeps_no_other_trial_from_its_latency(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one probe measures for all: it is ended with the trial that it hung for, and starts again."""
+    spec = short_of(tmp_path, monkeypatch, "probe")
+    view = run(spec, home=tmp_path, name="s", pipeline=stub_pipeline, listener=Silent())
+    assert Counter(trial.outcome for trial in view.trials.values()) == {"done": 2, "failed": 1}
+    assert [trial.reason for trial in view.trials.values() if trial.outcome == "failed"] == ["timeout"]
+
+
+@pytest.mark.parametrize(("hangs", "note"), [("recheck", "check on fresh images"), ("final", "final latency")])
+def test_a_final_that_hangs_becomes_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: str, note: str
+) -> None:
+    """And the search goes on, as after one that failed."""
+    spec = short_of(tmp_path, monkeypatch, hangs, limit_s=5.0)
+    view = run(spec, home=tmp_path, name="s", pipeline=stub_pipeline, listener=Silent())
+    assert view.state == "finished"
+    assert view.fresh
+    assert view.latencies
+    wanted = rf".*: no {note}, .* \(no progress for \d+ s after: starting; ended\. If it was only slow, raise"
+    assert [one for one in view.notes if re.match(wanted, one)]
+
+
+def test_a_base_that_hangs_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EED_STUB_PREPARE", "sleep")
+    spec = spec_of(controls=Controls(sizes=()))
+    spec = spec.model_copy(update={"search": spec.search.model_copy(update={"trial_timeout_s": 3.0})})
+    with pytest.raises(TrialFailure, match=r"^dense base: no progress for \d+ s after: training; ended\. .* raise"):
+        run(spec, home=tmp_path, name="s", pipeline=stub_pipeline, listener=Silent())
+    assert read_run(tmp_path / "s").state == "failed"
 
 
 def test_a_base_that_fails_ends_the_search_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
