@@ -10,7 +10,7 @@ process (`LocalWorkers`); `--ray-kills` of them hit real Ray. Ledger, Optuna's s
 SQLite and the stage of the report are real in both. What must hold of every killed search:
 
 - each trial that was finished at some kill is finished at the end, with the same result;
-- trials, parameters, results, frontier and final latencies are the undisturbed search's;
+- trials, parameters, reports at rungs, decisions, rivals, results, frontier and final latencies are the undisturbed search's;
 - each trial has one end in the ledger, whose events count without a gap;
 - Optuna has each trial once, as the undisturbed study has it, and none RUNNING or WAITING;
 - MLflow has the search once and each trial, control and base once, and nothing RUNNING;
@@ -51,7 +51,7 @@ from eed_search.search.lock import driver_of  # noqa: E402
 
 Where = Literal["local", "ray"]
 RESULT = Path(__file__).parent / "results" / "kills.json"
-SAMPLERS = ("tpe", "nsga2", "qmc", "random")
+SAMPLERS = ("portfolio", "tpe", "nsga2", "qmc", "random")
 _LONGEST_S = 300.0
 _PER_SEARCH = 10  # kills of one search before it may finish
 
@@ -378,6 +378,9 @@ def compare(calm: Path, killed: Path) -> list[str]:
     for what, was, is_ in (
         ("proposals", one.proposals, other.proposals),
         ("what Optuna drew", one.drawn, other.drawn),
+        ("reports at rungs", one.reports, other.reports),
+        ("decisions", decisions(calm), decisions(killed)),
+        ("rivals", one.rivals, other.rivals),
         ("results", one.trials, other.trials),
         ("controls", one.controls, other.controls),
         ("base", one.base, other.base),
@@ -400,6 +403,12 @@ def compare(calm: Path, killed: Path) -> list[str]:
         problems.append(f"Optuna's study differs: {len(was)} and {len(is_)} trials")
     problems += [f"Optuna: trial {n} is {t[0]}" for n, t in is_.items() if t[0] in ("RUNNING", "WAITING")]
     return problems + mlflow_problems(other)
+
+
+def decisions(home: Path) -> list[tuple[int | None, int, str]]:
+    """Read trial, rung and decision of every decision of the race, in order."""
+    with Ledger(home / "run" / FILE_NAME) as ledger:
+        return [(e.trial, e.data["rung"], e.data["decision"]) for e in ledger.events() if e.kind == "decision"]
 
 
 def study_of(home: Path, view: RunView) -> dict[int, tuple[str, Any, Any, Any]]:
