@@ -15,6 +15,7 @@ from eed_search.cli.homes import Found, find_run, found_runs
 from eed_search.cli.result import command, duration, where
 from eed_search.cluster.where import Wish
 from eed_search.core.cost import attacked_speedup
+from eed_search.core.ledger import num_ended
 from eed_search.core.points import run_hypervolume
 from eed_search.core.reported import standing
 from eed_search.core.spec_file import SPACE_FILE
@@ -117,7 +118,7 @@ def lines(found: Found, home: Path) -> list[str]:
     """Describe how a search stands, for people."""
     view, now = found.view, _now(found)
     counts, total = view.num_trials(), _total(found)
-    ended = sum(counts.values()) - counts["running"]
+    ended = num_ended(counts)
     head = f"{found.folder.name}: {found.state}"
     if found.state == "running":
         driver = driver_of(found.folder)
@@ -197,4 +198,6 @@ def _total(found: Found) -> int:
 
 
 def _word(state: str, run: str) -> str:
+    if state == "paused":
+        return "waiting"  # at a rung, for the race to say who goes on
     return "under way" if state == "running" and run != "running" else state

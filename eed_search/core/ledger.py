@@ -25,7 +25,7 @@ import json
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -309,6 +309,11 @@ class RunView:
             for use in trial.stages:
                 counts.setdefault(use.stage.partition(".")[0], [0, 0])[int(use.hit)] += 1
         return {stage: (made, reused) for stage, (made, reused) in counts.items()}
+
+
+def num_ended(counts: Mapping[str, int]) -> int:
+    """Count the trials that have come to their end, from `RunView.num_trials`: none under way, none that waits at a rung."""
+    return sum(number for state, number in counts.items() if state not in ("running", "paused"))
 
 
 def fold(view: RunView, event: Event) -> None:

@@ -237,6 +237,20 @@ def test_status_of_a_search_that_patience_ended_names_the_key(home: Path) -> Non
     assert f"resume  eed-search resume d --home {home}" in lines
 
 
+def test_status_counts_trials_that_wait_apart(home: Path) -> None:
+    """Two of ten wait at their first rung: they have not ended."""
+    params: dict[int, dict[str, Any]] = {number: {"num_members": 1} for number in range(10)}
+    write_ledger(home / "e", make_view(8, name="e", state="running", proposals=params))
+    with Ledger(home / "e" / FILE_NAME, write=True) as ledger:
+        for number in (8, 9):
+            ledger.append("report", {"rung": 0, "metrics": {"robust_accuracy": 0.5, "latency_ms": 0.1}}, number)
+            ledger.append("decision", {"rung": 0, "decision": "pause"}, number)
+    assert (
+        "\ntrials  8 of 20 (5 done, 1 infeasible, 1 pruned, 1 failed, 2 waiting)\n"
+        in call("status", "e", "--home", home).stdout
+    )
+
+
 def test_watch_ends_with_the_search(home: Path) -> None:
     """What does not run is said once."""
     watched = call("status", "b", "--watch", "--home", home)

@@ -14,9 +14,11 @@ import pytest
 
 from eed_search.core.errors import RunError
 from eed_search.core.ledger import BUDGET, FILE_NAME, Ledger, RunView, fold, read_run
+from eed_search.core.records import TrialRecord
 from eed_search.core.spec import Controls, Search, Spec, Threat
 from eed_search.search import LocalWorkers, Silent, proposer
 from eed_search.search.driver import run
+from eed_search.search.journal import Journal
 from eed_search.search.proposer import Proposer
 from eed_search.search.racing import OUTRACED, Racing
 from eed_search.search.resume import resume
@@ -281,3 +283,20 @@ def test_more_trials_after_an_end_by_time_are_refused_with_the_key(tmp_path: Pat
         go_on(tmp_path / "s")
     edit(tmp_path / "s", "time_budget_s: 0.02", "time_budget_s: null")
     assert len(go_on(tmp_path / "s").trials) == 3
+
+
+# ---------------------------------------------------------------- how much time is left
+
+
+def test_the_time_that_is_left_counts_the_trials_that_wait(tmp_path: Path) -> None:
+    """One of four has ended after 10 s, two wait: three are to come, one after another."""
+    with Ledger(tmp_path / FILE_NAME, write=True) as ledger:
+        pen = Journal(ledger, Silent(), 4, 1)
+        for number in range(3):
+            pen.proposal(number, {"num_members": 1}, {})
+        pen.result(TrialRecord(0, {}, "failed", "error", seconds=10.0))
+        metrics = {"robust_accuracy": 0.5, "latency_ms": 0.1}
+        for number in (1, 2):
+            pen.append("report", {"rung": 0, "metrics": metrics}, number)
+            pen.decision(number, 0, "pause")
+        assert pen._status({}).eta_s == 30.0
