@@ -26,7 +26,7 @@ from eed_search.core.failpoints import fail_point
 from eed_search.core.ledger import FILE_NAME, RESUME, Ledger, RunView
 from eed_search.core.looks import Rival
 from eed_search.core.points import stalled
-from eed_search.core.records import Measurement, Reference, RungReading, TrialRecord
+from eed_search.core.records import Reference, RungReading, TrialRecord
 from eed_search.core.sent_plugins import share
 from eed_search.core.spec import Spec
 from eed_search.core.storage import Storage
@@ -47,9 +47,8 @@ from eed_search.search.outcome import (
     failure,
     failure_of,
     judge,
-    number_problems,
     out_of_time,
-    reference_problem,
+    problem_of,
 )
 from eed_search.search.racing import Racing, outraced, with_earlier
 from eed_search.search.workers import Pipeline, Poll, Work, Workers
@@ -305,7 +304,7 @@ class _Search:
                 raise
             raise TrialFailure("timeout", f"dense base: {error}") from error
         poll()
-        if problem := reference_problem(setting.base.measurement):
+        if problem := problem_of(setting.base.measurement):
             raise TrialFailure("diverged", f"dense base: {problem}; take a lower base.lr or base.clip_norm")
         if before is not None:
             return self._as_before(setting, before)
@@ -465,7 +464,7 @@ class _Search:
         if isinstance(control, BaseException):
             self._keep_traceback(f"{label.replace(' %', '').replace(' ', '-')}.txt", str(control))
             self.journal.note(f"{label} failed ({failure_of(control)[1]})")
-        elif problem := reference_problem(control.measurement):
+        elif problem := problem_of(control.measurement):
             self.journal.note(f"{label} failed ({problem})")
         else:
             self.journal.control(control)
@@ -519,8 +518,7 @@ class _Search:
         finally:
             self._now = {}
         for finalist, value in zip(one.finalists, found if isinstance(found, list) else [found], strict=True):
-            problem = reference_problem(value) if isinstance(value, Measurement) else ""
-            if problem := problem or next(number_problems(name, value), ""):
+            if problem := problem_of(value):
                 self.journal.note(f"{finalist.id}: no {name}, the search's figure stands ({problem})")
             else:
                 self.journal.final(finalist.id, value, one.chose_from)

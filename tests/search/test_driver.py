@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -24,10 +25,10 @@ from optuna.trial import TrialState
 
 from eed_search.core.errors import RunError, SpecError, TrialFailure
 from eed_search.core.ledger import Event, Ledger, RungReport, RunView, read_run
-from eed_search.core.records import Reference, TrialRecord
+from eed_search.core.records import Interval, Reference, TrialRecord
 from eed_search.core.reported import standing
 from eed_search.core.spec import Controls, Resources, Search, Spec, Threat
-from eed_search.search import Silent, Status, run
+from eed_search.search import LocalWorkers, Silent, Status, run
 from eed_search.search.claim import claim
 from eed_search.search.driver import MOST_LOSSES
 from eed_search.search.racing import RUNGS
@@ -488,6 +489,27 @@ def test_a_final_that_hangs_becomes_a_note(
     assert view.latencies
     wanted = rf".*: no {note}, .* \(no progress for \d+ s after: starting; ended\. If it was only slow, raise"
     assert [one for one in view.notes if re.match(wanted, one)]
+
+
+def test_a_final_latency_of_nothing_is_noted_and_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever ranks by it would take its logarithm; the search's figure stands."""
+    final_latency = stub_pipeline._final_latency
+
+    def none_for_points(artifact: str, params: Any, factor: float) -> Any:
+        found = final_latency(artifact, params, factor)
+        return found if params is None else dataclasses.replace(found, latency_ms=Interval(0.0, 0.0, 0.0))
+
+    monkeypatch.setattr(stub_pipeline, "_final_latency", none_for_points)
+    spec = spec_of(3, controls=Controls(sizes=()))
+    view = run(
+        spec, home=tmp_path, name="s", pipeline=stub_pipeline, listener=Silent(), workers=LocalWorkers()
+    )  # fmt: skip
+    assert view.state == "finished"
+    assert view.latencies.keys() == {"dense base"}
+    assert any(
+        note.endswith("no final latency, the search's figure stands (latency_ms is 0, not above 0)")
+        for note in view.notes
+    )
 
 
 def test_a_base_that_hangs_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
