@@ -10,7 +10,7 @@ process (`LocalWorkers`); `--ray-kills` of them hit real Ray. Ledger, Optuna's s
 SQLite and the stage of the report are real in both. What must hold of every killed search:
 
 - each trial that was finished at some kill is finished at the end, with the same result;
-- trials, parameters, results, frontier and final latencies are the undisturbed search's;
+- trials, parameters, reports at rungs, decisions, rivals, results, frontier and final latencies are the undisturbed search's;
 - each trial has one end in the ledger, whose events count without a gap;
 - Optuna has each trial once, as the undisturbed study has it, and none RUNNING or WAITING;
 - MLflow has the search once and each trial, control and base once, and nothing RUNNING;
@@ -43,7 +43,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from eed_search.core.errors import EedSearchError, RunError  # noqa: E402
-from eed_search.core.ledger import FILE_NAME, STOPPED, Ledger, RunView, read_run  # noqa: E402
+from eed_search.core.ledger import FILE_NAME, NO_RESULT, Ledger, RunView, read_run  # noqa: E402
 from eed_search.core.params import ParamValue  # noqa: E402
 from eed_search.core.records import to_json  # noqa: E402
 from eed_search.core.reported import standing  # noqa: E402
@@ -51,7 +51,7 @@ from eed_search.search.lock import driver_of  # noqa: E402
 
 Where = Literal["local", "ray"]
 RESULT = Path(__file__).parent / "results" / "kills.json"
-SAMPLERS = ("tpe", "nsga2", "qmc", "random")
+SAMPLERS = ("portfolio", "tpe", "nsga2", "qmc", "random")
 _LONGEST_S = 300.0
 _PER_SEARCH = 10  # kills of one search before it may finish
 
@@ -263,7 +263,7 @@ def kill_and_resume(
             view = read_run(folder)
             found.problems += _lost(ended, view, f"after kill {len(found.kills)}")
             # A trial that ended because its search was stopped has no result yet.
-            ended |= {n: t for n, t in view.trials.items() if n not in view.stopped_trials()}
+            ended |= {n: t for n, t in view.trials.items() if n not in view.without_result()}
     process = start(home, "run", where, sampler, trials)
     code = _finish(process, may_refuse=True)
     over = code == 7 and "is finished" in _tail(home / "run.log")  # before the last kill
@@ -378,6 +378,9 @@ def compare(calm: Path, killed: Path) -> list[str]:
     for what, was, is_ in (
         ("proposals", one.proposals, other.proposals),
         ("what Optuna drew", one.drawn, other.drawn),
+        ("reports at rungs", one.reports, other.reports),
+        ("decisions", decisions(calm), decisions(killed)),
+        ("rivals", one.rivals, other.rivals),
         ("results", one.trials, other.trials),
         ("controls", one.controls, other.controls),
         ("base", one.base, other.base),
@@ -394,12 +397,18 @@ def compare(calm: Path, killed: Path) -> list[str]:
     if [event.seq for event in events] != list(range(1, len(events) + 1)):
         problems.append("the ledger's events do not count without a gap")
     # An end that was only the search's own stop is taken back by the resume.
-    ends = Counter(e.trial for e in events if e.kind == "result" and e.data["reason"] != STOPPED)
+    ends = Counter(e.trial for e in events if e.kind == "result" and e.data["reason"] not in NO_RESULT)
     problems += [f"trial {n} has {count} ends in the ledger" for n, count in ends.items() if count > 1]
     if (was := study_of(calm, one)) != (is_ := study_of(killed, other)):
         problems.append(f"Optuna's study differs: {len(was)} and {len(is_)} trials")
     problems += [f"Optuna: trial {n} is {t[0]}" for n, t in is_.items() if t[0] in ("RUNNING", "WAITING")]
     return problems + mlflow_problems(other)
+
+
+def decisions(home: Path) -> list[tuple[int | None, int, str]]:
+    """Read trial, rung and decision of every decision of the race, in order."""
+    with Ledger(home / "run" / FILE_NAME) as ledger:
+        return [(e.trial, e.data["rung"], e.data["decision"]) for e in ledger.events() if e.kind == "decision"]
 
 
 def study_of(home: Path, view: RunView) -> dict[int, tuple[str, Any, Any, Any]]:

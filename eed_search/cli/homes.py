@@ -9,6 +9,7 @@ from pathlib import Path
 
 from eed_search.core.errors import RunError
 from eed_search.core.ledger import FILE_NAME, Ledger, RunView, read_run
+from eed_search.core.spec_file import SPACE_FILE, load
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,16 @@ class Found:
 
     @classmethod
     def at(cls, folder: Path) -> Found:
-        """Read a search.
+        """Read a search; of one that was killed before it had a ledger there is only what it was to be.
 
         Raises:
             RunError: If its ledger is not readable.
+            SpecError: If it has none, and its search-space file is wrong by now.
         """
+        from eed_search.search.claim import only_begun
         from eed_search.search.lock import run_state
 
-        view = read_run(folder)
+        view = RunView(spec=load(folder / SPACE_FILE).to_plain()) if only_begun(folder) else read_run(folder)
         return cls(folder, view, run_state(folder, view))
 
 
@@ -78,7 +81,7 @@ def run_folders(home: Path) -> list[Path]:
 
 
 def find_run(home: Path, run: str | None) -> Path:
-    """Find a search's folder.
+    """Find a search's folder; by its name also that of a search that was killed before it had a ledger.
 
     Args:
         home: The folder that holds every search.
@@ -87,6 +90,8 @@ def find_run(home: Path, run: str | None) -> Path:
     Raises:
         RunError: If there is none; names those that are there.
     """
+    from eed_search.search.claim import only_begun
+
     folders = run_folders(home)
     if run is None:
         if not folders:
@@ -95,7 +100,7 @@ def find_run(home: Path, run: str | None) -> Path:
             )
         return folders[-1]
     for folder in (home / run, Path(run)):
-        if (folder / FILE_NAME).is_file():
+        if (folder / FILE_NAME).is_file() or only_begun(folder):
             return folder
     there = ", ".join(folder.name for folder in folders[-10:]) or "none"
     raise RunError(f"{run}: no such search in {home}; there: {there}. Give another name or --home")
@@ -108,6 +113,11 @@ def open_run(home: Path, run: str | None) -> tuple[Path, RunView]:
         RunError: If there is none, or its ledger is not readable.
     """
     folder = find_run(home, run)
+    if not (folder / FILE_NAME).exists():
+        raise RunError(
+            f"run {folder.name}: its driver was killed before anything was measured; `eed-search resume {folder.name}`"
+            " begins it"
+        )
     return folder, read_run(folder)
 
 

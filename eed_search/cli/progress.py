@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from eed_search.cli.console import console, is_terminal, say
 from eed_search.cli.result import duration
 from eed_search.core.cost import attacked_speedup
+from eed_search.core.ledger import num_ended
 from eed_search.core.points import frontier, run_hypervolume
 from eed_search.search.listener import Listener, Status
 from eed_search.tracking.text import how_fast, per_cent, team_title, times, with_arm
@@ -236,9 +237,10 @@ def _by_number(item: tuple[str, str]) -> tuple[str, int]:
 
 
 def _bar(status: Status) -> str:
-    ended = sum(number for state, number in status.counts.items() if state != "running")
+    ended = num_ended(status.counts)
     filled = round(_BAR * min(1.0, ended / status.num_trials))
-    odd = [f"{status.counts[s]} {s}" for s in ("infeasible", "pruned", "failed") if status.counts.get(s)]
+    shown = {"paused": "waiting", "infeasible": "infeasible", "pruned": "pruned", "failed": "failed"}
+    odd = [f"{status.counts[state]} {word}" for state, word in shown.items() if status.counts.get(state)]
     left = f", about {duration(status.eta_s)} left" if status.eta_s is not None and ended < status.num_trials else ""
     return f"{'━' * filled}{'╌' * (_BAR - filled)} {ended} of {status.num_trials} trials{''.join(f', {o}' for o in odd)}{left}"
 

@@ -84,7 +84,7 @@ def plan(found: Found, trials: int | None) -> list[str]:
     """Say what there is of a search, and what will be done."""
     view = found.view
     again = len(view.unfinished()) + len(view.stopped_trials())
-    num_ended = len(view.trials) - len(view.stopped_trials())
+    num_ended = len(view.trials) - len(view.without_result())
     total = trials or view.spec.get("search", {}).get("trials", 0)
     lines = [f"Resuming {found.folder.name} ({found.state}): {num_ended} of {total} trials are finished"]
     if again:

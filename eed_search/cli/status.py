@@ -15,8 +15,10 @@ from eed_search.cli.homes import Found, find_run, found_runs
 from eed_search.cli.result import command, duration, where
 from eed_search.cluster.where import Wish
 from eed_search.core.cost import attacked_speedup
+from eed_search.core.ledger import num_ended
 from eed_search.core.points import run_hypervolume
 from eed_search.core.reported import standing
+from eed_search.core.spec_file import SPACE_FILE
 from eed_search.search.journal import NOW_FILE
 from eed_search.search.lock import driver_of
 from eed_search.tracking.text import how_fast, per_cent
@@ -116,7 +118,7 @@ def lines(found: Found, home: Path) -> list[str]:
     """Describe how a search stands, for people."""
     view, now = found.view, _now(found)
     counts, total = view.num_trials(), _total(found)
-    ended = sum(counts.values()) - counts["running"]
+    ended = num_ended(counts)
     head = f"{found.folder.name}: {found.state}"
     if found.state == "running":
         driver = driver_of(found.folder)
@@ -145,6 +147,9 @@ def lines(found: Found, home: Path) -> list[str]:
             found_lines.append(f"  … and {len(front) - _MOST} more")
     if view.notes:
         found_lines += textwrap.wrap(f"note    {view.notes[-1]}", _WIDTH, subsequent_indent="        ")
+    if found.state == "finished" and view.reason:
+        key, file = view.reason.partition(" ")[0], found.folder / SPACE_FILE
+        found_lines.append(f"more    give {key} a higher value, or null, in {file}, then resume")
     return found_lines + [f"{what:<7} {text}" for what, text in next_steps(found, home)]
 
 
@@ -159,7 +164,8 @@ def next_steps(found: Found, home: Path) -> list[tuple[str, str]]:
         return [step("stop"), step("status", " --watch")]
     if found.state == "finished":
         behind = found.view.tracker.get("complete") is False  # `resume` completes MLflow
-        return [step("report"), step("resume") if behind else step("resume", " --trials N")]
+        # What ended it before its trials would end it again: `resume` says which key to change.
+        return [step("report"), step("resume") if behind or found.view.reason else step("resume", " --trials N")]
     return [step("resume", " --force" if found.state == "cancelled" else ""), step("report")]
 
 
@@ -192,4 +198,6 @@ def _total(found: Found) -> int:
 
 
 def _word(state: str, run: str) -> str:
+    if state == "paused":
+        return "waiting"  # at a rung, for the race to say who goes on
     return "under way" if state == "running" and run != "running" else state

@@ -89,16 +89,14 @@ def _running(home: Path, run: str | None) -> Found:
 
 
 def _tell(found: Found, home: Path) -> None:
-    view = found.view
+    view, name = found.view, found.folder.name
     counts = view.num_trials()
-    ended = len(view.trials) - len(view.stopped_trials())
-    say(
-        f"{view.name}: {found.state} after {duration(view.seconds)}; {ended} trials are finished, {counts['done']} done"
-    )
+    ended = len(view.trials) - len(view.without_result())
+    say(f"{name}: {found.state} after {duration(view.seconds)}; {ended} trials are finished, {counts['done']} done")
     if found.state in ("stopped", "cancelled"):
         force = " --force" if found.state == "cancelled" else ""
-        say(f"resume  {command('resume')} {view.name}{force}{where(home)}")
-    say(f"report  {command('report')} {view.name}{where(home)}")
+        say(f"resume  {command('resume')} {name}{force}{where(home)}")
+    say(f"report  {command('report')} {name}{where(home)}")
 
 
 def _next(found: Found, home: Path) -> str:

@@ -20,6 +20,7 @@ VARIABLE = "EED_SEARCH_FAILPOINT"
 POINTS = (
     "ledger.append",  # before an event is written
     "ledger.appended",  # after it is on the disk
+    "race.decide",  # a trial's report at a rung is in the ledger, whether it goes on is not
     "study.tell",  # a trial's end is in the ledger, Optuna does not know it
     "study.rebuilt",  # Optuna's study was made again, the search has not begun
     "tracker.create",  # before a run is made in MLflow

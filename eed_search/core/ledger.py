@@ -25,7 +25,7 @@ import json
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -67,6 +67,8 @@ What = Literal["proposal", "report", "resume", "result"]
 FILE_NAME = "ledger.sqlite"
 PAUSE, RESUME = "pause", "resume"  # decisions: a trial waits at its rung; it goes on after all
 STOPPED = "stopped"  # the reason of a trial that ended because its search was stopped
+BUDGET = "budget"  # the reason of a trial that still waited at a rung when the search's time was over
+NO_RESULT = frozenset({STOPPED, BUDGET})  # ends that say nothing about the trial: a resume may take them back
 
 
 @dataclass(frozen=True)
@@ -287,7 +289,18 @@ class RunView:
 
     def stopped_trials(self) -> list[int]:
         """Number the trials that ended only because the search was stopped: a resume runs them again."""
-        return sorted(n for n, trial in self.trials.items() if (trial.outcome, trial.reason) == ("pruned", STOPPED))
+        return self._pruned(STOPPED)
+
+    def out_of_time(self) -> list[int]:
+        """Number the trials that still waited when the time budget was over: a resume with more time goes on with them."""
+        return self._pruned(BUDGET)
+
+    def without_result(self) -> list[int]:
+        """Number the trials whose end says nothing about them: stopped, or out of time."""
+        return sorted([*self.stopped_trials(), *self.out_of_time()])
+
+    def _pruned(self, reason: str) -> list[int]:
+        return sorted(n for n, trial in self.trials.items() if (trial.outcome, trial.reason) == ("pruned", reason))
 
     def stage_counts(self) -> dict[str, tuple[int, int]]:
         """Count (computed, reused) by stage over all finished trials."""
@@ -296,6 +309,11 @@ class RunView:
             for use in trial.stages:
                 counts.setdefault(use.stage.partition(".")[0], [0, 0])[int(use.hit)] += 1
         return {stage: (made, reused) for stage, (made, reused) in counts.items()}
+
+
+def num_ended(counts: Mapping[str, int]) -> int:
+    """Count the trials that have come to their end, from `RunView.num_trials`: none under way, none that waits at a rung."""
+    return sum(number for state, number in counts.items() if state not in ("running", "paused"))
 
 
 def fold(view: RunView, event: Event) -> None:

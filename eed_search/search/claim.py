@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 import re
+import shlex
 from contextlib import suppress
 from pathlib import Path
 
 from eed_search.core.errors import RunError
-from eed_search.core.ledger import read_run
+from eed_search.core.ledger import FILE_NAME, read_run
 from eed_search.core.spec import Spec
 from eed_search.core.spec_file import SPACE_FILE, to_text
 from eed_search.core.store import write_atomic
 from eed_search.search.copies import is_on_storage
-from eed_search.search.lock import run_state
+from eed_search.search.lock import driver_of, run_state
 
+_BUNDLE = "manifest.json"  # beside the search-space file of an exported point
 _RESERVED = frozenset({"store", "mlartifacts", "mlflow.db"})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -31,15 +33,26 @@ def check_name(home: Path, name: str | None) -> None:
         raise _taken(home, name)
 
 
+def only_begun(folder: Path) -> bool:
+    """Whether a folder is that of a search whose driver was killed before it had a ledger; `resume` takes it up."""
+    has = {one.name for one in folder.iterdir()} if folder.is_dir() else set()
+    return SPACE_FILE in has and not has & {FILE_NAME, _BUNDLE}
+
+
 def _taken(home: Path, name: str) -> RunError:
     """Say what there is under a name, and what can be done about it."""
-    state = "no search"
+    state, folder = "no search", home / name
+    if only_begun(folder):
+        state = "running" if driver_of(folder) is not None else "killed at its start"
+    elif folder.is_dir() and not any(folder.iterdir()):
+        state = "empty"
     with suppress(RunError):
-        state = run_state(home / name, read_run(home / name))
+        state = run_state(folder, read_run(folder))
     advice = {
         "no search": "",
+        "empty": f"if no launch has just begun there, remove it with `rmdir {shlex.quote(str(folder))}`, or ",
         "running": f"watch it with `eed-search status {name} --watch`, or ",
-        "finished": f"add trials with `eed-search resume {name} --trials N`, or ",
+        "finished": f"take it to N trials in all with `eed-search resume {name} --trials N`, or ",
     }.get(state, f"resume it with `eed-search resume {name}`, or ")
     return RunError(
         f"--name {name}: {home / name} exists already ({state}); {advice}choose another --name. Nothing was changed"

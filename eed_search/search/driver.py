@@ -27,7 +27,7 @@ from eed_search.core.failpoints import fail_point
 from eed_search.core.ledger import FILE_NAME, RESUME, Ledger, RunView
 from eed_search.core.looks import Rival
 from eed_search.core.points import stalled
-from eed_search.core.records import Measurement, Reference, RungReading, TrialRecord
+from eed_search.core.records import Reference, RungReading, TrialRecord
 from eed_search.core.sent_plugins import share
 from eed_search.core.spec import Spec
 from eed_search.core.storage import Storage
@@ -48,11 +48,11 @@ from eed_search.search.outcome import (
     failure,
     failure_of,
     judge,
-    number_problems,
-    reference_problem,
+    out_of_time,
+    problem_of,
 )
 from eed_search.search.racing import Racing, outraced, with_earlier
-from eed_search.search.workers import Pipeline, Work, Workers
+from eed_search.search.workers import Pipeline, Poll, Work, Workers
 
 if TYPE_CHECKING:
     from eed_search.search.proposer import Proposer
@@ -80,7 +80,7 @@ class Again:
     """What a driver that takes a run up again changes, as the ledger's `resume` event keeps it.
 
     Attributes:
-        reopened: Trials that ended only because the search was stopped: they run again.
+        reopened: Trials that ended only because the search was stopped or its time was over: they run again.
         drift: What differs from before and was accepted, one line each.
         notes: What differs and is only said.
         changed: Whether the search-space file is another one now.
@@ -298,9 +298,14 @@ class _Search:
             self._poll()
 
         given = {"spec": self.spec, "store_root": self.home / "store"}
-        setting: Setting = self.workers.alone(self.pipeline, "prepare", given, who="dense base", poll=poll)
+        try:
+            setting: Setting = self._alone("prepare", given, "dense base", poll)
+        except TrialFailure as error:
+            if error.reason != "timeout":
+                raise
+            raise TrialFailure("timeout", f"dense base: {error}") from error
         poll()
-        if problem := reference_problem(setting.base.measurement):
+        if problem := problem_of(setting.base.measurement):
             raise TrialFailure("diverged", f"dense base: {problem}; take a lower base.lr or base.clip_norm")
         if before is not None:
             return self._as_before(setting, before)
@@ -335,6 +340,8 @@ class _Search:
             )
         if setting.base.measurement.artifact != base.measurement.artifact:
             self.journal.note("at the resume the dense base was another one than at the start")
+        for note in getattr(setting, "notes", ()):  # such as a base that was altered, and made again
+            self.journal.note(note)
         kept: dict[str, Any] = {"base": base}
         if hasattr(setting, "gate_ms") and "gate_ms" in self.view.facts:
             kept["gate_ms"] = self.view.facts["gate_ms"]
@@ -380,14 +387,20 @@ class _Search:
             try:
                 self.workers.side_by_side(self.pipeline, work, self)
                 if not self.stop.is_set():
-                    for number in self._proposer.paused():
-                        self._settle(outraced(number, self.view))
+                    self._settle_waiting(self._proposer)
             finally:
                 self._proposer.close()
         finally:
             close_study(study)
         self._close_open_trials()
         self._raise_if_stopped()
+
+    def _settle_waiting(self, proposer: Proposer) -> None:
+        """End the trials that still wait: others are surely better, or the time was over and nobody has judged them."""
+        judged = not proposer.out_of_time
+        for number in proposer.paused():
+            params = self.view.proposals[number]
+            self._settle(outraced(number, self.view) if judged else out_of_time(number, params))
 
     def _race(self) -> Racing | None:
         """Make the race from the ledger; a decision that was taken and not written down any more is written now."""
@@ -457,16 +470,15 @@ class _Search:
         if isinstance(control, BaseException):
             self._keep_traceback(f"{label.replace(' %', '').replace(' ', '-')}.txt", str(control))
             self.journal.note(f"{label} failed ({failure_of(control)[1]})")
-        elif problem := reference_problem(control.measurement):
+        elif problem := problem_of(control.measurement):
             self.journal.note(f"{label} failed ({problem})")
         else:
             self.journal.control(control)
 
     def on_stuck(self, who: str, seconds: float) -> None:
-        """A trial or control makes no progress."""
-        self.journal.note(
-            f"{who}: no progress for {seconds:.0f} s, half of search.trial_timeout_s; errors/ holds its stacks"
-        )
+        """A trial, a control, the base or a final makes no progress."""
+        stacks = "; errors/ holds its stacks" if who.startswith("trial ") else ""
+        self.journal.note(f"{who}: no progress for {seconds:.0f} s, half of search.trial_timeout_s{stacks}")
 
     def on_step(self) -> None:
         """Some time has passed."""
@@ -502,7 +514,7 @@ class _Search:
         self._now = {one.who: name}
         try:
             given = one.arguments() | {"setting": setting}
-            found = self.workers.alone(self.pipeline, one.what, given, who=one.who, poll=self._poll)
+            found = self._alone(one.what, given, one.who, self._poll)
         except _Stopped:
             raise
         except Exception as error:
@@ -512,14 +524,20 @@ class _Search:
         finally:
             self._now = {}
         for finalist, value in zip(one.finalists, found if isinstance(found, list) else [found], strict=True):
-            problem = reference_problem(value) if isinstance(value, Measurement) else ""
-            if problem := problem or next(number_problems(name, value), ""):
+            if problem := problem_of(value):
                 self.journal.note(f"{finalist.id}: no {name}, the search's figure stands ({problem})")
             else:
                 self.journal.final(finalist.id, value, one.chose_from)
         return True
 
     # ------------------------------------------------------------ waiting, progress
+
+    def _alone(self, what: str, given: Mapping[str, Any], who: str, poll: Poll) -> Any:
+        """Call one function of the pipeline with the whole machine, and end it if it hangs."""
+        limit_s = self.spec.search.trial_timeout_s
+        return self.workers.alone(
+            self.pipeline, what, given, who=who, poll=poll, limit_s=limit_s, on_stuck=self.on_stuck
+        )
 
     def _poll(self) -> None:
         self._tick()
@@ -582,7 +600,7 @@ class _Search:
             write_report(replace(self.view, state=state), folder)
         patience = {"patience_s": _CANCEL_PATIENCE_S} if state == "cancelled" else {}
         self.journal.close_tracker(state, folder, **patience)
-        self.journal.end(state, self.stop.cause)
+        self.journal.end(state, self.stop.cause or ended_early(self.view, self.spec))
 
     def _fail(self, error: BaseException) -> None:
         """Write down why the search broke; the error itself goes on to the caller."""
@@ -606,9 +624,36 @@ def work_left(view: RunView, spec: Spec) -> bool:
         view.base is None
         or controls_to_train(view, spec)
         or ended < proposed
-        or (proposed < spec.search.trials and not stalled(view, spec.search.patience))
+        or to_reopen(view, spec)
+        or (proposed < spec.search.trials and not held_up(view, spec))
         or next_final(view) is not None
     )
+
+
+def to_reopen(view: RunView, spec: Spec) -> list[int]:
+    """Number the trials whose end says nothing about them, and that go on: those of a stop; with more time, those that waited."""
+    return sorted([*view.stopped_trials(), *([] if _time_is_over(view, spec) else view.out_of_time())])
+
+
+def held_up(view: RunView, spec: Spec) -> str:
+    """Say which key keeps a run from proposing anything more, and why; nothing where none does."""
+    search = spec.search
+    if _time_is_over(view, spec):
+        return f"search.time_budget_s {search.time_budget_s:g}: {view.seconds:.0f} s are used"
+    if stalled(view, search.patience):
+        return f"search.patience {search.patience}: so many trials in a row added nothing to the hypervolume"
+    return ""
+
+
+def ended_early(view: RunView, spec: Spec) -> str:
+    """Say which key keeps a run from the trials that it lacks, as `held_up` does; nothing where nothing is lacking."""
+    lacks = len(view.proposals) < spec.search.trials or view.out_of_time()
+    return held_up(view, spec) if lacks and not to_reopen(view, spec) else ""
+
+
+def _time_is_over(view: RunView, spec: Spec) -> bool:
+    budget = spec.search.time_budget_s
+    return budget is not None and view.seconds >= budget
 
 
 def trial_file(number: int) -> str:

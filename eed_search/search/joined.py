@@ -138,7 +138,9 @@ class ClusterWorkers(RayWorkers):
         """Give every worker's line, and what is waited for."""
         return super().stages() | self._waiting
 
-    def alone(self, pipeline: Pipeline, what: str, arguments: Mapping[str, Any], *, who: str, poll: Poll) -> Any:
+    def alone(
+        self, pipeline: Pipeline, what: str, arguments: Mapping[str, Any], *, who: str, poll: Poll, **watched: Any
+    ) -> Any:
         """Call one function of the pipeline with one node to itself.
 
         Training and timing have different places here, so the dense base is trained first, where there is most; timing
@@ -147,9 +149,9 @@ class ClusterWorkers(RayWorkers):
         if what == "prepare":
             self._check_storage(arguments)
             if self._separate and hasattr(pipeline, "train_base"):
-                super().alone(pipeline, "train_base", arguments, who=who, poll=poll)
+                super().alone(pipeline, "train_base", arguments, who=who, poll=poll, **watched)
         try:
-            return super().alone(pipeline, what, arguments, who=who, poll=poll)
+            return super().alone(pipeline, what, arguments, who=who, poll=poll, **watched)
         finally:
             self._waiting.clear()
 

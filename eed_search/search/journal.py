@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from eed_search.core.contenders import Look
-from eed_search.core.ledger import RESUME, EventKind, Ledger, RunView, fold
+from eed_search.core.ledger import RESUME, EventKind, Ledger, RunView, fold, num_ended
 from eed_search.core.params import ParamValue
 from eed_search.core.records import FreshCheck, Latency, Measurement, Reference, RungReading, TrialRecord, to_json
 from eed_search.search.listener import Listener, Status
@@ -225,8 +225,7 @@ class Journal:
         seconds = [trial.seconds for trial in self.view.trials.values() if trial.seconds > 0]
         if not seconds:
             return None
-        finished = sum(counts.values()) - counts["running"]
-        left = max(0, self._num_trials - finished)
+        left = max(0, self._num_trials - num_ended(counts))
         return sum(seconds) / len(seconds) * left / min(self._slots, max(1, left))
 
 

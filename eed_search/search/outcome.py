@@ -3,7 +3,7 @@
 Everything that a trial reports passes here before the ledger, Optuna or the listener sees it: a
 number that is missing, NaN, infinite or out of range makes the trial failed (diverged), a broken
 limit makes it infeasible, a trial without a report was stopped, and an error of Ray's is a failure
-of the infrastructure.
+of the infrastructure. What is measured at a rung or in the finals is held to the same ranges.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from eed_search.core.errors import FailureReason, StorageError, TrialFailure
-from eed_search.core.ledger import STOPPED
+from eed_search.core.ledger import BUDGET, STOPPED
 from eed_search.core.looks import Rival
 from eed_search.core.params import ParamValue, TrialParams
-from eed_search.core.records import Measurement, RungReading, TrialRecord, metric_problem
+from eed_search.core.records import FreshCheck, Latency, Measurement, RungReading, TrialRecord, metric_problem
 
 if TYPE_CHECKING:
     from eed_search.evaluation.latency import Probe
@@ -47,7 +47,7 @@ def attempt(
     except Exception as error:
         record, trace = failure(number, params, *failure_of(error)), traceback.format_exc()
     if isinstance(record, RungReading) and record.rung == rung:
-        if not (problem := next(number_problems("", record), "")):
+        if not (problem := problem_of(record)):
             return {RUNG_KEY: record}
         record = failure(number, params, "diverged", f"at rung {rung}: {problem}", record.seconds)
     if not isinstance(record, TrialRecord):
@@ -75,12 +75,19 @@ def judge(number: int, params: Mapping[str, ParamValue], result: Mapping[str, An
     record = replace(record, number=number, params=dict(params))
     problem = _problem(record)
     if problem:
-        kept = replace(record, measurement=None, constraints={}, robust_diversity=None, seconds=0.0, stages=())
+        kept = replace(record, measurement=None, swept=(), stop=None, constraints={}, robust_diversity=None)
+        kept = replace(kept, seconds=0.0, stages=())
         return replace(kept, outcome="failed", reason="diverged", message=problem)
     broken = [name for name, excess in record.constraints.items() if excess > 0]
     if record.outcome == "done" and broken:
         return replace(record, outcome="infeasible", reason=broken[0])
     return record
+
+
+def out_of_time(number: int, params: Mapping[str, ParamValue]) -> TrialRecord:
+    """Write down a trial that waited at a rung when the time budget was over: nobody has judged it."""
+    text = "waited at a rung when search.time_budget_s was over; a resume with more time goes on with it"
+    return TrialRecord(number, dict(params), "pruned", BUDGET, text)
 
 
 def failure(
@@ -112,33 +119,58 @@ def failure_of(error: BaseException) -> tuple[FailureReason, str]:
     return "error", message
 
 
-def reference_problem(measurement: Measurement) -> str:
-    """Say what is wrong with a measurement, or nothing."""
-    return _measurement_problem(measurement) or next(number_problems("measurement", measurement), "")
+def problem_of(value: object) -> str:
+    """Say what is wrong with anything that was measured, or nothing: the one validator.
+
+    Args:
+        value: A trial's record, its swept points included; a reading at a rung; a measurement, a latency or a check on
+            fresh images.
+
+    Returns:
+        The first number that is missing, not finite or out of its range, by its path; else an empty text.
+    """
+    return next(_range_problems("", value), "") or next(number_problems("", value), "")
 
 
 def _problem(record: TrialRecord) -> str:
     if record.outcome == "done" and record.measurement is None:
         return "robust_accuracy is missing; latency_ms is missing"
-    if record.measurement is not None and (problem := _measurement_problem(record.measurement)):
-        return problem
-    return next(number_problems("", record), "")
+    return problem_of(record)
 
 
-def _measurement_problem(measurement: Measurement) -> str:
-    latency = measurement.latency
-    ranges = (
-        ("robust_accuracy", measurement.robust_accuracy.value, 0.0, 1.0),
-        ("clean_accuracy", measurement.clean_accuracy.value, 0.0, 1.0),
-        ("latency_ms", latency.latency_ms.value, 1e-9, float("inf")),
-        ("speedup", latency.speedup.value, 1e-9, float("inf")),
-    )
-    for name, value, low, high in ranges:
-        if problem := metric_problem(name, value):
-            return problem
-        if not low <= value <= high:
-            return f"{name} is {value:g}, outside {'0..1' if high == 1 else 'above 0'}"
-    return ""
+_SHARE, _ABOVE_0 = (0.0, 1.0), (1e-9, float("inf"))
+_ACCURACIES = {"robust_accuracy": _SHARE, "clean_accuracy": _SHARE}
+_RANGES: dict[type, dict[str, tuple[float, float]]] = {
+    Measurement: _ACCURACIES,
+    FreshCheck: _ACCURACIES,
+    RungReading: {"robust_accuracy": _SHARE, "latency_ms": _ABOVE_0},
+    Latency: {"latency_ms": _ABOVE_0, "worst_case_ms": _ABOVE_0, "speedup": _ABOVE_0, "worst_case_speedup": _ABOVE_0},
+}
+_UNNAMED = frozenset({"measurement", "latency"})  # passed over in a path: what is in them is known by its own name
+
+
+def _range_problems(path: str, value: object) -> Iterator[str]:
+    """Walk through a record and describe each objective or part of it that is out of its range."""
+    if isinstance(value, tuple | list):
+        for i, inner in enumerate(value):
+            yield from _range_problems(f"{path}[{i}]", inner)
+    elif is_dataclass(value):
+        for name, (low, high) in _RANGES.get(type(value), {}).items():
+            yield from _outside(f"{path}.{name}".lstrip("."), getattr(value, name), low, high)
+        for one in fields(value):
+            inner = path if one.name in _UNNAMED else f"{path}.{one.name}".lstrip(".")
+            yield from _range_problems(inner, getattr(value, one.name))
+
+
+def _outside(name: str, value: object, low: float, high: float) -> Iterator[str]:
+    """Compare a number, or a value and both ends of its interval, with a range."""
+    ends: dict[str, Any] = {name: getattr(value, "value", value)}
+    ends |= {f"{name}.{end}": getattr(value, end) for end in ("low", "high") if hasattr(value, end)}
+    for end, number in ends.items():
+        if problem := metric_problem(end, number):
+            yield problem
+        elif not low <= number <= high:
+            yield f"{end} is {number:g}, {'outside 0..1' if high == 1 else 'not above 0'}"
 
 
 def number_problems(path: str, value: object) -> Iterator[str]:

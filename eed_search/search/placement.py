@@ -17,6 +17,8 @@ from eed_search.core.errors import RunError
 PROBE_RESOURCE = "latency_probe"
 TIMED = frozenset({"prepare", "final_latencies"})
 _SLIVER = 0.001  # of a node's custom resource: enough to be placed there
+# The probe is started again as often as it hangs or dies; what waits for it then is measured by the next one.
+_AGAIN = {"max_restarts": -1, "max_task_retries": 2}
 _WAIT_S, _LOOK_S = 120.0, 0.5
 
 
@@ -86,7 +88,7 @@ class OneMachine:
 
     def probe(self) -> dict[str, Any]:
         """The session's one slot for measuring."""
-        return {"num_cpus": 0, "resources": {PROBE_RESOURCE: 1}, "max_restarts": 2}
+        return {"num_cpus": 0, "resources": {PROBE_RESOURCE: 1}, **_AGAIN}
 
     def monitor(self) -> dict[str, Any]:
         """No processor of its own."""
@@ -128,7 +130,7 @@ class Cluster:
         """The target; a node of a kind of its own is kept free of trials meanwhile."""
         node = self.target()
         if self._kind is None:
-            return {"num_cpus": 0, "max_restarts": 2, **only_on(node)}
+            return {"num_cpus": 0, **_AGAIN, **only_on(node)}
         # Placed by its kind, so that another board of that kind takes over where one is lost.
         return {
             "num_cpus": node.cpus,

@@ -81,7 +81,7 @@ def preview(home: Path, spec: Spec, name: str | None) -> Preview:
     if state == "running":
         driver = noted(folder)
         state = "running" if driver is not None and driver.alive() else "interrupted"
-    stopped = len(view.stopped_trials())
+    stopped = len(view.without_result())
     return Preview(
         name,
         state,

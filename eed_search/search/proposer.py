@@ -12,6 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import optuna
@@ -54,16 +55,17 @@ class Proposer:
 
     It limits itself: at most `max_concurrent` trials are out, so each proposal knows every result
     that could be known. In a race a trial comes back at each rung: one that goes on is handed out again
-    before anything new, one that waits when the race says so. It is finished after `search.trials`
-    proposals, or past the deadline, when none is out any more (one that is out may be lost, and handed
-    out again) and none that waits may still belong to the frontier; or when asked to stop.
+    before anything new, one that waits when the race says so. Past the deadline nothing new is proposed and
+    none that waits goes on, but what was told to go on, or was lost, comes to its end. It is finished when
+    none is out any more (one that is out may be lost, and handed out again) and nothing may be handed
+    out; or when asked to stop.
 
     Args:
         study: From `open_study` or `rebuild_study`.
         spec: The search.
         unfinished: Parameters of the trials that the study holds as RUNNING, by number.
         max_concurrent: Trials that may be out at once, at least 1.
-        deadline: `time.monotonic()` after which nothing is handed out, or none.
+        deadline: `time.monotonic()` after which no trial is begun, nor one that waits taken up; or none.
         on_proposal: Told number, flat parameters and what Optuna drew, before a new proposal is
             handed out; not again for one that is handed out again.
         should_stop: Asked before each proposal.
@@ -119,16 +121,9 @@ class Proposer:
 
     def propose(self) -> Proposal | None:
         """Hand a proposal out; none while enough are out, or when `finished`."""
-        if self.finished or len(self._out) >= self._max_concurrent:
+        if self._stopping() or len(self._out) >= self._max_concurrent or (take := self._next()) is None:
             return None
-        if self._again:
-            number = self._again.popleft()
-        elif (waiting := self._to_resume()) is not None:
-            number = self._resume(waiting)
-        elif self._may_ask():
-            number = self._ask()
-        else:
-            return None
+        number = take()
         self._out.add(number)
         self._handed_out[number] += 1
         rung = self._racing.next_rung(number) if self._racing else None
@@ -138,11 +133,12 @@ class Proposer:
     @property
     def finished(self) -> bool:
         """Whether nothing will be handed out any more."""
-        if self._should_stop is not None and self._should_stop():
-            return True
-        if self._out:
-            return False
-        return self._late() or not (self._again or self._may_ask() or self._to_resume() is not None)
+        return self._stopping() or (not self._out and self._next() is None)
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the deadline, and nothing else, keeps trials from being begun or taken up."""
+        return self._late() and self._next_in_time() is not None
 
     def params(self, number: int) -> dict[str, ParamValue]:
         """Give the flat parameters of a trial that was proposed."""
@@ -187,10 +183,21 @@ class Proposer:
         for number in list(self._trials):
             self.tell(TrialRecord(number, self._params.get(number, {}), "pruned", STOPPED))
 
-    def _to_resume(self) -> int | None:
-        if self._racing is None or self._late():
-            return None
-        return self._racing.to_resume(nothing_new=not self._may_ask())
+    def _stopping(self) -> bool:
+        return self._should_stop is not None and self._should_stop()
+
+    def _next(self) -> Callable[[], int] | None:
+        """Say what may be handed out now, as the function that takes it: whatever has begun first, at any time."""
+        if self._again:
+            return self._again.popleft
+        return None if self._late() else self._next_in_time()
+
+    def _next_in_time(self) -> Callable[[], int] | None:
+        """Say what may be handed out before the deadline only: one that waits, else a new one."""
+        may_ask = self._may_ask()
+        if self._racing is not None and (number := self._racing.to_resume(nothing_new=not may_ask)) is not None:
+            return partial(self._resume, number)
+        return self._ask if may_ask else None
 
     def _resume(self, number: int) -> int:
         assert self._racing is not None
@@ -201,7 +208,7 @@ class Proposer:
         return number
 
     def _may_ask(self) -> bool:
-        if self._num_proposed >= self._spec.search.trials or self._late():
+        if self._num_proposed >= self._spec.search.trials:
             return False
         return self._enough is None or not self._enough()
 

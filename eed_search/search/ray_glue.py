@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from eed_search.trial import Setting
 
 START_TRIES = 3
+PROBE = "latency probe"  # under this name the probe posts for whom it measures
 _PREFIX, _OWNER = "eed-", "owner.json"
 _KEPT = 4  # processes besides one for each processor: the monitor, the probe, and two that wait for the next task
 _CLEAR_S = 10.0
@@ -231,15 +232,26 @@ def ray_log(path: Path) -> Iterator[None]:
 
 
 class ProbeActor:
-    """Measures latencies, one at a time, for all trials: the only holder of `latency_probe`."""
+    """Measures latencies, one at a time, for all trials: the only holder of `latency_probe`.
 
-    def __init__(self, pipeline: Any, setting: Setting) -> None:
+    Args:
+        pipeline: Module with `make_probe`.
+        setting: What all trials share.
+        monitor: Told for whom it measures, under the name `PROBE`.
+    """
+
+    def __init__(self, pipeline: Any, setting: Setting, monitor: Any) -> None:
         self._probe: Probe = pipeline.make_probe(setting)
+        self._post = reporter(monitor, PROBE)
 
-    def measure(self, onnx: bytes) -> RatioEstimate:
+    def measure(self, onnx: bytes, who: str) -> RatioEstimate:
         """Measure one network against the dense base, while no other search measures on this machine."""
-        with measuring():
-            return self._probe.measure(onnx)
+        self._post(who)
+        try:
+            with measuring():
+                return self._probe.measure(onnx)
+        finally:
+            self._post("")
 
 
 @contextmanager
@@ -257,11 +269,17 @@ class RemoteProbe:
     Args:
         actor: The probe actor.
         machine: The machine whose latencies it gives; empty for that of the caller.
+        who: Whom it measures for.
     """
 
-    def __init__(self, actor: Any, machine: str = "") -> None:
+    def __init__(self, actor: Any, machine: str = "", who: str = "") -> None:
         self._actor = actor
         self.machine = machine
+        self._who = who
+
+    def of(self, who: str) -> RemoteProbe:
+        """Give the probe that measures for one trial or control."""
+        return RemoteProbe(self._actor, self.machine, who)
 
     def measure(self, onnx: bytes) -> RatioEstimate:
         """Measure one network against the dense base.
@@ -272,7 +290,7 @@ class RemoteProbe:
         import ray
 
         try:
-            estimate: RatioEstimate = ray.get(self._actor.measure.remote(onnx))
+            estimate: RatioEstimate = ray.get(self._actor.measure.remote(onnx, self._who))
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
         return estimate
@@ -313,7 +331,8 @@ def trainable(
             post(text)
 
         rivals = [from_json(Rival, one) for one in json.loads(config.get("rivals", "[]"))]
-        result = attempt(pipeline, number, params, setting, probe, report, config.get("rung"), rivals)
+        mine = probe.of(trial_label(number))
+        result = attempt(pipeline, number, params, setting, mine, report, config.get("rung"), rivals)
     post("")
     tune.report(result)
 
@@ -378,9 +397,11 @@ def forget_empty(path: Path) -> None:
 
 def alone_task(pipeline: Any, what: str, arguments: dict[str, Any], who: str, monitor: Any, timed: bool) -> Any:
     """Call one function of the pipeline; one that is timed takes its turn with other searches on the machine."""
+    report = reporter(monitor, who)
     try:
         with measuring() if timed else nullcontext():
-            return call(pipeline, what, arguments, reporter(monitor, who))
+            report("starting")  # from here on it is watched
+            return call(pipeline, what, arguments, report)
     finally:
         monitor.post.remote(who, "")
 
@@ -389,7 +410,7 @@ def control_task(pipeline: Any, size: float, setting: Setting, probe: RemoteProb
     """Train and measure one control."""
     label = control_label(size)
     try:
-        control: Reference = pipeline.control(size, setting, probe, reporter(monitor, label))
+        control: Reference = pipeline.control(size, setting, probe.of(label), reporter(monitor, label))
     finally:
         monitor.post.remote(label, "")
     return control

@@ -19,7 +19,7 @@ from eed_search.search.monitor import Monitor, Post, control_label, trial_label
 from eed_search.search.outcome import failure_of
 from eed_search.search.placement import OneMachine, Placement
 from eed_search.search.watchdog import Alarm, Watchdog
-from eed_search.search.workers import Hooks, Pipeline, Poll, Work
+from eed_search.search.workers import Hooks, OnStuck, Pipeline, Poll, Work
 
 ERRORS_FOLDER = "errors"
 _TICK_S = 0.5
@@ -56,12 +56,28 @@ class RayWorkers:
         """Count the trials that fit at once."""
         return self._machine.slots(resources)
 
-    def alone(self, pipeline: Pipeline, what: str, arguments: Mapping[str, Any], *, who: str, poll: Poll) -> Any:
+    def alone(
+        self,
+        pipeline: Pipeline,
+        what: str,
+        arguments: Mapping[str, Any],
+        *,
+        who: str,
+        poll: Poll,
+        limit_s: float | None = None,
+        on_stuck: OnStuck = lambda who, seconds: None,
+    ) -> Any:
         """Call one function of the pipeline with a whole machine; again on another one where it is lost."""
         tried = 1
         while True:
+            watchdog = Watchdog(limit_s)
+
+            def look(watchdog: Watchdog = watchdog) -> None:
+                poll()
+                self._watch_alone(who, watchdog, on_stuck)
+
             try:
-                return self._alone(pipeline, what, arguments, who, poll)
+                return self._alone(pipeline, what, arguments, who, look)
             except Exception as error:
                 if tried >= self.placement.tries or failure_of(error)[0] != "infrastructure":
                     raise
@@ -83,10 +99,24 @@ class RayWorkers:
         except ray.exceptions.RayError as error:
             raise ray_glue.cause_of(error) from error
 
+    def _watch_alone(self, who: str, watchdog: Watchdog, on_stuck: OnStuck) -> None:
+        """Look after a task that has a machine to itself, from its first line: before it, it waits for the machine.
+
+        Raises:
+            TrialFailure: If it has made no progress for too long.
+        """
+        now, posts = time.monotonic(), self.posts()
+        if who in posts and not watchdog.watches(who):
+            watchdog.begin(who, now)
+        for alarm in watchdog.look({who: post.count for who, post in posts.items()}, now):
+            if alarm.over:
+                raise TrialFailure("timeout", _ended(alarm, posts.get(who)))
+            on_stuck(who, alarm.seconds)
+
     def stages(self) -> dict[str, str]:
         """Give every worker's line, as it was about a second ago."""
         self.posts()
-        return {who: post.text for who, post in self._posts.items()}
+        return {who: post.text for who, post in self._posts.items() if who != ray_glue.PROBE}
 
     def posts(self) -> dict[str, Post]:
         """Ask the monitor, and give what it answered last; never waits."""
@@ -127,6 +157,7 @@ class _SideBySide:
         self._trials: dict[int, Any] = {}  # Tune's trials by number, from their start to their end
         self._timed_out: dict[str, str] = {}
         self._ended = False
+        self._probe_actor: Any = None
 
     def run(self) -> None:
         """Start the controls, run the trials beside them, wait for what is left."""
@@ -134,12 +165,13 @@ class _SideBySide:
 
         work, hooks = self._work, self._hooks
         shared = ray.put(work.setting)
-        probe_actor: Any = (
+        self._probe_actor = (
             ray.remote(ray_glue.ProbeActor)
             .options(**self._workers.placement.probe())
-            .remote(self._pipeline, work.setting)  # by value: a restart could not read it from a store that forgot it
+            # by value: a restart could not read it from a store that forgot it
+            .remote(self._pipeline, work.setting, self._monitor)
         )
-        probe = ray_glue.RemoteProbe(probe_actor, getattr(work.setting, "machine", ""))
+        probe = ray_glue.RemoteProbe(self._probe_actor, getattr(work.setting, "machine", ""))
         resources = work.spec.resources
         control = ray.remote(ray_glue.control_task).options(
             num_cpus=resources.cpu, num_gpus=resources.gpu, max_retries=0
@@ -159,7 +191,7 @@ class _SideBySide:
         finally:
             for ref in self._controls:
                 ray.cancel(ref, force=True)
-            ray.kill(probe_actor)
+            ray.kill(self._probe_actor)
 
     def _tune(self, probe: ray_glue.RemoteProbe) -> None:
         from ray import tune
@@ -290,10 +322,7 @@ class _SideBySide:
         import ray
 
         self._watchdog.end(alarm.who)
-        self._timed_out[alarm.who] = (
-            f"no progress for {alarm.seconds:.0f} s{f' after: {last.text}' if last else ''}; ended. If it was only slow,"
-            " raise search.trial_timeout_s"
-        )
+        self._timed_out[alarm.who] = _ended(alarm, last)
         for number, trial in self._trials.items():
             actor = trial.temporary_state.ray_actor
             if trial_label(number) == alarm.who and actor is not None:
@@ -301,3 +330,24 @@ class _SideBySide:
         for ref, size in self._controls.items():
             if control_label(size) == alarm.who:
                 ray.cancel(ref, force=True)
+        self._free_probe(alarm.who)
+
+    def _free_probe(self, ended: str) -> None:
+        """Start the probe again if what it measures is for nobody any more; it would keep all others waiting."""
+        import ray
+
+        at = self._workers.posts().get(ray_glue.PROBE)
+        others = {trial_label(number) for number in self._trials} | {control_label(s) for s in self._controls.values()}
+        if at is None or at.text in others - {ended}:
+            return
+        ray.kill(self._probe_actor, no_restart=False)  # whoever waits for it is measured by the next one
+        self._monitor.post.remote(ray_glue.PROBE, "")
+        self._watchdog.excuse(time.monotonic())
+
+
+def _ended(alarm: Alarm, last: Post | None) -> str:
+    """Say why a worker was ended, and what to do if that was wrong."""
+    return (
+        f"no progress for {alarm.seconds:.0f} s{f' after: {last.text}' if last else ''}; ended. If it was only slow,"
+        " raise search.trial_timeout_s"
+    )

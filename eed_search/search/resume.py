@@ -6,7 +6,7 @@ more), and whatever they had finished is read from the store.
 
 Refused, with the difference, if the stored search-space file, the data, our code or the processor
 changed since: the finished trials could not stand beside the new ones. How long a search lasts
-(`FREE` keys) may change.
+(`FREE` keys) may change. More trials are refused where the time budget or the patience would let none begin.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from eed_search.core.spec_file import SPACE_FILE, load, parse, to_text
 from eed_search.core.store import write_atomic
 from eed_search.search import origin
 from eed_search.search.claim import with_absolute_data
-from eed_search.search.driver import Again, drive, ray_workers, work_left
+from eed_search.search.driver import Again, drive, ended_early, ray_workers, to_reopen, work_left
 from eed_search.search.interrupts import interrupts
 from eed_search.search.journal import Journal
 from eed_search.search.listener import Listener, Silent
@@ -35,7 +35,15 @@ from eed_search.search.ray_glue import clear_dead_sessions
 from eed_search.search.workers import LocalWorkers, Pipeline, Workers
 
 _PATIENCE_S = 10.0
-FREE = ("search.trials", "search.time_budget_s", "search.trial_timeout_s", "search.front_probability", "storage.url")
+FREE = (
+    "search.trials",
+    "search.time_budget_s",
+    "search.patience",
+    "search.trial_timeout_s",
+    "search.front_probability",
+    "storage.url",
+)
+_LENGTH = ("trials", "time_budget_s", "patience")  # keys of `search`: who changes one wants more trials
 
 
 def resume(
@@ -79,7 +87,7 @@ def resume(
             spec = _with_trials(spec, view, trials)
         if storage is not None:
             spec = spec.model_copy(update={"storage": SharedStorage(url=storage)})
-        _check_state(view, spec, force)
+        _check_state(view, spec, force, folder)
         left = work_left(view, spec)
         drift = changes(view, spec) if left else []
         if drift and not allow_drift:
@@ -98,7 +106,7 @@ def resume(
         if not view.name:  # killed before its first event
             return drive(spec, folder, pipeline, listener, there, stop)
         notes = origin.version_notes(view.facts) if left else []
-        again = Again(tuple(view.stopped_trials()), tuple(drift), tuple(notes), changed)
+        again = Again(tuple(to_reopen(view, spec)), tuple(drift), tuple(notes), changed)
         return drive(spec, folder, pipeline, listener, there, stop, again)
 
 
@@ -187,16 +195,29 @@ def _with_trials(spec: Spec, view: RunView, trials: int) -> Spec:
     return spec.model_copy(update={"search": spec.search.model_copy(update={"trials": trials})})
 
 
-def _check_state(view: RunView, spec: Spec, force: bool) -> None:
+def _check_state(view: RunView, spec: Spec, force: bool, folder: Path) -> None:
     name, num = view.name, len(view.trials)
     if view.state == "cancelled" and not force:
         raise RunError(
             f"run {name}: was cancelled after {num} trials; `eed-search resume {name} --force` takes it up all the same"
         )
+    if view.state != "finished":
+        return
     shown = view.tracker.get("complete", True)  # whether MLflow has everything
-    # Its time budget or its patience may have ended it before its trials: only what has changed opens it again.
-    if view.state == "finished" and shown and spec.to_plain() == view.spec:
+    unchanged = spec.to_plain() == view.spec
+    if (why := ended_early(view, spec)) and (_wants_more(view, spec) or (unchanged and shown)):
+        key = why.partition(" ")[0]
+        raise RunError(
+            f"run {name}: is finished, with {num} trials, and proposes no more because of {why}. Give {key} a higher value,"
+            f" or null, in {folder / SPACE_FILE}, then `eed-search resume {name}`"
+        )
+    if unchanged and shown:
         raise RunError(
             f"run {name}: is finished, with {num} trials: nothing is left to resume. Add trials with"
             f" `eed-search resume {name} --trials {2 * num}`, or look at it with `eed-search report {name}`"
         )
+
+
+def _wants_more(view: RunView, spec: Spec) -> bool:
+    before, now = (plain.get("search", {}) for plain in (view.spec, spec.to_plain()))
+    return any(before.get(key) != now.get(key) for key in _LENGTH)

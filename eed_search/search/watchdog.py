@@ -53,6 +53,11 @@ class Watchdog:
         """Watch a worker no longer."""
         self._watched.pop(who, None)
 
+    def excuse(self, now: float) -> None:
+        """Count everybody's time from now on: they may have waited for what hung."""
+        for one in self._watched.values():
+            one.since, one.said = now, False
+
     def look(self, counts: Mapping[str, int], now: float) -> list[Alarm]:
         """Compare with the last look.
 

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from eed_search.trial import Setting
 
 Poll = Callable[[], None]
+OnStuck = Callable[[str, float], None]
+
+
+def _say_nothing(who: str, seconds: float) -> None:
+    """Take no notice."""
 
 
 class Pipeline(Protocol):
@@ -155,7 +160,17 @@ class Workers(Protocol):
             SpecError: If not even one fits.
         """
 
-    def alone(self, pipeline: Pipeline, what: str, arguments: Mapping[str, Any], *, who: str, poll: Poll) -> Any:
+    def alone(
+        self,
+        pipeline: Pipeline,
+        what: str,
+        arguments: Mapping[str, Any],
+        *,
+        who: str,
+        poll: Poll,
+        limit_s: float | None = None,
+        on_stuck: OnStuck = _say_nothing,
+    ) -> Any:
         """Call one function of the pipeline with the whole machine.
 
         Args:
@@ -164,11 +179,14 @@ class Workers(Protocol):
             arguments: By name; `report` and `probe` are added where the function takes them.
             who: How it is called in the progress display.
             poll: Called meanwhile.
+            limit_s: Seconds without progress after which its process is ended, or none.
+            on_stuck: Told who has made no progress for half of that, and for how many seconds.
 
         Returns:
             What the function gives.
 
         Raises:
+            TrialFailure: With the reason `timeout`, if it made no progress for so long.
             Exception: What the function or `poll` raised.
         """
 
@@ -195,7 +213,17 @@ class LocalWorkers:
         """One."""
         return 1
 
-    def alone(self, pipeline: Pipeline, what: str, arguments: Mapping[str, Any], *, who: str, poll: Poll) -> Any:
+    def alone(
+        self,
+        pipeline: Pipeline,
+        what: str,
+        arguments: Mapping[str, Any],
+        *,
+        who: str,
+        poll: Poll,
+        limit_s: float | None = None,
+        on_stuck: OnStuck = _say_nothing,
+    ) -> Any:
         """Call one function of the pipeline."""
         poll()
         return call(pipeline, what, arguments, self._report(who))

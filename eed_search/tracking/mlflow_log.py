@@ -25,7 +25,7 @@ from eed_search.core.attack_records import AttackResult
 from eed_search.core.contenders import Look
 from eed_search.core.errors import EedSearchError, RunError, SpecError, StoreError
 from eed_search.core.failpoints import fail_point
-from eed_search.core.ledger import STOPPED, Event, RunView
+from eed_search.core.ledger import NO_RESULT, Event, RunView
 from eed_search.core.params import ParamValue
 from eed_search.core.points import frontier, measurement_of, run_hypervolume
 from eed_search.core.records import (
@@ -229,8 +229,8 @@ class MlflowTracker:
                 self.parent_run_id = run.info.run_id
             elif point := tags.get("point"):
                 self._children[point] = run.info.run_id
-                # A trial that only ended because the search was stopped may have run again since.
-                if run.info.status != "RUNNING" and tags.get("reason") != STOPPED:
+                # A trial that only ended because the search was stopped, or was out of time, may have run again since.
+                if run.info.status != "RUNNING" and tags.get("reason") not in NO_RESULT:
                     self._complete.add(point)
         self._unsure = False
 
@@ -483,7 +483,7 @@ class MlflowTracker:
         self._log(run_id, params=params, metrics=metrics, tags={} if new else _texts(tags, empty=True), at=at)
         self._client.set_terminated(run_id, status, end_time=int(1000 * at))
         self.num_calls += 1
-        if tags.get("reason") != STOPPED:
+        if tags.get("reason") not in NO_RESULT:
             self._complete.add(point)
 
     # ------------------------------------------------------------ MLflow itself

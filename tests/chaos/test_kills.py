@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 from benchmarks import kills
-from eed_search.core.ledger import read_run
+from eed_search.core.ledger import FILE_NAME, read_run
 
 TRIALS = 10
 
@@ -32,6 +34,7 @@ def test_a_kill_at_each_critical_place_changes_nothing(root: Path) -> None:
         "ledger.append:kill:1",  # nothing is written yet
         "tracker.created:kill:1",  # MLflow has the search, nobody knows
         "ledger.appended:kill:12",
+        "race.decide:kill:2",  # a trial has reported at a rung, whether it goes on is not written
         "study.rebuilt:kill",
         "study.tell:kill:2",  # the ledger has an end that Optuna was not told
         "tracker.created:kill:2",  # MLflow has a trial, nobody knows
@@ -60,3 +63,22 @@ def test_a_full_disk_is_one_clear_error_and_no_loss(root: Path) -> None:
     assert len(read_run(home / "run").trials) > 0
     assert kills.start(home, "run", "local", "tpe", TRIALS).wait(120) == 0
     assert kills.compare(kills.undisturbed(root, "tpe", TRIALS), home) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "problem"),
+    [
+        ("report", "reports at rungs differ from the undisturbed search's"),
+        ("decision", "decisions differ from the undisturbed search's"),
+        ("rivals", "rivals differ from the undisturbed search's"),
+    ],
+)
+def test_another_race_is_found_by_the_comparison(root: Path, tmp_path: Path, kind: str, problem: str) -> None:
+    """One event of the race is missing; all else is as it was."""
+    calm = kills.undisturbed(root, "tpe", TRIALS)
+    other = shutil.copytree(calm, tmp_path / "other")
+    database = sqlite3.connect(other / "run" / FILE_NAME)
+    with database:
+        database.execute("DELETE FROM event WHERE seq = (SELECT max(seq) FROM event WHERE kind = ?)", (kind,))
+    database.close()
+    assert problem in kills.compare(calm, other)

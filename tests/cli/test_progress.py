@@ -148,3 +148,10 @@ def test_base_controls_and_failures_stay_above_the_live_page() -> None:
     assert text.count("trial 5 failed (diverged): loss is nan") == 1
     assert "trial 7 done" not in text
     assert "  trial 8  members" in text
+
+
+def test_trials_that_wait_have_not_ended() -> None:
+    """They are counted apart, and the time that is left stays in sight."""
+    counts = {"done": 12, "infeasible": 0, "pruned": 0, "failed": 0, "running": 2, "paused": 6}
+    text = _drawn(Status(60.0, {}, counts, 20, 125.0))
+    assert "12 of 20 trials, 6 waiting, about 2 min" in text

@@ -154,6 +154,50 @@ def test_sigterm_ends_with_143(tmp_path: Path) -> None:
     assert (view.state, view.reason, view.trials[0].outcome) == ("stopped", "SIGTERM", "done")
 
 
+def test_a_search_that_was_killed_before_its_ledger_is_resumed(tmp_path: Path) -> None:
+    """It has its name and its file, and no more: every command knows it, and `resume` begins it."""
+    home = tmp_path / "home"
+    (home / "five").mkdir(parents=True)
+    (home / "five" / "search_space.yaml").write_text(FILE.replace("trials: 4", "trials: 1"), encoding="utf-8")
+    refused = call("launch", "digits", "--name", "five", "--home", home, "--local")
+    assert refused.exit_code == 7
+    assert "exists already (killed at its start); resume it with `eed-search resume five`" in refused.stderr
+    assert call("status", "five", "--home", home).stdout.startswith("five: interrupted, 0 s of work\ntrials  0 of 1")
+    assert "`eed-search resume five` begins it" in call("report", "five", "--home", home).stderr
+    done = python(STUBBED, "resume", "five", "--home", home)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Resuming five (interrupted): 0 of 1 trials are finished" in done.stdout
+    assert read_run(home / "five").num_trials()["done"] == 1
+
+
+def test_a_search_that_was_killed_before_its_ledger_can_be_cancelled(tmp_path: Path) -> None:
+    (tmp_path / "six").mkdir()
+    (tmp_path / "six" / "search_space.yaml").write_text(FILE, encoding="utf-8")
+    done = call("cancel", "six", "--home", tmp_path)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "six: cancelled after 0 s; 0 trials are finished" in done.stdout
+    assert call("status", "six", "--home", tmp_path).stdout.startswith("six: cancelled (cancel), ")
+
+
+def test_an_exported_point_is_no_search(tmp_path: Path) -> None:
+    """It has a search-space file too."""
+    (tmp_path / "best").mkdir()
+    for name in ("search_space.yaml", "manifest.json"):
+        (tmp_path / "best" / name).write_text(FILE, encoding="utf-8")
+    assert "best: no such search in" in call("resume", "best", "--home", tmp_path).stderr
+
+
+def test_a_folder_that_a_launch_left_empty_is_named(tmp_path: Path) -> None:
+    """Killed between the folder and its file: there is nothing to resume."""
+    (tmp_path / "seven").mkdir()
+    refused = call("launch", "digits", "--name", "seven", "--home", tmp_path, "--local")
+    assert refused.exit_code == 7
+    assert (
+        f"exists already (empty); if no launch has just begun there, remove it with `rmdir {tmp_path}/seven`"
+        in refused.stderr
+    )
+
+
 # ---------------------------------------------------------------- states that need no process
 
 
@@ -182,6 +226,29 @@ def test_status_of_a_finished_search_says_what_comes_next(home: Path) -> None:
     )
     assert f"report  eed-search report a --home {home}" in lines
     assert f"resume  eed-search resume a --trials N --home {home}" in lines
+
+
+def test_status_of_a_search_that_patience_ended_names_the_key(home: Path) -> None:
+    """More trials alone would be refused."""
+    write_ledger(home / "d", make_view(8, name="d", reason="search.patience 3: so many trials in a row added nothing"))
+    lines = call("status", "d", "--home", home).stdout.splitlines()
+    assert lines[0].startswith("d: finished (search.patience 3: so many")
+    assert f"more    give search.patience a higher value, or null, in {home}/d/search_space.yaml, then resume" in lines
+    assert f"resume  eed-search resume d --home {home}" in lines
+
+
+def test_status_counts_trials_that_wait_apart(home: Path) -> None:
+    """Two of ten wait at their first rung: they have not ended."""
+    params: dict[int, dict[str, Any]] = {number: {"num_members": 1} for number in range(10)}
+    write_ledger(home / "e", make_view(8, name="e", state="running", proposals=params))
+    with Ledger(home / "e" / FILE_NAME, write=True) as ledger:
+        for number in (8, 9):
+            ledger.append("report", {"rung": 0, "metrics": {"robust_accuracy": 0.5, "latency_ms": 0.1}}, number)
+            ledger.append("decision", {"rung": 0, "decision": "pause"}, number)
+    assert (
+        "\ntrials  8 of 20 (5 done, 1 infeasible, 1 pruned, 1 failed, 2 waiting)\n"
+        in call("status", "e", "--home", home).stdout
+    )
 
 
 def test_watch_ends_with_the_search(home: Path) -> None:

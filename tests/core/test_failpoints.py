@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -67,3 +69,10 @@ def test_a_name_that_is_none_is_refused(text: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv(VARIABLE, text)
     with pytest.raises(ValueError, match=r"must be NAME:ACTION or NAME:ACTION:NTH; names: ledger.append, "):
         fail_point("ledger.append")
+
+
+def test_every_place_in_the_code_can_be_asked_for() -> None:
+    """And every name has its place."""
+    files = Path(failpoints.__file__).parents[1].rglob("*.py")
+    places = {name for file in files for name in re.findall(r'fail_point\("([a-z._]+)"\)', file.read_text("utf-8"))}
+    assert places == set(POINTS)

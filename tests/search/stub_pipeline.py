@@ -2,7 +2,8 @@
 
 `EED_STUB_FAULTS` maps trial numbers to a fault, as JSON: `raise`, `nan`, `missing`, `exit`, `wrong`,
 `sleep`, `limit`. `EED_STUB_PIDS` names a folder where each call leaves its process id;
-`EED_STUB_SECONDS` is how long a trial takes.
+`EED_STUB_SECONDS` is how long a trial takes. `EED_STUB_HANGS=WHAT:FILE` lets the first call of `probe`, `recheck`,
+`confirm` or `final` hang; the file remembers that it was.
 """
 
 from __future__ import annotations
@@ -183,5 +184,9 @@ def _share(members):
 
 
 def _leave_pid(what):
+    wanted, _, file = os.environ.get("EED_STUB_HANGS", "").partition(":")
+    if what == wanted and not Path(file).exists():
+        Path(file).touch()
+        time.sleep(600)
     if folder := os.environ.get("EED_STUB_PIDS"):
         (Path(folder) / f"{what}-{os.getpid()}-{time.monotonic_ns()}").touch()

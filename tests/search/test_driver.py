@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,10 +25,10 @@ from optuna.trial import TrialState
 
 from eed_search.core.errors import RunError, SpecError, TrialFailure
 from eed_search.core.ledger import Event, Ledger, RungReport, RunView, read_run
-from eed_search.core.records import Reference, TrialRecord
+from eed_search.core.records import Interval, Reference, TrialRecord
 from eed_search.core.reported import standing
 from eed_search.core.spec import Controls, Resources, Search, Spec, Threat
-from eed_search.search import Silent, Status, run
+from eed_search.search import LocalWorkers, Silent, Status, run
 from eed_search.search.claim import claim
 from eed_search.search.driver import MOST_LOSSES
 from eed_search.search.racing import RUNGS
@@ -369,7 +371,9 @@ def test_mlflow_holds_every_trial(done: Done) -> None:
 def test_a_taken_name_is_refused_and_nothing_changes(done: Done) -> None:
     """A taken name is refused and nothing changes."""
     before = (done.folder / "ledger.sqlite").read_bytes()
-    with pytest.raises(RunError, match=r"--name stub-1: .* exists already \(finished\); add trials with .* --trials N"):
+    with pytest.raises(
+        RunError, match=r"--name stub-1: .* exists already \(finished\); take it to N trials in all with .* --trials N"
+    ):
         run(spec_of(), home=done.home, name="stub-1", pipeline=stub_pipeline, listener=Silent())
     assert (done.folder / "ledger.sqlite").read_bytes() == before
 
@@ -454,6 +458,67 @@ def test_a_trial_that_hangs_is_ended_and_not_tried_again(tmp_path: Path, monkeyp
     assert view.attempts[0] == 1
     assert any(note.startswith("trial 0: no progress for ") for note in view.notes)
     assert "in run" in (tmp_path / "hung" / "errors" / "trial-0-stacks.txt").read_text()
+
+
+def short_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: str, limit_s: float = 10.0) -> Spec:
+    """A search of three trials in which the first call of a function hangs."""
+    monkeypatch.setenv("EED_STUB_HANGS", f"{hangs}:{tmp_path / 'hung'}")
+    search = Search(trials=3, racing=False, sampler="random", trial_timeout_s=limit_s)
+    return Spec(name="s", threat=Threat(eps=0.15), search=search, controls=Controls(sizes=()))
+
+
+def test_a_measurement_that_hangs_keeps_no_other_trial_from_its_latency(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one probe measures for all: it is ended with the trial that it hung for, and starts again."""
+    spec = short_of(tmp_path, monkeypatch, "probe")
+    view = run(spec, home=tmp_path, name="s", pipeline=stub_pipeline, listener=Silent())
+    assert Counter(trial.outcome for trial in view.trials.values()) == {"done": 2, "failed": 1}
+    assert [trial.reason for trial in view.trials.values() if trial.outcome == "failed"] == ["timeout"]
+
+
+@pytest.mark.parametrize(("hangs", "note"), [("recheck", "check on fresh images"), ("final", "final latency")])
+def test_a_final_that_hangs_becomes_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: str, note: str
+) -> None:
+    """And the search goes on, as after one that failed."""
+    spec = short_of(tmp_path, monkeypatch, hangs, limit_s=5.0)
+    view = run(spec, home=tmp_path, name="s", pipeline=stub_pipeline, listener=Silent())
+    assert view.state == "finished"
+    assert view.fresh
+    assert view.latencies
+    wanted = rf".*: no {note}, .* \(no progress for \d+ s after: starting; ended\. If it was only slow, raise"
+    assert [one for one in view.notes if re.match(wanted, one)]
+
+
+def test_a_final_latency_of_nothing_is_noted_and_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever ranks by it would take its logarithm; the search's figure stands."""
+    final_latency = stub_pipeline._final_latency
+
+    def none_for_points(artifact: str, params: Any, factor: float) -> Any:
+        found = final_latency(artifact, params, factor)
+        return found if params is None else dataclasses.replace(found, latency_ms=Interval(0.0, 0.0, 0.0))
+
+    monkeypatch.setattr(stub_pipeline, "_final_latency", none_for_points)
+    spec = spec_of(3, controls=Controls(sizes=()))
+    view = run(
+        spec, home=tmp_path, name="s", pipeline=stub_pipeline, listener=Silent(), workers=LocalWorkers()
+    )  # fmt: skip
+    assert view.state == "finished"
+    assert view.latencies.keys() == {"dense base"}
+    assert any(
+        note.endswith("no final latency, the search's figure stands (latency_ms is 0, not above 0)")
+        for note in view.notes
+    )
+
+
+def test_a_base_that_hangs_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EED_STUB_PREPARE", "sleep")
+    spec = spec_of(controls=Controls(sizes=()))
+    spec = spec.model_copy(update={"search": spec.search.model_copy(update={"trial_timeout_s": 3.0})})
+    with pytest.raises(TrialFailure, match=r"^dense base: no progress for \d+ s after: training; ended\. .* raise"):
+        run(spec, home=tmp_path, name="s", pipeline=stub_pipeline, listener=Silent())
+    assert read_run(tmp_path / "s").state == "failed"
 
 
 def test_a_base_that_fails_ends_the_search_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

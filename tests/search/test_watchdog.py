@@ -51,3 +51,11 @@ def test_a_monitor_that_started_again_is_no_alarm() -> None:
     dog.begin("a", 0)
     dog.look({"a": 7}, 1)
     assert dog.look({"a": 1}, 12) == []
+
+
+def test_whoever_waited_for_what_hung_has_its_whole_limit_again() -> None:
+    dog = Watchdog(10)
+    dog.begin("a", 0)
+    dog.excuse(9)
+    assert dog.look({}, 13) == []
+    assert [alarm.over for alarm in dog.look({}, 19)] == [True]
