@@ -237,21 +237,24 @@ class ProbeActor:
     Args:
         pipeline: Module with `make_probe`.
         setting: What all trials share.
-        monitor: Told for whom it measures, under the name `PROBE`.
     """
 
-    def __init__(self, pipeline: Any, setting: Setting, monitor: Any) -> None:
+    def __init__(self, pipeline: Any, setting: Setting) -> None:
         self._probe: Probe = pipeline.make_probe(setting)
-        self._post = reporter(monitor, PROBE)
 
-    def measure(self, onnx: bytes, who: str) -> RatioEstimate:
-        """Measure one network against the dense base, while no other search measures on this machine."""
-        self._post(who)
+    def measure(self, onnx: bytes, who: str, monitor: Any) -> RatioEstimate:
+        """Measure one network against the dense base, while no other search measures on this machine.
+
+        The monitor is told for whom, under the name `PROBE`. It comes with each call: a handle among the
+        constructor's arguments is one that a restart might not find.
+        """
+        post = reporter(monitor, PROBE)
+        post(who)
         try:
             with measuring():
                 return self._probe.measure(onnx)
         finally:
-            self._post("")
+            post("")
 
 
 @contextmanager
@@ -270,16 +273,17 @@ class RemoteProbe:
         actor: The probe actor.
         machine: The machine whose latencies it gives; empty for that of the caller.
         who: Whom it measures for.
+        monitor: Told so.
     """
 
-    def __init__(self, actor: Any, machine: str = "", who: str = "") -> None:
-        self._actor = actor
+    def __init__(self, actor: Any, machine: str = "", who: str = "", monitor: Any = None) -> None:
+        self._actor, self._monitor = actor, monitor
         self.machine = machine
         self._who = who
 
     def of(self, who: str) -> RemoteProbe:
         """Give the probe that measures for one trial or control."""
-        return RemoteProbe(self._actor, self.machine, who)
+        return RemoteProbe(self._actor, self.machine, who, self._monitor)
 
     def measure(self, onnx: bytes) -> RatioEstimate:
         """Measure one network against the dense base.
@@ -290,7 +294,7 @@ class RemoteProbe:
         import ray
 
         try:
-            estimate: RatioEstimate = ray.get(self._actor.measure.remote(onnx, self._who))
+            estimate: RatioEstimate = ray.get(self._actor.measure.remote(onnx, self._who, self._monitor))
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
         return estimate

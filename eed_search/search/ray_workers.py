@@ -169,9 +169,9 @@ class _SideBySide:
             ray.remote(ray_glue.ProbeActor)
             .options(**self._workers.placement.probe())
             # by value: a restart could not read it from a store that forgot it
-            .remote(self._pipeline, work.setting, self._monitor)
+            .remote(self._pipeline, work.setting)
         )
-        probe = ray_glue.RemoteProbe(self._probe_actor, getattr(work.setting, "machine", ""))
+        probe = ray_glue.RemoteProbe(self._probe_actor, getattr(work.setting, "machine", ""), monitor=self._monitor)
         resources = work.spec.resources
         control = ray.remote(ray_glue.control_task).options(
             num_cpus=resources.cpu, num_gpus=resources.gpu, max_retries=0
