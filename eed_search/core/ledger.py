@@ -223,6 +223,7 @@ class RunView:
         latencies: Last final latencies by point id, reference name included: they replace the search's.
         timings: All final latencies by the same, in order.
         confirmed: Measurements by point id of swept thresholds that an attack has confirmed.
+        proposed_before: How many trials had been proposed when each was confirmed, by point id.
         fresh: Checks on fresh images that chose nothing, by point id, reference name included.
         slices: Checks on those that chose, by point id and first image.
         looks: Who belongs to the frontier, decision by decision; empty again once another trial ends.
@@ -257,6 +258,7 @@ class RunView:
     history: list[tuple[What, int]] = field(default_factory=list)
     latencies: dict[str, Latency] = field(default_factory=dict)
     confirmed: dict[str, Measurement] = field(default_factory=dict)
+    proposed_before: dict[str, int] = field(default_factory=dict)
     timings: dict[str, list[Latency]] = field(default_factory=dict)
     fresh: dict[str, FreshCheck] = field(default_factory=dict)
     slices: dict[str, dict[int, FreshCheck]] = field(default_factory=dict)
@@ -406,6 +408,7 @@ def _fold_latency(view: RunView, data: dict[str, Any], trial: int) -> None:
 
 def _fold_confirmed(view: RunView, data: dict[str, Any], trial: int) -> None:
     view.confirmed[data["id"]] = from_json(Measurement, data["measurement"])
+    view.proposed_before[data["id"]] = len(view.proposals)
     _remember(view, view.confirmed[data["id"]].remade)
 
 

@@ -9,8 +9,8 @@ A trial's end is told truthfully, once:
     NaN, infinite, missing or crashed → FAIL
 
 A swept gate threshold of a finished trial stands in the study too, as a trial of its own with that
-threshold (user attribute `swept`); its robust accuracy is an upper bound. A study that is made again after the finals
-holds what confirmed it instead, and not what broke a limit then.
+threshold (user attribute `swept`); its robust accuracy is an upper bound. A study that is made again for more trials
+after the finals holds what confirmed it instead, and not what broke a limit then.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def _replay(view: RunView, spec: Spec) -> optuna.Study:
     num_proposed = 0
     for what, number in view.history:
         if what == "result":
-            kind, swept = spec.search.latency_objective, _swept_now(view, number)
+            kind, swept = spec.search.latency_objective, _swept_now(view, spec, number)
             tell(study, open_.pop(number), view.trials[number], kind, swept)
         if what != "proposal":
             continue
@@ -211,12 +211,17 @@ def _replay(view: RunView, spec: Spec) -> optuna.Study:
     return study
 
 
-def _swept_now(view: RunView, number: int) -> dict[str, SweptPoint]:
-    """Give a trial's swept thresholds, with what an attack at each found; those that break a limit by it are left out."""
+def _swept_now(view: RunView, spec: Spec, number: int) -> dict[str, SweptPoint]:
+    """Give a trial's swept thresholds, with what an attack at each found where trials follow that may learn from it.
+
+    Those that break a limit by it are left out. What the last finals confirmed nobody learns from: the study is then
+    what it was while the trials ran.
+    """
     found = {}
+    num = max(len(view.proposals), spec.search.trials)
     for id_, point in _swept_of(view.trials[number]).items():
         confirmed = view.confirmed.get(id_)
-        if confirmed is None:
+        if confirmed is None or view.proposed_before[id_] >= num:
             found[id_] = point
         elif not breaks_a_limit(view, confirmed):
             found[id_] = replace(point, measurement=confirmed)

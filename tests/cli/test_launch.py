@@ -86,7 +86,10 @@ def test_a_name_that_is_taken_is_refused(launched: tuple[Path, subprocess.Comple
     done = python(STUBBED, "launch", home.parent / "quick.yaml", "--home", home, "--name", "one")
     assert done.returncode == 7
     assert done.stderr.startswith("error: --name one: ")
-    assert "(finished); add trials with `eed-search resume one --trials N`, or choose another --name" in done.stderr
+    assert (
+        "(finished); take it to N trials in all with `eed-search resume one --trials N`, or choose another --name"
+        in done.stderr
+    )
     assert written(home / "one") == before
 
 

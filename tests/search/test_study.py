@@ -271,7 +271,11 @@ def test_a_study_made_again_holds_what_was_confirmed(tmp_path: Path) -> None:
         ids[0]: replace(found[ids[0]], robust_accuracy=kept),
         ids[1]: replace(found[ids[1]], robust_accuracy=broken),
     }
-    with closing(rebuild_study(view, spec, tmp_path / "again.sqlite")) as study:
+    view.proposed_before = dict.fromkeys(ids, NUM_TRIALS)
+    with closing(rebuild_study(view, spec, tmp_path / "same.sqlite")) as study:
+        assert contents(study) == before  # no trial follows
+    more = spec.model_copy(update={"search": spec.search.model_copy(update={"trials": NUM_TRIALS + 1})})
+    with closing(rebuild_study(view, more, tmp_path / "again.sqlite")) as study:
         again = {t.user_attrs[SWEPT]: t.values for t in study.trials if SWEPT in t.user_attrs}
         others = len(study.trials)
     assert again[ids[0]] == [0.6, 0.1]
