@@ -25,13 +25,14 @@ from eed_search.core.spec_file import SPACE_FILE, load, parse, to_text
 from eed_search.core.store import write_atomic
 from eed_search.search import origin
 from eed_search.search.claim import with_absolute_data
-from eed_search.search.driver import Again, drive, ended_early, ray_workers, to_reopen, work_left
+from eed_search.search.driver import Again, drive, ray_workers
 from eed_search.search.interrupts import interrupts
 from eed_search.search.journal import Journal
 from eed_search.search.listener import Listener, Silent
 from eed_search.search.lock import driving
 from eed_search.search.outcome import judge
 from eed_search.search.ray_glue import clear_dead_sessions
+from eed_search.search.remaining import ended_early, to_reopen, work_left
 from eed_search.search.workers import LocalWorkers, Pipeline, Workers
 
 _PATIENCE_S = 10.0
