@@ -14,13 +14,12 @@ from eed_search.core.beforehand import DECIDED, Beforehand
 from eed_search.core.spec import Spec
 from eed_search.search.proposals import suggest
 from eed_search.search.racing import RUNGS, Racing
-from eed_search.search.samplers import PORTFOLIO
+from eed_search.search.samplers import PORTFOLIO, explores
 from eed_search.search.study import EXPECTED, OBJECTIVES, SWEPT, own_trials, sampler_for
 
 if TYPE_CHECKING:
     from eed_search.search.model import Excess, Model, Observation
 
-_EXPLORES = 3  # every third proposal of the portfolio is drawn at random
 _LATENCY = list(OBJECTIVES).index("latency_ms")
 
 
@@ -64,7 +63,7 @@ class Portfolio:
             return None  # first proposals come first
         own = own_trials(study)
         before = [dict(trial.params) for trial in own]
-        if number < search.startup_trials or number % _EXPLORES == _EXPLORES - 1:
+        if explores(number, search.startup_trials):
             return self._explore(number, before)
         seen = self._reports(trials, own)
         heard = {one.trial for one in seen}

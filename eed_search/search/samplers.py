@@ -14,6 +14,7 @@ import optuna
 from optuna.samplers import BaseSampler
 
 PORTFOLIO = "portfolio"
+_EXPLORES = 3  # every third proposal of the portfolio is drawn at random
 
 
 def _tpe(own: int, search: int, startup: int) -> BaseSampler:
@@ -56,6 +57,11 @@ SAMPLERS: dict[str, Callable[[int, int, int], BaseSampler]] = {
     "gp": _gp,
     PORTFOLIO: _random,  # its share of exploration; the model makes the other proposals
 }
+
+
+def explores(number: int, startup: int) -> bool:
+    """Whether the portfolio draws its proposal of this number at random instead of asking its model."""
+    return number < startup or number % _EXPLORES == _EXPLORES - 1
 
 
 def make_sampler(name: str, seed: int, number: int, startup: int) -> BaseSampler:

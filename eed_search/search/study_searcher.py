@@ -33,11 +33,10 @@ from eed_search.search.arguments import (
 )
 from eed_search.search.model import Model, Observation, Params, RandomTrial, Space
 from eed_search.search.pareto_racing import ParetoRacing
-from eed_search.search.samplers import PORTFOLIO, SAMPLERS, make_sampler
+from eed_search.search.samplers import PORTFOLIO, SAMPLERS, explores, make_sampler
 
 _SEARCHER = "searcher"  # attribute of an Optuna trial: whose it is, as others may use the study too
 _KEPT = ("_name", "_num_proposed", "_observations", "_reached", "_final")  # what `save` writes as it is
-_EXPLORES = 3  # every third proposal of the portfolio is the sampler's
 
 
 class StudySearcher(Searcher):
@@ -149,8 +148,8 @@ class StudySearcher(Searcher):
         if self._max_concurrent is not None and self._num_busy() >= self._max_concurrent:
             return None
         number = self._num_proposed
-        explores = self._sampler_name != PORTFOLIO or number < self._startup or number % _EXPLORES == _EXPLORES - 1
-        if not explores and (params := self._from_model(number)) is not None:
+        asks_model = self._sampler_name == PORTFOLIO and not explores(number, self._startup)
+        if asks_model and (params := self._from_model(number)) is not None:
             self._study.enqueue_trial(params)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
