@@ -4,9 +4,10 @@
 
 Reads a finished run's ledger. While controls and trials run side by side, every slot is either at work on a
 stage (training, attacking, timing) or not; what is not is orchestration: handing out, loading, reporting,
-waiting for the last trial. The limit is 10 % of the slots' time.
+waiting for the last trial. The limit is 10 % of the slots' time. A trial that waits for a stage that another one
+computes is in that stage: such waiting is not told apart.
 
-Run on 2026-11-21 on the run whose table stands in `search_spaces/digits.yaml` (2 cores, nothing else
+Run on 2026-11-22 on the run whose table stands in `search_spaces/digits.yaml` (2 cores, nothing else
 running): see docs/log.md.
 """
 

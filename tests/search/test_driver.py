@@ -477,7 +477,10 @@ def test_a_measurement_that_hangs_keeps_no_other_trial_from_its_latency(
     assert [trial.reason for trial in view.trials.values() if trial.outcome == "failed"] == ["timeout"]
 
 
-@pytest.mark.parametrize(("hangs", "note"), [("recheck", "check on fresh images"), ("final", "final latency")])
+@pytest.mark.parametrize(
+    ("hangs", "note"),
+    [("recheck", "check on fresh images"), pytest.param("final", "final latency", marks=pytest.mark.slow)],
+)
 def test_a_final_that_hangs_becomes_a_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: str, note: str
 ) -> None:
