@@ -194,7 +194,11 @@ def from_bundle(folder: Path, wishes: Wishes, report: Callable[[str], None]) -> 
             raise DataError(
                 f"{folder}: takes images {list(shape)}, the data hold {list(splits.image_shape)}; give --data"
             )
-    if wishes.eps is None and spec is None:
+    if wishes.eps is not None:
+        eps = wishes.eps
+    elif spec is not None:
+        eps = spec.threat.eps
+    else:
         raise DataError(f"{folder}: says no eps; give --eps, such as 8/255")
     data = None if spec is None else spec.data
     unseen = None if data is None else plan_looks(data.num_validation, data.num_fresh).last
@@ -206,7 +210,7 @@ def from_bundle(folder: Path, wishes: Wishes, report: Callable[[str], None]) -> 
         split_name=samples.name,
         data=samples.title or (spec.data.source if spec else ""),
         num_classes=classifier.num_classes,
-        eps=wishes.eps if wishes.eps is not None or spec is None else spec.threat.eps,  # type: ignore[arg-type]
+        eps=eps,
         deploy=lambda: classifier,
         timing=_claimed(claims),
         notes=samples.notes,

@@ -64,8 +64,8 @@ class RayWorkers:
         *,
         who: str,
         poll: Poll,
-        limit_s: float | None = None,
-        on_stuck: OnStuck = lambda who, seconds: None,
+        limit_s: float | None,
+        on_stuck: OnStuck,
     ) -> Any:
         """Call one function of the pipeline with a whole machine; again on another one where it is lost."""
         tried = 1

@@ -30,10 +30,6 @@ Poll = Callable[[], None]
 OnStuck = Callable[[str, float], None]
 
 
-def _say_nothing(who: str, seconds: float) -> None:
-    """Take no notice."""
-
-
 class Pipeline(Protocol):
     """What one trial does, as the search calls it; a module that the workers can import by name."""
 
@@ -168,8 +164,8 @@ class Workers(Protocol):
         *,
         who: str,
         poll: Poll,
-        limit_s: float | None = None,
-        on_stuck: OnStuck = _say_nothing,
+        limit_s: float | None,
+        on_stuck: OnStuck,
     ) -> Any:
         """Call one function of the pipeline with the whole machine.
 
@@ -221,8 +217,8 @@ class LocalWorkers:
         *,
         who: str,
         poll: Poll,
-        limit_s: float | None = None,
-        on_stuck: OnStuck = _say_nothing,
+        limit_s: float | None,
+        on_stuck: OnStuck,
     ) -> Any:
         """Call one function of the pipeline."""
         poll()
