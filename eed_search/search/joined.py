@@ -5,7 +5,6 @@ Its workers are what `local_ray` gives, but for the places (`placement.Cluster`)
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,7 +21,6 @@ from eed_search.search.placement import Cluster, Node, fitting, only_on
 from eed_search.search.ray_workers import RayWorkers
 from eed_search.search.workers import Pipeline, Poll
 
-_MOST_STARTING = 16
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
 _HEAD_MARK = "node:__internal_head__"
 WORKER_VARIABLES = {"RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
@@ -40,8 +38,6 @@ def joined_ray(address: str, latency_node: str | None = None) -> Iterator[Cluste
         RunError: If there is none, or it refuses.
     """
     ray_glue.quiet_environment(own_token=False)
-    # Workers of free slots start side by side, not one after another; the proposer hands out no more than fit.
-    os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(_MOST_STARTING))
     import ray
 
     with ray_glue.logs_not_on_terminal(), tempfile.TemporaryDirectory(prefix="eed-join-") as folder:
