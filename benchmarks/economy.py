@@ -1,7 +1,8 @@
 """What do the store, the gate before training and the threshold sweep save? The digits search with each switched off.
 
-    python benchmarks/economy.py [--seeds 3] [--trials 20] [--limit 0.7] [--variants on off store gate sweep store-given off-given]
-                                 [--home DIR] [--target HYPERVOLUME] [--out FILE.json]
+    python benchmarks/economy.py [--seeds 3] [--trials 20] [--trials-off 40] [--limit 0.7] [--home DIR]
+                                 [--variants on off store gate sweep store-given off-given]
+                                 [--target HYPERVOLUME] [--out FILE.json]
     python benchmarks/economy.py --tiny           # seconds of training, one process: shows that it runs
 
 Each search is real: `eed-search launch` with its trials on Ray's workers (`--tiny`: one after another in this process),
@@ -17,8 +18,13 @@ off-given    as `off`, but the base is there
 
 Time is the run's, from its ledger, to the first event at which the hypervolume reaches a target: a swept threshold counts
 from its confirmation on, a point whose latency was too noisy from its final one on. `found` dates both by their trial's
-end, at what the finals then measured, plus the seconds that confirmations took. The target of a seed is the smallest
-final hypervolume of its searches (of those that found a point), unless `--target` names one.
+end, at what the finals then measured, plus the seconds that confirmations took.
+
+The target is one hypervolume for all: what the searches with everything on are sure to end with, that is the smallest of their
+final ones, unless `--target` names another. `--trials-off` lets the others search on for it. A search that ends
+below it counts with the seconds until its last trial's end, and the seconds of all seeds are divided by the number of
+those that got there: the expected running time (Hansen et al. 2021, COCO). A low target is reached by the
+first few trials of any search, whatever is switched off, so a second table says what other targets would have told.
 
 Searches that lie finished in `--home` are read, not run again: a benchmark that was cut short goes on.
 """
@@ -27,6 +33,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import sys
@@ -59,6 +66,7 @@ VARIANTS: dict[str, frozenset[str]] = {
 }
 """What is switched off, by the variant's name."""
 FACTOR = 5.0  # the target: all on against all off
+_SAME = 1e-9  # of a hypervolume
 TINY = {
     "data.num_train": 128,
     "base.epochs": 3,
@@ -83,6 +91,7 @@ class Search:
         seed: Of the search.
         seconds: All in all.
         base_s: Until the trials began.
+        searched_s: Until the last trial ended, plus the confirmations' seconds: without the rest of the finals.
         strict: (seconds, hypervolume from then on), at each growth; as the ledger told it then.
         found: The same with what the finals said dated by the trials, plus the confirmations' seconds.
         trials: By outcome.
@@ -93,6 +102,7 @@ class Search:
     seed: int
     seconds: float
     base_s: float
+    searched_s: float
     strict: tuple[tuple[float, float], ...]
     found: tuple[tuple[float, float], ...]
     trials: dict[str, int]
@@ -106,7 +116,7 @@ class Search:
 
 def reached(curve: Sequence[tuple[float, float]], target: float) -> float | None:
     """Give the first time at which a curve has a value, or none."""
-    return next((seconds for seconds, value in curve if value >= target - 1e-9), None)
+    return next((seconds for seconds, value in curve if value >= target - _SAME), None)
 
 
 # ---------------------------------------------------------------- run and read
@@ -176,6 +186,7 @@ def read_search(folder: Path, variant: str, seed: int) -> Search:
         seed,
         final.seconds,
         base_s,
+        max((seconds for seconds, _ in ends.values()), default=final.seconds) + sum(confirming.values()),
         tuple(strict),
         tuple(_as_found(final, ends, confirming)),
         final.num_trials(),
@@ -205,22 +216,17 @@ def _grow(curve: list[tuple[float, float]], seconds: float, value: float) -> Non
 
 
 def table(searches: Sequence[Search], target: float | None = None) -> str:
-    """Write the one table of a call, in Markdown, with what it means under it.
+    """Write the tables of a call, in Markdown, with what they mean under them.
 
     Args:
         searches: Of any seeds and variants.
-        target: The hypervolume to be reached; by default each seed's smallest final one.
+        target: The hypervolume to be reached; by default what all searches with everything on ended with.
     """
-    seeds = sorted({one.seed for one in searches})
-    reached_by_all = {
-        seed: min((one.hypervolume for one in searches if one.seed == seed and one.found), default=0.0)
-        for seed in seeds
-    }
-    targets = {seed: value if target is None else target for seed, value in reached_by_all.items()}
     by_variant = {name: [one for one in searches if one.variant == name] for name in VARIANTS}
+    target = sure(by_variant["on"] or searches) if target is None else target
     lines = [
-        "| off | time | as found | without the base | in all | hypervolume | members made / used | infeasible |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| off | time | as found | without the base | got there | in all | hypervolume | members made / used | infeasible |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, mine in by_variant.items():
         if not mine:
@@ -228,58 +234,99 @@ def table(searches: Sequence[Search], target: float | None = None) -> str:
         made, reused = (sum(one.stages.get("member", (0, 0))[i] for one in mine) for i in (0, 1))
         cells = [
             ", ".join(sorted(VARIANTS[name])) or "nothing",
-            _mean_time(mine, "strict", targets),
-            _mean_time(mine, "found", targets),
-            _mean_time(mine, "found", targets, without_base=True),
+            str(expected(mine, "strict", target)),
+            str(expected(mine, "found", target)),
+            str(expected(mine, "found", target, without_base=True)),
+            f"{sum(one.hypervolume >= target - _SAME for one in mine)} of {len(mine)}",
             f"{sum(one.seconds for one in mine) / len(mine):.0f} s",
             f"{sum(one.hypervolume for one in mine) / len(mine):.3f}",
             f"{made} / {made + reused}",
-            f"{sum(one.trials['infeasible'] for one in mine)}",
+            f"{sum(one.trials['infeasible'] for one in mine)} of {sum(sum(one.trials.values()) for one in mine)}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
-        f"Seconds until the hypervolume was {', '.join(f'{value:.3f} (seed {seed})' for seed, value in targets.items())};"
-        f" mean of {len(seeds)} seed{'' if len(seeds) == 1 else 's'}, `>` where a search ended before it.",
-        *verdict(by_variant, targets),
+        f"Seconds until the hypervolume was {target:.3f}: those of all seeds over the number of them that got there, `>` where"
+        " none did.",
+        *verdict(by_variant, target),
+        *other_targets(by_variant),
     ]
     return "\n".join(lines)
 
 
-def _times(
-    searches: Sequence[Search], curve: str, targets: dict[int, float], *, without_base: bool
-) -> list[float | None]:
-    found = []
-    for one in searches:
-        seconds = reached(getattr(one, curve), targets[one.seed])
-        found.append(None if seconds is None else seconds - (one.base_s if without_base else 0.0))
-    return found
+def sure(searches: Sequence[Search]) -> float:
+    """Give the hypervolume that all searches end with which found a point; 0 if none did."""
+    return min((one.hypervolume for one in searches if one.found), default=0.0)
 
 
-def _mean_time(searches: Sequence[Search], curve: str, targets: dict[int, float], *, without_base: bool = False) -> str:
-    times = _times(searches, curve, targets, without_base=without_base)
-    ended = [one.seconds - (one.base_s if without_base else 0.0) for one in searches]
-    mean = sum(end if at is None else at for at, end in zip(times, ended, strict=True)) / len(times)
-    return f"{'> ' if None in times else ''}{mean:.0f} s"
+@dataclass(frozen=True)
+class Expected:
+    """Seconds until a hypervolume is there, when a search that ends below it is begun again.
+
+    Attributes:
+        seconds: The expected time; where nobody got there, what all spent.
+        reached: Whether anybody got there.
+    """
+
+    seconds: float
+    reached: bool
+
+    def __str__(self) -> str:
+        return f"{'' if self.reached else '> '}{self.seconds:.0f} s"
+
+    def __truediv__(self, other: Expected) -> str:
+        return f"{'' if self.reached else 'more than '}{self.seconds / max(other.seconds, 1e-9):.1f}"
 
 
-def verdict(by_variant: dict[str, list[Search]], targets: dict[int, float]) -> list[str]:
+def expected(searches: Sequence[Search], curve: str, target: float, *, without_base: bool = False) -> Expected:
+    """Give the expected time to a hypervolume, over searches that differ in their seed.
+
+    Args:
+        searches: One or more.
+        curve: `strict` or `found`.
+        target: The hypervolume.
+        without_base: Count from the trials' begin on.
+    """
+    times = [reached(getattr(one, curve), target) for one in searches]
+    spent = [
+        (one.searched_s if at is None else at) - (one.base_s if without_base else 0.0)
+        for at, one in zip(times, searches, strict=True)
+    ]
+    there = sum(at is not None for at in times)
+    return Expected(sum(spent) / max(there, 1), there > 0)
+
+
+def verdict(by_variant: dict[str, list[Search]], target: float) -> list[str]:
     """Compare all on with all off, where both were run."""
     lines = []
     for name, given in (("off", ""), ("off-given", ", each trial given the base,")):
         if not by_variant["on"] or not by_variant[name]:
             continue
         for words, without_base in ((given, False), (given + " without the first base's time", True)):
-            on = _times(by_variant["on"], "found", targets, without_base=without_base)
-            off = _times(by_variant[name], "found", targets, without_base=without_base)
-            if None in on or None in off:
-                lines.append(f"All on against all off{words}: not every search reached the target.")
+            on = expected(by_variant["on"], "found", target, without_base=without_base)
+            off = expected(by_variant[name], "found", target, without_base=without_base)
+            if not on.reached:
+                lines.append(f"All on against all off{words}: no search with all on reached the target.")
                 continue
-            factor = sum(t for t in off if t) / max(sum(t for t in on if t), 1e-9)
+            factor = off.seconds / max(on.seconds, 1e-9)
             lines.append(
-                f"All on is {factor:.1f} times as fast as all off{words} (as found); the target is {FACTOR:g}:"
+                f"All on is {off / on} times as fast as all off{words} (as found); the target is {FACTOR:g}:"
                 f" {'reached' if factor >= FACTOR else 'missed'}."
             )
+    return lines
+
+
+def other_targets(by_variant: dict[str, list[Search]]) -> list[str]:
+    """Say what all on against all off would be at any hypervolume, in steps of a hundredth, that some search with all on has."""
+    on, off = by_variant["on"], by_variant["off"]
+    if not on or not off:
+        return []
+    highest = max(one.hypervolume for one in on)
+    lowest = min(one.found[0][1] for one in (*on, *off) if one.found)
+    lines = ["", "| hypervolume | all on | all off | times |", "|---:|---:|---:|---:|"]
+    for hundredths in range(math.ceil(100 * lowest), math.floor(100 * highest) + 1):
+        one, other = (expected(mine, "found", hundredths / 100) for mine in (on, off))
+        lines.append(f"| {hundredths / 100:.2f} | {one} | {other} | {other / one} |")
     return lines
 
 
@@ -289,19 +336,24 @@ def verdict(by_variant: dict[str, list[Search]], targets: dict[int, float]) -> l
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N-1 (default 3)")
-    parser.add_argument("--trials", type=int, default=20, metavar="N", help="of each search (default 20)")
+    parser.add_argument("--trials", type=int, default=20, metavar="N", help="of a search with all on (default 20)")
+    parser.add_argument(
+        "--trials-off", type=int, metavar="N", help="of a search with something off (default: twice as many)"
+    )
     parser.add_argument("--limit", type=float, default=0.7, help="worst-case latency over the base's (default 0.7)")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="NAME")
     parser.add_argument("--home", type=Path, metavar="DIR", help="keeps the searches; a temporary folder by default")
-    parser.add_argument("--target", type=float, metavar="HYPERVOLUME", help="in 0..1; by default each seed's own")
+    parser.add_argument("--target", type=float, metavar="HYPERVOLUME", help="in 0..1; by default the searches' own")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write every search's curves")
     parser.add_argument("--tiny", action="store_true", help="one seed, 5 trials, little training, no Ray")
     arguments = parser.parse_args(argv)
     if arguments.tiny:
-        arguments.seeds, arguments.trials = 1, 5
-    for name in ("seeds", "trials"):
+        arguments.seeds, arguments.trials, arguments.trials_off = 1, 5, 5
+    if arguments.trials_off is None:
+        arguments.trials_off = 2 * arguments.trials
+    for name in ("seeds", "trials", "trials_off"):
         if getattr(arguments, name) < 1:
-            parser.error(f"--{name}: {getattr(arguments, name)}; give 1 or more")
+            parser.error(f"--{name.replace('_', '-')}: {getattr(arguments, name)}; give 1 or more")
     if not arguments.limit > 0:
         parser.error(f"--limit: {arguments.limit:g}; give more than 0")
     if arguments.target is not None and not 0 < arguments.target < 1:
@@ -318,7 +370,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for seed in range(arguments.seeds):
             for variant in arguments.variants:
                 folder = home.expanduser().resolve() / f"{variant}-{seed}"
-                spec = spec_of(variant, seed, arguments.trials, arguments.limit, tiny=arguments.tiny)
+                trials = arguments.trials_off if VARIANTS[variant] else arguments.trials
+                spec = spec_of(variant, seed, trials, arguments.limit, tiny=arguments.tiny)
                 print(f"seed {seed}, off: {', '.join(sorted(VARIANTS[variant])) or 'nothing'} ...", file=sys.stderr)
                 run_search(spec, variant, folder, tiny=arguments.tiny)
                 searches.append(read_search(folder / "run", variant, seed))

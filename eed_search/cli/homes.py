@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from eed_search.core.errors import RunError
+from eed_search.core.errors import RunError, SpecError
 from eed_search.core.ledger import FILE_NAME, Ledger, RunView, read_run
 from eed_search.core.spec_file import SPACE_FILE, load
 
@@ -42,10 +42,10 @@ class Found:
 
 
 def found_runs(home: Path) -> list[Found]:
-    """Read the searches of a home, the latest started last; those that cannot be read are left out."""
+    """Read the searches of a home, those without a ledger too, the latest started last; what cannot be read is left out."""
     found = []
-    for folder in run_folders(home):
-        with suppress(RunError):
+    for folder in sorted([*run_folders(home), *_begun(home)], key=_started):
+        with suppress(RunError, SpecError):
             found.append(Found.at(folder))
     return found
 
@@ -64,8 +64,9 @@ def find_by_state(home: Path, run: str | None, states: Container[str], what: str
     """
     if run is not None:
         return Found.at(find_run(home, run))
-    find_run(home, None)
     there = found_runs(home)
+    if not there:
+        find_run(home, None)
     fitting = [one for one in there if one.state in states]
     if not fitting:
         shown = ", ".join(f"{one.folder.name} ({one.state})" for one in there[-10:]) or "none that can be read"
@@ -74,7 +75,7 @@ def find_by_state(home: Path, run: str | None, states: Container[str], what: str
 
 
 def run_folders(home: Path) -> list[Path]:
-    """List the searches of a home, the latest started last."""
+    """List the searches of a home that have a ledger, the latest started last."""
     if not home.is_dir():
         return []
     return sorted((ledger.parent for ledger in home.glob(f"*/{FILE_NAME}")), key=_started)
@@ -85,7 +86,7 @@ def find_run(home: Path, run: str | None) -> Path:
 
     Args:
         home: The folder that holds every search.
-        run: Its name, or its folder; none takes the latest.
+        run: Its name, or its folder; none takes the latest that has a ledger, or else the latest.
 
     Raises:
         RunError: If there is none; names those that are there.
@@ -94,7 +95,7 @@ def find_run(home: Path, run: str | None) -> Path:
 
     folders = run_folders(home)
     if run is None:
-        if not folders:
+        if not (folders := folders or _begun(home)):
             raise RunError(
                 f"{home}: holds no search; start one with `eed-search launch`, or give its folder with --home"
             )
@@ -121,8 +122,17 @@ def open_run(home: Path, run: str | None) -> tuple[Path, RunView]:
     return folder, read_run(folder)
 
 
+def _begun(home: Path) -> list[Path]:
+    """List the searches of a home that were killed before they had a ledger, the latest started last."""
+    from eed_search.search.claim import only_begun
+
+    return sorted((file.parent for file in home.glob(f"*/{SPACE_FILE}") if only_begun(file.parent)), key=_started)
+
+
 def _started(folder: Path) -> float:
-    """Give the time of the first event; an unreadable ledger counts as the oldest."""
+    """Give the time of the first event, or of the search-space file where there is none; an unreadable ledger is the oldest."""
+    if not (folder / FILE_NAME).exists():
+        return (folder / SPACE_FILE).stat().st_mtime
     try:
         with Ledger(folder / FILE_NAME) as ledger:
             return next((event.at for event in ledger.events()), 0.0)

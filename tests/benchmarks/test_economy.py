@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.economy import VARIANTS, Search, main, reached, read_search, spec_of, table
+from benchmarks.economy import VARIANTS, Search, expected, main, reached, read_search, spec_of, table
 from benchmarks.economy_pipeline import Pipeline, hand_over, judged, own_store, without_limits
 from eed_search.core.ledger import read_run
 from eed_search.core.points import run_hypervolume
@@ -22,8 +22,9 @@ from tests.search import stub_pipeline
 
 
 def _search(variant: str, seed: int, *curve: tuple[float, float], base_s: float = 10.0) -> Search:
-    end = curve[-1][0] + 5
-    return Search(variant, seed, end, base_s, curve, curve, {"infeasible": 0}, {"member": (2, 3)})
+    end = curve[-1][0]
+    trials = {"done": 4, "infeasible": 1}
+    return Search(variant, seed, end + 5, base_s, end + 2, curve, curve, trials, {"member": (2, 3)})
 
 
 def test_the_first_time_at_which_a_value_is_reached() -> None:
@@ -32,14 +33,21 @@ def test_the_first_time_at_which_a_value_is_reached() -> None:
     assert [reached(curve, value) for value in (0.1, 0.2, 0.3, 0.5, 0.6)] == [1.0, 1.0, 3.0, 3.0, None]
 
 
-def test_the_target_is_what_every_search_of_a_seed_reached() -> None:
-    """All off ends at 0.4 after 110 s; all on was there after 20 s, 10 s of it the base's."""
-    text = table([_search("on", 0, (20, 0.45), (30, 0.6)), _search("off", 0, (60, 0.3), (110, 0.4))])
-    assert "Seconds until the hypervolume was 0.400 (seed 0); mean of 1 seed" in text
-    assert "| nothing | 20 s | 20 s | 10 s | 35 s | 0.600 | 2 / 5 | 0 |" in text
-    assert "| gate, store, sweep | 110 s | 110 s | 100 s | 115 s | 0.400 | 2 / 5 | 0 |" in text
-    assert "All on is 5.5 times as fast as all off (as found); the target is 5: reached." in text
-    assert "All on is 10.0 times as fast as all off without the first base's time (as found)" in text
+def test_the_target_is_what_the_searches_with_everything_on_are_sure_to_end_with() -> None:
+    """One for all seeds; all on was there after 20 and 40 s, 10 s of each the base's, all off after 110 and 140 s."""
+    text = table(
+        [
+            _search("on", 0, (20, 0.45), (30, 0.6)),
+            _search("on", 1, (40, 0.4)),
+            _search("off", 0, (60, 0.3), (110, 0.4)),
+            _search("off", 1, (140, 0.5)),
+        ]
+    )
+    assert "Seconds until the hypervolume was 0.400: " in text
+    assert "| nothing | 30 s | 30 s | 20 s | 2 of 2 | 40 s | 0.500 | 4 / 10 | 2 of 10 |" in text
+    assert "| gate, store, sweep | 125 s | 125 s | 115 s | 2 of 2 | 130 s | 0.450 | 4 / 10 | 2 of 10 |" in text
+    assert "All on is 4.2 times as fast as all off (as found); the target is 5: missed." in text
+    assert "All on is 5.8 times as fast as all off without the first base's time (as found)" in text
 
 
 def test_a_base_that_is_given_is_compared_for_itself() -> None:
@@ -53,26 +61,39 @@ def test_a_base_that_is_given_is_compared_for_itself() -> None:
     assert "as all off (as found)" not in text
 
 
-def test_a_target_that_is_not_reached_is_said() -> None:
-    """The time is then a lower bound, and nothing is claimed."""
-    text = table([_search("on", 0, (20, 0.6)), _search("off", 0, (110, 0.4))], target=0.5)
-    assert "| gate, store, sweep | > 115 s |" in text
-    assert "All on against all off: not every search reached the target." in text
+def test_a_search_that_does_not_get_there_counts_with_its_time() -> None:
+    """Two searches spend 112 s in vain and 60 s to the target, one gets there: 172 s are to be expected."""
+    vain, good = _search("off", 0, (110, 0.4)), _search("off", 1, (60, 0.5), (90, 0.7))
+    found = expected([vain, good], "found", 0.5)
+    assert (found.seconds, found.reached) == (172, True)
+    assert expected([vain, good], "found", 0.5, without_base=True).seconds == 152
+    text = table([_search("on", 0, (20, 0.5)), _search("on", 1, (20, 0.5)), vain, good])
+    assert "| gate, store, sweep | 172 s | 172 s | 152 s | 1 of 2 |" in text
+    assert "All on is 8.6 times as fast as all off (as found); the target is 5: reached." in text
+
+
+def test_a_target_that_nobody_reaches_is_said() -> None:
+    """The time is then a lower bound, and so is the factor; without a search of all on there, nothing is claimed."""
+    on, off = _search("on", 0, (20, 0.6)), _search("off", 0, (110, 0.4))
+    text = table([on, off], target=0.5)
+    assert "| gate, store, sweep | > 112 s | > 112 s | > 102 s | 0 of 1 |" in text
+    assert "All on is more than 5.6 times as fast as all off (as found)" in text
+    assert "All on against all off: no search with all on reached the target." in table([on, off], target=0.7)
 
 
 def test_a_search_without_a_point_sets_no_target() -> None:
     """It is shown with the time at which it ended."""
-    none = replace(_search("off", 0, (110, 0.4)), strict=(), found=())
+    none = replace(_search("on", 1, (110, 0.4)), strict=(), found=())
     text = table([_search("on", 0, (20, 0.6)), none])
-    assert "0.600 (seed 0)" in text
-    assert "| gate, store, sweep | > 115 s |" in text
+    assert "Seconds until the hypervolume was 0.600" in text
+    assert "| nothing | 132 s | 132 s | 112 s | 1 of 2 |" in text
 
 
-def test_seeds_have_targets_of_their_own() -> None:
-    """Times are means over seeds."""
-    text = table([_search("on", 0, (20, 0.6)), _search("on", 1, (40, 0.5))])
-    assert "0.600 (seed 0), 0.500 (seed 1)" in text
-    assert "| nothing | 30 s |" in text
+def test_other_targets_are_shown_beside_it() -> None:
+    """Each hundredth between the first point found and the best that all on has."""
+    text = table([_search("on", 0, (20, 0.40), (30, 0.421)), _search("off", 0, (60, 0.405), (110, 0.41))])
+    rows = ["| 0.40 | 20 s | 60 s | 3.0 |", "| 0.41 | 30 s | 110 s | 3.7 |", "| 0.42 | 30 s | > 112 s | more than 3.7 |"]
+    assert text.splitlines()[-3:] == rows
 
 
 def test_a_ledger_gives_both_curves(tmp_path: Path) -> None:
@@ -81,7 +102,7 @@ def test_a_ledger_gives_both_curves(tmp_path: Path) -> None:
     run(spec, home=tmp_path, name="run", pipeline=stub_pipeline, listener=Silent(), workers=LocalWorkers())  # type: ignore[arg-type]
     found, view = read_search(tmp_path / "run", "on", 0), read_run(tmp_path / "run")
     assert found.trials["done"] == 5
-    assert 0 < found.base_s < found.seconds
+    assert 0 < found.base_s < found.searched_s < found.seconds
     assert found.hypervolume == found.found[-1][1] == pytest.approx(run_hypervolume(view))
     assert found.strict[-1][1] >= found.hypervolume - 1e-9
     assert view.confirmed
@@ -157,7 +178,7 @@ def test_the_pipeline_has_all_that_a_search_calls() -> None:
 
 def test_wrong_arguments_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     """As wrong use, with what is allowed."""
-    for arguments, words in ((["--seeds", "0"], "give 1 or more"), (["--target", "2"], "between 0 and 1")):
+    for arguments, words in ((["--trials-off", "0"], "--trials-off: 0; give 1 or more"), (["--target", "2"], "between 0 and 1")):
         with pytest.raises(SystemExit):
             main(arguments)
         assert words in capsys.readouterr().err

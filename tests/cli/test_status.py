@@ -164,7 +164,10 @@ def test_a_search_that_was_killed_before_its_ledger_is_resumed(tmp_path: Path) -
     assert "exists already (killed at its start); resume it with `eed-search resume five`" in refused.stderr
     assert call("status", "five", "--home", home).stdout.startswith("five: interrupted, 0 s of work\ntrials  0 of 1")
     assert "`eed-search resume five` begins it" in call("report", "five", "--home", home).stderr
-    done = python(STUBBED, "resume", "five", "--home", home)
+    assert call("status", "--home", home).stdout.startswith("five: interrupted")
+    write_ledger(home / "older", make_view(0, state="finished"))
+    assert "also    five: interrupted" in call("status", "--home", home).stdout
+    done = python(STUBBED, "resume", "--home", home)  # the only one that waits for it, named or not
     assert (done.returncode, done.stderr) == (0, "")
     assert "Resuming five (interrupted): 0 of 1 trials are finished" in done.stdout
     assert read_run(home / "five").num_trials()["done"] == 1
