@@ -78,6 +78,7 @@ TINY = {
     "latency.rounds": 3,
     "latency.final_rounds": 3,
     "latency.final_calls": 100,
+    "latency.final_processes": 1,
     "latency.block_ms": 5,
 }
 

@@ -248,7 +248,12 @@ def test_ray_s_workers_import_the_plugins(documented: Path, tmp_path: Path) -> N
     """A launch as a user types it: both names do their work in worker processes, and a resume sees an edit."""
     main = "import sys; sys.argv[0] = 'eed-search'; from eed_search.cli import main; main()"
     sets = [*TINY.split(), "search.racing=false", "search.space.num_members=2", "search.space.score=taylor"]
-    sets += ["latency.final_rounds=3", "latency.final_calls=100", "search.space.size=[0.25, 0.5]"]
+    sets += [
+        "latency.final_rounds=3",
+        "latency.final_calls=100",
+        "latency.final_processes=1",
+        "search.space.size=[0.25, 0.5]",
+    ]
     words = [word for text in sets for word in ("--set", text)]
     done = python(main, "launch", "digits.yaml", "--trials", 2, "--home", "home", "--name", "one", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -36,7 +36,7 @@ TINY: dict[str, Any] = {
     "members": {"block": 4, "score_samples": 16, "finetune": {"epochs": 1, "batch_size": 32, "attack": {"steps": 1}}},
     "joint": {"epochs": 1, "batch_size": 32, "attack": {"steps": 1}},
     "evaluation": {"steps": 3},
-    "latency": {"rounds": 3, "final_rounds": 3, "final_calls": 100, "block_ms": 1},
+    "latency": {"rounds": 3, "final_rounds": 3, "final_calls": 100, "final_processes": 1, "block_ms": 1},
     "controls": {"sizes": [0.5]},
     "search": {"trials": 2, "space": {"size": [0.5, 1.0]}},
 }

@@ -417,6 +417,13 @@ class LatencySpec(_Section):
     final_calls: int = Field(
         5000, ge=100, le=100_000, description="single calls for p50 and p95 of the frontier; none given below 1000"
     )
+    final_processes: int = Field(
+        5,
+        ge=1,
+        le=50,
+        description="processes that share the frontier's rounds, one after another: a small network's time differs by some percent"
+        " from one to the next",
+    )
     block_ms: float = Field(10, ge=1, le=10_000, description="shortest timed block")
     node: str | None = Field(
         None,

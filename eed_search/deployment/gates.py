@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from eed_search.core.spec import GateSpec
-from eed_search.deployment.runtime import GateSettings
+from eed_search.deployment.runtime import ABOVE_ALL_LEADS, GateSettings
 from eed_search.ensemble.gate import LEAST_LOG, DeployedGate, Gate, MarginGate
 
-_ABOVE_ALL_LEADS = 100.0
-assert -LEAST_LOG < _ABOVE_ALL_LEADS
+assert -LEAST_LOG < ABOVE_ALL_LEADS
 
 
 def gate_of(spec: GateSpec, threshold: float) -> DeployedGate:
@@ -34,10 +33,3 @@ def from_settings(settings: GateSettings) -> DeployedGate:
     if settings.rule == "margin":
         return MarginGate(settings.threshold)
     return Gate(settings.threshold, "map" if settings.rule == "map" else "threshold", settings.sharpness, settings.tau)
-
-
-def never_stops(gate: GateSettings) -> GateSettings:
-    """Give a gate that costs what this one does at each step and runs every member."""
-    if gate.rule == "margin":
-        return GateSettings("margin", _ABOVE_ALL_LEADS)
-    return GateSettings("threshold", 2.0, gate.sharpness, gate.tau)

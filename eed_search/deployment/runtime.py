@@ -29,6 +29,7 @@ MANIFEST, MANIFEST_DIGEST = "manifest.json", "manifest.sha256"
 INPUT, OUTPUT = "images", "probabilities"
 RULES = ("threshold", "map", "margin")
 
+ABOVE_ALL_LEADS = 100.0  # in logits: a threshold of rule `margin` that runs every member
 _MIN_PROBABILITY = 1e-12  # inside logarithms, so that a class of probability 0 gives a large but finite KL
 _LEAST_PROBABILITY = 1e-35  # the same behind rule `margin`: far above where float32 underflows, 80 logits below 1
 _ONE_AS_BITS = 0x3F800000
@@ -90,6 +91,12 @@ class GateSettings:
             if not number or value < 0 or (value == 0 and name != "threshold"):
                 least = "at least 0" if name == "threshold" else "above 0"
                 raise BundleFault(f"gate.{name}: {value!r} is not a finite number {least}")
+
+    def never_stopping(self) -> GateSettings:
+        """Give a gate that costs what this one does at each step and runs every member."""
+        if self.rule == "margin":
+            return GateSettings("margin", ABOVE_ALL_LEADS)
+        return GateSettings("threshold", 2.0, self.sharpness, self.tau)
 
 
 @dataclass(frozen=True)

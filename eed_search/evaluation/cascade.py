@@ -1,8 +1,9 @@
-"""The time of deployed ensembles, gate included: the finalists of a search, all in the same rounds.
+"""The time of deployed ensembles, gate included, in one process: the finalists of a search, all in the same rounds.
 
 A search ranks by the sum of its members' times; what is deployed is the cascade itself, and members
 that run one after the other evict each other's weights. So finalists run as they will be deployed, on
-real images, in turns with the dense base and a sentinel of known cost (`timing`).
+real images, in turns with the dense base and a sentinel of known cost (`timing`). Several such processes make a
+measurement (`sittings`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from jaxtyping import Float, Int
 
 from eed_search.core.records import Interval, Latency
 from eed_search.core.spec import LatencySpec
-from eed_search.deployment.gates import never_stops
 from eed_search.deployment.runtime import GatedClassifier, GateSettings
 from eed_search.evaluation.latency import FINAL_HALF_WIDTH
 from eed_search.evaluation.timing import (
@@ -35,6 +35,7 @@ from eed_search.evaluation.timing import (
     ratios,
     take_rounds,
     time_block,
+    typical,
     typical_times,
     warm_up,
 )
@@ -43,6 +44,7 @@ _BATCH, _NUM_BATCHES = 64, 8  # images in a batch whose throughput is timed, and
 WARM_UP_SHARE = 0.2  # of a single network's time to warm up: the first contestants warm the processor for all
 WORST_SHARE = 0.25  # of a block for the worst case, of which a median is reported and no interval
 _FEWEST_BLOCKS = 10  # of batches, where one takes longer than a block
+_FEWEST_ROUNDS = 3
 _MIN_STRATIFIED = 20  # images in a round of a cascade, so that every common exit occurs
 
 Images = Float[np.ndarray, "images channels height width"]
@@ -81,14 +83,27 @@ def stratified(depths: Int[np.ndarray, " images"], size: int, rng: np.random.Gen
     return rng.permutation(by_depth[np.minimum(places, num - 1)])
 
 
-def cascade_latencies(
+@dataclass(frozen=True)
+class Sitting:
+    """What one process found.
+
+    Attributes:
+        latencies: One for each cascade.
+        base_ms: The dense base's typical call, by the clock that ranked: how undisturbed the process was.
+    """
+
+    latencies: tuple[Latency, ...]
+    base_ms: float
+
+
+def one_sitting(
     cascades: Sequence[Cascade],
     images: Images,
     reference_onnx: bytes,
     sentinel_onnx: bytes | None,
     spec: LatencySpec,
     reference_ms: float,
-) -> list[Latency]:
+) -> Sitting:
     """Time deployed cascades on real images, one image at a time, paired with the dense base and with each other.
 
     Every round visits the base, the sentinel, every cascade, and every cascade with all its members
@@ -103,29 +118,33 @@ def cascade_latencies(
         images: float32 in [0, 1]; the mean is over these.
         reference_onnx: The dense base; it runs through the same runtime, as a team of one.
         sentinel_onnx: A network of known cost; its interval must be narrow too. None does without.
-        spec: Threads, final rounds, calls and block length.
+        spec: Threads, block length, and the final rounds and calls of all processes together, of which this one does its share.
         reference_ms: Wall time of the dense base from a quiet window; scales ratios to milliseconds.
 
     Returns:
         One for each cascade, method `cascade`, with the throughput of whole batches. The interval is
-        that of the ratio; `reference_ms` is taken as exact. `noisy` if it, or the sentinel's, stayed
-        wider than 1 % after two doublings of the rounds.
+        that of the ratio in this process; `reference_ms` is taken as exact. `noisy` if it, or the sentinel's, stayed
+        wider than 1 %, times the root of the number of processes, after two doublings of the rounds.
     """
     rng = np.random.default_rng(0)
+    limit = FINAL_HALF_WIDTH * math.sqrt(spec.final_processes)
     contests = [_Contest.of(one, images, spec) for one in cascades]
     shared = {"reference": _Entrant.of(_alone(reference_onnx, spec), images, spec)}
     if sentinel_onnx is not None:
         shared["sentinel"] = _Entrant.of(_alone(sentinel_onnx, spec), images, spec)
     everyone = [*shared.values(), *(entrant for one in contests for entrant in one.entrants.values())]
     by_cpu = ranks_by_cpu(entrant.call_ms for entrant in everyone)
-    racing, num_rounds = contests, spec.final_rounds
+    racing, num_rounds = contests, max(_FEWEST_ROUNDS, math.ceil(spec.final_rounds / spec.final_processes))
     for _ in range(1 + NUM_DOUBLINGS):
         _time_together(racing, shared, num_rounds, rng, by_cpu=by_cpu)
-        racing = [one for one in racing if not one.settled()]
+        racing = [one for one in racing if not one.settled(limit)]
         if not racing:
             break
         num_rounds = len(racing[0].rounds)
-    return [one.latency(images, spec, reference_ms) for one in contests]
+    return Sitting(
+        tuple(one.latency(images, spec, reference_ms, limit) for one in contests),
+        max((one.base_ms for one in contests), default=reference_ms),
+    )
 
 
 def _alone(onnx: bytes, spec: LatencySpec) -> GatedClassifier:
@@ -179,7 +198,7 @@ class _Contest:
         at_least = max(_MIN_STRATIFIED, math.ceil(spec.final_calls / spec.final_rounds))
         entrants = {"candidate": _Entrant.of(team, images, spec, at_least)}
         if len(cascade.member_onnx) > 1:
-            never = GatedClassifier.from_sessions(team.sessions, never_stops(gate))
+            never = GatedClassifier.from_sessions(team.sessions, gate.never_stopping())
             entrants["worst"] = _Entrant.of(never, images, spec, share=WORST_SHARE)
         return cls(team, depths, entrants)
 
@@ -204,25 +223,31 @@ class _Contest:
         kept = order[:num]
         return mix_of_exits([self.rounds[n] for n in kept], [self.exits[n] for n in kept], self.shares)
 
-    def settled(self) -> bool:
-        """Whether the intervals, the sentinel's too, are narrow enough."""
+    @property
+    def base_ms(self) -> float:
+        """The dense base's typical call in the rounds that were calm for it."""
+        return float(np.median(typical_times(calm_rounds(self.rounds, "reference"), "reference")[0]))
+
+    def settled(self, limit: float) -> bool:
+        """Whether the intervals, the sentinel's too, are narrow enough: half of them within `limit` of the value."""
         widths = [half_width(median_interval(self.ratios()))]
         if "sentinel" in self.rounds[0]:
             widths.append(half_width(median_interval(self._of("sentinel"))))
-        return max(widths) <= FINAL_HALF_WIDTH
+        return max(widths) <= limit
 
     def _of(self, name: str) -> Float[np.ndarray, " calm"]:
         """Time of another entrant over the reference's, one for each round that was calm for both."""
         return ratios(calm_rounds(self.rounds, "reference", name), name)
 
-    def latency(self, images: Images, spec: LatencySpec, reference_ms: float) -> Latency:
+    def latency(self, images: Images, spec: LatencySpec, reference_ms: float, limit: float) -> Latency:
         """Sum the rounds up, and time whole batches."""
         ratio = median_interval(self.ratios())
         worst = float(np.median(self._of("worst"))) if "worst" in self.entrants else ratio.value
         order, num = calm = self.calm()
         calm_ones = [self.rounds[n] for n in order[:num]], [self.exits[n] for n in order[:num]]
-        p50, p95, num_calls = call_quantiles(self.rounds, self.exits, self.shares, calm)
-        told = num_calls >= MIN_CALLS
+        enough = math.ceil(MIN_CALLS / spec.final_processes)
+        p50, p95, num_calls = call_quantiles(self.rounds, self.exits, self.shares, calm, enough)
+        told = num_calls >= enough
         return Latency(
             latency_ms=Interval(*(reference_ms * end for end in (ratio.value, ratio.low, ratio.high))),
             p50_ms=reference_ms * p50 if told else None,
@@ -231,7 +256,7 @@ class _Contest:
             speedup=inverse(ratio, 1.0),
             worst_case_speedup=1 / worst,
             method="cascade",
-            noisy=not self.settled(),
+            noisy=not self.settled(limit),
             images_per_second=throughput(self.team, images, self.depths, spec),
             num_calls=num_calls,
             exit_ms=tuple(reference_ms * ratio for ratio in exit_ratios(*calm_ones, self.shares, worst)),
@@ -282,7 +307,7 @@ def mix_of_exits(
     drawn = list(overall)
     weights = shares[drawn] / shares[drawn].sum()
     times = [
-        [np.median(ms[found == t]) if (found == t).any() else overall[t] for t in drawn]
+        [typical(ms[found == t]) if (found == t).any() else overall[t] for t in drawn]
         for ms, found in zip(calls, exits, strict=True)
     ]
     return np.asarray(np.array(times) @ weights)
@@ -316,7 +341,7 @@ def _typical(
 ) -> dict[int, float]:
     """Give the typical call of each exit that any round drew."""
     pooled, depths = np.concatenate(calls), np.concatenate(exits)
-    return {t: float(np.median(pooled[depths == t])) for t in range(num) if (depths == t).any()}
+    return {t: typical(pooled[depths == t]) for t in range(num) if (depths == t).any()}
 
 
 def throughput(
@@ -331,7 +356,7 @@ def throughput(
         team: As deployed, or the dense base as a team of one.
         images: float32 in [0, 1].
         depths: Members run for each image; every batch holds each exit in its share, but for one image.
-        spec: Threads, rounds of the search and block length.
+        spec: Threads, block length, and the search's rounds, of which a process does its share.
 
     Returns:
         Images per second of wall time, with the interval of the median over calm rounds.
@@ -346,7 +371,8 @@ def throughput(
     first_ms = time_block(call, [1]).cpu_ms
     size = block_calls(first_ms, spec.block_ms)
     lasts = size * first_ms
-    num_blocks = min(spec.rounds, max(_FEWEST_BLOCKS, math.ceil(spec.rounds * spec.block_ms / lasts)))
+    share = spec.rounds / spec.final_processes
+    num_blocks = min(spec.rounds, max(_FEWEST_BLOCKS, math.ceil(share * spec.block_ms / lasts)))
     times = np.array([time_block(call, range(n * size, (n + 1) * size)).wall_ms.mean() for n in range(num_blocks)])
     order, num = calm_first(times)
     return inverse(median_interval(times[order[:num]]), 1000.0 * _BATCH)

@@ -19,7 +19,6 @@ from jaxtyping import Float
 
 from eed_search.core.records import Interval, Latency
 from eed_search.core.spec import LatencySpec
-from eed_search.deployment.gates import never_stops
 from eed_search.deployment.runtime import GatedClassifier, GateSettings, GateWalk
 from eed_search.evaluation.timing import (
     MIN_CALLS,
@@ -329,7 +328,7 @@ class LatencyProbe:
             gate: Its rule; the threshold plays no part.
         """
         answers = np.random.default_rng(0).dirichlet(np.ones(num_classes), (_NUM_IMAGES, 3)).astype(np.float32)
-        never = never_stops(gate)
+        never = gate.never_stopping()
 
         def walk(i: int) -> None:
             way = GateWalk(never, 3)

@@ -1,9 +1,9 @@
-"""How long a call takes on a machine that is never quite still: contestants in turns, medians of calls and rounds.
+"""How long a call takes on a machine that is never quite still: contestants in turns, typical calls, medians of rounds.
 
 All contestants are timed in one process, block by block in random order, so that what slows the
-machine down meets them alike. What counts is a block's typical call, its median: on a shared machine
-the mean of a block drifts ten times as much (docs/log.md, 2026-11-21). Calls far shorter than a
-scheduler's slice are timed by the wall clock, for they are rarely interrupted; longer ones by the
+machine down meets them alike. What counts is a block's typical call, its lower quartile: on a shared machine
+the mean of a block drifts ten times as much (docs/log.md, 2026-11-21), and its median still rises when every
+second call is disturbed (2026-11-22). Calls far shorter than a scheduler's slice are timed by the wall clock, for they are rarely interrupted; longer ones by the
 process's CPU clock, whose reading (0.6 µs) would weigh on short ones.
 
 What shares a core with somebody else's work has two speeds: the caches and the pipeline are its own, or
@@ -29,6 +29,7 @@ WARM_UP_S, WARM_UP_CALLS = 0.5, 10
 MIN_CALLS = 1000  # single calls below which no p50 and p95 are given
 NUM_DOUBLINGS = 2  # of the rounds, before a measurement is called noisy
 QUIET = 1.05  # times a contestant's own fast time up to which a round counts as calm
+_TYPICAL = 0.25  # of a block's calls
 _FEWEST_CALM = 5
 _FAST = 5  # percentile of a contestant's rounds that is its fast time
 _SHORT_CALL_MS = 0.5  # calls up to which the wall clock ranks; a scheduler's slice is some milliseconds
@@ -59,6 +60,22 @@ def median_interval(values: Float[np.ndarray, " rounds"], seed: int = 0) -> Inte
     picks = rng.integers(0, len(values), (_NUM_RESAMPLES, len(values)))
     low, high = np.quantile(np.median(values[picks], axis=1), [0.025, 0.975])
     return Interval(float(np.median(values)), float(low), float(high))
+
+
+def typical(ms: Float[np.ndarray, " calls"]) -> float:
+    """Give the time of a typical call that nothing disturbed: the lower quartile.
+
+    Args:
+        ms: Times of calls that do the same work, at least one.
+
+    Returns:
+        The value at place (n + 1) / 4 of n in order, between two places on the line between them: for three calls or more it
+        neither rises nor falls with their number.
+
+    Source:
+        Ours; against the median and other quantiles on a shared host in docs/log.md, 2026-11-22.
+    """
+    return float(np.quantile(ms, _TYPICAL, method="weibull"))
 
 
 def half_width(interval: Interval) -> float:
@@ -129,8 +146,8 @@ class Block:
 
     @property
     def typical_ms(self) -> float:
-        """Median call, by the clock that ranks."""
-        return float(np.median(self.ms))
+        """Typical call, by the clock that ranks."""
+        return typical(self.ms)
 
 
 def ranks_by_cpu(call_ms: Iterable[float]) -> bool:
@@ -270,6 +287,7 @@ def call_quantiles(
     depths: Sequence[np.ndarray],
     shares: Float[np.ndarray, " depths"],
     calm: tuple[Int[np.ndarray, " rounds"], int],
+    enough: int = MIN_CALLS,
 ) -> tuple[float, float, int]:
     """Give median and 95th percentile of the candidate's single calls, as shares of the reference's median call.
 
@@ -280,14 +298,14 @@ def call_quantiles(
         depths: For each round, the members run in each of the candidate's calls.
         shares: Share of all images that stop at each depth; weighs the calls.
         calm: The rounds' order and how many are calm, as `calm_first` says.
+        enough: Calls that are wanted.
 
     Returns:
         Both, and how many calls they rest on.
     """
     order, num = calm
     calls = np.cumsum([len(rounds[n]["candidate"].wall_ms) for n in order])
-    enough = int(np.searchsorted(calls, MIN_CALLS)) + 1
-    kept = order[: max(num, enough)]
+    kept = order[: max(num, int(np.searchsorted(calls, enough)) + 1)]
     times = calls_of([rounds[n] for n in kept], "candidate")
     exits = np.concatenate([depths[n] for n in kept])
     weights = (shares / np.maximum(np.bincount(exits, minlength=len(shares)), 1))[exits]

@@ -18,8 +18,9 @@ from eed_search.core.store import Artifact
 from eed_search.deployment.gates import to_settings
 from eed_search.deployment.onnx_export import to_onnx
 from eed_search.ensemble.gate import DeployedGate
-from eed_search.evaluation.cascade import Cascade, cascade_latencies
+from eed_search.evaluation.cascade import Cascade
 from eed_search.evaluation.latency import Probe, RatioEstimate
+from eed_search.evaluation.sittings import cascade_latencies
 from eed_search.models import signature
 from eed_search.stages.bench import Bench
 
@@ -43,7 +44,7 @@ class Clocking(Bench):
             "architecture": signature(model, self.data.image_shape),
             "reference": reference_signature,
             "runtime": _runtime_version(),
-            "protocol": spec.latency.model_dump(exclude={"final_rounds", "final_calls", "node"}),
+            "protocol": spec.latency.model_dump(exclude={"final_rounds", "final_calls", "final_processes", "node"}),
             "machine": getattr(probe, "machine", "") or machine_name(),  # the probe may be on another node
         }
 
@@ -52,7 +53,7 @@ class Clocking(Bench):
             estimate = probe.measure(to_onnx(model, self.data.image_shape))
             return Artifact(meta={"estimate": asdict(estimate)})
 
-        stored = self.store.get("latency.4", settings, compute, keep=lambda found: not found.meta["estimate"]["noisy"])
+        stored = self.store.get("latency.5", settings, compute, keep=lambda found: not found.meta["estimate"]["noisy"])
         meta = stored.artifact.meta["estimate"]
         return RatioEstimate(
             **(meta | {name: Interval(**value) for name, value in meta.items() if isinstance(value, dict)})
@@ -87,14 +88,14 @@ class Clocking(Bench):
             | ({"repeat": repeat} if repeat else {})
             for team, repeat in zip(teams, repeats or [0] * len(teams), strict=True)
         ]
-        keys = [self.store.key("cascade.4", one) for one in settings]
-        untimed = {key: team for key, team in zip(keys, teams, strict=True) if not self.store.has("cascade.4", key)}
+        keys = [self.store.key("cascade.5", one) for one in settings]
+        untimed = {key: team for key, team in zip(keys, teams, strict=True) if not self.store.has("cascade.5", key)}
         timed = self._time_cascades(list(untimed.values()), base, dense_ms) if untimed else []
         found = {key: to_json(one) for key, one in zip(untimed, timed, strict=True)}
 
         def kept(key: str, one: dict[str, Any]) -> Latency:
             # noisy ones too: `dense_ms` is this search's own, so the time is not carried to another
-            stored = self.store.get("cascade.4", one, lambda seed: Artifact(meta=found[key]))
+            stored = self.store.get("cascade.5", one, lambda seed: Artifact(meta=found[key]))
             return from_json(Latency, stored.artifact.meta)
 
         return [kept(key, one) for key, one in zip(keys, settings, strict=True)]
@@ -109,7 +110,9 @@ class Clocking(Bench):
             for team in teams
         ]
         images = self.data.validation.images.numpy()
-        return cascade_latencies(cascades, images, to_onnx(base, shape), self.sentinel(), self.spec.latency, dense_ms)
+        return cascade_latencies(
+            cascades, images, to_onnx(base, shape), self.sentinel(), self.spec.latency, dense_ms, self.report
+        )
 
     def sentinel(self) -> bytes:
         """A half-width network: if it does not time as half, the machine is not to be trusted."""

@@ -230,7 +230,7 @@ class Bench:
         shared = {
             "reference": signature(base.model, shape),
             "runtime": f"onnxruntime {onnxruntime.__version__}",
-            "protocol": protocol.model_dump(exclude={"final_rounds", "final_calls"}),
+            "protocol": protocol.model_dump(exclude={"final_rounds", "final_calls", "final_processes"}),
             "machine": machine_name(),
         }
 

@@ -92,7 +92,11 @@ def test_a_search_without_a_point_sets_no_target() -> None:
 def test_other_targets_are_shown_beside_it() -> None:
     """Each hundredth between the first point found and the best that all on has."""
     text = table([_search("on", 0, (20, 0.40), (30, 0.421)), _search("off", 0, (60, 0.405), (110, 0.41))])
-    rows = ["| 0.40 | 20 s | 60 s | 3.0 |", "| 0.41 | 30 s | 110 s | 3.7 |", "| 0.42 | 30 s | > 112 s | more than 3.7 |"]
+    rows = [
+        "| 0.40 | 20 s | 60 s | 3.0 |",
+        "| 0.41 | 30 s | 110 s | 3.7 |",
+        "| 0.42 | 30 s | > 112 s | more than 3.7 |",
+    ]
     assert text.splitlines()[-3:] == rows
 
 
@@ -178,7 +182,10 @@ def test_the_pipeline_has_all_that_a_search_calls() -> None:
 
 def test_wrong_arguments_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     """As wrong use, with what is allowed."""
-    for arguments, words in ((["--trials-off", "0"], "--trials-off: 0; give 1 or more"), (["--target", "2"], "between 0 and 1")):
+    for arguments, words in (
+        (["--trials-off", "0"], "--trials-off: 0; give 1 or more"),
+        (["--target", "2"], "between 0 and 1"),
+    ):
         with pytest.raises(SystemExit):
             main(arguments)
         assert words in capsys.readouterr().err

@@ -39,7 +39,7 @@ base: {{epochs: 2}}
 members: {{finetune: {{epochs: 4}}}}
 joint: {{epochs: 4}}
 evaluation: {{steps: 4}}
-latency: {{rounds: 3, final_rounds: 3, final_calls: 100, block_ms: 2}}
+latency: {{rounds: 3, final_rounds: 3, final_calls: 100, final_processes: 1, block_ms: 2}}
 controls: {{sizes: [0.5], recoveries: [labels]}}
 search:
   trials: {NUM_TRIALS}

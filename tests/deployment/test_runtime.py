@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from eed_search.deployment import runtime
-from eed_search.deployment.gates import from_settings, never_stops, to_settings
+from eed_search.deployment.gates import from_settings, to_settings
 from eed_search.deployment.onnx_export import to_onnx
 from eed_search.deployment.runtime import BundleFault, GatedClassifier, GateSettings, GateWalk, InputFault
 from eed_search.ensemble.gate import DeployedGate, Gate, GatedEnsemble, MarginGate
@@ -85,7 +85,7 @@ def test_a_gate_survives_the_way_to_the_runtime_and_back() -> None:
 
 @pytest.mark.parametrize("gate", GATES, ids=str)
 def test_the_worst_case_runs_every_member_by_the_same_steps(gate: DeployedGate) -> None:
-    never = never_stops(to_settings(gate))
+    never = to_settings(gate).never_stopping()
     answer = GatedClassifier.from_onnx(ONNX, never).predict(IMAGES[:20].numpy())
     assert (answer.num_members_run == len(ONNX)).all()
     assert (never.rule == "margin") == isinstance(gate, MarginGate)

@@ -9,7 +9,7 @@ from eed_search.core.spec import LatencySpec
 from eed_search.deployment.onnx_export import to_onnx
 
 SHAPE = (3, 12, 12)
-SPEC = LatencySpec(rounds=5, final_rounds=5, final_calls=1000, block_ms=8)
+SPEC = LatencySpec(rounds=5, final_rounds=5, final_calls=1000, final_processes=1, block_ms=8)
 
 
 def network(width: int, seed: int = 0) -> bytes:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from eed_search.deployment.runtime import GatedClassifier, GateSettings
 from eed_search.evaluation import cascade, timing
-from eed_search.evaluation.cascade import Cascade, cascade_latencies, mix_of_exits, stratified, throughput
+from eed_search.evaluation.cascade import Cascade, mix_of_exits, one_sitting, stratified, throughput
 from eed_search.evaluation.timing import Block
 from tests.evaluation.networks import DENSE, HALF, QUARTER, SHAPE, SPEC
 
@@ -78,7 +78,9 @@ def test_cascade_lies_between_first_member_and_all() -> None:
     middle = float(np.median((stop.max(axis=1) - 0.25) / 0.75))
 
     gates = [GateSettings("threshold", threshold, 1.0, 1.0) for threshold in (0.0, middle, 2.0)]
-    first, mixed, both = cascade_latencies([Cascade(members, gate) for gate in gates], images, DENSE, HALF, SPEC, 2.0)
+    first, mixed, both = one_sitting(
+        [Cascade(members, gate) for gate in gates], images, DENSE, HALF, SPEC, 2.0
+    ).latencies
     assert first.latency_ms.value < mixed.latency_ms.value < both.latency_ms.value
     assert mixed.p50_ms is not None
     assert mixed.p95_ms is not None
@@ -96,7 +98,7 @@ def test_cascade_lies_between_first_member_and_all() -> None:
 def test_cascade_of_the_dense_base_alone() -> None:
     """A team of one runs without a gate; its worst case is its latency."""
     images = np.random.default_rng(0).random((10, *SHAPE), dtype=np.float32)
-    (found,) = cascade_latencies([Cascade([DENSE], GateSettings("map", 0.5, 1, 1))], images, DENSE, None, SPEC, 3.0)
+    (found,) = one_sitting([Cascade([DENSE], GateSettings("map", 0.5, 1, 1))], images, DENSE, None, SPEC, 3.0).latencies
     assert 0.8 < found.speedup.value < 1.25
     assert found.worst_case_ms == found.latency_ms.value
 
@@ -123,12 +125,14 @@ def test_who_has_settled_leaves_and_the_others_go_on(monkeypatch: pytest.MonkeyP
         return real(calls, images, num_rounds, rng, by_cpu=by_cpu)
 
     monkeypatch.setattr(cascade, "take_rounds", spy)
-    monkeypatch.setattr(cascade._Contest, "settled", lambda one: len(one.entrants) == 1)  # the team of two never does
+    monkeypatch.setattr(
+        cascade._Contest, "settled", lambda one, limit: len(one.entrants) == 1
+    )  # the team of two never does
     images = np.random.default_rng(0).random((10, *SHAPE), dtype=np.float32)
     gate = GateSettings("threshold", 0.5, 1.0, 1.0)
-    alone, team = cascade_latencies(
+    alone, team = one_sitting(
         [Cascade([HALF], gate), Cascade([QUARTER, HALF], gate)], images, DENSE, None, SPEC, 3.0
-    )
+    ).latencies
     shared = {(-1, "reference"), (1, "candidate"), (1, "worst")}
     assert taken[0] == shared | {(0, "candidate")}
     assert [{role for _, role in one} for one in taken[1:]] == [{"reference", "candidate", "worst"}] * 2

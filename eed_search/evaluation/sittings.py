@@ -1,0 +1,162 @@
+"""Final latencies: several fresh processes, one after another, and what they agree on.
+
+Where a process's code and data come to lie differs from one to the next, and with it a small network's time: by
+some percent, more than the interval that any of them measures for itself (docs/log.md, 2026-11-22). A deployed program
+is such a process. So the rounds are shared among several, and the interval is that of their medians. A
+process in which the dense base was slower than in the fastest was disturbed from beginning to end; another takes its place.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eed_search.core.records import Latency
+from eed_search.core.spec import LatencySpec
+from eed_search.evaluation.cascade import Cascade, Images, Sitting, one_sitting
+from eed_search.evaluation.timing import inverse, median_interval
+
+ALIKE = 1.03  # times the fastest process's base up to which another counts as undisturbed
+SPARE = 3  # processes that may take the place of disturbed ones
+_JOB, _FOUND, _SAID = "job", "found", "said"
+_SHOWN = 500  # characters of what a broken process said last
+
+
+def cascade_latencies(
+    cascades: Sequence[Cascade],
+    images: Images,
+    reference_onnx: bytes,
+    sentinel_onnx: bytes | None,
+    spec: LatencySpec,
+    reference_ms: float,
+    report: Callable[[str], None] = lambda text: None,
+) -> list[Latency]:
+    """Time deployed cascades as `one_sitting` does, in `spec.final_processes` fresh processes.
+
+    Args:
+        cascades: Those to time.
+        images: float32 in [0, 1]; the mean is over these.
+        reference_onnx: The dense base.
+        sentinel_onnx: A network of known cost; none does without.
+        spec: Threads, final processes, rounds and calls, block length. One process: the caller's own.
+        reference_ms: Wall time of the dense base from a quiet window.
+        report: Told which process it is.
+
+    Returns:
+        One for each cascade. The interval is that of the processes' medians; `noisy` too where fewer processes than
+        wanted were undisturbed, with three to spare.
+
+    Raises:
+        RuntimeError: If a process breaks; with what it said.
+    """
+    wanted = spec.final_processes
+    job = (tuple(cascades), images, reference_onnx, sentinel_onnx, spec, reference_ms)
+    if wanted == 1:
+        return list(one_sitting(*job).latencies)
+    sittings: list[Sitting] = []
+    while len(sittings) < wanted + SPARE and len(undisturbed(sittings)) < wanted:
+        report(f"{len(cascades)} classifiers in turns, process {len(sittings) + 1}")
+        sittings.append(_in_fresh_process(job))
+    kept = sorted(sittings, key=lambda one: one.base_ms)[:wanted]
+    calm = len(undisturbed(kept)) == wanted
+    return [agreed([one.latencies[i] for one in kept], reference_ms, calm=calm) for i in range(len(cascades))]
+
+
+def undisturbed(sittings: Sequence[Sitting]) -> list[Sitting]:
+    """Keep the processes in which the dense base was about as fast as in the fastest."""
+    fastest = min((one.base_ms for one in sittings), default=0.0)
+    return [one for one in sittings if one.base_ms <= ALIKE * fastest]
+
+
+def agreed(latencies: Sequence[Latency], reference_ms: float, *, calm: bool) -> Latency:
+    """Make one latency of what several processes found for one cascade.
+
+    Args:
+        latencies: One or more.
+        reference_ms: The dense base's latency.
+        calm: Whether all the processes were undisturbed.
+
+    Returns:
+        Medians of all numbers; the intervals are those of the medians over processes.
+    """
+    found = median_interval(np.array([one.latency_ms.value for one in latencies]))
+    worst = float(np.median([one.worst_case_ms for one in latencies]))
+    speeds = [one.images_per_second.value for one in latencies if one.images_per_second is not None]
+    return Latency(
+        latency_ms=found,
+        p50_ms=_median([one.p50_ms for one in latencies]),
+        p95_ms=_median([one.p95_ms for one in latencies]),
+        worst_case_ms=worst,
+        speedup=inverse(found, reference_ms),
+        worst_case_speedup=reference_ms / worst,
+        method="cascade",
+        noisy=not calm or any(one.noisy for one in latencies),
+        images_per_second=median_interval(np.array(speeds)) if speeds else None,
+        num_calls=sum(one.num_calls for one in latencies),
+        exit_ms=tuple(float(np.median(times)) for times in zip(*(one.exit_ms for one in latencies), strict=True)),
+    )
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    """Give the median; none where one of them is not known."""
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if len(known) == len(values) else None
+
+
+# ---------------------------------------------------------------- the processes
+
+
+def _in_fresh_process(job: tuple[Any, ...]) -> Sitting:
+    """Run one sitting in an interpreter of its own; it ends with this process, whatever ends that.
+
+    Raises:
+        RuntimeError: If it breaks.
+    """
+    with tempfile.TemporaryDirectory(prefix="eed-sitting-") as name:
+        folder = Path(name)
+        (folder / _JOB).write_bytes(pickle.dumps(job))
+        with (folder / _SAID).open("wb") as said:
+            process = subprocess.Popen(
+                [sys.executable, "-m", __name__, name],
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                stdin=subprocess.PIPE,
+                stdout=said,
+                stderr=said,
+            )
+        try:
+            process.wait()
+        finally:
+            process.kill()
+            process.communicate()
+        if process.returncode != 0:
+            last = (folder / _SAID).read_text(errors="replace").strip()[-_SHOWN:]
+            raise RuntimeError(f"a process for the final latencies ended with {process.returncode}: {last}")
+        found = pickle.loads((folder / _FOUND).read_bytes())
+    assert isinstance(found, Sitting)
+    return found
+
+
+def main(folder: Path) -> None:
+    """Be one of the processes: read the job, do it, leave what was found."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    found = one_sitting(*pickle.loads((folder / _JOB).read_bytes()))
+    (folder / _FOUND).write_bytes(pickle.dumps(found))
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of the pipe from whoever started this process, and end then."""
+    os.read(sys.stdin.fileno(), 1)  # nothing is ever written to it
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
