@@ -87,8 +87,9 @@ class Latency:
         worst_case_speedup: The same when every member runs.
         method: `additive` sums member latencies over exit shares (in the search);
             `cascade` timed the deployed cascade itself, image by image (frontier and controls).
-        noisy: The interval stayed wider than the protocol asks for at this stage (3 % in the
-            search, 1 % for final latencies); shown with a mark.
+        noisy: The interval stayed wider than the protocol asks for at this stage (3 % in the search; in each
+            process of a final latency 1 % times the root of their number), or too few processes were undisturbed; shown
+            with a mark.
         images_per_second: In batches of 64, wall time; final latencies only.
         num_calls: Single calls that p50 and p95 rest on, or would; 0 where none were timed or the
             number was not written down yet.

@@ -43,8 +43,8 @@ from eed_search.evaluation.timing import (
 _BATCH, _NUM_BATCHES = 64, 8  # images in a batch whose throughput is timed, and batches that are visited in turn
 WARM_UP_SHARE = 0.2  # of a single network's time to warm up: the first contestants warm the processor for all
 WORST_SHARE = 0.25  # of a block for the worst case, of which a median is reported and no interval
-_FEWEST_BLOCKS = 10  # of batches, where one takes longer than a block
-_FEWEST_ROUNDS = 3
+FEWEST_BLOCKS = 10  # of batches, where one takes longer than a block
+FEWEST_ROUNDS = 3
 _MIN_STRATIFIED = 20  # images in a round of a cascade, so that every common exit occurs
 
 Images = Float[np.ndarray, "images channels height width"]
@@ -134,7 +134,7 @@ def one_sitting(
         shared["sentinel"] = _Entrant.of(_alone(sentinel_onnx, spec), images, spec)
     everyone = [*shared.values(), *(entrant for one in contests for entrant in one.entrants.values())]
     by_cpu = ranks_by_cpu(entrant.call_ms for entrant in everyone)
-    racing, num_rounds = contests, max(_FEWEST_ROUNDS, math.ceil(spec.final_rounds / spec.final_processes))
+    racing, num_rounds = contests, max(FEWEST_ROUNDS, math.ceil(spec.final_rounds / spec.final_processes))
     for _ in range(1 + NUM_DOUBLINGS):
         _time_together(racing, shared, num_rounds, rng, by_cpu=by_cpu)
         racing = [one for one in racing if not one.settled(limit)]
@@ -372,7 +372,7 @@ def throughput(
     size = block_calls(first_ms, spec.block_ms)
     lasts = size * first_ms
     share = spec.rounds / spec.final_processes
-    num_blocks = min(spec.rounds, max(_FEWEST_BLOCKS, math.ceil(share * spec.block_ms / lasts)))
+    num_blocks = min(spec.rounds, max(FEWEST_BLOCKS, math.ceil(share * spec.block_ms / lasts)))
     times = np.array([time_block(call, range(n * size, (n + 1) * size)).wall_ms.mean() for n in range(num_blocks)])
     order, num = calm_first(times)
     return inverse(median_interval(times[order[:num]]), 1000.0 * _BATCH)

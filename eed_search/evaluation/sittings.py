@@ -64,8 +64,8 @@ def cascade_latencies(
         return list(one_sitting(*job).latencies)
     sittings: list[Sitting] = []
     while len(sittings) < wanted + SPARE and len(undisturbed(sittings)) < wanted:
-        report(f"{len(cascades)} classifiers in turns, process {len(sittings) + 1}")
-        sittings.append(_in_fresh_process(job))
+        report(f"{len(cascades)} classifier{'' if len(cascades) == 1 else 's'} in turns, process {len(sittings) + 1}")
+        sittings.append(in_fresh_process(job))
     kept = sorted(sittings, key=lambda one: one.base_ms)[:wanted]
     calm = len(undisturbed(kept)) == wanted
     return [agreed([one.latencies[i] for one in kept], reference_ms, calm=calm) for i in range(len(cascades))]
@@ -115,7 +115,7 @@ def _median(values: Sequence[float | None]) -> float | None:
 # ---------------------------------------------------------------- the processes
 
 
-def _in_fresh_process(job: tuple[Any, ...]) -> Sitting:
+def in_fresh_process(job: tuple[Any, ...]) -> Sitting:
     """Run one sitting in an interpreter of its own; it ends with this process, whatever ends that.
 
     Raises:

@@ -20,8 +20,9 @@ from eed_search.core.params import MemberChoice, is_scored
 from eed_search.core.plans import NUM_PARTS, MemberPlan
 from eed_search.core.spec import Choice, Range, Recipe, Spec
 from eed_search.core.spec_file import removes_channels
-from eed_search.evaluation.cascade import WARM_UP_SHARE, WORST_SHARE
+from eed_search.evaluation.cascade import FEWEST_BLOCKS, FEWEST_ROUNDS, WARM_UP_SHARE, WORST_SHARE
 from eed_search.evaluation.latency import REFERENCE_SHARE
+from eed_search.evaluation.sittings import SPARE
 from eed_search.evaluation.timing import NUM_DOUBLINGS, WARM_UP_S
 from eed_search.search.foreseen import Draw
 from eed_search.search.space_size import plans_of
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _RUNG_ATTACK = 0.25  # of a trial's evaluation: half of the images, half of the steps
 _CONTENDERS, _REPORTED = (3, 14), (2, 8)  # points that finals are reckoned for, low and high
+_PROCESS_S = 0.9  # that a process for final latencies takes to start, measured
 # Bytes measured on finished searches: of events, study rows and logs for each trial; of report and MLflow once.
 _TRIAL_BYTES, _LEDGER_BYTES, _RUN_BYTES = 40_000, 9_000, 12_000_000
 
@@ -228,8 +230,14 @@ class _Reckoner:
         entrants = [units.call_ms.at(size) for size in (1.0, 0.5, *references)]  # base and sentinel beside them
         blocks = [max(latency.block_ms, calls * ms) for ms in entrants]
         blocks += [max(latency.block_ms, calls * team_ms), max(WORST_SHARE * latency.block_ms, team_ms)] * num_teams
-        seconds = len(blocks) * WARM_UP_SHARE * WARM_UP_S + latency.final_rounds * (1 << doubled) * sum(blocks) / 1000
-        return seconds + (len(references) + num_teams) * latency.rounds * latency.block_ms / 1000  # throughput
+        num = latency.final_processes
+        rounds = max(FEWEST_ROUNDS, math.ceil(latency.final_rounds / num)) * (1 << doubled)
+        batches = min(latency.rounds, max(FEWEST_BLOCKS, math.ceil(latency.rounds / num)))
+        seconds = len(blocks) * WARM_UP_SHARE * WARM_UP_S + rounds * sum(blocks) / 1000
+        seconds += (len(references) + num_teams) * batches * latency.block_ms / 1000  # throughput
+        if num == 1:
+            return seconds
+        return (num + (SPARE if doubled else 0)) * (seconds + _PROCESS_S)
 
 
 def makespan(jobs: Iterable[float], slots: int) -> float:

@@ -42,7 +42,7 @@ START_TRIES = 3
 PROBE = "latency probe"  # under this name the probe posts for whom it measures
 _PREFIX, _OWNER = "eed-", "owner.json"
 _KEPT = 4  # processes besides one for each processor: the monitor, the probe, and two that wait for the next task
-_MOST_STARTING = 16
+_PENDING, _MOST_STARTING = "TUNE_MAX_PENDING_TRIALS_PG", 16
 _CLEAR_S = 10.0
 # Below this, the sockets of a session keep within the 107 characters that the system allows.
 _LONGEST_TEMP = 40
@@ -154,8 +154,6 @@ def quiet_environment(*, own_token: bool = True) -> None:
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver handles it
         "RAY_AIR_NEW_OUTPUT": "0",
         "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what the raylet would print about dead workers
-        # Workers of free slots start side by side, not one after another; the proposer hands out no more than fit.
-        "TUNE_MAX_PENDING_TRIALS_PG": str(_MOST_STARTING),
         "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "3600",  # trials wait for controls
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
@@ -165,6 +163,19 @@ def quiet_environment(*, own_token: bool = True) -> None:
             wanted["RAY_AUTH_MODE"] = "token"
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
+
+
+@contextmanager
+def started_side_by_side() -> Iterator[None]:
+    """Let Tune start the workers of free slots all at once, not one after another; who proposes hands out no more than fit."""
+    if _PENDING in os.environ:
+        yield
+        return
+    os.environ[_PENDING] = str(_MOST_STARTING)
+    try:
+        yield
+    finally:
+        del os.environ[_PENDING]
 
 
 def _temp_root() -> Path:

@@ -230,7 +230,8 @@ class _SideBySide:
                 failure_config=tune.FailureConfig(max_failures=0),  # the driver decides what is tried again
             ),
         )
-        tuner.fit()
+        with ray_glue.started_side_by_side():
+            tuner.fit()
         if callback.fatal is not None:
             raise callback.fatal
 
@@ -311,11 +312,13 @@ class _SideBySide:
         for size in self._controls.values():  # watched from their first line: before it they wait for a slot
             if (label := control_label(size)) in posts and not self._watchdog.watches(label):
                 self._watchdog.begin(label, now)
+        measured = posts[ray_glue.PROBE].text if ray_glue.PROBE in posts else ""
         for alarm in self._watchdog.look({who: post.count for who, post in posts.items()}, now):
-            if alarm.over:
-                self._end_stuck(alarm, posts.get(alarm.who))
-            else:
+            if not alarm.over:
                 self._hooks.on_stuck(alarm.who, alarm.seconds)
+            elif alarm.who == measured or not self._watchdog.suspects(measured, now):
+                self._end_stuck(alarm, posts.get(alarm.who))
+            # else it may wait for nothing but the probe, which hangs for another: that one is ended first
 
     def _end_stuck(self, alarm: Alarm, last: Post | None) -> None:
         """End a worker's process; what waits for it then gets an error."""

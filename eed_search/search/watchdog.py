@@ -58,6 +58,11 @@ class Watchdog:
         for one in self._watched.values():
             one.since, one.said = now, False
 
+    def suspects(self, who: str, now: float) -> bool:
+        """Whether a worker has made no progress for half of the limit."""
+        one = self._watched.get(who)
+        return one is not None and self.limit_s is not None and now - one.since >= SOFT * self.limit_s
+
     def look(self, counts: Mapping[str, int], now: float) -> list[Alarm]:
         """Compare with the last look.
 

@@ -59,3 +59,16 @@ def test_whoever_waited_for_what_hung_has_its_whole_limit_again() -> None:
     dog.excuse(9)
     assert dog.look({}, 13) == []
     assert [alarm.over for alarm in dog.look({}, 19)] == [True]
+
+
+def test_who_is_halfway_to_the_limit_is_suspected() -> None:
+    """Until a new line of theirs, or an end."""
+    watchdog = Watchdog(10)
+    watchdog.begin("a", 0)
+    assert [watchdog.suspects("a", now) for now in (4.9, 5.0)] == [False, True]
+    assert not watchdog.suspects("nobody", 9)
+    watchdog.look({"a": 1}, 6)
+    assert not watchdog.suspects("a", 9)
+    watchdog.end("a")
+    assert not watchdog.suspects("a", 20)
+    assert not Watchdog(None).suspects("a", 20)
