@@ -23,6 +23,7 @@ from eed_search.search.workers import Hooks, OnStuck, Pipeline, Poll, Work
 
 ERRORS_FOLDER = "errors"
 _TICK_S = 0.5
+_PROBE_STARTS_S = 60.0  # that a probe may take to start again, on a busy machine
 
 
 class RayWorkers:
@@ -130,6 +131,10 @@ class RayWorkers:
             self._posts_ref = None
         return self._posts
 
+    def forget_posts(self) -> None:
+        """Ask the monitor anew, whatever it was going to answer."""
+        self._posts_ref, self._posts = None, {}
+
     def side_by_side(self, pipeline: Pipeline, work: Work, hooks: Hooks) -> None:
         """Run controls and trials until the proposer has none any more, or the hooks say stop."""
         _SideBySide(self, self._monitor, pipeline, work, hooks).run()
@@ -158,6 +163,7 @@ class _SideBySide:
         self._timed_out: dict[str, str] = {}
         self._ended = False
         self._probe_actor: Any = None
+        self._probe_back_by = 0.0  # until it measures again, or this moment, nobody is held to have hung
 
     def run(self) -> None:
         """Start the controls, run the trials beside them, wait for what is left."""
@@ -313,12 +319,18 @@ class _SideBySide:
             if (label := control_label(size)) in posts and not self._watchdog.watches(label):
                 self._watchdog.begin(label, now)
         measured = posts[ray_glue.PROBE].text if ray_glue.PROBE in posts else ""
+        if measured or now > self._probe_back_by:
+            self._probe_back_by = 0.0
+        else:
+            self._watchdog.excuse(now)
         for alarm in self._watchdog.look({who: post.count for who, post in posts.items()}, now):
             if not alarm.over:
                 self._hooks.on_stuck(alarm.who, alarm.seconds)
-            elif alarm.who == measured or not self._watchdog.suspects(measured, now):
+                continue
+            # Who waits for nothing but the probe, which hangs for another, is let alone until that one is ended; then all are excused.
+            waits = alarm.who != measured and self._watchdog.suspects(measured, now)
+            if not waits and self._watchdog.suspects(alarm.who, now):
                 self._end_stuck(alarm, posts.get(alarm.who))
-            # else it may wait for nothing but the probe, which hangs for another: that one is ended first
 
     def _end_stuck(self, alarm: Alarm, last: Post | None) -> None:
         """End a worker's process; what waits for it then gets an error."""
@@ -344,7 +356,10 @@ class _SideBySide:
         if at is None or at.text in others - {ended}:
             return
         ray.kill(self._probe_actor, no_restart=False)  # whoever waits for it is measured by the next one
-        self._monitor.post.remote(ray_glue.PROBE, "")
+        with suppress(ray.exceptions.RayError):
+            ray.get(self._monitor.post.remote(ray_glue.PROBE, ""))
+        self._workers.forget_posts()  # the next ones are of after it
+        self._probe_back_by = time.monotonic() + _PROBE_STARTS_S
         self._watchdog.excuse(time.monotonic())
 
 
