@@ -133,7 +133,8 @@ def legend(view: RunView) -> list[str]:
         f"robust: {robust.num_samples} validation images under {robust.attack}, L-inf eps {robust.eps:.4g};"
         f" badge `{robust.badge}`: it ranks trials, it is not a claim.",
         "latency, speed-up: batch 1 in onnxruntime, against the dense base in the same process."
-        " run: members asked for an average image, of all. ±: 95 % interval.",
+        " run: members asked for an average image, of all. ±: 95 % interval; where cascades were timed, what several"
+        " processes span.",
     ]
     lines += [
         note
