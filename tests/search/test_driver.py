@@ -471,7 +471,7 @@ def test_a_measurement_that_hangs_keeps_no_other_trial_from_its_latency(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one probe measures for all: it is ended with the trial that it hung for, and starts again."""
-    spec = short_of(tmp_path, monkeypatch, "probe", limit_s=12)
+    spec = short_of(tmp_path, monkeypatch, "probe")
     view = run(spec, home=tmp_path, name="s", pipeline=stub_pipeline, listener=Silent())
     assert Counter(trial.outcome for trial in view.trials.values()) == {"done": 2, "failed": 1}
     assert [trial.reason for trial in view.trials.values() if trial.outcome == "failed"] == ["timeout"]
