@@ -1,0 +1,81 @@
+"""What was read of a data set: the one line of truth that every screen shows, and what a bundle keeps of it.
+
+The source's reader makes it, the ledger keeps it under `facts["data"]`, and whoever shows it renders it from here.
+Nothing here loads torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Resize = Literal["none", "fit"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a photograph becomes what the networks take; pixels end in [0, 1], channels first.
+
+    Attributes:
+        colour: `RGB` (three channels in this order), or `grey` (one).
+        height: Pixels.
+        width: Pixels.
+        resize: `fit`: turned as its EXIF says, scaled until the shorter side fits, the middle cut out; `none`: the
+            data set's images were taken as they are, and `fit` is what a photograph of another size gets.
+        filter: How it is scaled.
+        range: Smallest and largest pixel value.
+    """
+
+    colour: Literal["RGB", "grey"]
+    height: int
+    width: int
+    resize: Resize = "none"
+    filter: Literal["bilinear"] = "bilinear"
+    range: tuple[float, float] = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What was read.
+
+    Attributes:
+        source: As the search-space file names it.
+        class_names: One for each class, in the order of the labels.
+        preprocessing: Size and colours of the images, and the rule for a photograph.
+        num_images: Images of each split: `train`, `validation`, `fresh`, `test`.
+        came_from: Where each split comes from, such as `train/` or `cut from train/`.
+        left_out: What was not read or not used: how many, and why.
+        num_twins: Images that occur elsewhere with the same content; all of one content are in one split.
+        num_groups: Groups that no split divides; none where the data name none.
+        warnings: What the reader should know, such as classes without images.
+    """
+
+    source: str
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    num_images: dict[str, int]
+    came_from: dict[str, str]
+    left_out: tuple[tuple[int, str], ...] = ()
+    num_twins: int = 0
+    num_groups: int | None = None
+    warnings: tuple[str, ...] = ()
+
+    def to_plain(self) -> dict[str, Any]:
+        """Give it JSON-ready."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> DataFacts:
+        """Read what `to_plain` gave, from JSON too."""
+        rule = dict(plain["preprocessing"])
+        rule["range"] = tuple(rule["range"])
+        return cls(
+            **{
+                **plain,
+                "class_names": tuple(plain["class_names"]),
+                "preprocessing": Preprocessing(**rule),
+                "left_out": tuple((int(count), str(why)) for count, why in plain["left_out"]),
+                "warnings": tuple(plain["warnings"]),
+            }
+        )
