@@ -43,7 +43,7 @@ def work(shape=SHAPE, checkpoint=None):
     split = Split(batch.images, batch.labels)
     extra = {} if checkpoint is None else {"checkpoint": checkpoint}
     return Work(
-        image_shape=shape, split=split, scores=dict, eps=0.05, recovery="labels", seed=1, augment=False,
+        image_shape=shape, split=split, scores=dict, eps=0.05, recovery="labels", seed=1, augment="none",
         device=torch.device("cpu"), report=lambda text: None, **extra,
     )  # fmt: skip
 
