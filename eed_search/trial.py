@@ -22,6 +22,7 @@ from torch import nn
 from eed_search.compression.member import Member
 from eed_search.core.beforehand import Form, excess_beforehand
 from eed_search.core.cost import latency_of, moved, scaled
+from eed_search.core.data_facts import DataFacts
 from eed_search.core.errors import TrialFailure
 from eed_search.core.frontier import hypervolume, normalise
 from eed_search.core.looks import OUTRACED, Rival
@@ -92,6 +93,20 @@ class Setting:
     def base_key(self) -> str:
         """Key of the base's weights in the store."""
         return self.base.measurement.artifact.partition("/")[2]
+
+
+def read_data(spec: Spec, store_root: Path, report: Report) -> DataFacts:
+    """Read the images and say what was read, before anything is trained.
+
+    Raises:
+        DataError: If they cannot be read.
+        ModelError: If the base cannot take them.
+    """
+    report("data")
+    shop = open_workshop(spec, store_root, report)
+    shop.check_sizes()
+    assert shop.data.facts is not None
+    return shop.data.facts
 
 
 def train_base(spec: Spec, store_root: Path, report: Report) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.live import Live
 
+    from eed_search.core.data_facts import DataFacts
     from eed_search.core.ledger import RungReport, RunView
     from eed_search.core.records import Measurement, Reference, TrialRecord
 
@@ -59,6 +60,10 @@ class PlainProgress:
     def on_stage(self, text: str) -> None:
         """Print the phase."""
         self._say(text)
+
+    def on_data(self, facts: DataFacts) -> None:
+        """Print what was read."""
+        self._say(f"read {facts.line()}")
 
     def on_base(self, base: Reference) -> None:
         """Print what the dense base measured."""
@@ -112,6 +117,10 @@ class LiveProgress:
         """Show the phase."""
         self._phase = text
         self._draw()
+
+    def on_data(self, facts: DataFacts) -> None:
+        """Keep what was read in sight."""
+        self._keep(f"read {facts.line()}")
 
     def on_base(self, base: Reference) -> None:
         """Keep what the dense base measured in sight."""

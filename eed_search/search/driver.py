@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from eed_search.core.beforehand import Beforehand, to_facts
 from eed_search.core.contenders import Look
+from eed_search.core.data_facts import DataFacts
 from eed_search.core.errors import EedSearchError, FailureReason, TrialFailure
 from eed_search.core.failpoints import fail_point
 from eed_search.core.ledger import FILE_NAME, RESUME, Ledger, RunView
@@ -279,6 +280,7 @@ class _Search:
         if before is not None and not work_left(self.view, self.spec):
             self._open_tracker()
             return None
+        self._read_data()
         self.journal.stage("dense base")
         opened = False
 
@@ -306,6 +308,18 @@ class _Search:
             return self._as_before(setting, before)
         self._keep(setting)
         return setting
+
+    def _read_data(self) -> None:
+        """Read the images first, and say what was read before anything is trained on them."""
+        view = self.view
+        if "data" in view.facts:
+            return
+        self.journal.stage("data")
+        facts: DataFacts = self._alone(
+            "read_data", {"spec": self.spec, "store_root": self.home / "store"}, "data", self._poll
+        )
+        head = {"name": view.name, "uid": view.uid, "spec": view.spec}
+        self.journal.data({**head, "facts": view.facts | {"data": facts.to_plain()}}, facts)
 
     def _keep(self, setting: Setting) -> None:
         measured = {

@@ -81,11 +81,11 @@ ONE_MISTAKE = {
     "search: {space: {omega: {low: 0, high: 1, step: 0}}}": "search.space.omega: step must be above 0, and without log",
     # keys that do not fit each other
     "data: {source: digits, path: x}": "data.path: digits come with scikit-learn; leave path out, or take source npz or cifar10",
-    "data: {augment: crop_flip}": "data.augment: crop_flip would turn digits into other digits; take none",
+    "data: {augment: crop_flip}": "data.augment: crop_flip would turn digits into other digits, or cut them off; take none",
     "data: {num_validation: 1700}": "data: 1900 images asked for; digits has 1,797 in all, and training needs at least 100",
     "data: {source: npz}": "data.path: is missing; source npz needs a folder (in the file or by --data)",
-    "model: {name: resnet18}": "model.name: resnet18 shrinks images eightfold, digits are 8×8; take small_cnn",
-    "model: {name: vgg16_bn}": "model.name: vgg16_bn shrinks images 32-fold, digits are 8×8; take small_cnn",
+    "model: {name: resnet18}": "model.name: resnet18 shrinks images eightfold and learns from 16×16 and larger, these are 8×8; take small_cnn, or larger images",
+    "model: {name: vgg16_bn}": "model.name: vgg16_bn shrinks images 32-fold and learns from 32×32 and larger, these are 8×8; take small_cnn, or larger images",
     "search: {space: {size: 0.05}}": "search.space.size: 0.05 of 64 channels is less than half a block of 8; take a larger size, a smaller members.block or a wider model",
     "controls: {sizes: [0.05]}": "controls.sizes[0]: 0.05 of 64 channels is less than half a block of 8; take a larger size, a smaller members.block or a wider model",
     # proposals tried first
