@@ -25,6 +25,7 @@ from eed_search.core.attack_records import AttackResult
 from eed_search.core.contenders import Look
 from eed_search.core.errors import EedSearchError, RunError, SpecError, StoreError
 from eed_search.core.failpoints import fail_point
+from eed_search.core.home import check_home
 from eed_search.core.ledger import NO_RESULT, Event, RunView
 from eed_search.core.params import ParamValue
 from eed_search.core.points import frontier, measurement_of, run_hypervolume
@@ -60,8 +61,12 @@ _END = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "cancel
 
 
 def database_uri(home: Path) -> str:
-    """Name the home's own MLflow database; absolute, because workers run in other folders."""
-    return f"sqlite:///{home.resolve() / 'mlflow.db'}"
+    """Name the home's own MLflow database; absolute, because workers run in other folders.
+
+    Raises:
+        SpecError: If the address would mean another file.
+    """
+    return f"sqlite:///{check_home(home).resolve() / 'mlflow.db'}"
 
 
 def artifact_folder(home: Path) -> Path:
