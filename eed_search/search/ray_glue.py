@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from eed_search.core.cores import usable_cores
 from eed_search.core.errors import RunError, SpecError
 from eed_search.core.looks import Rival
+from eed_search.core.loopback import past_proxies
 from eed_search.core.records import Reference, from_json
 from eed_search.core.spec import Resources
 from eed_search.search.lock import Driver, this_process
@@ -166,6 +167,7 @@ def quiet_environment(*, own_token: bool = True) -> None:
             wanted["RAY_AUTH_MODE"] = "token"
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
+    past_proxies()
 
 
 @contextmanager
