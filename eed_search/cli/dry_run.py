@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ from eed_search.cli.check import image_lines, summary
 from eed_search.cli.console import say
 from eed_search.cli.result import duration
 from eed_search.cli.space_file import Changes, find, read
+from eed_search.core.cores import usable_cores
 from eed_search.core.errors import RunError
 from eed_search.core.spec import Spec
 from eed_search.search.racing import RUNGS
@@ -49,7 +49,7 @@ def dry_run(file: Path | None, changes: Changes, *, home: Path, name: str | None
     there = preview(home, spec, name)
     from eed_search.search.ray_glue import Machine  # loads no Ray
 
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     slots = Machine(cores, _num_gpus()).slots(spec.resources)
     if not as_json:
         say(f"Dry run of {find(file)}: nothing is started, nothing is written")

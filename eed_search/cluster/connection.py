@@ -20,6 +20,7 @@ from eed_search.cluster.cluster_file import ClusterFile
 from eed_search.cluster.tunnel import tunnel
 from eed_search.cluster.where import Place
 from eed_search.core.errors import RunError
+from eed_search.core.loopback import urlopen
 
 DASHBOARD_PORT = 8265
 _PATIENCE_S = 15.0
@@ -119,7 +120,7 @@ def _greet(url: str, token: Token, place: Place) -> Connection:
     request = urllib.request.Request(f"{url}/api/version", headers=token.headers())
     where = place.address or f"{place.head} ({place.file.path})" if place.file else place.address
     try:
-        with urllib.request.urlopen(request, timeout=_PATIENCE_S) as answer:
+        with urlopen(request, timeout=_PATIENCE_S) as answer:
             version = str(json.load(answer)["ray_version"])
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):

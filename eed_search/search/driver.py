@@ -25,6 +25,7 @@ from eed_search.core.contenders import Look
 from eed_search.core.data_facts import DataFacts
 from eed_search.core.errors import EedSearchError, FailureReason, TrialFailure
 from eed_search.core.failpoints import fail_point
+from eed_search.core.home import check_home
 from eed_search.core.ledger import FILE_NAME, RESUME, Ledger, RunView
 from eed_search.core.looks import Rival
 from eed_search.core.points import stalled
@@ -121,10 +122,10 @@ def run(
 
     Raises:
         RunError: If the name is taken or not allowed, or `home` cannot be written to.
-        SpecError: If a trial asks for more than the machine has.
+        SpecError: If a trial asks for more than the machine has, or nothing can lie below `home`.
         EedSearchError: What went wrong with the data or the dense base; the ledger's end says so too.
     """
-    home = home.expanduser().resolve()
+    home = check_home(home).expanduser().resolve()
     spec = with_absolute_data(spec)
     check_name(home, name)
     if spec.storage.url:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from eed_search.core.ledger import read_run
 from tests.cli.calling import ROOT, STUBBED, call, environment, python
 
 FILE = """
@@ -167,3 +168,13 @@ def test_ctrl_c_in_a_terminal_keeps_what_is_finished(tmp_path: Path) -> None:
     assert "cut: stopped after" in text
     assert "Traceback" not in text
     assert call("report", "cut", "--home", tmp_path / "home").stdout.startswith("cut: stopped after")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins no process")
+def test_a_pinned_launch_takes_only_the_cores_that_it_is_pinned_to(tmp_path: Path) -> None:
+    """As under `taskset`: Ray is given as many, so as many trials run at once."""
+    (tmp_path / "quick.yaml").write_text(FILE, encoding="utf-8")
+    pinned = f"import os; os.sched_setaffinity(0, [{min(os.sched_getaffinity(0))}])\n{STUBBED}"
+    done = python(pinned, "launch", tmp_path / "quick.yaml", "--home", tmp_path / "h", "--trials", 1, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert read_run(tmp_path / "h" / "quick-1").facts["machine"]["num_cpus"] == 1
