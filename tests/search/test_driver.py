@@ -23,6 +23,7 @@ import pytest
 import ray
 from optuna.trial import TrialState
 
+from eed_search.core.data_facts import DataFacts
 from eed_search.core.errors import RunError, SpecError, TrialFailure
 from eed_search.core.ledger import Event, Ledger, RungReport, RunView, read_run
 from eed_search.core.records import Interval, Reference, TrialRecord
@@ -60,6 +61,7 @@ class Watcher(Silent):
 
     def __init__(self) -> None:
         self.stages: list[str] = []
+        self.data: list[DataFacts] = []
         self.base: list[Reference] = []
         self.controls: list[Reference] = []
         self.rungs: list[tuple[int, int, str]] = []
@@ -68,6 +70,9 @@ class Watcher(Silent):
 
     def on_stage(self, text: str) -> None:
         self.stages.append(text)
+
+    def on_data(self, facts: DataFacts) -> None:
+        self.data.append(facts)
 
     def on_base(self, base: Reference) -> None:
         self.base.append(base)
@@ -327,7 +332,8 @@ def test_base_controls_and_frontier_are_checked_on_fresh_images(done: Done) -> N
 
 def test_the_listener_hears_everything(done: Done) -> None:
     """The listener hears everything."""
-    assert done.watcher.stages == ["dense base", "controls and trials", "finals", "report"]
+    assert done.watcher.stages == ["data", "dense base", "controls and trials", "finals", "report"]
+    assert [facts.to_plain() for facts in done.watcher.data] == [DataFacts.of(done.view.facts["data"]).to_plain()]
     assert {record.number for record in done.watcher.results} == set(range(NUM_TRIALS))
     assert done.watcher.ticks[-1].num_trials == NUM_TRIALS
     assert any(status.eta_s is not None for status in done.watcher.ticks)
