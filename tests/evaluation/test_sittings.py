@@ -18,6 +18,7 @@ from eed_search.evaluation import sittings
 from eed_search.evaluation.cascade import Cascade, Sitting
 from eed_search.evaluation.sittings import agreed, cascade_latencies, undisturbed
 from tests.evaluation.networks import DENSE, HALF, QUARTER, SHAPE, SPEC
+from tests.waiting import HANGS_S
 
 GATE = GateSettings("threshold", 0.5, 1.0, 1.0)
 IMAGES = np.random.default_rng(0).random((10, *SHAPE), dtype=np.float32)
@@ -122,4 +123,4 @@ def test_a_process_ends_with_who_started_it(tmp_path: Path) -> None:
     with (tmp_path / "job").open("wb"):  # opens once the process has it open too, and begins to read
         assert process.poll() is None
         process.stdin.close()
-        assert process.wait(240) == 1
+        assert process.wait(HANGS_S) == 1
