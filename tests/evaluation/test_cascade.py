@@ -131,8 +131,14 @@ def test_throughput_of_a_smaller_network_is_higher() -> None:
     assert quarter.value > dense.value
 
 
-def test_who_has_settled_leaves_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rounds double for those alone whose interval is wide; each is summed up over its own rounds."""
+@pytest.mark.parametrize(("call_ms", "size"), [(0.5, 200), (0.1, 200), (0.02, 400)])
+def test_who_has_settled_leaves_and_the_others_go_on(
+    call_ms: float, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounds double for those alone whose interval is wide; each is summed up over its own rounds.
+
+    A round holds a fifth of the thousand calls that are wanted, and more where these would not fill a block of 8 ms.
+    """
     taken: list[set[tuple[int, str]]] = []
     real = cascade.take_rounds
 
@@ -148,11 +154,17 @@ def test_who_has_settled_leaves_and_the_others_go_on(monkeypatch: pytest.MonkeyP
     images = np.random.default_rng(0).random((10, *SHAPE), dtype=np.float32)
     gate = GateSettings("threshold", 0.5, 1.0, 1.0)
     alone, team = one_sitting(
-        [Cascade([HALF], gate), Cascade([QUARTER, HALF], gate)], images, DENSE, None, SPEC, 3.0, ticking()
+        [Cascade([HALF], gate), Cascade([QUARTER, HALF], gate)],
+        images,
+        DENSE,
+        None,
+        SPEC,
+        3.0,
+        ticking(lambda: call_ms),
     ).latencies
     shared = {(-1, "reference"), (1, "candidate"), (1, "worst")}
     assert taken[0] == shared | {(0, "candidate")}
     assert [{role for _, role in one} for one in taken[1:]] == [{"reference", "candidate", "worst"}] * 2
     assert (alone.noisy, team.noisy) == (False, True)
-    assert alone.num_calls == 1000  # all of its five rounds: a call takes a step, so 200 are more than fill a block
-    assert team.num_calls == 4000  # of its twenty rounds, all of which were quiet
+    assert alone.num_calls == 5 * size  # all of its five rounds
+    assert team.num_calls == 20 * size  # all of its twenty, for every one was quiet
