@@ -53,7 +53,7 @@ from eed_search.search.lock import driver_of  # noqa: E402
 Where = Literal["local", "ray"]
 RESULT = Path(__file__).parent / "results" / "kills.json"
 SAMPLERS = ("portfolio", "tpe", "nsga2", "qmc", "random")
-_LONGEST_S = 300.0
+_LONGEST_S = 900.0
 _PER_SEARCH = 10  # kills of one search before it may finish
 
 

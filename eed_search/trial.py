@@ -54,6 +54,7 @@ from eed_search.evaluation.image_race import ImageRace
 from eed_search.evaluation.latency import LatencyProbe, Probe, RatioEstimate, additive_latency
 from eed_search.evaluation.robust import Judgement
 from eed_search.evaluation.slowed import NO_GATE, Slowed
+from eed_search.evaluation.timing import MACHINE, Clock
 from eed_search.models import count_macs, signature
 from eed_search.stages import Deployed, Report, Workshop, machine_name, open_workshop
 
@@ -181,10 +182,10 @@ def prepare(spec: Spec, store_root: Path, report: Report) -> Setting:
     )
 
 
-def make_probe(setting: Setting) -> LatencyProbe:
+def make_probe(setting: Setting, clock: Clock = MACHINE) -> LatencyProbe:
     """Build the latency probe that compares candidates with the search's dense base."""
     shop = open_workshop(setting.spec, setting.store_root, lambda text: None)
-    return _probe(shop, shop.base()[0])
+    return _probe(shop, shop.base()[0], clock)
 
 
 def run(
@@ -568,6 +569,6 @@ def final_latencies(
     return found
 
 
-def _probe(shop: Workshop, base: nn.Module) -> LatencyProbe:
+def _probe(shop: Workshop, base: nn.Module, clock: Clock = MACHINE) -> LatencyProbe:
     shape = shop.data.image_shape
-    return LatencyProbe(to_onnx(base, shape), shop.sentinel(), shape, shop.spec.latency)
+    return LatencyProbe(to_onnx(base, shape), shop.sentinel(), shape, shop.spec.latency, clock)

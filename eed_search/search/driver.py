@@ -14,7 +14,7 @@ import shlex
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -59,6 +59,7 @@ from eed_search.search.workers import Pipeline, Poll, Work, Workers
 
 if TYPE_CHECKING:
     from eed_search.search.proposer import Proposer
+    from eed_search.search.ray_workers import RayWorkers
     from eed_search.tracking.mlflow_log import State
     from eed_search.trial import Setting
 
@@ -179,14 +180,18 @@ def drive(
 
 
 @contextmanager
-def ray_workers() -> Iterator[Workers]:
-    """Start Ray on this machine for as long as the block lasts."""
+def ray_workers(clock: Callable[[], float] = time.monotonic) -> Iterator[RayWorkers]:
+    """Start Ray on this machine for as long as the block lasts.
+
+    Args:
+        clock: Seconds by which it is told who hangs.
+    """
     from eed_search.search.ray_glue import local_ray
 
     with local_ray() as machine:
         from eed_search.search.ray_workers import RayWorkers
 
-        yield RayWorkers(machine)
+        yield RayWorkers(machine, clock=clock)
 
 
 def command_line() -> str:

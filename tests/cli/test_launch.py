@@ -17,6 +17,9 @@ import pytest
 
 from eed_search.core.ledger import read_run
 from tests.cli.calling import ROOT, STUBBED, call, environment, python
+from tests.waiting import HANGS_S
+
+pytestmark = pytest.mark.timeout(900)  # whole searches, each in a process of its own
 
 FILE = """
 name: quick
@@ -143,7 +146,7 @@ def test_ctrl_c_in_a_terminal_keeps_what_is_finished(tmp_path: Path) -> None:
     os.close(terminal)
     text = ""
     interrupted = False
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + HANGS_S
     try:
         while time.monotonic() < deadline:
             ready, _, _ = select.select([main], [], [], 1.0)
@@ -158,7 +161,7 @@ def test_ctrl_c_in_a_terminal_keeps_what_is_finished(tmp_path: Path) -> None:
             if not interrupted and "2 of 4 trials" in text and "best points so far" in text:
                 process.send_signal(signal.SIGINT)
                 interrupted = True
-        code = process.wait(30)
+        code = process.wait(HANGS_S)
     finally:
         if process.poll() is None:
             process.kill()

@@ -18,12 +18,13 @@ from eed_search.tracking.mlflow_log import home_uri
 from eed_search.tracking.server import NOTE_NAME, read_note
 from tests.cli.calling import STUBBED, call, environment, python
 from tests.cli.test_launch import FILE
+from tests.waiting import HANGS_S
 
 
 def _status(url: str, host: str) -> int:
     request = urllib.request.Request(f"{url}/api/2.0/mlflow/experiments/search?max_results=1", headers={"Host": host})
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=HANGS_S) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         error.close()
@@ -31,6 +32,7 @@ def _status(url: str, host: str) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_it_serves_until_ctrl_c(tmp_path: Path) -> None:
     """Exact host names at any port, a pattern of MLflow's default not; another server for the home is refused."""
     home = tmp_path / "home"
@@ -53,7 +55,7 @@ def test_it_serves_until_ctrl_c(tmp_path: Path) -> None:
         assert f"is served already, at {note.url}" in second.stderr
         process.send_signal(signal.SIGINT)
         assert process.stdout.read() == "MLflow has ended.\n"
-        assert process.wait(60) == 0
+        assert process.wait(HANGS_S) == 0
     assert not (home / NOTE_NAME).exists()
     assert home_uri(home) == f"sqlite:///{home / 'mlflow.db'}"
 
