@@ -76,7 +76,7 @@ class DataFacts:
         if self.num_groups is not None:
             parts.append(f"{self.num_groups:,} groups, none divided")
         if self.num_twins:
-            parts.append(f"{self.num_twins:,} images of the same content as another, kept in one split")
+            parts.append(f"{self.num_twins:,} images share their content with another, such are in one split")
         if self.left_out:
             parts.append(f"left out: {', '.join(f'{count:,} {why}' for count, why in self.left_out)}")
         if self.num_bytes >= _WORTH_SAYING:

@@ -64,7 +64,7 @@ def npz(data: Data) -> ImageSets:
             np.concatenate([part.labels for part in loaded]),
             _groups(folder, split, {file.name: part.groups for file, part in zip(files, loaded, strict=True)}),
         )
-        came_from[split] = files[0].name if len(files) == 1 else f"{len(files)} {PATTERNS[split][0]}"
+        came_from[split] = files[0].name if len(files) == 1 else f"{PATTERNS[split][0]}"
     for split, other in sets.items():
         shape = other.images.shape[1:]
         if sets["train"].images.shape[1:] != shape:

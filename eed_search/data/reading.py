@@ -69,7 +69,7 @@ def read(data: Data, seed: int) -> Dealt:
     twins = find_twins(raw.sets, where(data), leave_out=data.contradictions == "leave_out")
     sets = dict(raw.sets.items())
     pools = {name: np.flatnonzero(kept) for name, kept in twins.kept.items()}
-    counts, cut = _counts(data, pools)
+    counts, cut = _counts(data, pools, len(raw.train))
     parts = _deal(raw, twins, pools, counts, seed)
     apart = {"validation": data.num_validation, "test": data.num_test}
     for name in apart.keys() & pools.keys():
@@ -86,7 +86,7 @@ def read(data: Data, seed: int) -> Dealt:
     return Dealt(raw, splits, facts, digest(settings))
 
 
-def _counts(data: Data, pools: Mapping[str, np.ndarray]) -> tuple[dict[str, int], tuple[str, ...]]:
+def _counts(data: Data, pools: Mapping[str, np.ndarray], num_given: int) -> tuple[dict[str, int], tuple[str, ...]]:
     """Say how many images of the training set go where, and which splits are cut from it."""
     num = len(pools["train"])
     counts = {} if "validation" in pools else {"validation": data.num_validation}
@@ -98,8 +98,9 @@ def _counts(data: Data, pools: Mapping[str, np.ndarray]) -> tuple[dict[str, int]
     cut = tuple(counts)
     counts["train"] = left if data.num_train is None else data.num_train
     if counts["train"] < _LEAST_TRAINED:
+        out = "" if num == num_given else f", {num_given - num} more are the same as test or validation images"
         raise DataError(
-            f"data: {left} of {num} images are left to train on; lower num_validation, num_fresh or num_test"
+            f"data: {max(0, left)} of {num} images are left to train on{out}; lower num_validation, num_fresh or num_test"
         )
     return counts, cut
 
