@@ -6,7 +6,7 @@ import resource
 from contextlib import suppress
 from pathlib import Path
 
-_MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+_MEMINFO, _VMSTAT, _CGROUP = Path("/proc/meminfo"), Path("/proc/vmstat"), Path("/sys/fs/cgroup")
 
 
 def available_bytes(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int | None:
@@ -18,6 +18,21 @@ def available_bytes(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int | N
     """
     found = [_left_on_system(meminfo), _left_in_container(cgroup), _left_to_process()]
     return min((one for one in found if one is not None), default=None)
+
+
+def memory_kills(vmstat: Path = _VMSTAT, cgroup: Path = _CGROUP) -> int:
+    """Count the processes that the system has killed for want of memory since it started, as far as it tells.
+
+    Args:
+        vmstat: The system's counters.
+        cgroup: Folder of the container's, version 2.
+    """
+    found = [0]
+    for path in (vmstat, cgroup / "memory.events"):
+        with suppress(OSError, ValueError):
+            table = dict(line.split() for line in path.read_text(encoding="utf-8").splitlines())
+            found.append(int(table.get("oom_kill", 0)))
+    return max(found)
 
 
 def _left_on_system(meminfo: Path) -> int | None:

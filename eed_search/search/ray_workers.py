@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from eed_search.core.errors import TrialFailure
+from eed_search.core.errors import EedSearchError, TrialFailure
 from eed_search.core.spec import Resources
 from eed_search.search import ray_glue
 from eed_search.search.monitor import Monitor, Post, control_label, trial_label
@@ -86,8 +86,14 @@ class RayWorkers:
             try:
                 return self._alone(pipeline, what, arguments, who, look)
             except Exception as error:
-                if tried >= self.placement.tries or failure_of(error)[0] != "infrastructure":
+                reason, text = failure_of(error)
+                if isinstance(error, EedSearchError) or reason not in ("infrastructure", "oom"):
                     raise
+                if tried >= self.placement.tries or reason == "oom":
+                    lost = "memory ran out" if reason == "oom" else "its process was lost"
+                    raise TrialFailure(
+                        reason, f"{who}: {lost} ({text}); `eed-search resume` goes on from what is finished"
+                    ) from error
             tried += 1
 
     def _alone(self, pipeline: Pipeline, what: str, arguments: Mapping[str, Any], who: str, poll: Poll) -> Any:

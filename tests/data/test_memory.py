@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eed_search.core.memory import available_bytes
+from eed_search.core.memory import available_bytes, memory_kills
 from eed_search.core.spec import Data
 from eed_search.data.memory import footprint, too_large
 from tests.data.test_image_folder import draw
@@ -57,3 +57,12 @@ def test_the_container_s_limit_counts(tmp_path: Path, files: dict[str, str], lef
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert available_bytes(tmp_path / "meminfo", tmp_path) == left
+
+
+def test_kills_for_memory_are_counted(tmp_path: Path) -> None:
+    """By the system or by the container; none where neither tells."""
+    (tmp_path / "vmstat").write_text("nr_free_pages 7\noom_kill 2\n")
+    assert memory_kills(tmp_path / "none", tmp_path) == 0
+    assert memory_kills(tmp_path / "vmstat", tmp_path) == 2
+    (tmp_path / "memory.events").write_text("low 0\noom 4\noom_kill 3\n")
+    assert memory_kills(tmp_path / "vmstat", tmp_path) == 3
