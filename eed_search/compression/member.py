@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from eed_search.compression.channels import channel_groups, choose_channels, kept_channels, remove_channels
+from eed_search.compression.channels import channel_groups, choose_channels, remove_channels
 from eed_search.compression.masks import layer_masks, masked_size_bytes
 from eed_search.compression.scores import Scores
+from eed_search.core.blocks import kept_channels
 from eed_search.core.errors import ModelError
 from eed_search.core.params import Recovery
 from eed_search.core.spec import Augment, Members, Recipe

@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from eed_search.core import names, plugins
+from eed_search.core.blocks import nearest_blocks
 from eed_search.core.errors import SpecError
 from eed_search.core.image_sizes import too_small
 from eed_search.core.params import SCORED, ParamValue, is_scored
@@ -390,10 +391,11 @@ def _cross_check(spec: Spec) -> list[str]:
         named = [("search.space.size", size) for size in sizes]
         named += [(f"controls.sizes[{i}]", size) for i, size in enumerate(spec.controls.sizes) if 0 < size <= 1]
         for key, size in named:
-            if isinstance(size, int | float) and round(size * spec.model.width / spec.members.block) < 1:
+            width, block = spec.model.width, spec.members.block
+            if isinstance(size, int | float) and size < 1 and not nearest_blocks(width, size, block):
                 problems.append(
-                    f"{key}: {size:g} of {spec.model.width} channels is less than half a block of"
-                    f" {spec.members.block}; take a larger size, a smaller members.block or a wider model"
+                    f"{key}: {size:g} of {width} channels is {size * width:g}, which rounds to no block of {block};"
+                    " take a larger size, a smaller members.block or a wider model"
                 )
     problems += [
         f"controls.sizes[{i}]: {size:g} is outside the allowed 0..1 without 0 (fraction of channels kept)"

@@ -5,10 +5,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from eed_search.compression.channels import channel_groups, kept_channels, remove_channels
+from eed_search.compression.channels import channel_groups, remove_channels
 from eed_search.compression.contract import Target, Work
 from eed_search.compression.projections import irregular
 from eed_search.compression.radmm import radmm
+from eed_search.core.blocks import kept_channels
 from eed_search.core.spec import Members, Radmm, Recipe, TrainingAttack
 from eed_search.data.splits import Split
 from eed_search.models import count_macs
