@@ -57,9 +57,12 @@ def export_point(view: RunView, point: Point, home: Path, out: Path, report: Rep
             "dense_base": to_json(view.base) if view.base else None,
             "data": spec.data.source,
             "split": "validation",
+            "machine": view.facts.get("machine", {}).get("processor"),
+            "threads": spec.latency.threads,
         },
         config={"params": point.params, "spec": spec.to_plain()},
         search_space_yaml=rerun_file(spec, point),
+        class_names=shop.data.facts.class_names if shop.data.facts else None,
     )
 
 

@@ -78,6 +78,8 @@ def export(
         made = out
     say(f"written {made}")
     say(f"check   {command('verify')} {shlex.quote(made)}")
+    if remote is None:
+        say(f"use     python {shlex.quote(str(Path(made) / 'runtime.py'))} {shlex.quote(made)} photo.jpg")
 
 
 def verify(bundle: str) -> None:

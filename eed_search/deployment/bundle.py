@@ -1,7 +1,8 @@
 """The bundle: one folder that holds a deployed team, what was claimed of it, and the proof that it still answers so.
 
 ```
-manifest.json        format, gate, members in order, shapes, versions, SHA-256 of every file but the next
+manifest.json        format, gate, members in order, class names, how a photograph becomes an input, versions,
+                     SHA-256 of every file but the next
 manifest.sha256      SHA-256 of the manifest, as `sha256sum -c` reads it
 member-1.onnx …      weights and softmax inside; input `images`, output `probabilities`
 runtime.py           runs the bundle with numpy and onnxruntime alone
@@ -9,7 +10,7 @@ replay.npz           inputs with the labels and members run that torch gave
 claims.json          what was measured
 config.json          how the team was made
 search_space.yaml    runs exactly this point again
-README.md            how to run it, and the claims as a table
+README.md            what it is, how to run it, and what was measured, as one table
 ```
 
 The digests find what was altered by accident or left half done. Whoever forges a bundle can write
@@ -135,6 +136,7 @@ def write_bundle(
         "image_shape": list(image_shape),
         "num_classes": len(names),
         "class_names": names,
+        "preprocessing": runtime.preprocessing(image_shape),
         "versions": _versions(),
         "robust_accuracies": card.robust_accuracies(claims),
     }
@@ -229,7 +231,10 @@ def _refuse_missing_and_extra(folder: Path, files: Mapping[str, bytes]) -> None:
         raise BundleError(f"{folder / runtime.MANIFEST}: lists no {missing[0]}; export the bundle again")
     known = {*files, runtime.MANIFEST, runtime.MANIFEST_DIGEST}
     if extra := sorted(path.name for path in folder.iterdir() if path.name not in known):
-        raise BundleError(f"{folder / extra[0]}: is not in the manifest; take it out of the bundle or export again")
+        made = " (Python made it as runtime.py was imported)" if extra[0] == "__pycache__" else ""
+        raise BundleError(
+            f"{folder / extra[0]}: is not in the manifest{made}; take it out of the bundle or export again"
+        )
 
 
 def _read_replay(folder: Path, data: bytes) -> Replay:
@@ -285,43 +290,39 @@ def _versions() -> dict[str, str]:
 
 
 def _readme(name: str, manifest: Mapping[str, Any], replay: Replay, claims: Mapping[str, Any]) -> str:
-    gate = manifest["gate"]
-    stop = {
-        "threshold": f"its stop probability reaches {gate['threshold']:g}",
-        "map": "no later one can win",
-        "margin": f"the best class leads the second by {gate['threshold']:g} in the mean of their logits",
-    }[gate["rule"]]
     channels, height, width = manifest["image_shape"]
-    rows = "\n".join(f"| {key} | {value} |" for key, value in card.rows(claims))
+    rows = "\n".join(f"| {key} | {value} |" for key, value in card.table(manifest, claims))
     return f"""# {name}
 
-A team of {len(manifest["members"])} networks for {manifest["num_classes"]} classes. They are asked in order; the gate stops as soon as {stop}.
-It runs with numpy and onnxruntime alone:
+| what | |
+| --- | --- |
+{rows}
+
+Everything that was measured is in claims.json.
+
+## Use it
 
 ```
-pip install numpy onnxruntime
-python runtime.py . IMAGES.npy
+pip install numpy onnxruntime pillow
+python runtime.py . photo.jpg
 ```
 
-IMAGES.npy holds float32 images [n, {channels}, {height}, {width}] with values in [0, 1]. From Python:
+From Python, in this folder or with it on `sys.path`:
 
 ```python
 from runtime import GatedClassifier
 
-answer = GatedClassifier("path/to/this/folder").predict(images)
-answer.labels, answer.num_members_run, answer.probabilities
+team = GatedClassifier(".")
+for answer in team.predict_files(["photo.jpg"]):
+    print(answer.file, answer.name, answer.probability)
 ```
 
-`eed-search verify DIR` checks manifest.json against manifest.sha256 (so does `sha256sum -c manifest.sha256`), every
-other file against manifest.json, and replays the {len(replay.labels)} inputs of replay.npz ({replay.num_skipped} more were left out because
-rounding alone could change their answer).
-`eed-search launch search_space.yaml` makes this team again.
+`team.predict(images)` takes float32 arrays [n, {channels}, {height}, {width}] in [0, 1] and needs no Pillow; so does
+`python runtime.py . IMAGES.npy`.
 
-## Claims
+## Check it, make it again
 
-As measured before the export; claims.json has them in full.
-
-| what | measured |
-|---|---|
-{rows}
+`eed-search verify DIR` checks every file's SHA-256 and replays the {len(replay.labels)} inputs of replay.npz
+({replay.num_skipped} more were left out because rounding alone could change their answer). `sha256sum -c manifest.sha256` checks the
+manifest, which names every other file. `eed-search attack DIR` attacks it; `eed-search launch search_space.yaml` makes it again.
 """

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 _BADGES = ("checked", "claim")  # what `eed-search attack` found, beside the search's own `proxy`
-_NOT_ROWS = frozenset({"under_attack", "attacked_speedup", "dense_base", *_BADGES})
+_MOST_NAMED = 12  # classes
 
 
 def robust_accuracies(claims: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -32,24 +32,86 @@ def robust_accuracies(claims: Mapping[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def rows(claims: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Write claims as lines of a table: a value with its interval is one line; the attacked speed-up follows the speed-up."""
-    found = _rows({key: value for key, value in claims.items() if key not in _NOT_ROWS})
-    attacked = claims.get("attacked_speedup")
-    said = "not measured" if attacked is None else f"{attacked:.4g}"
-    place = next((i for i, (name, _) in enumerate(found, start=1) if name == "latency: speedup"), None)
-    if place is not None:
-        found.insert(place, ("attacked speedup", f"{said}; under the slower of the attacks on accuracy and on cost"))
+def table(manifest: Mapping[str, Any], claims: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Write what a person wants to know as lines of one table; what was not measured has no line.
+
+    Args:
+        manifest: The bundle's.
+        claims: As exported.
+    """
+    names, rule = [_plain(name) for name in manifest["class_names"]], manifest["preprocessing"]
+    shown = ", ".join(names if len(names) <= _MOST_NAMED else [*names[: _MOST_NAMED - 1], f"… {names[-1]}"])
+    found = [
+        ("answers", f"one of {len(names)} classes: {shown}"),
+        (
+            "takes",
+            f"PNG and JPEG files, or arrays; {rule['colour']}, {rule['height']}×{rule['width']}: turned as EXIF says, scaled"
+            f" ({rule['filter']}) {rule['resize']}, {rule['crop']} is cut out, pixels in 0..1",
+        ),
+        (
+            "team",
+            f"{len(manifest['members'])} network{'' if len(manifest['members']) == 1 else 's'}; {_stop(manifest)}",
+        ),
+    ]
     for one in robust_accuracies(claims):
-        if one.get("badge") not in (None, "proxy"):
-            found.append((f"robust accuracy, badge `{one['badge']}`", _with_all(one)))
-    base = claims.get("dense_base")
-    if isinstance(base, Mapping):
-        kept = ("clean_accuracy", "robust_accuracy", "macs", "size_bytes")
-        measured = {key: value for key, value in base.get("measurement", {}).items() if key in kept}
-        latency = base.get("measurement", {}).get("latency", {}).get("latency_ms")
-        found += _rows({**measured, "latency_ms": latency}, "dense base: ")
-    return found
+        badge = one.get("badge") or "proxy"
+        meaning = {"proxy": " It ranked the search's points; it is no claim."}.get(badge, "")
+        found.append((f"robust accuracy, badge `{badge}`", f"{_with_all(one)}.{meaning}"))
+    if clean := _interval(claims.get("clean_accuracy"), 100, " %"):
+        found.append(("clean accuracy", f"{clean} of {claims['clean_accuracy'].get('num_samples', '?')} images"))
+    given = claims.get("latency")
+    latency: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
+    if took := _interval(latency.get("latency_ms"), 1, " ms"):
+        found.append(("latency", f"{took}, one image at a time{_machine(claims, manifest)}"))
+    if speed := _interval(latency.get("speedup"), 1, " ×"):
+        attacked = claims.get("attacked_speedup")
+        left = "not measured" if attacked is None else f"{attacked:.2f} ×"
+        found.append(("speed-up", f"{speed} over the dense base; under attack {left}"))
+    size, macs = claims.get("size_bytes"), claims.get("macs")
+    if isinstance(size, int | float):
+        work = (
+            f"; {macs / 1e6:,.2f} million multiply-accumulates for an average image"
+            if isinstance(macs, int | float)
+            else ""
+        )
+        found.append(("size", f"{size / 1e3:,.0f} kB{work}"))
+    found.append(
+        (
+            "limits",
+            "robust means: right for every change of each pixel by at most eps that the attacks found; nothing is said of other"
+            " changes. The latency is that machine's.",
+        )
+    )
+    return [(key, value.replace("|", "\\|").replace("\n", " ")) for key, value in found]
+
+
+def _stop(manifest: Mapping[str, Any]) -> str:
+    gate = manifest["gate"]
+    if len(manifest["members"]) == 1:
+        return "no gate"
+    stop = {
+        "threshold": f"its stop probability reaches {gate['threshold']:g}",
+        "map": "no later one can win",
+        "margin": f"the best class leads the second by {gate['threshold']:g} in the mean of their logits",
+    }[gate["rule"]]
+    return f"asked in order, the gate stops as soon as {stop}"
+
+
+def _machine(claims: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    machine = claims.get("machine")
+    parts = [str(machine)] if machine else []
+    if version := manifest.get("versions", {}).get("onnxruntime"):
+        parts.append(f"onnxruntime {version}")
+    if threads := claims.get("threads"):
+        parts.append(f"{threads} thread{'' if threads == 1 else 's'}")
+    return "".join(f", {part}" for part in parts)
+
+
+def _interval(value: object, scale: float, unit: str) -> str:
+    if not isinstance(value, Mapping) or not {"value", "low", "high"} <= value.keys():
+        return ""
+    middle, low, high = (f"{scale * float(value[end]):.4g}" for end in ("value", "low", "high"))
+    return f"{middle}{unit} (95 % interval {low} to {high}{unit})"
 
 
 def claim_lines(claims: Mapping[str, Any]) -> list[str]:
@@ -78,29 +140,6 @@ def _with_all(one: Mapping[str, Any]) -> str:
     )
 
 
-def _rows(claims: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
-    for key, value in claims.items():
-        if key.endswith("_hex") or value is None:
-            continue
-        name = f"{prefix}{key.replace('_', ' ')}"
-        if isinstance(value, Mapping) and {"value", "low", "high"} <= value.keys():
-            scale, unit = (100, " %") if key.endswith("accuracy") or key == "difference_to_base" else (1, "")
-            low, middle, high = (f"{scale * float(value[end]):.4g}" for end in ("low", "value", "high"))
-            rest = ", ".join(
-                f"{k.replace('_', ' ')} {_plain(v)}" for k, v in value.items() if k not in ("value", "low", "high")
-            )
-            found.append((name, f"{middle}{unit} (95 % interval {low} to {high}{unit}){f'; {rest}' if rest else ''}"))
-        elif isinstance(value, Mapping):
-            found += _rows(value, f"{name}: ")
-        else:
-            found.append((name, _plain(value)))
-    return found
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(_plain(one) for one in value)
-    return str(value).replace("|", "\\|").replace("\n", " ")
+def _plain(name: object) -> str:
+    """Write control characters out."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in str(name))

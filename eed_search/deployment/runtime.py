@@ -1,8 +1,10 @@
 """Run a deployed, gated team with numpy and onnxruntime alone; this one file is all that a bundle needs.
 
-    python runtime.py BUNDLE IMAGES.npy [--threads N]
+    python runtime.py BUNDLE PHOTO.jpg [MORE.png FOLDER …] [--json] [--threads N]
+    python runtime.py BUNDLE IMAGES.npy
 
-or, from Python, `GatedClassifier("BUNDLE").predict(images)`. Members are asked in their order until
+or, from Python, `GatedClassifier("BUNDLE").predict_files(["photo.jpg"])` and `.predict(images)`. Files need Pillow,
+arrays do not. Members are asked in their order until
 the gate is sure enough; in a batch only the undecided images go on to the next member. Nothing here
 imports another module of eed-search, so the file can be copied anywhere.
 """
@@ -11,9 +13,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import math
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +27,8 @@ import numpy as np
 import onnxruntime as ort
 
 FORMAT = "eed-search bundle"
-FORMAT_VERSION = 2  # 2: the gate's rule may be `margin`
-_OLDER_VERSIONS = {1: ("threshold", "map")}  # read too, with the rules that each knew
+FORMAT_VERSION = 3  # 2: the gate's rule may be `margin`; 3: says how a photograph becomes an input
+_OLDER_VERSIONS = {1: ("threshold", "map"), 2: ("threshold", "map", "margin")}  # read too, with the rules each knew
 MANIFEST, MANIFEST_DIGEST = "manifest.json", "manifest.sha256"
 INPUT, OUTPUT = "images", "probabilities"
 RULES = ("threshold", "map", "margin")
@@ -33,6 +37,8 @@ ABOVE_ALL_LEADS = 100.0  # in logits: a threshold of rule `margin` that runs eve
 _MIN_PROBABILITY = 1e-12  # inside logarithms, so that a class of probability 0 gives a large but finite KL
 _LEAST_PROBABILITY = 1e-35  # the same behind rule `margin`: far above where float32 underflows, 80 logits below 1
 _ONE_AS_BITS = 0x3F800000
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # of Pillow, with 8 bits a channel at most
+_IMAGES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif")
 _MAX_BATCH = 256  # images in one call of a member: larger batches gain nothing and their activations fill the memory
 
 
@@ -114,6 +120,25 @@ class Prediction:
     labels: np.ndarray
     num_members_run: np.ndarray
     probabilities: np.ndarray
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the team answers for one file.
+
+    Attributes:
+        file: As it was given.
+        name: Of the class with the highest probability.
+        probability: Its probability.
+        num_members_run: How many members were asked.
+        probabilities: Of every class, by name.
+    """
+
+    file: str
+    name: str
+    probability: float
+    num_members_run: int
+    probabilities: dict[str, float]
 
 
 class GateWalk:
@@ -236,6 +261,8 @@ class GatedClassifier:
         gate = GateSettings(**manifest["gate"])
         self._set_up([_session(name, files[name], threads) for name in manifest["members"]], gate)
         self.class_names = tuple(manifest["class_names"])
+        if manifest["format_version"] == FORMAT_VERSION:
+            _refuse_other_rule(Path(bundle) / MANIFEST, manifest["preprocessing"], self.image_shape)
         declared = (*manifest["image_shape"], manifest["num_classes"], len(self.class_names))
         if declared != (*self.image_shape, self.num_classes, self.num_classes):
             raise BundleFault(
@@ -315,12 +342,43 @@ class GatedClassifier:
             raise InputFault(
                 f"images: values from {images.min():g} to {images.max():g} were given; need [0, 1] without NaN"
             )
-        if len(images) == 1:
-            return self._predict_one(images)
-        parts = [self._predict_batch(images[i : i + _MAX_BATCH]) for i in range(0, len(images), _MAX_BATCH)]
+        try:
+            if len(images) == 1:
+                return self._predict_one(images)
+            parts = [self._predict_batch(images[i : i + _MAX_BATCH]) for i in range(0, len(images), _MAX_BATCH)]
+        except Exception as error:  # onnxruntime's own exceptions have no common public root
+            if _is_memory(error):
+                raise RuntimeFault(_no_memory(f"{len(images)} images")) from error
+            raise
         if not parts:
             return Prediction(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, self.num_classes)))
         return Prediction(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def predict_files(self, files: Sequence[str | Path]) -> list[Answer]:
+        """Classify PNG and JPEG files, by the names of the classes.
+
+        Each is turned as its EXIF says, scaled (bilinear) until its shorter side fits, and its middle is cut out, as
+        the training images of a folder are. Needs Pillow.
+
+        Args:
+            files: Their paths.
+
+        Returns:
+            One answer for each, in their order.
+
+        Raises:
+            InputFault: If one cannot be read; names it.
+        """
+        found = []
+        for start in range(0, len(files), _MAX_BATCH):
+            some = files[start : start + _MAX_BATCH]
+            answer = self.predict(np.stack([read_image(file, self.image_shape) for file in some]))
+            for file, label, run, given in zip(
+                some, answer.labels, answer.num_members_run, answer.probabilities, strict=True
+            ):
+                by_name = dict(zip(self.class_names, given.tolist(), strict=True))
+                found.append(Answer(str(file), self.class_names[label], float(given[label]), int(run), by_name))
+        return found
 
     def _predict_one(self, image: np.ndarray) -> Prediction:
         feed = {INPUT: image}
@@ -441,7 +499,94 @@ def _session(name: str, model: bytes, threads: int) -> ort.InferenceSession:
     try:
         return new_session(model, threads)
     except Exception as error:  # onnxruntime's own exceptions have no common public root
+        if _is_memory(error):
+            raise RuntimeFault(_no_memory(name)) from error
         raise BundleFault(f"{name}: onnxruntime {ort.__version__} cannot load it ({error})") from error
+
+
+def _is_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(word in text for word in ("bad_alloc", "allocat", "out of memory"))
+
+
+def _no_memory(what: str) -> str:
+    return (
+        f"{what}: memory ran out; give fewer images at once, or allow this process more memory (ulimit -v, container)"
+    )
+
+
+# ---------------------------------------------------------------- files
+
+
+def preprocessing(image_shape: Sequence[int]) -> dict[str, Any]:
+    """Say how a photograph becomes an input, as the manifest does.
+
+    Args:
+        image_shape: Channels, height, width.
+    """
+    channels, height, width = image_shape
+    return {
+        "colour": "grey" if channels == 1 else "RGB",
+        "orientation": "as EXIF says",
+        "resize": "until the shorter side fits",
+        "filter": "bilinear",
+        "crop": "the middle",
+        "height": height,
+        "width": width,
+        "range": [0, 1],
+        "layout": "channels, height, width",
+    }
+
+
+def _refuse_other_rule(path: Path, given: dict[str, Any], image_shape: Sequence[int]) -> None:
+    known = preprocessing(image_shape)
+    if wrong := [key for key in known if given.get(key) != known[key]]:
+        raise BundleFault(
+            f"{path}: preprocessing.{wrong[0]} is {given.get(wrong[0])!r}; this runtime knows {known[wrong[0]]!r}; export"
+            " the bundle again"
+        )
+
+
+def read_image(file: str | Path, image_shape: Sequence[int]) -> np.ndarray:
+    """Read a PNG or JPEG file as the networks take it.
+
+    Args:
+        file: Its path.
+        image_shape: Channels, height, width.
+
+    Returns:
+        float32 [channels, height, width] in [0, 1].
+
+    Raises:
+        InputFault: If it cannot be read, or Pillow is not installed.
+    """
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise InputFault(f"{file}: needs Pillow to be read: pip install pillow; arrays (.npy) do not") from error
+    channels, height, width = image_shape
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file, formats=("PNG", "JPEG")) as opened:
+                if opened.mode not in _MODES:
+                    raise InputFault(f"{file}: has pixels of kind {opened.mode}; save it with 8 bits a channel")
+                turned = ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB")
+                fitted = ImageOps.fit(turned, (width, height), Image.Resampling.BILINEAR)
+    except InputFault:
+        raise
+    except OSError as error:
+        why = error.strerror or "corrupt, or no PNG or JPEG"
+        raise InputFault(f"{file}: cannot be read ({why}); give PNG or JPEG files") from error
+    except Exception as error:  # Pillow raises many kinds for broken files
+        if _is_memory(error):
+            raise RuntimeFault(_no_memory(str(file))) from error
+        raise InputFault(f"{file}: cannot be read ({error}); give PNG or JPEG files") from error
+    pixels = np.asarray(fitted, np.uint8).reshape(height, width, channels)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32) / np.float32(255)
+
+
+# ---------------------------------------------------------------- the bundle's files
 
 
 def read_bundle(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -510,7 +655,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path}: has format_version {version!r}; this runtime reads {', '.join(map(str, versions))}; use the"
             " runtime.py inside the bundle"
         )
-    kinds = {
+    kinds: dict[str, type] = {
         "members": list,
         "gate": dict,
         "image_shape": list,
@@ -518,6 +663,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         "class_names": list,
         "sha256": dict,
     }
+    if version == FORMAT_VERSION:
+        kinds["preprocessing"] = dict
     for key, kind in kinds.items():
         if not isinstance(manifest.get(key), kind):
             raise BundleFault(f"{path}: {key} is missing or no {kind.__name__}; copy or export the bundle again")
@@ -535,29 +682,98 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+# ---------------------------------------------------------------- the command line
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Classify the images of a .npy file and print one line for each: number, label, members run, probability."""
+    """Classify image files, or the images of a .npy file, and print one line for each."""
     parser = argparse.ArgumentParser(prog="runtime.py", description="Classify images with a deployed, gated team.")
     parser.add_argument("bundle", help="the bundle's folder", metavar="BUNDLE")
-    parser.add_argument("images", help="float32 [n, C, H, W] or [C, H, W] in [0, 1]", metavar="IMAGES.npy")
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="PNG or JPEG files, folders of them (needs Pillow); or one .npy file, float32 [n, C, H, W] or [C, H, W] in [0, 1]",
+    )
+    parser.add_argument("--top", type=int, default=3, help="how many classes to name for each file (3)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line, with every class")
     parser.add_argument("--threads", type=int, default=1, help="threads of onnxruntime (1)")
     options = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # printing a name never fails
     try:
-        if options.threads < 1:
-            raise InputFault(f"--threads: {options.threads} is below 1")
-        try:
-            images = np.load(options.images, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise InputFault(f"{options.images}: cannot be read as a .npy array ({error})") from error
+        for name in ("threads", "top"):
+            if getattr(options, name) < 1:
+                raise InputFault(f"--{name}: {getattr(options, name)} is below 1")
         team = GatedClassifier(options.bundle, threads=options.threads)
-        answer = team.predict(images)
+        arrays = [file for file in options.files if file.lower().endswith((".npy", ".npz"))]
+        if arrays:
+            if len(options.files) > 1:
+                raise InputFault(f"{arrays[0]}: give one .npy file alone, or image files")
+            _classify_array(team, arrays[0])
+            return 0
+        return _classify_files(team, options.files, options.top, options.json)
     except RuntimeFault as fault:
-        print(fault, file=sys.stderr)
+        print(_plain(str(fault)), file=sys.stderr)
         return fault.exit_code
+
+
+def _classify_array(team: GatedClassifier, file: str) -> None:
+    try:
+        images = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError, MemoryError) as error:
+        if _is_memory(error):
+            raise RuntimeFault(_no_memory(file)) from error
+        why = getattr(error, "strerror", None) or "no array of numbers, as numpy.save writes one"
+        raise InputFault(f"{file}: cannot be read ({why})") from error
+    if not isinstance(images, np.ndarray):
+        images.close()
+        raise InputFault(f"{file}: is an archive of arrays (.npz); save the images alone by numpy.save")
+    answer = team.predict(images)
     print("image\tlabel\tmembers_run\tprobability")
     for i, (label, run) in enumerate(zip(answer.labels, answer.num_members_run, strict=True)):
-        print(f"{i}\t{team.class_names[label]}\t{run}\t{answer.probabilities[i, label]:.4f}")
-    return 0
+        print(f"{i}\t{_plain(team.class_names[label])}\t{run}\t{answer.probabilities[i, label]:.4f}")
+
+
+def _classify_files(team: GatedClassifier, given: Sequence[str], top: int, as_json: bool) -> int:
+    """Print an answer for each file; one that cannot be read is said, and the others are answered all the same."""
+    code = 0
+    files = [file for one in given for file in _below(one)]
+    if not files:
+        raise InputFault(f"{', '.join(given)}: no PNG or JPEG files there")
+    for file in files:
+        try:
+            (answer,) = team.predict_files([file])
+        except InputFault as fault:
+            print(_plain(str(fault)), file=sys.stderr)
+            code = fault.exit_code
+            continue
+        if as_json:
+            said = {**vars(answer), "num_members": team.num_members}
+            print(json.dumps(said), flush=True)
+            continue
+        others = sorted(answer.probabilities.items(), key=lambda item: -item[1])[1:top]
+        rest = ", ".join(f"{_plain(name)} {100 * share:.1f} %" for name, share in others)
+        run = f"{answer.num_members_run} of {team.num_members} member{'' if team.num_members == 1 else 's'}"
+        print(
+            f"{_plain(file)}  {_plain(answer.name)}  {100 * answer.probability:.1f} %"
+            f"  ({rest}{'; ' if rest else ''}{run})",
+            flush=True,
+        )
+    return code
+
+
+def _below(given: str) -> list[str]:
+    path = Path(given)
+    if not path.is_dir():
+        return [given]
+    return [str(file) for file in sorted(path.iterdir()) if file.suffix.lower() in _IMAGES and file.name[0] != "."]
+
+
+def _plain(text: str) -> str:
+    """Write control characters out, so that no name can steer a terminal."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 if __name__ == "__main__":

@@ -109,15 +109,18 @@ def test_readme_tells_how_to_run_and_what_is_claimed(sound: Path) -> None:
     text = (sound / "README.md").read_text()
     assert "python runtime.py . IMAGES.npy" in text
     assert "[n, 1, 6, 6]" in text
-    assert "| clean accuracy | 90 % (95 % interval 85 to 94 %); num samples 300 |" in text
-    assert "| latency: latency ms | 0.0512 (95 % interval 0.05 to 0.0524) |" in text
-    assert "| exit shares | 0.75, 0.25 |" in text
+    assert "python runtime.py . photo.jpg" in text
+    assert "| answers | one of 4 classes: a, b, c, d |" in text
+    assert "| clean accuracy | 90 % (95 % interval 85 to 94 %) of 300 images |" in text
+    assert "| latency | 0.0512 ms (95 % interval 0.05 to 0.0524 ms), one image at a time" in text
+    assert text.count("| --- |") == 1
+    assert len(text.splitlines()) <= 60
     assert "ffff" not in text
     assert "difference" not in text
 
 
 def test_a_margins_bundle_verifies_and_says_when_it_stops(tmp_path: Path) -> None:
-    """Format 2, the four entries of every gate, and the rule in words."""
+    """The four entries of every gate, and the rule in words."""
     gate = GateSettings("margin", 0.75)
     answer = GatedClassifier.from_onnx(MEMBERS, gate).predict(IMAGES)
     replay = Replay(IMAGES, answer.labels, answer.num_members_run)
@@ -126,7 +129,7 @@ def test_a_margins_bundle_verifies_and_says_when_it_stops(tmp_path: Path) -> Non
     )
     assert 1 < verify(out).mean_members_run < 2
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["format_version"] == 2
+    assert manifest["format_version"] == 3
     assert manifest["gate"] == {"rule": "margin", "threshold": 0.75, "sharpness": 1.0, "tau": 1.0}
     stops = "the gate stops as soon as the best class leads the second by 0.75 in the mean of their logits"
     assert stops in (out / "README.md").read_text()

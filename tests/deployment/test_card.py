@@ -6,6 +6,7 @@ from eed_search.core.attacked import summary
 from eed_search.core.cost import attacked_speedup
 from eed_search.core.records import to_json
 from eed_search.deployment import card
+from eed_search.deployment.runtime import preprocessing
 from tests.tracking.factories import make_attack, make_measurement
 
 MEASURED = make_measurement(0.8, 0.2, members=2)
@@ -19,26 +20,40 @@ CLAIMS = {
 }
 
 
-def test_the_attacked_speed_up_stands_below_the_speed_up() -> None:
-    names = [name for name, _ in card.rows(CLAIMS)]
-    assert names.index("attacked speedup") == names.index("latency: speedup") + 1
-    (said,) = (text for name, text in card.rows(CLAIMS) if name == "attacked speedup")
-    assert said.startswith(f"{CLAIMS['attacked_speedup']:.4g}; under the slower")
+MANIFEST = {
+    "members": ["member-1.onnx", "member-2.onnx"],
+    "gate": {"rule": "threshold", "threshold": 0.4, "sharpness": 1.0, "tau": 1.0},
+    "image_shape": [3, 32, 32],
+    "class_names": [f"sign {i}" for i in range(43)],
+    "preprocessing": preprocessing((3, 32, 32)),
+    "versions": {"onnxruntime": "1.31.1"},
+}
 
 
-def test_of_an_older_run_it_says_that_it_was_not_measured() -> None:
-    told = dict(card.rows({**CLAIMS, "attacked_speedup": None}))
-    assert told["attacked speedup"].startswith("not measured")
+def test_the_attacked_speed_up_stands_with_the_speed_up() -> None:
+    told = dict(card.table(MANIFEST, CLAIMS))
+    assert told["speed-up"].endswith(f"over the dense base; under attack {CLAIMS['attacked_speedup']:.2f} ×")
+    assert dict(card.table(MANIFEST, {**CLAIMS, "attacked_speedup": None}))["speed-up"].endswith("not measured")
 
 
 def test_each_badge_has_a_line_and_an_invalid_one_no_figure() -> None:
-    told = dict(card.rows(CLAIMS))
+    told = dict(card.table(MANIFEST, CLAIMS))
     assert told["robust accuracy, badge `checked`"].startswith(
         "70.0 % (95 % interval 63.1 to 76.3 %) of 200 fresh images"
     )
-    assert told["robust accuracy, badge `checked`"].endswith("eps 0.15, seed 0; attacked speed-up 2.00 ×")
-    assert told["robust accuracy, badge `invalid`"] == "invalid, no figure (check 9, gradients: none)"
-    assert "badge proxy" in told["robust accuracy"]
+    assert told["robust accuracy, badge `checked`"].endswith("eps 0.15, seed 0; attacked speed-up 2.00 ×.")
+    assert told["robust accuracy, badge `invalid`"] == "invalid, no figure (check 9, gradients: none)."
+    assert told["robust accuracy, badge `proxy`"].endswith("it is no claim.")
+
+
+def test_what_it_is_stands_first_and_many_classes_are_shortened() -> None:
+    found = card.table(MANIFEST, {**CLAIMS, "machine": "a processor", "threads": 1})
+    assert [name for name, _ in found[:3]] == ["answers", "takes", "team"]
+    told = dict(found)
+    assert told["answers"].startswith("one of 43 classes: sign 0, sign 1, ")
+    assert told["answers"].endswith("sign 10, … sign 42")
+    assert told["takes"].startswith("PNG and JPEG files, or arrays; RGB, 32×32: turned as EXIF says, scaled (bilinear)")
+    assert told["latency"].endswith("one image at a time, a processor, onnxruntime 1.31.1, 1 thread")
 
 
 def test_the_manifest_lists_them_with_all_they_rest_on() -> None:

@@ -337,7 +337,7 @@ def test_import_loads_no_torch() -> None:
 
 @pytest.mark.parametrize(
     ("images", "code", "message"),
-    [(b"no array", 4, "cannot be read as a .npy array"), (None, 4, "No such file")],
+    [(b"no array", 4, "no array of numbers, as numpy.save writes one"), (None, 4, "No such file")],
 )
 def test_command_line_errors(
     bundle: Path, tmp_path: Path, images: bytes | None, code: int, message: str, capsys: pytest.CaptureFixture[str]
@@ -412,9 +412,14 @@ def test_missing_digest_of_the_manifest_is_found(bundle: Path) -> None:
     ("changes", "message"),
     [
         ({"format": "other"}, "not the manifest of an eed-search bundle"),
-        ({"format_version": 3}, "format_version 3; this runtime reads 1, 2; use the runtime.py inside the bundle"),
-        ({"format_version": "2"}, "format_version '2'; this runtime reads 1, 2"),
-        ({"format_version": [1]}, r"format_version \[1\]; this runtime reads 1, 2"),
+        ({"format_version": 4}, "format_version 4; this runtime reads 1, 2, 3; use the runtime.py inside the bundle"),
+        ({"format_version": "2"}, "format_version '2'; this runtime reads 1, 2, 3"),
+        ({"format_version": [1]}, r"format_version \[1\]; this runtime reads 1, 2, 3"),
+        ({"format_version": 3}, "preprocessing is missing or no dict"),
+        (
+            {"format_version": 3, "preprocessing": runtime.preprocessing(SHAPE) | {"filter": "lanczos"}},
+            "preprocessing.filter is 'lanczos'; this runtime knows 'bilinear'",
+        ),
         (
             {"gate": {"rule": "margin", "threshold": 1.0, "sharpness": 1.0, "tau": 1.0}},
             "gate.rule: 'margin' is not one of threshold, map, which format_version 1 knows; export the bundle again",
