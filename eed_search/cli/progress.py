@@ -60,6 +60,10 @@ class PlainProgress:
         """Print the phase."""
         self._say(text)
 
+    def on_note(self, text: str) -> None:
+        """Print a note when it is made; the result shows it again."""
+        self._say(f"note: {text}")
+
     def on_base(self, base: Reference) -> None:
         """Print what the dense base measured."""
         self._say(reference_line(base))
@@ -112,6 +116,10 @@ class LiveProgress:
         """Show the phase."""
         self._phase = text
         self._draw()
+
+    def on_note(self, text: str) -> None:
+        """Keep a note in sight."""
+        self._keep(f"note: {text}")
 
     def on_base(self, base: Reference) -> None:
         """Keep what the dense base measured in sight."""

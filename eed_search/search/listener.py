@@ -33,11 +33,15 @@ class Listener(Protocol):
     """Called from the driver's main thread only, in the order in which things happen.
 
     `on_stage` opens each phase; `on_base` comes once, before every `on_control` and `on_result`;
-    `on_tick` comes about once a second for as long as the search runs. An exception ends the search.
+    `on_tick` comes about once a second for as long as the search runs. An exception ends the search. A listener without
+    `on_note` is not told of notes.
     """
 
     def on_stage(self, text: str) -> None:
         """A phase of the search begins."""
+
+    def on_note(self, text: str) -> None:
+        """Something that a reader of the result should know, or that is waited for."""
 
     def on_base(self, base: Reference) -> None:
         """The dense base is trained and measured."""
@@ -59,6 +63,9 @@ class Silent:
     """A listener that does nothing: for callers who only want the view at the end."""
 
     def on_stage(self, text: str) -> None:
+        """Do nothing."""
+
+    def on_note(self, text: str) -> None:
         """Do nothing."""
 
     def on_base(self, base: Reference) -> None:
