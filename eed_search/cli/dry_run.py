@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from eed_search.core.cores import usable_cores
 from eed_search.core.errors import RunError
 from eed_search.core.spec import Spec
 from eed_search.search.racing import RUNGS
+from eed_search.search.room import free_bytes, shortage, size_of
 
 if TYPE_CHECKING:
     from eed_search.calibration import UnitCosts
@@ -142,7 +142,7 @@ def _facts(
             "store": asdict(found.store_bytes),
             "run": found.run_bytes,
             "ledger": found.ledger_bytes,
-            "free": _free_bytes(home),
+            "free": free_bytes(home),
         },
         "units": asdict(units) | {"control_recipe": units.control_recipe.model_dump()},
     }
@@ -177,7 +177,8 @@ def _lines(
         f"          {_times(found.trials_s)}, {found.slots} at once; finals {_times(found.finals_s)}",
         *_time_notes(spec),
         f"disk      {_range(found.store_bytes * 1e-6, '{:.0f}')} MB in the store, {found.run_bytes / 1e6:.0f} MB beside it"
-        f" (ledger {found.ledger_bytes / 1e6:.1f} MB); {_free_bytes(home) / 1e9:.0f} GB are free",
+        f" (ledger {found.ledger_bytes / 1e6:.1f} MB); {size_of(free_bytes(home))} are free",
+        *([f"          NOTE: {lack}"] if (lack := shortage(home, spec.search.trials)) else []),
     ]
 
 
@@ -233,7 +234,3 @@ def _times(span: Span) -> str:
 def _range(span: Span, form: str) -> str:
     low, high = form.format(span.low), form.format(span.high)
     return low if low == high else f"{low}-{high}"
-
-
-def _free_bytes(home: Path) -> int:
-    return shutil.disk_usage(next(folder for folder in (home, *home.parents) if folder.exists())).free

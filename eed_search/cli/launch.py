@@ -21,6 +21,7 @@ from eed_search.core.errors import RunError, SpecError
 from eed_search.core.sent_plugins import pack
 from eed_search.core.spec_file import to_text
 from eed_search.search.package import is_sent
+from eed_search.search.room import shortage
 
 if TYPE_CHECKING:
     from eed_search.core.ledger import RunView
@@ -61,6 +62,8 @@ def launch(file: Path | None, changes: Changes, *, home: Path, name: str | None,
         There(place, wish, home).drive(["launch", SPACE_FILE, "--name", name], name=name, files=files)
         return
 
+    if lack := shortage(home, spec.search.trials):
+        say(f"note: {lack}")
     from eed_search import trial  # from here on torch, Ray and the rest are loaded
     from eed_search.cli.progress import progress
     from eed_search.search import run

@@ -65,6 +65,10 @@ class PlainProgress:
         """Print what was read."""
         self._say(f"read {facts.line()}")
 
+    def on_note(self, text: str) -> None:
+        """Print a note when it is made; the result shows it again."""
+        self._say(f"note: {text}")
+
     def on_base(self, base: Reference) -> None:
         """Print what the dense base measured."""
         self._say(reference_line(base))
@@ -121,6 +125,10 @@ class LiveProgress:
     def on_data(self, facts: DataFacts) -> None:
         """Keep what was read in sight."""
         self._keep(f"read {facts.line()}")
+
+    def on_note(self, text: str) -> None:
+        """Keep a note in sight."""
+        self._keep(f"note: {text}")
 
     def on_base(self, base: Reference) -> None:
         """Keep what the dense base measured in sight."""

@@ -13,6 +13,7 @@ from eed_search.cluster.where import Wish
 from eed_search.cluster.where import find as find_place
 from eed_search.core.ledger import RunView
 from eed_search.search.package import is_sent
+from eed_search.search.room import shortage
 
 _UNFINISHED = ("interrupted", "stopped", "failed")
 
@@ -61,6 +62,8 @@ def resume(
     check_target(place, node)
     for line in plan(found, trials):
         say(line)
+    if lack := shortage(found.folder.parent, trials or found.view.spec.get("search", {}).get("trials", 0)):
+        say(f"note: {lack}")
 
     from eed_search import trial  # from here on torch, Ray and the rest are loaded
     from eed_search.cli.progress import progress

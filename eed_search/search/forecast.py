@@ -25,6 +25,7 @@ from eed_search.evaluation.latency import REFERENCE_SHARE
 from eed_search.evaluation.sittings import SPARE
 from eed_search.evaluation.timing import NUM_DOUBLINGS, WARM_UP_S
 from eed_search.search.foreseen import Draw
+from eed_search.search.room import LEDGER_BYTES, fixed_bytes
 from eed_search.search.space_size import plans_of
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 _RUNG_ATTACK = 0.25  # of a trial's evaluation: half of the images, half of the steps
 _CONTENDERS, _REPORTED = (3, 14), (2, 8)  # points that finals are reckoned for, low and high
 _PROCESS_S = 0.9  # that a process for final latencies takes to start, measured
-# Bytes measured on finished searches: of events, study rows and logs for each trial; of report and MLflow once.
-_TRIAL_BYTES, _LEDGER_BYTES, _RUN_BYTES = 40_000, 9_000, 12_000_000
 
 
 @dataclass(frozen=True)
@@ -340,8 +339,8 @@ def forecast(spec: Spec, units: UnitCosts, proposals: Sequence[Draw], stock: Sto
         trials_s=trials_s,
         finals_s=finals_s,
         store_bytes=_store_bytes(spec, units, proposals, low, high),
-        run_bytes=_RUN_BYTES + num * _TRIAL_BYTES,
-        ledger_bytes=num * _LEDGER_BYTES,
+        run_bytes=fixed_bytes(num),
+        ledger_bytes=num * LEDGER_BYTES,
         num_drawn=len(proposals),
     )
 

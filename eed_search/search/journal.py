@@ -79,6 +79,11 @@ class Journal:
         """Keep a line that a reader of the result should know; once, however often it is said."""
         if text not in self.view.notes:
             self.append("note", {"text": text})
+            self._tell(text)
+
+    def _tell(self, text: str) -> None:
+        """Say a line to whoever watches, if they want to hear of such: listeners of earlier versions do not."""
+        self.listener.on_note(text)
 
     def data(self, run: dict[str, Any], facts: DataFacts) -> None:
         """Keep what was read of the data, among the run's facts."""
@@ -200,11 +205,16 @@ class Journal:
         """Complete what the tracker shows, and close its runs; what cannot be done is noted."""
         if (outbox := self._outbox) is None:
             return
-        complete = outbox.finish(replace(self.view, state=state), report_folder, state, patience_s)
+        complete = outbox.finish(replace(self.view, state=state), report_folder, state, patience_s, self._tell)
         self._remember_cursor()
         self._outbox = None
         if complete:
             self.append("tracker", {"complete": True})
+        elif outbox.is_full:
+            self.note(
+                "MLflow's disk is full, so it lacks a part of this search; make room, then"
+                f" `eed-search resume {self.view.name}` completes it"
+            )
         else:
             self.note(
                 "MLflow did not answer to the end and lacks a part of this search;"

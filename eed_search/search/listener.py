@@ -33,8 +33,8 @@ class Status:
 class Listener(Protocol):
     """Called from the driver's main thread only, in the order in which things happen.
 
-    `on_stage` opens each phase; `on_data` comes once the images are read, `on_base` once, before every `on_control` and `on_result`;
-    `on_tick` comes about once a second for as long as the search runs. An exception ends the search.
+    `on_stage` opens each phase; `on_data` comes once the images are read, `on_base` once, before every `on_control` and
+    `on_result`; `on_tick` comes about once a second for as long as the search runs. An exception ends the search.
     """
 
     def on_stage(self, text: str) -> None:
@@ -42,6 +42,9 @@ class Listener(Protocol):
 
     def on_data(self, facts: DataFacts) -> None:
         """The images are read."""
+
+    def on_note(self, text: str) -> None:
+        """Something that a reader of the result should know, or that is waited for."""
 
     def on_base(self, base: Reference) -> None:
         """The dense base is trained and measured."""
@@ -66,6 +69,9 @@ class Silent:
         """Do nothing."""
 
     def on_data(self, facts: DataFacts) -> None:
+        """Do nothing."""
+
+    def on_note(self, text: str) -> None:
         """Do nothing."""
 
     def on_base(self, base: Reference) -> None:

@@ -24,6 +24,7 @@ from eed_search.core.attack_records import AttackResult
 from eed_search.core.contenders import Look
 from eed_search.core.errors import EedSearchError, RunError, SpecError, StoreError
 from eed_search.core.failpoints import fail_point
+from eed_search.core.full_disk import is_full_disk
 from eed_search.core.home import check_home
 from eed_search.core.ledger import NO_RESULT, Event, RunView
 from eed_search.core.loopback import past_proxies, urlopen
@@ -203,10 +204,12 @@ class MlflowTracker:
                 f"{self._home / NOTE_NAME}: MLflow's server at {self.uri} cannot be used ({one_line(error)});"
                 " start it again: eed-search mlflow-server"
             )
-        return StoreError(
-            f"{self._home / 'mlflow.db'}: MLflow's database cannot be used ({one_line(error)});"
-            " choose another --home, or move the file away"
+        fix = (
+            "make room, or choose another --home"
+            if is_full_disk(error)
+            else "choose another --home, or move the file away"
         )
+        return StoreError(f"{self._home / 'mlflow.db'}: MLflow's database cannot be used ({one_line(error)}); {fix}")
 
     def _experiment(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)

@@ -103,3 +103,57 @@ def test_every_end_closes_the_runs(tmp_path: Path, state: Any) -> None:
     assert names(tracker, "attributes.status = 'RUNNING'") == []
     parent = connect(tracker.uri).get_run(tracker.parent_run_id)
     assert parent.data.tags["state"] == state
+
+
+def test_a_full_disk_is_not_waited_for(tmp_path: Path) -> None:
+    """The report's copy meets a real one: what else there is has arrived, and nobody waits for room that nobody makes."""
+    view = make_view(1)
+    folder = write_ledger(tmp_path / "digits", view)
+    tracker = started(tmp_path, view)
+    attach = tracker._attach
+    tracker._attach = lambda folder: Path("/dev/full").write_text("x" * 100_000, encoding="utf-8")  # type: ignore[method-assign, assignment, return-value]
+    outbox = Outbox(folder / FILE_NAME, tracker)
+    said: list[str] = []
+    assert not outbox.finish(view, None, "finished", patience_s=200, say=said.append)
+    assert outbox.is_full
+    assert (outbox.num_failures, said) == (1, [])
+    assert "No space left on device" in outbox.take_note()
+    assert names(tracker) == ["0.0"]
+    assert names(tracker, "attributes.status = 'RUNNING'") == []
+    tracker._attach = attach  # type: ignore[method-assign]
+    assert Outbox(folder / FILE_NAME, tracker).finish(view, None, "finished")
+
+
+def test_waiting_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For whom, and how much longer."""
+    monkeypatch.setattr("eed_search.tracking.outbox._SAY_AFTER_S", 0.0)
+    view = make_view(1)
+    folder = write_ledger(tmp_path / "digits", view)
+    tracker = started(tmp_path, view)
+    tracker.deliver = lambda event, view: time.sleep(600)  # type: ignore[method-assign]
+    outbox = Outbox(folder / FILE_NAME, tracker)
+    outbox.wake()
+    said: list[str] = []
+    assert not outbox.finish(view, None, "finished", patience_s=1.0, say=said.append)
+    (line,) = said
+    assert line.startswith(f"waiting for MLflow ({tracker.uri}), which has not taken all of this search yet; for ")
+
+
+def test_trying_the_same_again_is_no_progress(tmp_path: Path) -> None:
+    """MLflow answers a part of every attempt and then fails at the same place: the patience runs all the same."""
+    view = make_view(1)
+    folder = write_ledger(tmp_path / "digits", view)
+    tracker = started(tmp_path, view)
+
+    def fails(event: Any, view: RunView) -> None:
+        tracker.num_calls += 3
+        raise RuntimeError("the same every time")
+
+    tracker.deliver = fails  # type: ignore[method-assign]
+    outbox = Outbox(folder / FILE_NAME, tracker)
+    outbox.wake()
+    until(lambda: outbox.num_failures >= 1)
+    before = outbox._taken()
+    until(lambda: outbox.num_failures >= 3 or outbox.wake())
+    assert outbox._taken() == before
+    outbox.stop()
