@@ -157,7 +157,7 @@ def train_towards(
         seed: Of order, augmentation and attacks.
         augment: Random crops and flips.
         device: Where to compute; the CPU by default.
-        report: Called with a line of progress after each epoch and each update.
+        report: Called with a line of progress after each update and each epoch, and within it about once a second.
         state: What `keep` was given by an earlier call with the same arguments; goes on from there.
         keep: Called after each update with everything needed to go on.
 

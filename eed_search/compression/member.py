@@ -146,7 +146,7 @@ def recover(
         seed: Of order, augmentation and attacks.
         augment: Random crops and flips.
         device: Where to compute.
-        report: Called with a line of progress after each epoch.
+        report: Called with a line of progress after each epoch, and within it about once a second.
 
     Returns:
         The member, on the CPU.
