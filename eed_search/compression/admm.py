@@ -176,7 +176,7 @@ def train_towards(
         seed=seed,
         augment=augment,
         device=device,
-        report=report,
+        report=lambda text: report(f"ADMM: {text}"),
     )
     if state:
         run.restore({name.removeprefix("run/"): t for name, t in state.items() if name.startswith("run/")})

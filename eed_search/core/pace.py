@@ -85,6 +85,26 @@ def in_shares(report: Callable[[str], None], what: str, *, clock: Clock = time.m
     return at
 
 
+def in_counts(
+    report: Callable[[str], None], what: str, unit: str, *, clock: Clock = time.monotonic
+) -> Callable[[int], None]:
+    """Make the function that is told how much was done of something without a known end, and reports it now and then.
+
+    Args:
+        report: Takes a line such as `check 5 of 11: 12,000 passes`.
+        what: The beginning of the line.
+        unit: Of what is counted.
+        clock: Gives seconds.
+    """
+    pace = Pace(0.0, clock=clock)
+
+    def at(count: int) -> None:
+        if pace.at(count):
+            report(f"{what}: {count:,} {unit}")
+
+    return at
+
+
 def now_and_then(
     line: Callable[[str], None], every_s: float, *, clock: Clock = time.monotonic
 ) -> Callable[[str], None]:

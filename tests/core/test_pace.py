@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from eed_search.core.pace import Pace, duration, in_shares, now_and_then
+from eed_search.core.pace import Pace, duration, in_counts, in_shares, now_and_then
 
 
 class Clock:
@@ -151,3 +151,13 @@ def test_a_log_hears_of_a_new_stage_at_once_and_of_one_stage_now_and_then() -> N
 def test_a_duration_has_two_units_at_most(seconds: float, text: str) -> None:
     """Seconds, minutes with seconds, hours with minutes."""
     assert duration(seconds) == text
+
+
+def test_what_has_no_known_end_is_counted() -> None:
+    """No time left is promised; the count shows that it goes on."""
+    clock, lines = Clock(), []
+    at = in_counts(lines.append, "check 5 of 11", "passes", clock=clock)
+    for step in range(1, 5):
+        clock.now = step / 2
+        at(3000 * step)
+    assert lines == ["check 5 of 11: 6,000 passes", "check 5 of 11: 12,000 passes"]
