@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from eed_search.cli.badges import show_badges
 from eed_search.cli.console import console, say
 from eed_search.core.ledger import RunView
+from eed_search.core.pace import duration as duration  # from here too: others import it with the rest
 from eed_search.core.points import run_hypervolume
 from eed_search.core.reported import standing
 from eed_search.search.package import is_sent
@@ -229,13 +230,3 @@ def command(name: str) -> str:
 def where(home: Path) -> str:
     """Write the option that finds a home again; nothing for the default one."""
     return "" if home == Path(DEFAULT_HOME) else f" --home {shlex.quote(str(home))}"
-
-
-def duration(seconds: float) -> str:
-    """Print a time, such as `48 s`, `3 min 05 s` or `1 h 02 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
