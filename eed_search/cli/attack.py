@@ -15,6 +15,7 @@ from eed_search.cli.console import console, say
 from eed_search.cli.homes import open_run
 from eed_search.core.attack_records import AttackResult, Check
 from eed_search.core.attacked import Settings, refuse_second_claim
+from eed_search.core.brevity import nearly_none
 from eed_search.core.cost import Cost
 from eed_search.core.errors import InvalidResult, SpecError
 from eed_search.core.ledger import FILE_NAME
@@ -272,6 +273,9 @@ def show(result: AttackResult) -> None:
     say(f"{result.clean.num_samples} {kind} of {result.data}; L-inf eps {result.eps:.4g}, seed {result.seed}")
     say()
     console().print(_accuracies(result))
+    if result.badge != "invalid" and nearly_none(result.robust):
+        num = round(result.robust.value * result.robust.num_samples)
+        _wrapped(f"Not robust: {num} of {result.robust.num_samples} images stay right under these attacks.")
     gap = 100 * (result.robust.value - result.any_prefix.value)
     if result.num_members > 1:
         _wrapped(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from eed_search.cli.badges import show_badges
 from eed_search.cli.console import console, say
+from eed_search.cli.onward import onward
 from eed_search.core.ledger import RunView
 from eed_search.core.pace import duration as duration  # from here too: others import it with the rest
 from eed_search.core.points import run_hypervolume
@@ -213,9 +214,8 @@ def next_steps(view: RunView, folder: Path, home: Path) -> list[str]:
         lines.append(f"resume  {command('resume')} {name}{there}")
     lines.append(f"MLflow  {command('ui')} {name}{there}")
     lines.append(f"again   {command('report')} {name}{there}")
-    if standing(view).front:
-        out = shlex.quote(f"{folder.name}-knee")
-        lines.append(f"export  {command('export')} {name} --select knee --out {out}{there}")
+    for what, called, rest in onward(view, folder.name, sent=is_sent()):
+        lines.append(f"{what:<7} {command(called)} {rest}{there}" if called else f"{what:<7} {rest}")
     return lines
 
 
