@@ -13,7 +13,9 @@ KEY := $(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 INSTALLED := $(VENV)/.installed-$(KEY)
 INSTALLED_DEV := $(VENV)/.installed-dev-$(KEY)
 
-.PHONY: launch test install lint fast help
+FAST := -n 2 --dist loadscope --no-loadscope-reorder
+
+.PHONY: launch test install lint fast flags help
 
 launch: $(INSTALLED)
 	$(BIN)/eed-search launch $(ARGS)
@@ -27,7 +29,10 @@ lint: $(INSTALLED_DEV)
 	$(BIN)/lint-imports
 
 fast: $(INSTALLED_DEV)
-	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest $(FAST) $(ARGS)
+
+flags:
+	@printf "%s\n" "$(FAST)"
 
 install: $(INSTALLED_DEV)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from eed_search import trial
+from eed_search.core.data_facts import DataFacts
 from eed_search.core.looks import Rival
 from eed_search.core.params import TrialParams
 from eed_search.core.points import constraint_excess
@@ -35,6 +36,10 @@ class Pipeline:
     store: bool = True
     gate: bool = True
     base: bool = False
+
+    def read_data(self, spec: Spec, store_root: Path, report: Report) -> DataFacts:
+        """As `trial.read_data`."""
+        return trial.read_data(spec, store_root, report)
 
     def prepare(self, spec: Spec, store_root: Path, report: Report) -> Setting:
         """As `trial.prepare`; without the gate nothing is known of a trial beforehand."""

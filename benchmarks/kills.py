@@ -42,6 +42,7 @@ ROOT = Path(__file__).parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+from eed_search.core.cores import usable_cores  # noqa: E402
 from eed_search.core.errors import EedSearchError, RunError  # noqa: E402
 from eed_search.core.ledger import FILE_NAME, NO_RESULT, Ledger, RunView, read_run  # noqa: E402
 from eed_search.core.params import ParamValue  # noqa: E402
@@ -52,7 +53,7 @@ from eed_search.search.lock import driver_of  # noqa: E402
 Where = Literal["local", "ray"]
 RESULT = Path(__file__).parent / "results" / "kills.json"
 SAMPLERS = ("portfolio", "tpe", "nsga2", "qmc", "random")
-_LONGEST_S = 300.0
+_LONGEST_S = 900.0
 _PER_SEARCH = 10  # kills of one search before it may finish
 
 
@@ -85,7 +86,7 @@ def drive(home: Path, name: str, where: Where, sampler: str, trials: int) -> Non
             first=first,
         ),
         controls=Controls(sizes=(0.5,)),
-        resources=Resources(cpu=float(os.cpu_count() or 1)),
+        resources=Resources(cpu=float(usable_cores())),
     )
     run(spec, home=home, name=name, pipeline=pipeline, listener=Silent(), workers=workers)
 
@@ -523,7 +524,7 @@ def main() -> int:
         "trials": options.trials,
         "kills": num_kills,
         "passed": not problems,
-        "machine": {"platform": platform.platform(), "num_cpus": os.cpu_count(), "load": os.getloadavg()},
+        "machine": {"platform": platform.platform(), "num_cpus": usable_cores(), "load": os.getloadavg()},
         "searches": [asdict(searched) for searched in done],
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)

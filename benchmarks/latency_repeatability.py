@@ -115,12 +115,14 @@ def passed(verdict: dict[str, Any]) -> bool:
 
 def machine() -> dict[str, Any]:
     """Describe processor and versions."""
+    from eed_search.core.cores import usable_cores
+
     info = Path("/proc/cpuinfo")
     names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
     packages = ("eed-search", "torch", "onnxruntime", "onnx", "numpy")
     return {
         "processor": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in packages},
     }

@@ -41,6 +41,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
 from benchmarks.peers import PEERS, Pair, Problem  # noqa: E402
 from benchmarks.problems import BENCH_FOLDER, DEVELOPMENT_TASKS, LEVELS, NUM_EPOCHS, Lcbench, Scale  # noqa: E402
+from eed_search.core.cores import usable_cores  # noqa: E402
 from eed_search.core.errors import EedSearchError  # noqa: E402
 from eed_search.search.simulator import simulate  # noqa: E402
 
@@ -296,7 +297,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--bench", type=Path, default=BENCH_FOLDER, metavar="FOLDER", help="holds yahpo_lcbench/")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write every search's whole curve")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="real ones (default: one a core)")
+    parser.add_argument("--processes", type=int, default=usable_cores(), help="real ones (default: one a core)")
     parser.add_argument("--smoke", action="store_true", help="2 tasks, 3 seeds")
     parser.add_argument("--proof", action="store_true", help="allow the tasks kept for the proof")
     arguments = parser.parse_args(argv)

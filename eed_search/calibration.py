@@ -269,7 +269,7 @@ class _Calibration:
                 few,
                 clock,
                 seed=0,
-                augment=self._spec.data.augment == "crop_flip",
+                augment=self._spec.data.augment,
                 device=device,
             )
         return clock.shortest_s()

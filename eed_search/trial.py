@@ -23,6 +23,7 @@ from eed_search.compression.member import Member
 from eed_search.core.beforehand import Form, excess_beforehand
 from eed_search.core.brevity import too_brief
 from eed_search.core.cost import latency_of, moved, scaled
+from eed_search.core.data_facts import DataFacts
 from eed_search.core.errors import TrialFailure
 from eed_search.core.frontier import hypervolume, normalise
 from eed_search.core.looks import OUTRACED, Rival
@@ -54,6 +55,7 @@ from eed_search.evaluation.image_race import ImageRace
 from eed_search.evaluation.latency import LatencyProbe, Probe, RatioEstimate, additive_latency
 from eed_search.evaluation.robust import Judgement
 from eed_search.evaluation.slowed import NO_GATE, Slowed
+from eed_search.evaluation.timing import MACHINE, Clock
 from eed_search.models import count_macs, signature
 from eed_search.stages import Deployed, Report, Workshop, machine_name, open_workshop
 
@@ -93,6 +95,20 @@ class Setting:
     def base_key(self) -> str:
         """Key of the base's weights in the store."""
         return self.base.measurement.artifact.partition("/")[2]
+
+
+def read_data(spec: Spec, store_root: Path, report: Report) -> DataFacts:
+    """Read the images and say what was read, before anything is trained.
+
+    Raises:
+        DataError: If they cannot be read.
+        ModelError: If the base cannot take them.
+    """
+    report("data")
+    shop = open_workshop(spec, store_root, report)
+    shop.check_sizes()
+    assert shop.data.facts is not None
+    return shop.data.facts
 
 
 def train_base(spec: Spec, store_root: Path, report: Report) -> None:
@@ -176,10 +192,10 @@ def prepare(spec: Spec, store_root: Path, report: Report) -> Setting:
     )
 
 
-def make_probe(setting: Setting) -> LatencyProbe:
+def make_probe(setting: Setting, clock: Clock = MACHINE) -> LatencyProbe:
     """Build the latency probe that compares candidates with the search's dense base."""
     shop = open_workshop(setting.spec, setting.store_root, lambda text: None)
-    return _probe(shop, shop.base()[0])
+    return _probe(shop, shop.base()[0], clock)
 
 
 def run(
@@ -563,6 +579,6 @@ def final_latencies(
     return found
 
 
-def _probe(shop: Workshop, base: nn.Module) -> LatencyProbe:
+def _probe(shop: Workshop, base: nn.Module, clock: Clock = MACHINE) -> LatencyProbe:
     shape = shop.data.image_shape
-    return LatencyProbe(to_onnx(base, shape), shop.sentinel(), shape, shop.spec.latency)
+    return LatencyProbe(to_onnx(base, shape), shop.sentinel(), shape, shop.spec.latency, clock)

@@ -185,6 +185,7 @@ def test_its_file_survives_being_written_out() -> None:
     assert parse(spec.to_plain(), "again") == spec
 
 
+@pytest.mark.realtime
 def test_its_cascade_is_timed_as_it_is_deployed(session: Session, pair: TrialRecord) -> None:
     """The final latency: the first member alone at a lead of 0, all members at one that is never reached."""
     assert pair.measurement is not None
@@ -195,5 +196,5 @@ def test_its_cascade_is_timed_as_it_is_deployed(session: Session, pair: TrialRec
     first, mixed, every = trial.final_latencies(rows, [0, 0, 0], session.setting, silent)
     assert first.method == mixed.method == every.method == "cascade"
     assert first.latency_ms.value < every.latency_ms.value
-    assert first.latency_ms.value < 1.2 * mixed.latency_ms.value
+    assert first.latency_ms.value < 2 * mixed.latency_ms.value
     assert 0.5 * every.latency_ms.value < mixed.worst_case_ms < 2 * every.latency_ms.value

@@ -27,6 +27,7 @@ from eed_search.core.store import Artifact
 from eed_search.deployment.bundle import verify
 from eed_search.search.proposals import first_proposals, suggest
 from eed_search.stages import open_workshop
+from tests.evaluation.clocks import COMPUTING, ticking
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -61,11 +62,11 @@ def params(*members: tuple[str, float], **changes: Any) -> TrialParams:
 
 
 class Session:
-    """A prepared search in a folder of its own."""
+    """A prepared search in a folder of its own; its clock does not count how long others had the processor."""
 
     def __init__(self, folder: Path, spec: Spec) -> None:
         self.setting = trial.prepare(spec, folder / "store", silent)
-        self.probe = trial.make_probe(self.setting)
+        self.probe = trial.make_probe(self.setting, COMPUTING)
 
     def run(self, chosen: TrialParams, number: int = 0) -> TrialRecord:
         record = trial.run(number, chosen, self.setting, self.probe, silent)
@@ -266,19 +267,20 @@ def test_a_limit_on_the_attacked_latency_is_judged_after_measuring(pair: TrialRe
 
 
 @pytest.mark.parametrize("kind", ["attacked", "worst_case"])
-def test_a_rung_reports_the_latency_that_ranks(pair: TrialRecord, session: Session, kind: str) -> None:
-    """The race sees what the frontier will be drawn by."""
-    chosen = TrialParams.from_flat(pair.params)
-    other = replace(session.setting, spec=spec_with(search={"latency_objective": kind}))
-    clean = trial.run(7, chosen, session.setting, session.probe, silent, 1)
-    ranked = trial.run(7, chosen, other, session.probe, silent, 1)
+def test_a_rung_reports_the_latency_that_ranks(pair: TrialRecord, session: Session, tmp_path: Path, kind: str) -> None:
+    """The race sees what the frontier will be drawn by; on a clock by which every network takes as long as the base."""
+    store = shutil.copytree(session.setting.store_root, tmp_path / "store", ignore=shutil.ignore_patterns("latency.*"))
+    setting = replace(session.setting, store_root=str(store))
+    other = replace(setting, spec=spec_with(search={"latency_objective": kind}))
+    chosen, probe = TrialParams.from_flat(pair.params), trial.make_probe(setting, ticking())
+    clean = trial.run(7, chosen, setting, probe, silent, 1)
+    ranked = trial.run(7, chosen, other, probe, silent, 1)
     assert isinstance(clean, RungReading)
     assert isinstance(ranked, RungReading)
-    assert pair.measurement is not None
-    expected = latency_of(pair.measurement, "worst_case").value
-    assert 0.7 * clean.latency_ms.value < ranked.latency_ms.value < 1.5 * expected  # noisy ones are timed again
+    step_ms = setting.base.measurement.latency.latency_ms.value + setting.gate_ms
+    assert step_ms <= clean.latency_ms.value <= ranked.latency_ms.value <= 2 * step_ms
     if kind == "worst_case":
-        assert ranked.latency_ms.value == pytest.approx(expected, rel=0.4)
+        assert ranked.latency_ms.value == pytest.approx(2 * step_ms)
 
 
 def test_a_limit_on_accuracy_is_judged_after_measuring(session: Session) -> None:
@@ -299,6 +301,7 @@ def test_divergence_is_a_failed_trial_with_its_reason(tmp_path: Path) -> None:
     assert "lower the learning rate" in record.message
 
 
+@pytest.mark.realtime
 def test_masked_members_are_as_slow_as_the_dense_base(tmp_path: Path) -> None:
     """Unstructured zeros: one architecture, measured once, and no speed-up is invented."""
     session = Session(
@@ -401,6 +404,7 @@ def test_a_trial_stops_at_its_rungs_and_finds_its_work_again(pair: TrialRecord, 
     assert replace(again.measurement, latency=pair.measurement.latency) == pair.measurement
 
 
+@pytest.mark.realtime
 def test_final_latencies_time_the_cascade(pair: TrialRecord, session: Session) -> None:
     """The real cascade, not the sum of its members."""
     assert pair.measurement is not None
@@ -410,8 +414,8 @@ def test_final_latencies_time_the_cascade(pair: TrialRecord, session: Session) -
     ]
     found, base = trial.final_latencies(both, [0, 0], session.setting, silent)
     assert found.method == "cascade"
-    assert 0 < found.latency_ms.value <= found.worst_case_ms * 1.5
-    assert 0.7 < base.speedup.value < 1.4
+    assert 0 < found.latency_ms.value <= found.worst_case_ms * 2
+    assert 0.5 < base.speedup.value < 2
     assert trial.final_latencies(both[::-1], [0, 0], session.setting, silent) == [
         base,
         found,

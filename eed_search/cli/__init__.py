@@ -6,5 +6,7 @@ from __future__ import annotations
 def main() -> None:
     """Run `eed-search`; ends the process with the command's exit code."""
     from eed_search.cli.app import app
+    from eed_search.core.loopback import past_proxies
 
+    past_proxies()
     app(prog_name="eed-search")

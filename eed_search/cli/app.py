@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from eed_search.cli.guard import GuardedGroup, remember_debug
+from eed_search.core.home import check_home
 
 if TYPE_CHECKING:
     from eed_search.cluster.where import Wish
@@ -30,7 +31,10 @@ Run = Annotated[
     str | None,
     typer.Argument(metavar="RUN", help="Name of a search, or its folder; the latest by default.", show_default=False),
 ]
-Home = Annotated[Path, typer.Option("--home", envvar="EED_SEARCH_HOME", help="Folder that holds every search.")]
+Home = Annotated[
+    Path,
+    typer.Option("--home", envvar="EED_SEARCH_HOME", callback=check_home, help="Folder that holds every search."),
+]
 DataPath = Annotated[
     Path | None,
     typer.Option(

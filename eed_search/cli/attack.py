@@ -16,6 +16,7 @@ from eed_search.cli.homes import open_run
 from eed_search.core.attack_records import AttackResult, Check
 from eed_search.core.attacked import Settings, refuse_second_claim
 from eed_search.core.brevity import nearly_none
+from eed_search.core.cores import usable_cores
 from eed_search.core.cost import Cost
 from eed_search.core.errors import InvalidResult, SpecError
 from eed_search.core.ledger import FILE_NAME
@@ -228,6 +229,7 @@ def _device(name: str) -> torch.device:
 
     if name == "cuda" and not torch.cuda.is_available():
         raise SpecError(["--device cuda: torch sees no CUDA device; take cpu"])
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))  # torch knows of no quota
     return torch.device(name)
 
 

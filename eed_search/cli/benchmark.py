@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from eed_search.cli.progress import clock_time
 from eed_search.cli.space_file import Changes, data_problems, find
 from eed_search.core.errors import SpecError
 from eed_search.core.pace import duration
+from eed_search.search.claim import check_name
 from eed_search.transfer.spec import BenchmarkSpec, model_label
 from eed_search.transfer.spec_file import load
 
@@ -43,6 +45,7 @@ def benchmark(file: Path, changes: Changes, *, home: Path, name: str | None, as_
     """
     spec = read(file, changes)
     name = name or spec.name
+    check_name(Path(os.devnull), name)  # the rules for names only: nothing lies below there
     out = (lambda line: print(line, file=sys.stderr, flush=True)) if as_json else say
     out(f"Benchmarking {find(file)}")
     for line in summary(spec):

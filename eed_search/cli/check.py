@@ -1,14 +1,23 @@
-"""`eed-search check`: every mistake of a file at once; starts nothing and loads neither torch nor Ray."""
+"""`eed-search check`: every mistake of a file at once, and what was read of its images; starts nothing.
+
+Loads neither torch nor Ray, unless the source of the images itself needs torch.
+"""
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 from eed_search.cli.console import say
 from eed_search.cli.space_file import Changes, find, read
 from eed_search.core import names, plugins
+from eed_search.core.data_facts import DataFacts
+from eed_search.core.errors import ModelError
+from eed_search.core.image_sizes import too_small
 from eed_search.core.spec import Choice, Spec
 from eed_search.core.torchvision_names import TORCHVISION
+
+_WIDTH = 100
 
 
 def check(file: Path, changes: Changes, *, import_plugins: bool = False) -> None:
@@ -21,11 +30,47 @@ def check(file: Path, changes: Changes, *, import_plugins: bool = False) -> None
 
     Raises:
         SpecError: With every mistake, one line each.
+        DataError: If the images cannot be read, or not be dealt into splits.
+        ModelError: If the base cannot take them.
     """
     spec = read(file, changes, import_plugins=import_plugins)
+    images = _images(spec)
     say(f"{find(file)}: no mistakes")
-    for line in (*summary(spec), *_plugins(spec)):
+    for line in (*summary(spec), *images, *_plugins(spec)):
         say(f"  {line}")
+
+
+def _images(spec: Spec) -> list[str]:
+    """Read the images and say what was read, where that needs no download and no user code.
+
+    Raises:
+        DataError: If they cannot be read, or not be dealt into splits.
+        ModelError: If the base cannot take them.
+    """
+    from eed_search.data.sources import is_absent
+
+    if spec.data.source not in names.BUILT_IN["source"] and not plugins.are_loaded(spec.plugins):
+        return ["images    not read, since that runs your code: `check --plugins` does, and so does a launch"]
+    if is_absent(spec.data):
+        return ["images    not there yet; a launch downloads them first"]
+    from eed_search.data.reading import read as read_images
+
+    facts = read_images(spec.data, spec.seed).facts
+    if problem := too_small(spec.model.name, facts.preprocessing.height, facts.preprocessing.width):
+        raise ModelError(problem)
+    return image_lines(facts)
+
+
+def image_lines(facts: DataFacts) -> list[str]:
+    """Say what was read, in lines that stand below `summary`."""
+    return textwrap.wrap(
+        facts.line(),
+        _WIDTH,
+        initial_indent="images    ",
+        subsequent_indent=" " * 10,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _plugins(spec: Spec) -> list[str]:

@@ -23,6 +23,7 @@ from typing import Any
 import typer
 
 from eed_search.cli.console import say
+from eed_search.core.cores import usable_cores
 from eed_search.core.finding import Finding
 
 _PROBE_TIMEOUT_S = 180
@@ -154,7 +155,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _processor() -> Iterator[Finding]:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = usable_cores()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

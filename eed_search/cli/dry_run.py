@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eed_search.cli.check import summary
+from eed_search.cli.check import image_lines, summary
 from eed_search.cli.console import say
 from eed_search.cli.result import duration
 from eed_search.cli.space_file import Changes, find, read
+from eed_search.core.cores import usable_cores
 from eed_search.core.errors import RunError
 from eed_search.core.spec import Spec
 from eed_search.search.racing import RUNGS
@@ -49,13 +49,12 @@ def dry_run(file: Path | None, changes: Changes, *, home: Path, name: str | None
     there = preview(home, spec, name)
     from eed_search.search.ray_glue import Machine  # loads no Ray
 
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     slots = Machine(cores, _num_gpus()).slots(spec.resources)
     if not as_json:
         say(f"Dry run of {find(file)}: nothing is started, nothing is written")
         for line in summary(spec):
             say(f"  {line}")
-        say("Measuring a few batches and latency rounds on this machine ...")
 
     from eed_search.calibration import calibrate
     from eed_search.core.store import Store
@@ -70,6 +69,12 @@ def dry_run(file: Path | None, changes: Changes, *, home: Path, name: str | None
     spec = with_absolute_data(spec)
     refuse_download(spec.data)
     shop = Workshop(spec, Store(home / "store", read_only=True), lambda text: None)
+    shop.check_sizes()
+    assert shop.data.facts is not None
+    if not as_json:
+        for line in image_lines(shop.data.facts):
+            say(f"  {line}")
+        say("Measuring a few batches and latency rounds on this machine ...")
     proposals = draws(spec)
     everyone = all_members(spec)
     wanted = {plan for draw in proposals for plan in plans_of(draw.params, spec)}
@@ -85,7 +90,13 @@ def dry_run(file: Path | None, changes: Changes, *, home: Path, name: str | None
         "members": (len(stock.members), len(everyone) or len(wanted)),
     }
     if as_json:
-        say(json.dumps(_facts(spec, home, there, notes, space, held, units, found), indent=1, ensure_ascii=False))
+        say(
+            json.dumps(
+                _facts(spec, home, there, notes, space, held, units, found) | {"data": shop.data.facts.to_plain()},
+                indent=1,
+                ensure_ascii=False,
+            )
+        )
     else:
         for line in _lines(spec, home, there, space, held, units, found):
             say(line)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eed_search.core.errors import RunError, SpecError
+from eed_search.core.home import check_home
 from eed_search.core.ledger import FILE_NAME, Ledger, RunView, read_run
 from eed_search.core.spec_file import SPACE_FILE, load
 
@@ -90,6 +91,7 @@ def find_run(home: Path, run: str | None) -> Path:
 
     Raises:
         RunError: If there is none; names those that are there.
+        SpecError: If it lies where no search can.
     """
     from eed_search.search.claim import only_begun
 
@@ -102,6 +104,7 @@ def find_run(home: Path, run: str | None) -> Path:
         return folders[-1]
     for folder in (home / run, Path(run)):
         if (folder / FILE_NAME).is_file() or only_begun(folder):
+            check_home(folder.parent)
             return folder
     there = ", ".join(folder.name for folder in folders[-10:]) or "none"
     raise RunError(f"{run}: no such search in {home}; there: {there}. Give another name or --home")

@@ -45,6 +45,7 @@ def launch(file: Path | None, changes: Changes, *, home: Path, name: str | None,
         RunError: If no trial gave a point, or the cluster is not reached.
     """
     place = find_place(wish)
+    check_there(place)
     here = place.kind != "submit"
     spec = read(file, changes, data_here=here, import_plugins=here)
     check_target(place, spec.latency.node)
@@ -70,6 +71,18 @@ def launch(file: Path | None, changes: Changes, *, home: Path, name: str | None,
         with workers_at(place, spec.latency.node) as workers:
             view = run(spec, home=home, name=name, pipeline=pipeline, listener=listener, workers=workers)
     conclude(view, home / view.name, home)
+
+
+def check_there(place: Place) -> None:
+    """Refuse a Ray to join that does not answer, before anything else is done.
+
+    Raises:
+        RunError: If so; says what is wrong within seconds.
+    """
+    if place.kind == "join":
+        from eed_search.search.reachable import check_ray
+
+        check_ray(place.address, place.source)
 
 
 def check_target(place: Place, latency_node: str | None) -> None:

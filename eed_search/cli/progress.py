@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
+    from eed_search.core.data_facts import DataFacts
     from eed_search.core.ledger import RungReport, RunView
     from eed_search.core.records import Measurement, Reference, TrialRecord
 
@@ -101,6 +102,10 @@ class PlainProgress:
         self._phase_began = self._heard = self._clock()
         self._say(text)
 
+    def on_data(self, facts: DataFacts) -> None:
+        """Print what was read."""
+        self._say(f"read {facts.line()}")
+
     def on_base(self, base: Reference) -> None:
         """Print what the dense base measured."""
         self._say(reference_line(base))
@@ -176,6 +181,10 @@ class LiveProgress:
         """Show the phase."""
         self._phase = text
         self._draw()
+
+    def on_data(self, facts: DataFacts) -> None:
+        """Keep what was read in sight."""
+        self._keep(f"read {facts.line()}")
 
     def on_base(self, base: Reference) -> None:
         """Keep what the dense base measured in sight."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from eed_search.cli.badges import show_badges
 from eed_search.cli.console import console, say
 from eed_search.cli.onward import onward
+from eed_search.core.data_facts import DataFacts
 from eed_search.core.ledger import RunView
 from eed_search.core.pace import duration as duration  # from here too: others import it with the rest
 from eed_search.core.points import run_hypervolume
@@ -81,7 +82,10 @@ def headline(view: RunView) -> list[str]:
     line = f"{view.name}: {view.state} after {duration(view.seconds)}; trials: {states or 'none yet'}"
     if view.base is not None and counts["done"]:
         line += f"; hypervolume {run_hypervolume(view):.3f}"
-    return textwrap.wrap(line, _WIDTH)
+    lines = textwrap.wrap(line, _WIDTH)
+    if "data" in view.facts:
+        lines += textwrap.wrap(f"images: {DataFacts.of(view.facts['data']).line()}", _WIDTH, break_on_hyphens=False)
+    return lines
 
 
 def frontier_table(rows: list[TableRow], width: int) -> Table:

@@ -8,7 +8,14 @@ from eed_search.cli.console import say
 from eed_search.cli.elsewhere import There, flags
 from eed_search.cli.fetch import bring
 from eed_search.cli.homes import Found, find_by_state
-from eed_search.cli.launch import check_target, conclude, load_pipeline, stopped_at_once, workers_at
+from eed_search.cli.launch import (
+    check_target,
+    check_there,
+    conclude,
+    load_pipeline,
+    stopped_at_once,
+    workers_at,
+)
 from eed_search.cluster.where import Wish
 from eed_search.cluster.where import find as find_place
 from eed_search.core.ledger import RunView
@@ -42,6 +49,7 @@ def resume(
         RunError: If there is none, or it cannot be taken up; says why.
     """
     place = find_place(wish)
+    check_there(place)
     if not is_sent():
         say(place.text)
     if place.kind == "submit":

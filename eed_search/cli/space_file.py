@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 import eed_search
 from eed_search.cli.console import say
+from eed_search.core.cores import usable_cores
 from eed_search.core.errors import SpecError
 from eed_search.core.spec import Data, Spec
 from eed_search.core.spec_file import Override, load, overridden, read_table
@@ -112,11 +113,21 @@ def read(
     except SpecError as error:
         raise SpecError(problems + error.problems + data_problems(path, overrides, look)) from error
     problems += [f"{path.name}: {problem}" for problem in look(spec.data)]
+    if not problems and data_here and (problem := _too_large(spec)):
+        problems.append(f"{path.name}: {problem}")
     if problems:
         raise SpecError(problems)
     for line in notes:
         note(line)
     return spec
+
+
+def _too_large(spec: Spec) -> str:
+    """Say why this machine cannot hold the images as often as a search does: once for each trial at a time, and once for the probe."""
+    from eed_search.data.memory import too_large
+
+    at_once = max(1, int(usable_cores() / spec.resources.cpu)) if spec.resources.cpu else 1
+    return too_large(spec.data, 1 + at_once)
 
 
 def data_problems(path: Path, overrides: Sequence[Override], look: Callable[[Data], list[str]]) -> list[str]:

@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from importlib import metadata
 from pathlib import Path
 
@@ -20,9 +21,10 @@ from eed_search.cluster.cluster_file import ClusterFile
 from eed_search.cluster.tunnel import tunnel
 from eed_search.cluster.where import Place
 from eed_search.core.errors import RunError
+from eed_search.core.loopback import urlopen
 
 DASHBOARD_PORT = 8265
-_PATIENCE_S = 15.0
+_PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -116,10 +118,10 @@ def dashboard_port(file: ClusterFile) -> int:
 
 def _greet(url: str, token: Token, place: Place) -> Connection:
     """Ask for Ray's version, which needs the token where there is one."""
-    request = urllib.request.Request(f"{url}/api/version", headers=token.headers())
-    where = place.address or f"{place.head} ({place.file.path})" if place.file else place.address
+    where = f"{place.head} ({place.file.path})" if place.file else f"{place.source} {place.address}".strip()
     try:
-        with urllib.request.urlopen(request, timeout=_PATIENCE_S) as answer:
+        request = urllib.request.Request(f"{url}/api/version", headers=token.headers())
+        with urlopen(request, timeout=_PATIENCE_S) as answer:
             version = str(json.load(answer)["ray_version"])
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
@@ -130,7 +132,7 @@ def _greet(url: str, token: Token, place: Place) -> Connection:
     except (urllib.error.URLError, OSError) as error:
         reason = getattr(error, "reason", error)
         raise RunError(f"{where}: no cluster answers there ({reason}); {_start(place)}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, HTTPException) as error:
         raise RunError(f"{where}: answers, but not as Ray's dashboard does; check the address") from error
     ours = metadata.version("ray")
     if ours.split(".")[:2] != version.split(".")[:2]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from eed_search.cluster.connection import Connection
 from eed_search.cluster.marks import DATA, ERR, OUT
 from eed_search.core.errors import RunError
+from eed_search.core.loopback import past_proxies
 from eed_search.search.package import pack
 
 if TYPE_CHECKING:
@@ -200,6 +201,7 @@ def _refusals(what: str) -> Iterator[None]:
 
 def _be_quiet() -> None:
     """Keep what Ray's client logs off the screen."""
+    past_proxies()
     import ray  # noqa: F401  sets its handlers when it is loaded
 
     logger = logging.getLogger("ray")

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from eed_search.cluster.cluster_file import ClusterFile, read
 from eed_search.core.errors import RunError
+from eed_search.search.reachable import host_and_port
 
 DEFAULT_FILE = Path("ray_cluster.yaml")
 _PROVIDER_S = 30.0
@@ -60,6 +61,7 @@ class Place:
         address: What Ray takes (`join`), or the dashboard's URL (`submit`); empty where a tunnel gives one.
         file: The cluster's file, where a file names it.
         head: The head's address as ssh takes it; empty without a file.
+        source: The option or variable that gave the address; empty without one.
     """
 
     kind: Literal["here", "join", "submit"]
@@ -67,6 +69,7 @@ class Place:
     address: str = ""
     file: ClusterFile | None = None
     head: str = ""
+    source: str = ""
 
 
 def find(wish: Wish, environment: Mapping[str, str] = os.environ) -> Place:
@@ -97,17 +100,17 @@ def _at(address: str, source: str) -> Place:
     if address == "local":
         return Place("here", f"On this machine: {source} says local")
     if address.startswith(("http://", "https://")):
-        return Place("submit", f"On the cluster at {address}: {source}", address.rstrip("/"))
+        return Place("submit", f"On the cluster at {address}: {source}", address.rstrip("/"), source=source)
     if "://" in address:
         raise RunError(
             f"{source} {address}: Ray's client protocol is not used; give the dashboard as http://HOST:8265, or HOST:PORT"
             " of Ray itself on one of its nodes"
         )
-    if address != "auto" and not address.rpartition(":")[2].isdigit():
+    if address != "auto" and host_and_port(address) is None:
         raise RunError(
             f"{source} {address}: is no address; give http://HOST:8265, HOST:PORT on one of Ray's nodes, or auto"
         )
-    return Place("join", f"On the Ray cluster at {address}, driven from here: {source}", address)
+    return Place("join", f"On the Ray cluster at {address}, driven from here: {source}", address, source=source)
 
 
 def _of_file(file: ClusterFile, *, named: bool) -> Place:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eed_search.core.spec import AdmmRecipe
+from eed_search.core.spec import AdmmRecipe, Augment
 from eed_search.data.splits import Split
 from eed_search.training.loop import BatchLoss, Training
 
@@ -138,7 +138,7 @@ def train_towards(
     batch_loss: BatchLoss,
     *,
     seed: int,
-    augment: bool = False,
+    augment: Augment = "none",
     device: torch.device | None = None,
     report: Callable[[str], None] = lambda text: None,
     state: Weights | None = None,
@@ -155,7 +155,7 @@ def train_towards(
         recipe: Of the training, with the number of updates and the schedule of ρ.
         batch_loss: The adversarial loss.
         seed: Of order, augmentation and attacks.
-        augment: Random crops and flips.
+        augment: How training images are shifted and mirrored.
         device: Where to compute; the CPU by default.
         report: Called with a line of progress after each update and each epoch, and within it about once a second.
         state: What `keep` was given by an earlier call with the same arguments; goes on from there.

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from eed_search.compression.scores import Scores, weight_layers
+from eed_search.core.blocks import kept_channels
 from eed_search.core.errors import ModelError
 
 _PASSING = ("_ElementWiseOp", "_ConcatOp", "_SplitOp", "_ReshapeOp")  # what torch-pruning calls operations on channels
@@ -35,21 +36,6 @@ class ChannelGroup:
     producers: tuple[str, ...]
     num_channels: int
     norms: tuple[str, ...] = ()
-
-
-def kept_channels(num_channels: int, fraction: float, block: int) -> int:
-    """How many channels stay: the nearest multiple of the block, at least one block, at most all.
-
-    Args:
-        num_channels: Before.
-        fraction: In (0, 1].
-        block: Channels are kept in multiples of this.
-
-    Returns:
-        A count in 1..num_channels; a group narrower than one block stays whole.
-    """
-    blocks = max(1, round(fraction * num_channels / block))
-    return min(num_channels, blocks * block)
 
 
 def channel_scores(group: ChannelGroup, scores: Scores) -> Float[Tensor, " channels"]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from eed_search.compression.member import Member
 from eed_search.compression.scores import Scores
 from eed_search.core.params import Recovery
-from eed_search.core.spec import Members
+from eed_search.core.spec import Augment, Members
 from eed_search.data.splits import Split
 
 
@@ -63,7 +63,7 @@ class Work:
         eps: L∞ budget in pixel units.
         recovery: What the adversarial loss learns from: the labels, or the base's soft labels.
         seed: Of order, augmentation and attacks.
-        augment: Random crops and flips.
+        augment: How training images are shifted and mirrored.
         device: Where to compute.
         report: Called with a line of progress.
         checkpoint: Where a long method keeps its state.
@@ -75,7 +75,7 @@ class Work:
     eps: float
     recovery: Recovery
     seed: int
-    augment: bool
+    augment: Augment
     device: torch.device
     report: Callable[[str], None]
     checkpoint: Checkpoint = field(default_factory=NoCheckpoint)

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from eed_search.compression.channels import channel_groups, channel_scores, kept_channels, remove_channels
+from eed_search.compression.channels import channel_groups, channel_scores, remove_channels
 from eed_search.compression.contract import Target, Work
 from eed_search.compression.masked_network import MaskedChannels, MaskedNetwork, MaskedWeights
 from eed_search.compression.member import Member, recovery_loss
 from eed_search.compression.prune import retrain
 from eed_search.compression.scores import weight_layers
+from eed_search.core.blocks import kept_channels
 from eed_search.core.errors import ModelError
 from eed_search.core.seeds import seed_of
 from eed_search.core.spec import Learned

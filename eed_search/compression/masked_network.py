@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from eed_search.compression.channels import ChannelGroup, kept_channels
+from eed_search.compression.channels import ChannelGroup
+from eed_search.core.blocks import kept_channels
 from eed_search.core.spec import Learned
 
 

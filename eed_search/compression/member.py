@@ -10,12 +10,13 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from eed_search.compression.channels import channel_groups, choose_channels, kept_channels, remove_channels
+from eed_search.compression.channels import channel_groups, choose_channels, remove_channels
 from eed_search.compression.masks import layer_masks, masked_size_bytes
 from eed_search.compression.scores import Scores
+from eed_search.core.blocks import kept_channels
 from eed_search.core.errors import ModelError
 from eed_search.core.params import Recovery
-from eed_search.core.spec import Members, Recipe
+from eed_search.core.spec import Augment, Members, Recipe
 from eed_search.data.splits import Split
 from eed_search.models import fit_to_state
 from eed_search.training import DistillRecovery, LabelRecovery, train
@@ -130,7 +131,7 @@ def recover(
     recovery: Recovery,
     eps: float,
     seed: int,
-    augment: bool,
+    augment: Augment,
     device: torch.device,
     report: Callable[[str], None],
 ) -> Member:
@@ -144,7 +145,7 @@ def recover(
         recovery: From `labels`, or by `distill` from the base's soft labels.
         eps: Budget in pixel units.
         seed: Of order, augmentation and attacks.
-        augment: Random crops and flips.
+        augment: How training images are shifted and mirrored.
         device: Where to compute.
         report: Called with a line of progress after each epoch, and within it about once a second.
 

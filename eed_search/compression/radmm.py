@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from eed_search.compression.admm import Admm, train_towards
-from eed_search.compression.channels import ChannelGroup, channel_groups, kept_channels, remove_channels
+from eed_search.compression.channels import ChannelGroup, channel_groups, remove_channels
 from eed_search.compression.contract import Target, Work
 from eed_search.compression.member import Member, recovery_loss
 from eed_search.compression.projections import column, irregular, masked, rows
 from eed_search.compression.prune import retrain
 from eed_search.compression.scores import weight_layers
+from eed_search.core.blocks import kept_channels
 from eed_search.core.seeds import seed_of
 from eed_search.training.loop import apply_masks
 

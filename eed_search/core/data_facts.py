@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Resize = Literal["none", "fit"]
+_WORTH_SAYING = 100e6  # bytes
+_MOST_NAMED = 6
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class DataFacts:
         num_twins: Images that occur elsewhere with the same content; all of one content are in one split.
         num_groups: Groups that no split divides; none where the data name none.
         warnings: What the reader should know, such as classes without images.
+        num_bytes: Bytes that the images take in each process that holds them.
     """
 
     source: str
@@ -60,6 +63,34 @@ class DataFacts:
     num_twins: int = 0
     num_groups: int | None = None
     warnings: tuple[str, ...] = ()
+    num_bytes: int = 0
+
+    def line(self) -> str:
+        """Say it all in one line."""
+        rule = self.preprocessing
+        parts = [
+            f"{len(self.class_names)} classes ({_shortened(self.class_names)}), images {rule.height}×{rule.width}"
+            f" {'grey' if rule.colour == 'grey' else 'RGB'}",
+            self._splits(),
+        ]
+        if self.num_groups is not None:
+            parts.append(f"{self.num_groups:,} groups, none divided")
+        if self.num_twins:
+            parts.append(f"{self.num_twins:,} images share their content with another, such are in one split")
+        if self.left_out:
+            parts.append(f"left out: {', '.join(f'{count:,} {why}' for count, why in self.left_out)}")
+        if self.num_bytes >= _WORTH_SAYING:
+            parts.append(f"{self.num_bytes / 1e6:,.0f} MB in each process")
+        return "; ".join((*parts, *self.warnings))
+
+    def _splits(self) -> str:
+        places = {self.came_from.get(name, "") for name in self.num_images}
+        one = places.pop() if len(places) == 1 else None
+        said = [
+            f"{name} {count:,}" + ("" if one is not None else f" ({self.came_from.get(name, '')})")
+            for name, count in self.num_images.items()
+        ]
+        return ", ".join(said) + (f", all {one}" if one else "")
 
     def to_plain(self) -> dict[str, Any]:
         """Give it JSON-ready."""
@@ -79,3 +110,9 @@ class DataFacts:
                 "warnings": tuple(plain["warnings"]),
             }
         )
+
+
+def _shortened(names: tuple[str, ...]) -> str:
+    if len(names) <= _MOST_NAMED:
+        return ", ".join(names)
+    return f"{', '.join(names[: _MOST_NAMED - 1])}, … {names[-1]}"

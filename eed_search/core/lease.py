@@ -33,6 +33,7 @@ class Lease:
         name: What it is a lease on: a folder below the storage.
         beat_s: How often a holder says that it lives.
         expires_s: How long a waiter sees no sign of life before it takes the holder for dead; several times `beat_s`.
+        clock: The waiter's, in seconds.
 
     Attributes:
         lost: Somebody took this holder for dead and struck it off; only work that may be done twice may go on.
@@ -41,9 +42,17 @@ class Lease:
         Ours; by the rule of Lamport's bakery that one announces oneself before one looks.
     """
 
-    def __init__(self, storage: Storage, name: str, *, beat_s: float = BEAT_S, expires_s: float = EXPIRES_S) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        name: str,
+        *,
+        beat_s: float = BEAT_S,
+        expires_s: float = EXPIRES_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._storage, self._folder = storage, name
-        self._beat_s, self._expires_s = beat_s, expires_s
+        self._beat_s, self._expires_s, self._clock = beat_s, expires_s, clock
         self._mine = uuid.uuid4().hex
         self.lost = False
         self._seen: dict[str, tuple[bytes | None, float]] = {}
@@ -120,7 +129,7 @@ class Lease:
 
     def _others(self) -> list[str]:
         """List who else announced itself and shows signs of life; the dead are struck off."""
-        now = time.monotonic()
+        now = self._clock()
         names = [name for name in self._storage.names(self._folder) if name != self._mine]
         self._seen = {name: seen for name, seen in self._seen.items() if name in names}
         alive = []

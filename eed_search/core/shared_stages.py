@@ -30,11 +30,14 @@ class SharedStages:
     Args:
         storage: Where they lie, in its folder `stages`; leases beside it.
         patience_s: How long storage that does not answer is tried again before that is an error.
+        sleep: Waits so many seconds before the next try.
     """
 
-    def __init__(self, storage: Storage, *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self, storage: Storage, *, patience_s: float = PATIENCE_S, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
         self._storage = storage
-        self._patience_s = patience_s
+        self._patience_s, self._sleep = patience_s, sleep
 
     def pull(self, stage: str, key: str, folder: Path) -> bool:
         """Fetch an artifact's files into a folder that is there.
@@ -90,5 +93,5 @@ class SharedStages:
             except StorageError:
                 if time.monotonic() + pause > deadline:
                     raise
-            time.sleep(pause)
+            self._sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)

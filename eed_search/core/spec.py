@@ -185,6 +185,9 @@ class Space(_Section):
 # ---------------------------------------------------------------- how each stage works
 
 
+Augment = Literal["none", "crop", "crop_flip"]
+
+
 class Data(_Section):
     """Which images, and how many go where. Splits are fixed by the search's seed and never overlap."""
 
@@ -207,8 +210,18 @@ class Data(_Section):
     test_share: float | None = Field(
         None, gt=0, lt=1, description="instead of num_test: share for claims, where the source has no test set"
     )
-    augment: Literal["none", "crop_flip"] = Field(
-        "none", description="crop_flip shifts and mirrors training images at random"
+    augment: Augment = Field(
+        "none",
+        description="crop shifts training images at random by up to 4 pixels, crop_flip mirrors half of them too (not for"
+        " signs, letters, digits)",
+    )
+    groups: str | None = Field(
+        None,
+        description="image_folder: CSV file of rows `path,group`; images of one group (object, patient, video) are never in"
+        " two splits",
+    )
+    contradictions: Literal["refuse", "leave_out"] = Field(
+        "refuse", description="what to do with images of the same content under different labels"
     )
 
 

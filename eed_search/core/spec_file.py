@@ -18,7 +18,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from eed_search.core import names, plugins
+from eed_search.core.blocks import nearest_blocks
 from eed_search.core.errors import SpecError
+from eed_search.core.image_sizes import too_small
 from eed_search.core.params import SCORED, ParamValue, is_scored
 from eed_search.core.spec import MOST_STOP, Choice, Range, Search, Space, Spec, shown
 from eed_search.core.torchvision_names import TORCHVISION
@@ -26,7 +28,7 @@ from eed_search.core.yaml_keys import UniqueKeyLoader
 
 MAX_FILE_BYTES = 1 << 20
 SPACE_FILE = "search_space.yaml"  # in a run's folder
-_SHRINKS = {"resnet18": "eightfold", "mobilenet_v2": "eightfold", "vgg16_bn": "32-fold"}
+_DIGITS = 8  # their side in pixels
 _OF_A_MEMBER = ("method", "score", "size")  # parameters that each member has its own of
 
 
@@ -356,18 +358,27 @@ def _cross_check(spec: Spec) -> list[str]:
         if data.path is not None:
             problems.append("data.path: digits come with scikit-learn; leave path out, or take source npz or cifar10")
         if data.augment != "none":
-            problems.append("data.augment: crop_flip would turn digits into other digits; take none")
+            problems.append(
+                f"data.augment: {data.augment} would turn digits into other digits, or cut them off; take none"
+            )
         held = data.num_validation + data.num_fresh + (data.num_test or 0) + (data.num_train or 0)
         if held > 1797 or (data.num_train is None and held > 1697):
             problems.append(f"data: {held} images asked for; digits has 1,797 in all, and training needs at least 100")
     elif data.path is None and data.source in names.BUILT_IN["source"]:
         problems.append(f"data.path: is missing; source {data.source} needs a folder (in the file or by --data)")
+    if data.groups is not None and data.source != "image_folder":
+        problems.append(
+            f"data.groups: is for image_folder; {data.source} takes `groups` from its own files (npz), or has none"
+            if data.source in names.BUILT_IN["source"]
+            else f"data.groups: is for image_folder; let source {data.source} give Images with groups"
+        )
     if data.image_size is not None and data.source != "image_folder":
         problems.append(f"data.image_size: {data.source} has images of one size; leave it out, or take image_folder")
     if data.test_share is not None and data.num_test is not None:
         problems.append("data.test_share: num_test says how many already; leave one of them out")
-    if spec.data.source == "digits" and (shrinks := _SHRINKS.get(spec.model.name)):
-        problems.append(f"model.name: {spec.model.name} shrinks images {shrinks}, digits are 8×8; take small_cnn")
+    side = _DIGITS if data.source == "digits" else data.image_size
+    if side is not None and (problem := too_small(spec.model.name, side, side)):
+        problems.append(problem)
     methods = space.method.values if isinstance(space.method, Choice) else ()
     if spec.team.mode == "pool" and (unscored := [str(method) for method in methods if not is_scored(str(method))]):
         problems.append(
@@ -380,10 +391,11 @@ def _cross_check(spec: Spec) -> list[str]:
         named = [("search.space.size", size) for size in sizes]
         named += [(f"controls.sizes[{i}]", size) for i, size in enumerate(spec.controls.sizes) if 0 < size <= 1]
         for key, size in named:
-            if isinstance(size, int | float) and round(size * spec.model.width / spec.members.block) < 1:
+            width, block = spec.model.width, spec.members.block
+            if isinstance(size, int | float) and size < 1 and not nearest_blocks(width, size, block):
                 problems.append(
-                    f"{key}: {size:g} of {spec.model.width} channels is less than half a block of"
-                    f" {spec.members.block}; take a larger size, a smaller members.block or a wider model"
+                    f"{key}: {size:g} of {width} channels is {size * width:g}, which rounds to no block of {block};"
+                    " take a larger size, a smaller members.block or a wider model"
                 )
     problems += [
         f"controls.sizes[{i}]: {size:g} is outside the allowed 0..1 without 0 (fraction of channels kept)"

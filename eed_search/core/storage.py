@@ -7,10 +7,11 @@ file or none of it: an object store replaces whole objects, and on a file system
 from __future__ import annotations
 
 import posixpath
+import re
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from eed_search.core.errors import StorageError, StoreError
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 SCHEMES = ("file", "s3", "gs")
 _PROBE = ".eed-search-probe"
+_NOT_IN_URLS = re.compile(r"""[^\x21-\x7e]|["<>\\^`{|}]""")
 
 
 def url_problem(url: str) -> str:
@@ -29,11 +31,19 @@ def url_problem(url: str) -> str:
     if parts.scheme == "file":
         if parts.netloc or not parts.path.startswith("/"):
             return f"{url!r} is not an absolute path; write such as file:///mnt/shared"
+        if "?" in url or "#" in url:
+            return f"{url!r} has ? or #, which end the path in a URL; write %3F and %23 for those of a folder's name"
     elif not parts.netloc:
         return f"{url!r} names no bucket; write such as {parts.scheme}://bucket/folder"
     if parts.username is not None or parts.password is not None:
         return "the URL holds a key; put it where the provider's tools look for it (such as AWS_ACCESS_KEY_ID)"
+    if _NOT_IN_URLS.search(url):
+        return f"{url!r} has characters that no URL may have; write it as {_escaped(url)}"
     return ""
+
+
+def _escaped(url: str) -> str:
+    return _NOT_IN_URLS.sub(lambda found: quote(found[0], safe="", errors="surrogateescape"), url)
 
 
 class Storage:

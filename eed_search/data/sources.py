@@ -6,7 +6,7 @@ Every source gives uint8 images in NHWC order and integer labels, checked at thi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,24 +15,40 @@ from eed_search.core import names
 from eed_search.core.errors import DataError
 from eed_search.core.spec import Data
 from eed_search.data import image_folder, npz, svhn
-from eed_search.data.images import Images
+from eed_search.data.groups import find_groups
+from eed_search.data.images import Images, ImageSets
+
+_MOST_NAMED = 6
 
 
 @dataclass(frozen=True)
 class Raw:
-    """A source before it is split.
+    """A source, read and checked, before it is split.
 
     Attributes:
-        train: All that may be trained on or validated with.
-        test: For claims only; none where the source has no test set of its own.
-        num_classes: Classes, the same in both.
+        sets: All that it gives; groups are numbers, and the same group has the same number in all sets.
+        class_names: One for each class: the source's, or the labels' numbers.
         identity: Hash of the bytes: part of every stage's key that sees the images.
     """
 
-    train: Images
-    test: Images | None
-    num_classes: int
+    sets: ImageSets
+    class_names: tuple[str, ...]
     identity: str
+
+    @property
+    def train(self) -> Images:
+        """All that may be trained on."""
+        return self.sets.train
+
+    @property
+    def test(self) -> Images | None:
+        """For claims only; none where the source has no test set of its own."""
+        return self.sets.test
+
+    @property
+    def num_classes(self) -> int:
+        """Classes, the same in all sets."""
+        return len(self.class_names)
 
 
 def load_images(data: Data) -> Raw:
@@ -42,18 +58,63 @@ def load_images(data: Data) -> Raw:
         DataError: If files are missing, corrupt or of the wrong form; names the file and the fix.
     """
     read = SOURCES.get(data.source)
-    train, test = read(data) if read else _from_user_code(data)
-    num_classes = int(train.labels.max()) + 1
-    if num_classes < 2:
-        raise DataError(f"{_where(data)}: all labels are 0; a classifier needs at least two classes")
-    if test is not None and int(test.labels.max()) >= num_classes:
+    sets = read(data) if read else _from_user_code(data)
+    place = where(data)
+    num_classes = _refuse_labels(place, sets)
+    for name, images in sets.items():
+        if images.groups is not None and len(images.groups) != len(images):
+            raise DataError(f"{place}: {len(images.groups)} groups for {len(images)} {name} images; give one each")
+    names_ = sets.class_names or tuple(str(label) for label in range(num_classes))
+    parts = [images for _, images in sets.items()]
+    return Raw(_with_numbered_groups(sets), names_, _identity(parts))
+
+
+def _refuse_labels(where: str, sets: ImageSets) -> int:
+    """Refuse labels that cannot be meant, and count the classes."""
+    train, named = sets.train.labels, len(sets.class_names)
+    num_classes = named or int(train.max()) + 1
+    if int(train.max()) >= num_classes:
         raise DataError(
-            f"{_where(data)}: test label {int(test.labels.max())} never occurs in training (classes 0..{num_classes - 1})"
+            f"{where}: label {int(train.max())} occurs, and `class_names` has {named} names (labels 0..{named - 1}); add"
+            " the missing ones, or correct the labels"
         )
-    return Raw(train, test, num_classes, _identity([train] + ([test] if test is not None else [])))
+    occurring = np.unique(train)
+    if num_classes < 2 or (len(occurring) < 2 and not named):
+        only = "all labels are 0" if num_classes < 2 else f"all labels are {int(occurring[0])}"
+        raise DataError(f"{where}: {only}; a classifier needs at least two classes")
+    if not named and num_classes - len(occurring) > len(occurring):
+        raise DataError(
+            f"{where}: labels reach {num_classes - 1}, and only {len(occurring)} of those {num_classes} classes have images"
+            f" ({_shown(occurring)}); number the classes from 0 without gaps, as np.unique(labels, return_inverse=True)[1]"
+            " does, or name all classes in `class_names`"
+        )
+    for name, images in sets.items():
+        if name != "train" and int(images.labels.max()) >= num_classes:
+            raise DataError(
+                f"{where}: {name} label {int(images.labels.max())} never occurs in training (classes 0..{num_classes - 1})"
+            )
+    return num_classes
 
 
-def _from_user_code(data: Data) -> tuple[Images, Images | None]:
+def _shown(labels: np.ndarray) -> str:
+    found = [str(label) for label in labels.tolist()]
+    return ", ".join(found) if len(found) <= _MOST_NAMED else f"{', '.join(found[:3])}, … {found[-1]}"
+
+
+def _with_numbered_groups(sets: ImageSets) -> ImageSets:
+    """Number the groups, over all sets together: they may be text."""
+    there = {name: images.groups for name, images in sets.items() if images.groups is not None}
+    if not there:
+        return sets
+    texts = any(groups.dtype.kind not in "iu" for groups in there.values())
+    given = [groups.astype(str) if texts else groups.astype(np.int64) for groups in there.values()]
+    numbers = np.unique(np.concatenate(given), return_inverse=True)[1].astype(np.int64)
+    parts = dict(zip(there, np.split(numbers, np.cumsum([len(one) for one in given])[:-1]), strict=True))
+    made = {name: replace(images, groups=parts.get(name)) for name, images in sets.items()}
+    return replace(sets, train=made["train"], validation=made.get("validation"), test=made.get("test"))
+
+
+def _from_user_code(data: Data) -> ImageSets:
     """Ask a registered source, and refuse what is not of the form that every source gives."""
     if (found := names.find("source", data.source)) is None:
         raise DataError(
@@ -61,10 +122,15 @@ def _from_user_code(data: Data) -> tuple[Images, Images | None]:
         )
     what = f"{found.place}: source {data.source!r}"
     given = found.make(data)
-    train, test = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
-    for part in (train,) if test is None else (train, test):
-        if not isinstance(part, Images):
-            raise DataError(f"{what}: gives {type(part).__name__}; give Images, or two of them: (train, test)")
+    parts = given if isinstance(given, tuple) else (given,)
+    if not isinstance(given, ImageSets):
+        if not (1 <= len(parts) <= 2 and isinstance(parts[0], Images) and isinstance(parts[-1], Images | None)):
+            wrong = next((part for part in parts if not isinstance(part, Images)), given)
+            raise DataError(
+                f"{what}: gives {type(wrong).__name__}; give Images, two of them: (train, test), or ImageSets"
+            )
+        given = ImageSets(parts[0], test=parts[1] if len(parts) == 2 else None)
+    for _, part in given.items():
         images, labels = np.asarray(part.images), np.asarray(part.labels)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
             raise DataError(
@@ -74,12 +140,13 @@ def _from_user_code(data: Data) -> tuple[Images, Images | None]:
             raise DataError(
                 f"{what}: labels are {labels.dtype} of shape {labels.shape} for {len(images)} images; give one integer each"
             )
-        if int(labels.min()) < 0 or images.shape[1:] != train.images.shape[1:]:
+        if int(labels.min()) < 0 or images.shape[1:] != given.train.images.shape[1:]:
             raise DataError(f"{what}: labels count from 0, and all images have one shape")
-    return train, test
+    return given
 
 
-def _where(data: Data) -> str:
+def where(data: Data) -> str:
+    """Name a source in a message: its folder, or its name."""
     return data.path or data.source
 
 
@@ -89,25 +156,29 @@ def _identity(parts: list[Images]) -> str:
     sha = hashlib.sha256()
     for part in parts:
         sha.update(str(part.images.shape).encode())
-        sha.update(np.ascontiguousarray(part.images).data)
+        if part.contents is None:
+            sha.update(np.ascontiguousarray(part.images).data)
+        else:
+            sha.update(b"".join(part.contents))
         sha.update(part.labels.astype("<i8").tobytes())
     return sha.hexdigest()[:32]
 
 
-def _digits(data: Data) -> tuple[Images, Images | None]:
+def _digits(data: Data) -> ImageSets:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     # 17 grey levels, 0..16, spread over 0..255 so that 16 becomes exactly 255
     images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
-    return Images(images, bunch.target.astype(np.int64)), None
+    return ImageSets(Images(images, bunch.target.astype(np.int64)), came_from={"train": "scikit-learn's digits"})
 
 
-def _cifar10(data: Data) -> tuple[Images, Images | None]:
+def _cifar10(data: Data) -> ImageSets:
     from eed_search.models.torchvision_door import torchvision
 
     root = Path(data.path or "").expanduser()
-    parts = []
+    parts: list[Images] = []
+    classes: tuple[str, ...] = ()
     for train in (True, False):
         try:
             found = torchvision("datasets").CIFAR10(
@@ -118,7 +189,13 @@ def _cifar10(data: Data) -> tuple[Images, Images | None]:
                 f"data.path: {root} holds no CIFAR-10 and it cannot be downloaded ({error}); put cifar-10-batches-py there, or use source npz"
             ) from error
         parts.append(Images(np.asarray(found.data, np.uint8), np.asarray(found.targets, np.int64)))
-    return parts[0], parts[1]
+        classes = tuple(str(name) for name in found.classes)
+    return ImageSets(parts[0], None, parts[1], classes, {"train": "CIFAR-10's training set", "test": "its test set"})
+
+
+def is_absent(data: Data) -> bool:
+    """Whether a launch would download the images first."""
+    return data.source == "cifar10" and not (Path(data.path or "").expanduser() / "cifar-10-batches-py").is_dir()
 
 
 def refuse_download(data: Data) -> None:
@@ -128,14 +205,14 @@ def refuse_download(data: Data) -> None:
         DataError: If they are not there.
     """
     root = Path(data.path or "").expanduser()
-    if data.source == "cifar10" and not (root / "cifar-10-batches-py").is_dir():
+    if is_absent(data):
         raise DataError(
             f"data.path: {root} holds no CIFAR-10; a launch would download it there, a dry run measures only what is"
             " there. Put cifar-10-batches-py there first"
         )
 
 
-SOURCES: dict[str, Callable[[Data], tuple[Images, Images | None]]] = {
+SOURCES: dict[str, Callable[[Data], ImageSets]] = {
     "digits": _digits,
     "npz": npz.npz,
     "cifar10": _cifar10,
@@ -143,6 +220,13 @@ SOURCES: dict[str, Callable[[Data], tuple[Images, Images | None]]] = {
     "image_folder": image_folder.image_folder,
 }
 _DOWNLOADED = ("cifar10",)  # to a folder that need not be there yet
+_EXTENTS: dict[str, Callable[[Data], tuple[int, int, int, int] | None]] = {
+    "digits": lambda data: (1797, 8, 8, 1),
+    "npz": npz.extent,
+    "cifar10": lambda data: (60_000, 32, 32, 3),
+    "svhn": svhn.extent,
+    "image_folder": image_folder.extent,
+}
 _PROBLEMS = {"npz": npz.problems, "svhn": svhn.problems, "image_folder": image_folder.problems}
 
 
@@ -159,4 +243,19 @@ def readable(data: Data) -> list[str]:
     if not folder.is_dir() and not is_made:
         return [f"data.path: {data.path} is not a folder; give the data's folder (in the file or by --data)"]
     look = _PROBLEMS.get(data.source)
-    return look(data) if look else []
+    found = look(data) if look else []
+    if data.groups is not None and not find_groups(data).is_file():
+        found.append(
+            f"data.groups: {data.groups} is no file, here or in {folder}; give a CSV file with rows `path,group`"
+        )
+    return found
+
+
+def extent(data: Data) -> tuple[int, int, int, int] | None:
+    """Say how many images a source holds and how large they are, before any is read; none where that is not known.
+
+    Returns:
+        Samples, height, width, channels.
+    """
+    look = _EXTENTS.get(data.source)
+    return look(data) if look else None

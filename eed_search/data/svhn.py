@@ -9,12 +9,13 @@ import numpy as np
 from eed_search.core.errors import DataError
 from eed_search.core.spec import Data
 from eed_search.data import npz
-from eed_search.data.images import Images
+from eed_search.data.images import Images, ImageSets
 
 _FILES = ("train_32x32.mat", "test_32x32.mat")
+_PUBLISHED = 73_257 + 26_032  # images
 
 
-def svhn(data: Data) -> tuple[Images, Images | None]:
+def svhn(data: Data) -> ImageSets:
     """Read `train_32x32.mat` and `test_32x32.mat`, or `train*.npz` and `test*.npz` in their place.
 
     Raises:
@@ -37,7 +38,7 @@ def svhn(data: Data) -> tuple[Images, Images | None]:
             ) from error
         images = np.ascontiguousarray(np.asarray(found.data, np.uint8).transpose(0, 2, 3, 1))
         parts.append(Images(images, np.asarray(found.labels, np.int64)))
-    return parts[0], parts[1]
+    return ImageSets(parts[0], None, parts[1], came_from={"train": _FILES[0], "test": _FILES[1]})
 
 
 def problems(data: Data) -> list[str]:
@@ -49,6 +50,13 @@ def problems(data: Data) -> list[str]:
     if any(folder.glob("*.npz")):
         return npz.problems(data)
     return [f"data.path: {folder} holds no SVHN ({' and '.join(_FILES)}, or npz in their place); {_how(folder)}"]
+
+
+def extent(data: Data) -> tuple[int, int, int, int] | None:
+    """Say how many images there are and how large: samples, height, width, channels."""
+    if _given_as_mat(Path(data.path or "").expanduser()):
+        return _PUBLISHED, 32, 32, 3
+    return npz.extent(data)
 
 
 def _given_as_mat(folder: Path) -> bool:

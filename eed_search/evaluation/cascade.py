@@ -20,9 +20,11 @@ from eed_search.core.spec import LatencySpec
 from eed_search.deployment.runtime import GatedClassifier, GateSettings
 from eed_search.evaluation.latency import FINAL_HALF_WIDTH
 from eed_search.evaluation.timing import (
+    MACHINE,
     MIN_CALLS,
     NUM_DOUBLINGS,
     Call,
+    Clock,
     Round,
     block_calls,
     call_quantiles,
@@ -103,6 +105,7 @@ def one_sitting(
     sentinel_onnx: bytes | None,
     spec: LatencySpec,
     reference_ms: float,
+    clock: Clock = MACHINE,
 ) -> Sitting:
     """Time deployed cascades on real images, one image at a time, paired with the dense base and with each other.
 
@@ -120,6 +123,7 @@ def one_sitting(
         sentinel_onnx: A network of known cost; its interval must be narrow too. None does without.
         spec: Threads, block length, and the final rounds and calls of all processes together, of which this one does its share.
         reference_ms: Wall time of the dense base from a quiet window; scales ratios to milliseconds.
+        clock: Asked for the time.
 
     Returns:
         One for each cascade, method `cascade`, with the throughput of whole batches. The interval is
@@ -128,21 +132,21 @@ def one_sitting(
     """
     rng = np.random.default_rng(0)
     limit = FINAL_HALF_WIDTH * math.sqrt(spec.final_processes)
-    contests = [_Contest.of(one, images, spec) for one in cascades]
-    shared = {"reference": _Entrant.of(_alone(reference_onnx, spec), images, spec)}
+    contests = [_Contest.of(one, images, spec, clock) for one in cascades]
+    shared = {"reference": _Entrant.of(_alone(reference_onnx, spec), images, spec, clock)}
     if sentinel_onnx is not None:
-        shared["sentinel"] = _Entrant.of(_alone(sentinel_onnx, spec), images, spec)
+        shared["sentinel"] = _Entrant.of(_alone(sentinel_onnx, spec), images, spec, clock)
     everyone = [*shared.values(), *(entrant for one in contests for entrant in one.entrants.values())]
     by_cpu = ranks_by_cpu(entrant.call_ms for entrant in everyone)
     racing, num_rounds = contests, max(FEWEST_ROUNDS, math.ceil(spec.final_rounds / spec.final_processes))
     for _ in range(1 + NUM_DOUBLINGS):
-        _time_together(racing, shared, num_rounds, rng, by_cpu=by_cpu)
+        _time_together(racing, shared, num_rounds, rng, by_cpu=by_cpu, clock=clock)
         racing = [one for one in racing if not one.settled(limit)]
         if not racing:
             break
         num_rounds = len(racing[0].rounds)
     return Sitting(
-        tuple(one.latency(images, spec, reference_ms, limit) for one in contests),
+        tuple(one.latency(images, spec, reference_ms, limit, clock) for one in contests),
         max((one.base_ms for one in contests), default=reference_ms),
     )
 
@@ -162,12 +166,18 @@ class _Entrant:
 
     @classmethod
     def of(
-        cls, team: GatedClassifier, images: Images, spec: LatencySpec, at_least: int = 1, share: float = 1.0
+        cls,
+        team: GatedClassifier,
+        images: Images,
+        spec: LatencySpec,
+        clock: Clock,
+        at_least: int = 1,
+        share: float = 1.0,
     ) -> _Entrant:
         def call(i: int) -> object:
             return team.predict(images[i])
 
-        call_ms = warm_up(call, len(images), WARM_UP_SHARE)
+        call_ms = warm_up(call, len(images), WARM_UP_SHARE, clock)
         return cls(call, call_ms, max(at_least, block_calls(call_ms, share * spec.block_ms)))
 
 
@@ -190,16 +200,16 @@ class _Contest:
     visited: list[Int[np.ndarray, " calls"]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, cascade: Cascade, images: Images, spec: LatencySpec) -> _Contest:
+    def of(cls, cascade: Cascade, images: Images, spec: LatencySpec, clock: Clock) -> _Contest:
         """Load a cascade, find out where its images stop, and warm it up."""
         gate = cascade.gate
         team = GatedClassifier.from_onnx(cascade.member_onnx, gate, spec.threads)
         depths = np.array([int(team.predict(image).num_members_run[0]) for image in images])
         at_least = max(_MIN_STRATIFIED, math.ceil(spec.final_calls / spec.final_rounds))
-        entrants = {"candidate": _Entrant.of(team, images, spec, at_least)}
+        entrants = {"candidate": _Entrant.of(team, images, spec, clock, at_least)}
         if len(cascade.member_onnx) > 1:
             never = GatedClassifier.from_sessions(team.sessions, gate.never_stopping())
-            entrants["worst"] = _Entrant.of(never, images, spec, share=WORST_SHARE)
+            entrants["worst"] = _Entrant.of(never, images, spec, clock, share=WORST_SHARE)
         return cls(team, depths, entrants)
 
     @property
@@ -239,7 +249,7 @@ class _Contest:
         """Time of another entrant over the reference's, one for each round that was calm for both."""
         return ratios(calm_rounds(self.rounds, "reference", name), name)
 
-    def latency(self, images: Images, spec: LatencySpec, reference_ms: float, limit: float) -> Latency:
+    def latency(self, images: Images, spec: LatencySpec, reference_ms: float, limit: float, clock: Clock) -> Latency:
         """Sum the rounds up, and time whole batches."""
         ratio = median_interval(self.ratios())
         worst = float(np.median(self._of("worst"))) if "worst" in self.entrants else ratio.value
@@ -257,7 +267,7 @@ class _Contest:
             worst_case_speedup=1 / worst,
             method="cascade",
             noisy=not self.settled(limit),
-            images_per_second=throughput(self.team, images, self.depths, spec),
+            images_per_second=throughput(self.team, images, self.depths, spec, clock),
             num_calls=num_calls,
             exit_ms=tuple(reference_ms * ratio for ratio in exit_ratios(*calm_ones, self.shares, worst)),
         )
@@ -270,6 +280,7 @@ def _time_together(
     rng: np.random.Generator,
     *,
     by_cpu: bool,
+    clock: Clock,
 ) -> None:
     """Take rounds of all that is timed, and hand each contest what concerns it."""
     entrants = {(-1, role): entrant for role, entrant in shared.items()}
@@ -284,7 +295,7 @@ def _time_together(
         }
 
     calls = {who: entrant.call for who, entrant in entrants.items()}
-    for taken in take_rounds(calls, draw, num_rounds, rng, by_cpu=by_cpu):
+    for taken in take_rounds(calls, draw, num_rounds, rng, by_cpu=by_cpu, clock=clock):
         for n, one in enumerate(contests):
             one.rounds.append({role: block for (of, role), block in taken.items() if of in (n, -1)})
 
@@ -349,6 +360,7 @@ def throughput(
     images: Images,
     depths: Int[np.ndarray, " images"],
     spec: LatencySpec,
+    clock: Clock = MACHINE,
 ) -> Interval:
     """Time a deployed team on whole batches of 64; in each, only the undecided images go on to the next member.
 
@@ -357,6 +369,7 @@ def throughput(
         images: float32 in [0, 1].
         depths: Members run for each image; every batch holds each exit in its share, but for one image.
         spec: Threads, block length, and the search's rounds, of which a process does its share.
+        clock: Asked for the time.
 
     Returns:
         Images per second of wall time, with the interval of the median over calm rounds.
@@ -368,11 +381,12 @@ def throughput(
         return team.predict(batches[i % _NUM_BATCHES])
 
     call(0)  # onnxruntime allocates for the new batch size; all else is warm already
-    first_ms = time_block(call, [1]).cpu_ms
+    first_ms = time_block(call, [1], clock=clock).cpu_ms
     size = block_calls(first_ms, spec.block_ms)
     lasts = size * first_ms
     share = spec.rounds / spec.final_processes
     num_blocks = min(spec.rounds, max(FEWEST_BLOCKS, math.ceil(share * spec.block_ms / lasts)))
-    times = np.array([time_block(call, range(n * size, (n + 1) * size)).wall_ms.mean() for n in range(num_blocks)])
+    blocks = (time_block(call, range(n * size, (n + 1) * size), clock=clock) for n in range(num_blocks))
+    times = np.array([block.wall_ms.mean() for block in blocks])
     order, num = calm_first(times)
     return inverse(median_interval(times[order[:num]]), 1000.0 * _BATCH)

@@ -21,9 +21,11 @@ from eed_search.core.records import Interval, Latency
 from eed_search.core.spec import LatencySpec
 from eed_search.deployment.runtime import GatedClassifier, GateSettings, GateWalk
 from eed_search.evaluation.timing import (
+    MACHINE,
     MIN_CALLS,
     QUIET,
     Call,
+    Clock,
     Round,
     block_calls,
     call_quantiles,
@@ -203,6 +205,7 @@ class LatencyProbe:
             counts as noisy. None does without.
         image_shape: (channels, height, width).
         spec: Threads, rounds and block length.
+        clock: Asked for the time.
 
     Source:
         Ours; rounds in random order, only calm ones of them (`timing.calm_first`) and the median of paired
@@ -215,14 +218,15 @@ class LatencyProbe:
         sentinel_onnx: bytes | None,
         image_shape: tuple[int, int, int],
         spec: LatencySpec,
+        clock: Clock = MACHINE,
     ) -> None:
-        self._spec = spec
+        self._spec, self._clock = spec, clock
         self._images = _random_images(image_shape, _NUM_IMAGES)
         self._rng = np.random.default_rng(0)
         self._calls = {"reference": _session_call(reference_onnx, self._images, spec.threads)}
         if sentinel_onnx is not None:
             self._calls["sentinel"] = _session_call(sentinel_onnx, self._images, spec.threads)
-        self._call_ms = {name: warm_up(call, _NUM_IMAGES) for name, call in self._calls.items()}
+        self._call_ms = {name: warm_up(call, _NUM_IMAGES, clock=clock) for name, call in self._calls.items()}
         self._known: dict[tuple[str, bool], RatioEstimate] = {}
         self._tries: dict[tuple[str, bool], list[tuple[float, RatioEstimate]]] = {}  # the base's time beside each
         self._base_ms: list[float] = []  # in the calm rounds of all measurements
@@ -253,7 +257,7 @@ class LatencyProbe:
         """Measure anything that classifies image number i of the probe, for i in 0..7."""
         limit = FINAL_HALF_WIDTH if final else SEARCH_HALF_WIDTH
         calls = {**self._calls, "candidate": call}
-        call_ms = {**self._call_ms, "candidate": warm_up(call, _NUM_IMAGES)}
+        call_ms = {**self._call_ms, "candidate": warm_up(call, _NUM_IMAGES, clock=self._clock)}
         images = {name: self._block_images(call_ms[name]) for name in calls}
         by_cpu = ranks_by_cpu(call_ms.values())
 
@@ -266,7 +270,7 @@ class LatencyProbe:
             return narrow and holds and self._as_fast_as_before(calm)
 
         rounds = until_settled(
-            lambda num: take_rounds(calls, lambda: images, num, self._rng, by_cpu=by_cpu),
+            lambda num: take_rounds(calls, lambda: images, num, self._rng, by_cpu=by_cpu, clock=self._clock),
             settled,
             self._spec.final_rounds if final else self._spec.rounds,
         )
@@ -313,7 +317,8 @@ class LatencyProbe:
         images = {"reference": self._block_images(self._call_ms["reference"])}
         only = {"reference": self._calls["reference"]}
         by_cpu = ranks_by_cpu([self._call_ms["reference"]])
-        rounds = take_rounds(only, lambda: images, REFERENCE_SHARE * self._spec.rounds, self._rng, by_cpu=False)
+        num_rounds = REFERENCE_SHARE * self._spec.rounds
+        rounds = take_rounds(only, lambda: images, num_rounds, self._rng, by_cpu=False, clock=self._clock)
         calm = calm_rounds(rounds, "reference")
         if not by_cpu:  # else by another clock than the measurements
             self._remember(calm)
@@ -335,8 +340,9 @@ class LatencyProbe:
             for answer in answers[i]:
                 way.step(answer)
 
-        images = self._block_images(warm_up(walk, _NUM_IMAGES))
-        return float(np.median([time_block(walk, images).typical_ms for _ in range(self._spec.rounds)])) / 3
+        images = self._block_images(warm_up(walk, _NUM_IMAGES, clock=self._clock))
+        blocks = (time_block(walk, images, clock=self._clock) for _ in range(self._spec.rounds))
+        return float(np.median([block.typical_ms for block in blocks])) / 3
 
     def _block_images(self, call_ms: float) -> list[int]:
         return [n % _NUM_IMAGES for n in range(block_calls(call_ms, self._spec.block_ms))]

@@ -40,6 +40,22 @@ Name = TypeVar("Name", bound=Hashable)
 Call = Callable[[int], object]
 """Classifies image number i; the result is thrown away."""
 
+
+@dataclass(frozen=True)
+class Clock:
+    """Where times come from.
+
+    Attributes:
+        wall_ns: Nanoseconds that have passed, since whenever.
+        cpu_ns: Nanoseconds that this process has computed for.
+    """
+
+    wall_ns: Callable[[], int] = time.perf_counter_ns
+    cpu_ns: Callable[[], int] = time.process_time_ns
+
+
+MACHINE = Clock()
+
 # ---------------------------------------------------------------- pure parts
 
 
@@ -155,15 +171,16 @@ def ranks_by_cpu(call_ms: Iterable[float]) -> bool:
     return max(call_ms) > _SHORT_CALL_MS
 
 
-def time_block(call: Call, images: Sequence[int], *, by_cpu: bool = False) -> Block:
+def time_block(call: Call, images: Sequence[int], *, by_cpu: bool = False, clock: Clock = MACHINE) -> Block:
     """Time one call after the other, on these images.
 
     Args:
         call: What is timed.
         images: Their numbers, at least one.
         by_cpu: Whether every call is timed by the CPU clock too, which then ranks.
+        clock: Asked for the time.
     """
-    wall_clock, cpu_clock = time.perf_counter_ns, time.process_time_ns
+    wall_clock, cpu_clock = clock.wall_ns, clock.cpu_ns
     wall, cpu = [0] * (len(images) + 1), [0] * (len(images) + 1)
     collects = gc.isenabled()
     gc.disable()  # a collection inside one block would be charged to whoever runs then
@@ -185,21 +202,23 @@ def time_block(call: Call, images: Sequence[int], *, by_cpu: bool = False) -> Bl
     return Block((cpu[-1] - cpu[0]) / len(images) / 1e6, wall_ms, np.diff(np.array(cpu)) / 1e6 if by_cpu else wall_ms)
 
 
-def warm_up(call: Call, num_images: int, share: float = 1.0) -> float:
+def warm_up(call: Call, num_images: int, share: float = 1.0, clock: Clock = MACHINE) -> float:
     """Run until caches, clocks and allocations have settled.
 
     Args:
         call: What is run.
         num_images: How many it visits in turn.
         share: Of the usual time; less where the processor is warm from another contestant.
+        clock: Asked for the time.
 
     Returns:
         Milliseconds of CPU for one call.
     """
-    start, blocks = time.perf_counter(), list[float]()
-    while not blocks or time.perf_counter() - start < share * WARM_UP_S:
+    start, blocks = clock.wall_ns(), list[float]()
+    while not blocks or clock.wall_ns() - start < 1e9 * share * WARM_UP_S:
         first = WARM_UP_CALLS * len(blocks)
-        blocks.append(time_block(call, [n % num_images for n in range(first, first + WARM_UP_CALLS)]).cpu_ms)
+        images = [n % num_images for n in range(first, first + WARM_UP_CALLS)]
+        blocks.append(time_block(call, images, clock=clock).cpu_ms)
     return max(float(np.median(blocks[len(blocks) // 2 :])), 1e-6)
 
 
@@ -214,6 +233,7 @@ def take_rounds(
     rng: np.random.Generator,
     *,
     by_cpu: bool,
+    clock: Clock = MACHINE,
 ) -> list[dict[Name, Block]]:
     """Time every contestant's block once in each round.
 
@@ -227,6 +247,7 @@ def take_rounds(
         num_rounds: Rounds.
         rng: Draws the order.
         by_cpu: Whether the CPU clock ranks.
+        clock: Asked for the time.
     """
     names = list(calls)
     taken: list[dict[Name, Block]] = []
@@ -239,7 +260,7 @@ def take_rounds(
                 name = names[i]
                 size = len(picks[name])
                 part_of = picks[name][size * part // num_slices : size * (part + 1) // num_slices]
-                slices[name].append(time_block(calls[name], part_of, by_cpu=by_cpu))
+                slices[name].append(time_block(calls[name], part_of, by_cpu=by_cpu, clock=clock))
         taken.append({name: _join(blocks) for name, blocks in slices.items()})
     return taken
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from eed_search.core import names
 from eed_search.core.errors import ModelError
+from eed_search.core.image_sizes import too_small
 from eed_search.core.torchvision_names import TORCHVISION
 from eed_search.models.architecture import place
 from eed_search.models.mobilenet import MobileNetV2
@@ -112,9 +113,11 @@ def check_images(model: nn.Module, name: str, image_shape: tuple[int, int, int],
         num_classes: Logits that it must give.
 
     Raises:
-        ModelError: If it fails on them or gives anything else.
+        ModelError: If they are smaller than it can learn from, it fails on them or gives anything else.
     """
     channels, height, width = image_shape
+    if problem := too_small(name, height, width):
+        raise ModelError(problem)
     training = model.training
     try:
         with torch.no_grad():

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from eed_search.core.errors import RunError, StoreError
-from eed_search.core.lease import Lease
+from eed_search.core.lease import BEAT_S, Lease
 from eed_search.core.ledger import FILE_NAME, read_run
 from eed_search.core.spec import Spec
 from eed_search.core.spec_file import SPACE_FILE
@@ -63,14 +63,17 @@ class Copies:
         return max((int(copy["events"]) for copy in self._latest()), default=0)
 
     @contextmanager
-    def driving(self, **timing: float) -> Iterator[Lease]:
+    def driving(self, *, beat_s: float = BEAT_S) -> Iterator[Lease]:
         """Hold the right to drive the run, among all machines that reach the storage.
+
+        Args:
+            beat_s: How often this driver says that it lives.
 
         Raises:
             RunError: If another machine drives it.
             StoreError: If the storage cannot be reached.
         """
-        lease = Lease(self.storage, f"{self._there}/driver", **timing)
+        lease = Lease(self.storage, f"{self._there}/driver", beat_s=beat_s)
         if not lease.try_acquire():
             raise RunError(
                 f"run {self._name}: another machine drives it ({lease.holder()}), or did until a minute ago; watch it"

@@ -14,7 +14,7 @@ import shlex
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from eed_search.core.beforehand import Beforehand, to_facts
 from eed_search.core.contenders import Look
+from eed_search.core.data_facts import DataFacts
 from eed_search.core.errors import EedSearchError, FailureReason, TrialFailure
 from eed_search.core.failpoints import fail_point
+from eed_search.core.home import check_home
 from eed_search.core.ledger import FILE_NAME, RESUME, Ledger, RunView
 from eed_search.core.looks import Rival
 from eed_search.core.points import stalled
@@ -57,6 +59,7 @@ from eed_search.search.workers import Pipeline, Poll, Work, Workers
 
 if TYPE_CHECKING:
     from eed_search.search.proposer import Proposer
+    from eed_search.search.ray_workers import RayWorkers
     from eed_search.tracking.mlflow_log import State
     from eed_search.trial import Setting
 
@@ -120,10 +123,10 @@ def run(
 
     Raises:
         RunError: If the name is taken or not allowed, or `home` cannot be written to.
-        SpecError: If a trial asks for more than the machine has.
+        SpecError: If a trial asks for more than the machine has, or nothing can lie below `home`.
         EedSearchError: What went wrong with the data or the dense base; the ledger's end says so too.
     """
-    home = home.expanduser().resolve()
+    home = check_home(home).expanduser().resolve()
     spec = with_absolute_data(spec)
     check_name(home, name)
     if spec.storage.url:
@@ -177,14 +180,18 @@ def drive(
 
 
 @contextmanager
-def ray_workers() -> Iterator[Workers]:
-    """Start Ray on this machine for as long as the block lasts."""
+def ray_workers(clock: Callable[[], float] = time.monotonic) -> Iterator[RayWorkers]:
+    """Start Ray on this machine for as long as the block lasts.
+
+    Args:
+        clock: Seconds by which it is told who hangs.
+    """
     from eed_search.search.ray_glue import local_ray
 
     with local_ray() as machine:
         from eed_search.search.ray_workers import RayWorkers
 
-        yield RayWorkers(machine)
+        yield RayWorkers(machine, clock=clock)
 
 
 def command_line() -> str:
@@ -279,6 +286,7 @@ class _Search:
         if before is not None and not work_left(self.view, self.spec):
             self._open_tracker()
             return None
+        self._read_data()
         self.journal.stage("dense base")
         opened = False
 
@@ -306,6 +314,18 @@ class _Search:
             return self._as_before(setting, before)
         self._keep(setting)
         return setting
+
+    def _read_data(self) -> None:
+        """Read the images first, and say what was read before anything is trained on them."""
+        view = self.view
+        if "data" in view.facts:
+            return
+        self.journal.stage("data")
+        facts: DataFacts = self._alone(
+            "read_data", {"spec": self.spec, "store_root": self.home / "store"}, "data", self._poll
+        )
+        head = {"name": view.name, "uid": view.uid, "spec": view.spec}
+        self.journal.data({**head, "facts": view.facts | {"data": facts.to_plain()}}, facts)
 
     def _keep(self, setting: Setting) -> None:
         measured = {

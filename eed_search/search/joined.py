@@ -19,6 +19,7 @@ from eed_search.search import ray_glue
 from eed_search.search.package import is_sent, pack
 from eed_search.search.placement import Cluster, Node, fitting, only_on
 from eed_search.search.ray_workers import RayWorkers
+from eed_search.search.reachable import check_ray
 from eed_search.search.workers import Pipeline, Poll
 
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
@@ -40,6 +41,7 @@ def joined_ray(address: str, latency_node: str | None = None) -> Iterator[Cluste
     ray_glue.quiet_environment(own_token=False)
     import ray
 
+    check_ray(address, "")
     with ray_glue.logs_not_on_terminal(), tempfile.TemporaryDirectory(prefix="eed-join-") as folder:
         options: dict[str, Any] = {}
         if not is_sent():

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from eed_search.core.contenders import Look
+from eed_search.core.data_facts import DataFacts
 from eed_search.core.ledger import RESUME, EventKind, Ledger, RunView, fold, num_ended
 from eed_search.core.params import ParamValue
 from eed_search.core.records import FreshCheck, Latency, Measurement, Reference, RungReading, TrialRecord, to_json
@@ -78,6 +79,11 @@ class Journal:
         """Keep a line that a reader of the result should know; once, however often it is said."""
         if text not in self.view.notes:
             self.append("note", {"text": text})
+
+    def data(self, run: dict[str, Any], facts: DataFacts) -> None:
+        """Keep what was read of the data, among the run's facts."""
+        self.append("run", run)
+        self.listener.on_data(facts)
 
     def base(self, base: Reference) -> None:
         """Keep the dense base."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from eed_search.core.data_facts import DataFacts
 from eed_search.core.ledger import RungReport, RunView
 from eed_search.core.records import Reference, TrialRecord
 
@@ -32,12 +33,15 @@ class Status:
 class Listener(Protocol):
     """Called from the driver's main thread only, in the order in which things happen.
 
-    `on_stage` opens each phase; `on_base` comes once, before every `on_control` and `on_result`;
+    `on_stage` opens each phase; `on_data` comes once the images are read, `on_base` once, before every `on_control` and `on_result`;
     `on_tick` comes about once a second for as long as the search runs. An exception ends the search.
     """
 
     def on_stage(self, text: str) -> None:
         """A phase of the search begins."""
+
+    def on_data(self, facts: DataFacts) -> None:
+        """The images are read."""
 
     def on_base(self, base: Reference) -> None:
         """The dense base is trained and measured."""
@@ -59,6 +63,9 @@ class Silent:
     """A listener that does nothing: for callers who only want the view at the end."""
 
     def on_stage(self, text: str) -> None:
+        """Do nothing."""
+
+    def on_data(self, facts: DataFacts) -> None:
         """Do nothing."""
 
     def on_base(self, base: Reference) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from eed_search.core.errors import FailureReason, StorageError, TrialFailure
 from eed_search.core.ledger import BUDGET, STOPPED
 from eed_search.core.looks import Rival
+from eed_search.core.memory import memory_kills
 from eed_search.core.params import ParamValue, TrialParams
 from eed_search.core.records import FreshCheck, Latency, Measurement, RungReading, TrialRecord, metric_problem
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from eed_search.trial import Setting
 
 REPORT_KEY, RUNG_KEY, TRACEBACK_KEY = "record", "rung", "traceback"
+
+_KILLS_BEFORE = memory_kills()
 
 
 def attempt(
@@ -115,8 +118,18 @@ def failure_of(error: BaseException) -> tuple[FailureReason, str]:
     if kinds & {"RayTaskError"}:
         return "error", message
     if kinds & {"RayError", "TuneError", "_TuneNoNextExecutorEventError", "WorkerCrashedError"}:
-        return "infrastructure", message
+        return "infrastructure", message + memory_note(memory_kills() - _KILLS_BEFORE)
     return "error", message
+
+
+def memory_note(num_kills: int) -> str:
+    """Name what ends processes without a word, where the system has counted it since this one started."""
+    if num_kills <= 0:
+        return ""
+    return (
+        "; meanwhile the system has killed a process for want of memory: take smaller images or batches, or fewer trials at"
+        " once (larger resources.cpu)"
+    )
 
 
 def problem_of(value: object) -> str:

@@ -23,8 +23,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eed_search.core.cores import usable_cores
 from eed_search.core.errors import RunError, SpecError
 from eed_search.core.looks import Rival
+from eed_search.core.loopback import past_proxies
 from eed_search.core.records import Reference, from_json
 from eed_search.core.spec import Resources
 from eed_search.search.lock import Driver, this_process
@@ -116,17 +118,19 @@ def _start(folder: Path) -> None:
 
     # Loopback where the system has a second address on it: Ray turns 127.0.0.1 into the outer one.
     address: dict[str, Any] = {"_node_ip_address": "127.0.0.2"} if sys.platform == "linux" else {}
+    cores = usable_cores()  # Ray would count those that this process is not let on, too
     for tried in range(1, START_TRIES + 1):
         try:
             ray.init(
                 address="local",
                 include_dashboard=False,
+                num_cpus=cores,
                 log_to_driver=False,
                 configure_logging=False,
                 resources={PROBE_RESOURCE: 1},
                 _temp_dir=str(folder),
                 # A worker that has imported torch is kept while trials run, for the finals. (Those of a GPU always end.)
-                _system_config={"num_workers_soft_limit": (os.cpu_count() or 1) + _KEPT},
+                _system_config={"num_workers_soft_limit": cores + _KEPT},
                 **address,
             )
             return
@@ -163,6 +167,7 @@ def quiet_environment(*, own_token: bool = True) -> None:
             wanted["RAY_AUTH_MODE"] = "token"
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
+    past_proxies()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from eed_search.core.errors import TrialFailure
+from eed_search.core.errors import EedSearchError, TrialFailure
 from eed_search.core.spec import Resources
 from eed_search.search import ray_glue
 from eed_search.search.monitor import Monitor, Post, control_label, trial_label
@@ -32,12 +32,18 @@ class RayWorkers:
     Args:
         machine: What the session has.
         placement: Where in it things run; on this machine by default.
+        clock: Seconds by which the watchdog tells who hangs.
     """
 
-    def __init__(self, machine: ray_glue.Machine, placement: Placement | None = None) -> None:
+    def __init__(
+        self,
+        machine: ray_glue.Machine,
+        placement: Placement | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         import ray
 
-        self._machine = machine
+        self._machine, self.clock = machine, clock
         self.placement: Placement = placement or OneMachine(machine.num_cpus, machine.num_gpus)
         self._monitor: Any = ray.remote(Monitor).options(**self.placement.monitor()).remote()
         self._posts_ref: Any = None
@@ -80,8 +86,14 @@ class RayWorkers:
             try:
                 return self._alone(pipeline, what, arguments, who, look)
             except Exception as error:
-                if tried >= self.placement.tries or failure_of(error)[0] != "infrastructure":
+                reason, text = failure_of(error)
+                if isinstance(error, EedSearchError) or reason not in ("infrastructure", "oom"):
                     raise
+                if tried >= self.placement.tries or reason == "oom":
+                    lost = "memory ran out" if reason == "oom" else "its process was lost"
+                    raise TrialFailure(
+                        reason, f"{who}: {lost} ({text}); `eed-search resume` goes on from what is finished"
+                    ) from error
             tried += 1
 
     def _alone(self, pipeline: Pipeline, what: str, arguments: Mapping[str, Any], who: str, poll: Poll) -> Any:
@@ -106,7 +118,7 @@ class RayWorkers:
         Raises:
             TrialFailure: If it has made no progress for too long.
         """
-        now, posts = time.monotonic(), self.posts()
+        now, posts = self.clock(), self.posts()
         if who in posts and not watchdog.watches(who):
             watchdog.begin(who, now)
         for alarm in watchdog.look({who: post.count for who, post in posts.items()}, now):
@@ -244,7 +256,7 @@ class _SideBySide:
     # ------------------------------------------------------------ what Tune's loop calls
 
     def _trial_started(self, number: int, trial: Any) -> None:
-        self._watchdog.begin(trial_label(number), time.monotonic())
+        self._watchdog.begin(trial_label(number), self._workers.clock())
         if self._trials.get(number) is not trial:  # a trial that was paused starts more than once
             self._trials[number] = trial
             self._hooks.on_attempt(number)
@@ -309,10 +321,10 @@ class _SideBySide:
     # ------------------------------------------------------------ the watchdog
 
     def _watch(self) -> None:
-        now = time.monotonic()
-        if now - self._last_look < _TICK_S:
+        if time.monotonic() - self._last_look < _TICK_S:
             return
-        self._last_look = now
+        self._last_look = time.monotonic()
+        now = self._workers.clock()
         self._work.proposer.make_room(self._workers.slots(self._work.spec.resources))
         posts = self._workers.posts()
         for size in self._controls.values():  # watched from their first line: before it they wait for a slot
@@ -359,8 +371,9 @@ class _SideBySide:
         with suppress(ray.exceptions.RayError):
             ray.get(self._monitor.post.remote(ray_glue.PROBE, ""))
         self._workers.forget_posts()  # the next ones are of after it
-        self._probe_back_by = time.monotonic() + _PROBE_STARTS_S
-        self._watchdog.excuse(time.monotonic())
+        now = self._workers.clock()
+        self._probe_back_by = now + _PROBE_STARTS_S
+        self._watchdog.excuse(now)
 
 
 def _ended(alarm: Alarm, last: Post | None) -> str:

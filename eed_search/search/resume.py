@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from eed_search.core import plugins
-from eed_search.core.errors import EedSearchError, RunError
+from eed_search.core.errors import EedSearchError, RunError, SpecError
 from eed_search.core.ledger import FILE_NAME, Ledger, RunView, read_run
 from eed_search.core.sent_plugins import bring
 from eed_search.core.spec import SharedStorage, Spec
@@ -101,7 +102,7 @@ def resume(
         there = workers or (stack.enter_context(ray_workers()) if left else LocalWorkers())
         stop = stack.enter_context(interrupts())
         there.slots(spec.resources)
-        changed = spec.to_plain() != view.spec
+        changed = spec.to_plain() != _begun_with(view)
         if changed or not (folder / SPACE_FILE).exists():
             write_atomic(folder / SPACE_FILE, to_text(spec).encode())
         if not view.name:  # killed before its first event
@@ -182,10 +183,18 @@ def changes(view: RunView, spec: Spec) -> list[str]:
         return []
     lines = [
         f"{SPACE_FILE}: {line}"
-        for line in origin.spec_drift(view.spec, spec.to_plain())
+        for line in origin.spec_drift(_begun_with(view), spec.to_plain())
         if line.partition(":")[0] not in FREE
     ]
     return lines + origin.drift(view.facts, view.origin, origin.origin(spec), spec)
+
+
+def _begun_with(view: RunView) -> dict[str, Any]:
+    """The search-space file that a run was begun with, with the defaults of keys that were not there yet."""
+    try:
+        return parse(view.spec, f"run {view.name}").to_plain()
+    except SpecError:  # of a version whose keys mean something else
+        return view.spec
 
 
 def _with_trials(spec: Spec, view: RunView, trials: int) -> Spec:
@@ -205,7 +214,7 @@ def _check_state(view: RunView, spec: Spec, force: bool, folder: Path) -> None:
     if view.state != "finished":
         return
     shown = view.tracker.get("complete", True)  # whether MLflow has everything
-    unchanged = spec.to_plain() == view.spec
+    unchanged = spec.to_plain() == _begun_with(view)
     if (why := ended_early(view, spec)) and (_wants_more(view, spec) or (unchanged and shown)):
         key = why.partition(" ")[0]
         raise RunError(
@@ -220,5 +229,5 @@ def _check_state(view: RunView, spec: Spec, force: bool, folder: Path) -> None:
 
 
 def _wants_more(view: RunView, spec: Spec) -> bool:
-    before, now = (plain.get("search", {}) for plain in (view.spec, spec.to_plain()))
+    before, now = (plain.get("search", {}) for plain in (_begun_with(view), spec.to_plain()))
     return any(before.get(key) != now.get(key) for key in _LENGTH)

@@ -12,6 +12,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from eed_search.core.data_facts import DataFacts
 from eed_search.core.errors import FailureReason
 from eed_search.core.looks import Rival
 from eed_search.core.params import TrialParams
@@ -32,6 +33,9 @@ OnStuck = Callable[[str, float], None]
 
 class Pipeline(Protocol):
     """What one trial does, as the search calls it; a module that the workers can import by name."""
+
+    def read_data(self, spec: Spec, store_root: Path, report: Report) -> DataFacts:
+        """Read the images and say what was read."""
 
     def prepare(self, spec: Spec, store_root: Path, report: Report) -> Setting:
         """Train or load the dense base and measure it, with the whole machine."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 from eed_search.compression.checkpoint import FileCheckpoint
 from eed_search.compression.member import Member, fresh, from_arrays
 from eed_search.core import plugins
+from eed_search.core.cores import usable_cores
 from eed_search.core.names import digest_of
 from eed_search.core.spec import Data, Spec
 from eed_search.core.store import Store, Stored
@@ -71,12 +71,7 @@ class Bench:
 
 def trial_threads(spec: Spec) -> int:
     """Count the threads of a trial: the cores that the file gives it, as far as there are so many."""
-    return min(num_cores(), max(1, int(spec.resources.cpu)))
-
-
-def num_cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(usable_cores(), max(1, int(spec.resources.cpu)))
 
 
 @lru_cache(maxsize=2)

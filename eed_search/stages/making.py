@@ -205,7 +205,7 @@ class Making(Bench):
                 eps=spec.threat.eps,
                 recovery=plan.recovery,
                 seed=seed,
-                augment=self._augment,
+                augment=self.spec.data.augment,
                 device=self.device,
                 report=lambda text: self.report(f"member {choice.title()}: {text}"),
                 checkpoint=unfinished,
@@ -258,7 +258,7 @@ class Making(Bench):
                 joint,
                 JointLoss(spec.threat.eps, joint, **weights, combine=combine),
                 seed=seed,
-                augment=self._augment,
+                augment=self.spec.data.augment,
                 masks=masks,
                 device=self.device,
                 report=lambda text: self.report(f"joint fine-tune: {text}"),
@@ -273,10 +273,6 @@ class Making(Bench):
         return self.store.get("team.1", settings, compute)
 
     # ------------------------------------------------------------ shared by these stages
-
-    @property
-    def _augment(self) -> bool:
-        return self.spec.data.augment == "crop_flip"
 
     @property
     def _methods(self) -> tuple[str, ...]:
@@ -314,7 +310,7 @@ class Making(Bench):
             recipe,
             loss,
             seed=seed,
-            augment=self._augment,
+            augment=self.spec.data.augment,
             device=self.device,
             report=lambda text: self.report(f"{name}: {text}"),
         )

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import torch
 
+from eed_search.core.cores import usable_cores
 from eed_search.core.sent_plugins import bring
 from eed_search.core.shared_stages import SharedStages
 from eed_search.core.spec import Spec
 from eed_search.core.storage import Storage
 from eed_search.core.store import Store
 from eed_search.stages.assembling import Assembling
-from eed_search.stages.bench import Report, num_cores, trial_threads
+from eed_search.stages.bench import Report, trial_threads
 from eed_search.stages.clocking import Clocking
 
 
@@ -30,7 +31,7 @@ def open_workshop(spec: Spec, store_root: Path | str, report: Report, *, whole_m
         whole_machine: Take every core: nothing else runs.
     """
     # said each time: a worker that prepared the search with every core runs trials afterwards
-    torch.set_num_threads(num_cores() if whole_machine else trial_threads(spec))
+    torch.set_num_threads(usable_cores() if whole_machine else trial_threads(spec))
     store = Store(
         Path(store_root),
         on_stage=lambda stage: report(stage.partition(".")[0]),

@@ -5,16 +5,18 @@ Whoever searches under the home then writes to this server, whose database may b
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock, Timeout
 
 from eed_search.core.errors import RunError, StoreError
+from eed_search.core.home import path_problem
 from eed_search.tracking import server
 from eed_search.tracking.mlflow_log import artifact_folder, database_uri, make_database
 from eed_search.tracking.server import ServerNote
@@ -179,11 +181,29 @@ def _start(home: Path, wanted: Wanted) -> tuple[subprocess.Popen[bytes], ServerN
 
 def _artifacts(home: Path, given: str | None) -> str:
     """Name where files go; a folder is made, and written absolutely, since the server runs elsewhere."""
-    if given is not None and urlsplit(given).scheme not in ("", "file"):
+    if given is not None and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", given) and not given.startswith("file:"):
         return given.rstrip("/")
-    folder = artifact_folder(home) if given is None else Path(urlsplit(given).path).expanduser().resolve()
+    folder = artifact_folder(home) if given is None else _folder(given).expanduser().resolve()
+    if problem := path_problem(folder):
+        raise StoreError(f"--artifacts {str(folder)!r}: {problem}; allowed: any other characters; name another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"--artifacts {folder}: cannot be made ({error.strerror}); name another folder") from error
     return str(folder)
+
+
+def _folder(given: str) -> Path:
+    """Read a path, or a `file:` address, in which other rules hold.
+
+    Raises:
+        StoreError: If the address names more than a path.
+    """
+    if not given.startswith("file:"):
+        return Path(given)
+    parts = urlsplit(given)
+    if parts.netloc or parts.query or parts.fragment or not parts.path.startswith("/"):
+        raise StoreError(
+            f"--artifacts {given}: is no address of a folder; write such as file:///srv/files, or its path"
+        )
+    return Path(unquote(parts.path))

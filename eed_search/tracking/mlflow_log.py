@@ -13,7 +13,6 @@ import math
 import os
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -25,7 +24,9 @@ from eed_search.core.attack_records import AttackResult
 from eed_search.core.contenders import Look
 from eed_search.core.errors import EedSearchError, RunError, SpecError, StoreError
 from eed_search.core.failpoints import fail_point
+from eed_search.core.home import check_home
 from eed_search.core.ledger import NO_RESULT, Event, RunView
+from eed_search.core.loopback import past_proxies, urlopen
 from eed_search.core.params import ParamValue
 from eed_search.core.points import frontier, measurement_of, run_hypervolume
 from eed_search.core.records import (
@@ -60,8 +61,12 @@ _END = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "cancel
 
 
 def database_uri(home: Path) -> str:
-    """Name the home's own MLflow database; absolute, because workers run in other folders."""
-    return f"sqlite:///{home.resolve() / 'mlflow.db'}"
+    """Name the home's own MLflow database; absolute, because workers run in other folders.
+
+    Raises:
+        SpecError: If the address would mean another file.
+    """
+    return f"sqlite:///{check_home(home).resolve() / 'mlflow.db'}"
 
 
 def artifact_folder(home: Path) -> Path:
@@ -91,7 +96,8 @@ def home_uri(home: Path) -> str:
 
 
 def quiet_mlflow() -> None:
-    """Turn MLflow's telemetry and its chatter off; call before MLflow is imported."""
+    """Turn MLflow's telemetry and its chatter off, and let it go to loopback itself; call before MLflow is imported."""
+    past_proxies()
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     # A server that died would otherwise hold the search for four minutes at each call.
@@ -625,7 +631,7 @@ def _reach(uri: str) -> None:
     if urlsplit(uri).scheme not in ("http", "https"):
         return
     try:
-        urllib.request.urlopen(uri, timeout=10).close()
+        urlopen(uri, timeout=10).close()
     except urllib.error.HTTPError as error:
         error.close()  # somebody answers; what is wrong, if anything, the next call says
 

@@ -33,7 +33,8 @@ def as_json(view: RunView) -> dict[str, Any]:
         view: The run, finished or not.
 
     Returns:
-        JSON-ready tables: `schema_version`, `run`, `state`, `num_trials` by state, `hypervolume`
+        JSON-ready tables: `schema_version`, `run`, `state`, `num_trials` by state, `data` (what was read: see
+        `core.data_facts`; null for runs of before), `hypervolume`
         (share of the unit square that all points dominate, reported or not; see `core.frontier.normalise`),
         `base`, `controls`, `frontier` (the reported one, fastest first), `may_belong` (points that are not
         sure enough), `choice` (by what the two were told apart), `verdict`, `stages` (computed and reused by stage), `member_trainings`,
@@ -55,6 +56,7 @@ def as_json(view: RunView) -> dict[str, Any]:
         "state": view.state,
         "seconds": round(view.seconds, 3),
         "num_trials": view.num_trials(),
+        "data": view.facts.get("data"),
         "hypervolume": run_hypervolume(view),
         "latency_objective": latency_kind(view),
         "base": None if view.base is None else _reference(view, view.base),

@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from types import FrameType
 from typing import IO, NoReturn
 
 from eed_search.core.errors import RunError
+from eed_search.core.loopback import urlopen
 
 HOST = "127.0.0.1"
 # Exact names with any port: a tunnel may end at another one. No page of another name gets in by the browser.
@@ -78,7 +78,7 @@ def read_note(home: Path) -> ServerNote | None:
 def is_healthy(url: str, patience_s: float = 5.0) -> bool:
     """Say whether a server answers there that it is well."""
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=patience_s) as answer:
+        with urlopen(f"{url}/health", timeout=patience_s) as answer:
             return int(answer.status) == 200
     except (urllib.error.URLError, OSError, ValueError):
         return False

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from eed_search.core.errors import Diverged
 from eed_search.core.pace import Clock, Pace
-from eed_search.core.spec import Recipe
+from eed_search.core.spec import Augment, Recipe
 from eed_search.data.splits import Split
 from eed_search.models import place
 
@@ -67,7 +67,7 @@ class Training:
         recipe: Epochs, batch size, optimiser, schedule, averaging, precision.
         batch_loss: Attacks a batch and gives its loss.
         seed: Of the order, the augmentation and the attacks' random starts.
-        augment: Random crops (4 pixels of padding) and horizontal flips.
+        augment: `crop` shifts images by up to 4 pixels, `crop_flip` mirrors half of them too.
         masks: For masked parameters, true where a weight is kept; applied again after every step,
             because momentum and weight decay would move zeros.
         device: Where to compute; the CPU by default.
@@ -88,7 +88,7 @@ class Training:
         batch_loss: BatchLoss,
         *,
         seed: int,
-        augment: bool = False,
+        augment: Augment = "none",
         masks: Masks | None = None,
         device: torch.device | None = None,
         report: Callable[[str], None] = lambda text: None,
@@ -240,7 +240,7 @@ def train(
     batch_loss: BatchLoss,
     *,
     seed: int,
-    augment: bool = False,
+    augment: Augment = "none",
     masks: Masks | None = None,
     device: torch.device | None = None,
     report: Callable[[str], None] = lambda text: None,
@@ -336,7 +336,7 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
 
 
 def _batches(
-    split: Split, batch_size: int, num_steps: int, *, seed: int, augment: bool, device: torch.device
+    split: Split, batch_size: int, num_steps: int, *, seed: int, augment: Augment, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield shuffled batches, epoch after epoch; the last of an epoch may be smaller, but never single."""
     generator = torch.Generator().manual_seed(seed)
@@ -349,8 +349,8 @@ def _batches(
             if len(index) == 1:  # batch norm cannot train on one sample
                 index = torch.cat([index, order[:1]])
             images = split.images[index]
-            if augment:
-                images = crop_flip(images, generator)
+            if augment != "none":
+                images = shifted(images, generator, mirror=augment == "crop_flip")
             yield (
                 images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last),
                 split.labels[index].to(device, non_blocking=True),
@@ -358,15 +358,15 @@ def _batches(
             done += 1
 
 
-def crop_flip(
-    images: Float[Tensor, "batch channels height width"], generator: torch.Generator
+def shifted(
+    images: Float[Tensor, "batch channels height width"], generator: torch.Generator, *, mirror: bool
 ) -> Float[Tensor, "batch channels height width"]:
-    """Shift each image by up to 4 pixels (zeros come in) and mirror half of them."""
+    """Shift each image by up to 4 pixels (zeros come in); with `mirror`, mirror half of them."""
     batch, _, height, width = images.shape
     padded = nn.functional.pad(images, (4, 4, 4, 4))
     top = torch.randint(0, 9, (batch,), generator=generator)
     left = torch.randint(0, 9, (batch,), generator=generator)
-    flip = torch.rand(batch, generator=generator) < 0.5
+    flip = torch.rand(batch, generator=generator) < 0.5 if mirror else torch.zeros(batch, dtype=torch.bool)
     rows = top[:, None] + torch.arange(height)
     columns = torch.arange(width).expand(batch, -1)
     columns = left[:, None] + torch.where(flip[:, None], width - 1 - columns, columns)

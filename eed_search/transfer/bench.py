@@ -288,7 +288,7 @@ class Bench:
             recipe,
             LabelRecovery(self.spec.train_eps, recipe.attack),
             seed=seed,
-            augment=self.spec.data.augment == "crop_flip",
+            augment=self.spec.data.augment,
             masks=masks,
             device=self.device,
             report=lambda text: self.report(f"{name}: {text}"),

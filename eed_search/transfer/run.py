@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from eed_search.core.cores import usable_cores
 from eed_search.core.errors import ModelError, RunError, TrialFailure
 from eed_search.core.failpoints import fail_point
 from eed_search.core.spec import Model
@@ -300,7 +301,7 @@ def device_of(wanted: str) -> torch.device:
 
 
 def _set_threads(wanted: int | None) -> None:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     given = os.environ.get("OMP_NUM_THREADS", "")
     most = int(given) if given.isdigit() and int(given) else cores
     torch.set_num_threads(min(wanted or cores, cores, most))

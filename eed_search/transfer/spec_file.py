@@ -88,7 +88,7 @@ def data_problems(data: Data) -> list[str]:
     if data.path is not None:
         found.append("data.path: digits come with scikit-learn; leave path out, or take another source")
     if data.augment != "none":
-        found.append("data.augment: crop_flip would turn digits into other digits; take none")
+        found.append(f"data.augment: {data.augment} would turn digits into other digits, or cut them off; take none")
     held = data.num_validation + data.num_fresh + (data.num_test or data.num_fresh)
     if held + (data.num_train or _LEAST_TRAINED) > _DIGITS:
         found.append(

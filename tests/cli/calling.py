@@ -10,6 +10,7 @@ from pathlib import Path
 from typer.testing import CliRunner, Result
 
 from eed_search.cli.app import app
+from tests.waiting import HANGS_S
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,5 +41,5 @@ def python(code: str, *arguments: object, cwd: Path = ROOT, **more: str) -> subp
     """Run Python code in a process of its own; its output is no terminal."""
     command = [sys.executable, "-c", code, *(str(argument) for argument in arguments)]
     return subprocess.run(
-        command, cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=240, check=False
+        command, cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=HANGS_S, check=False
     )

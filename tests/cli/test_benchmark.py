@@ -16,6 +16,7 @@ from typer.testing import Result
 from eed_search.core.failpoints import VARIABLE
 from eed_search.tracking.mlflow_log import PARENT_TAG, connect, database_uri
 from tests.cli.calling import ROOT, call, environment, python
+from tests.waiting import HANGS_S
 
 TINY = """
 name: tiny
@@ -156,7 +157,7 @@ def test_killed_and_called_again_it_gives_the_same_table(tmp_path: Path) -> None
         command = [sys.executable, "-m", "eed_search.cli", "benchmark", "tiny.yaml", "--home", home]
         paths = {"PYTHONPATH": str(tmp_path / "copy"), **more}
         return subprocess.run(
-            command, cwd=tmp_path, env=environment(**paths), capture_output=True, timeout=240
+            command, cwd=tmp_path, env=environment(**paths), capture_output=True, timeout=HANGS_S
         ).returncode
 
     assert start("undisturbed") == 0

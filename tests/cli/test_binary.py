@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -28,19 +28,22 @@ print("loaded:", *[name for name in {HEAVY!r} if name in sys.modules])
 
 def _eed(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "eed_search.cli", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=600, check=False)
 
 
+@pytest.mark.realtime
 def test_help_answers_at_once() -> None:
-    """Help loads almost nothing: 0.1 s on an idle machine; the limit here allows for a busy one."""
-    best = min(_timed_help() for _ in range(5))
-    assert best < 1.0
+    """It loads little more than what reads the command line; torch would make it ten times as slow."""
+    least = min(_computing_s("-c", "import typer, rich.console") for _ in range(3))
+    assert min(_computing_s("-m", "eed_search.cli", "--help") for _ in range(3)) < 4 * least
 
 
-def _timed_help() -> float:
-    start = time.perf_counter()
-    assert _eed("--help").returncode == 0
-    return time.perf_counter() - start
+def _computing_s(*arguments: str) -> float:
+    """Seconds that a Python computes for, whatever else the machine does."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment(), capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def test_help_loads_no_numpy_either() -> None:
@@ -78,7 +81,7 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     write_ledger(tmp_path / "one", make_view())
     line = f'"{sys.executable}" -m eed_search.cli report --json --home "{tmp_path}" | head -1'
     result = subprocess.run(
-        line, shell=True, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60, check=False
+        line, shell=True, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600, check=False
     )
     assert (result.stdout, result.stderr) == ("{\n", "")
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 from typer.testing import Result
 
+from eed_search.core.cores import usable_cores
 from eed_search.core.ledger import FILE_NAME, Ledger
 from eed_search.core.spec_file import load
 from tests.cli.calling import call, python
@@ -121,7 +121,7 @@ def test_json_holds_the_same_for_programs(file: Path, tmp_path: Path) -> None:
     assert 0 < total["low"] <= total["high"]
     assert total["high"] == pytest.approx(sum(part["high"] for part in parts))
     assert {stage["stage"] for stage in found["stages"]} >= {"base", "members", "attacks"}
-    assert found["slots"] == (os.cpu_count() or 1)
+    assert found["slots"] == usable_cores()
     assert 0 < found["disk_bytes"]["ledger"] < found["disk_bytes"]["run"]
 
 

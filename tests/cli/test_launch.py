@@ -15,7 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from eed_search.core.ledger import read_run
 from tests.cli.calling import ROOT, STUBBED, call, environment, python
+from tests.waiting import HANGS_S
+
+pytestmark = pytest.mark.timeout(900)  # whole searches, each in a process of its own
 
 FILE = """
 name: quick
@@ -142,7 +146,7 @@ def test_ctrl_c_in_a_terminal_keeps_what_is_finished(tmp_path: Path) -> None:
     os.close(terminal)
     text = ""
     interrupted = False
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + HANGS_S
     try:
         while time.monotonic() < deadline:
             ready, _, _ = select.select([main], [], [], 1.0)
@@ -157,7 +161,7 @@ def test_ctrl_c_in_a_terminal_keeps_what_is_finished(tmp_path: Path) -> None:
             if not interrupted and "2 of 4 trials" in text and "best points so far" in text:
                 process.send_signal(signal.SIGINT)
                 interrupted = True
-        code = process.wait(30)
+        code = process.wait(HANGS_S)
     finally:
         if process.poll() is None:
             process.kill()
@@ -167,3 +171,13 @@ def test_ctrl_c_in_a_terminal_keeps_what_is_finished(tmp_path: Path) -> None:
     assert "cut: stopped after" in text
     assert "Traceback" not in text
     assert call("report", "cut", "--home", tmp_path / "home").stdout.startswith("cut: stopped after")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins no process")
+def test_a_pinned_launch_takes_only_the_cores_that_it_is_pinned_to(tmp_path: Path) -> None:
+    """As under `taskset`: Ray is given as many, so as many trials run at once."""
+    (tmp_path / "quick.yaml").write_text(FILE, encoding="utf-8")
+    pinned = f"import os; os.sched_setaffinity(0, [{min(os.sched_getaffinity(0))}])\n{STUBBED}"
+    done = python(pinned, "launch", tmp_path / "quick.yaml", "--home", tmp_path / "h", "--trials", 1, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert read_run(tmp_path / "h" / "quick-1").facts["machine"]["num_cpus"] == 1

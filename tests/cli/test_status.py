@@ -8,8 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,9 @@ from eed_search.search.lock import driving
 from tests.cli.calling import ROOT, STUBBED, call, environment, python
 from tests.core.ledgers import write_ledger
 from tests.tracking.factories import make_view
+from tests.waiting import HANGS_S, until
+
+pytestmark = pytest.mark.timeout(900)  # whole searches, each in a process of its own
 
 FILE = """
 name: quick
@@ -31,17 +33,16 @@ resources: {cpu: 1}
 """
 
 
-def until(condition: Callable[[], Any], seconds: float = 120.0) -> None:
-    """Wait for another process."""
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert condition()
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver on a busy machine takes long to end: it is not killed for it."""
+    for limit in ("_STOP_S", "_CANCEL_S"):
+        monkeypatch.setattr(f"eed_search.cli.stop.{limit}", HANGS_S)
 
 
 @contextmanager
 def launched(home: Path, name: str, faults: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """A search that runs in another process; its trial 2 hangs."""
+    """A search that runs in another process, until the block ends; trials hang as `faults` says."""
     (home.parent / "quick.yaml").write_text(FILE, encoding="utf-8")
     command = [sys.executable, "-c", STUBBED, "launch", str(home.parent / "quick.yaml"), "--home", str(home)]
     process = subprocess.Popen(
@@ -70,7 +71,8 @@ def test_a_running_search_is_watched_stopped_and_resumed(tmp_path: Path) -> None
     home = tmp_path / "home"
     with launched(home, "one", {"2": "sleep", "3": "sleep"}) as process:
         until(lambda: ended(home / "one") == 2)
-        until(lambda: "trial 2" in json.loads(call("status", "--home", home, "--json").stdout)["stages"])
+        hung = {"trial 2", "trial 3"}
+        until(lambda: json.loads(call("status", "--home", home, "--json").stdout)["stages"].keys() >= hung)
         facts = json.loads(call("status", "--home", home, "--json").stdout)
         assert (facts["name"], facts["state"], facts["pid"]) == ("one", "running", process.pid)
         assert facts["trials"]["done"] == 2
@@ -78,7 +80,7 @@ def test_a_running_search_is_watched_stopped_and_resumed(tmp_path: Path) -> None
         assert facts["stages"]["trial 2"] == "members"
         text = call("status", "one", "--home", home).stdout
         assert text.startswith(f"one: running (process {process.pid}), ")
-        assert "\nnow     trial 2: members\n" in text
+        assert "\nnow     trial 2: members\nnow     trial 3: members\n" in text
         assert f"\nstop    eed-search stop one --home {home}\n" in text
         refused = call("resume", "one", "--home", home)
         assert refused.exit_code == 7
@@ -88,7 +90,7 @@ def test_a_running_search_is_watched_stopped_and_resumed(tmp_path: Path) -> None
         assert stopped.stdout.splitlines()[0] == f"Asked one (process {process.pid}) to stop; waiting for it …"
         assert re.search(r"^one: stopped after \d+ s; 2 trials are finished, 2 done$", stopped.stdout, re.MULTILINE)
         assert f"resume  eed-search resume one --home {home}" in stopped.stdout
-        assert process.wait(30) == 130
+        assert process.wait(HANGS_S) == 130
     assert call("status", "one", "--home", home).stdout.startswith("one: stopped (stop), ")
     done = python(STUBBED, "resume", "--home", home)
     assert (done.returncode, done.stderr) == (0, "")
@@ -105,13 +107,13 @@ def test_a_running_search_is_watched_stopped_and_resumed(tmp_path: Path) -> None
 def test_a_killed_search_is_interrupted_and_can_be_cancelled(tmp_path: Path) -> None:
     """Nobody is there to say its end: `status` sees that, `cancel` writes it down and closes MLflow's runs."""
     home = tmp_path / "home"
-    with launched(home, "two", {"1": "sleep", "2": "sleep"}) as process:
+    with launched(home, "two", {"1": "sleep", "2": "sleep", "3": "sleep"}) as process:
         until(lambda: ended(home / "two") == 1)
         process.send_signal(signal.SIGKILL)
         process.wait()
     text = call("status", "--home", home).stdout
     assert text.startswith("two: interrupted, ")
-    assert "1 of 4 (1 done, 2 under way)" in text or "1 of 4 (1 done, 1 under way)" in text
+    assert re.search(r"1 of 4 \(1 done, [123] under way\)", text)
     assert f"resume  eed-search resume two --home {home}" in text
     assert "two: interrupted after" in call("report", "--home", home).stdout
     refused = call("stop", "two", "--home", home)
@@ -138,7 +140,7 @@ def test_cancel_ends_a_running_search_at_once(tmp_path: Path) -> None:
         done = call("cancel", "three", "--home", home)
         assert done.exit_code == 0, done.stderr
         assert "three: cancelled after" in done.stdout
-        assert process.wait(30) == 130
+        assert process.wait(HANGS_S) == 130
     assert not (home / "three" / "report").exists()
     assert read_run(home / "three").state == "cancelled"
 
@@ -146,10 +148,10 @@ def test_cancel_ends_a_running_search_at_once(tmp_path: Path) -> None:
 def test_sigterm_ends_with_143(tmp_path: Path) -> None:
     """As a job system ends it: what is finished is kept."""
     home = tmp_path / "home"
-    with launched(home, "four", {"1": "sleep", "2": "sleep"}) as process:
+    with launched(home, "four", {"1": "sleep", "2": "sleep", "3": "sleep"}) as process:
         until(lambda: ended(home / "four") == 1)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 143
+        assert process.wait(HANGS_S) == 143
     view = read_run(home / "four")
     assert (view.state, view.reason, view.trials[0].outcome) == ("stopped", "SIGTERM", "done")
 

@@ -6,10 +6,22 @@ import os
 import time
 from typing import Any
 
+from eed_search.core.data_facts import DataFacts
 from tests.search import stub_pipeline
 from tests.search.stub_pipeline import Setting, confirm, control, recheck
 
-__all__ = ["Setting", "confirm", "control", "final_latencies", "make_probe", "prepare", "recheck", "run", "train_base"]
+__all__ = [
+    "Setting",
+    "confirm",
+    "control",
+    "final_latencies",
+    "make_probe",
+    "prepare",
+    "read_data",
+    "recheck",
+    "run",
+    "train_base",
+]
 
 
 def _here(what: str) -> None:
@@ -29,6 +41,10 @@ class Probe(stub_pipeline.Probe):
 
 def train_base(spec: Any, store_root: Any, report: Any) -> None:
     _here("train_base")
+
+
+def read_data(spec: Any, store_root: Any, report: Any) -> DataFacts:
+    return stub_pipeline.read_data(spec, store_root, report)
 
 
 def prepare(spec: Any, store_root: Any, report: Any) -> Setting:

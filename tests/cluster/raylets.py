@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.waiting import HANGS_S
+
 NUM_TRIALS = 8
 
 
@@ -46,7 +48,7 @@ def main() -> None:
         )
 
         def lose() -> None:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + HANGS_S
             while time.monotonic() < deadline:
                 time.sleep(0.2)
                 with_trial = [line for line in places.read_text().splitlines() if line.startswith("trial-")]

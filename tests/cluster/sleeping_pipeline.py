@@ -7,9 +7,18 @@ import time
 from typing import Any
 
 from tests.search import stub_pipeline
-from tests.search.stub_pipeline import Setting, confirm, control, final_latencies, make_probe, prepare, recheck
+from tests.search.stub_pipeline import (
+    Setting,
+    confirm,
+    control,
+    final_latencies,
+    make_probe,
+    prepare,
+    read_data,
+    recheck,
+)
 
-__all__ = ["Setting", "confirm", "control", "final_latencies", "make_probe", "prepare", "recheck", "run"]
+__all__ = ["Setting", "confirm", "control", "final_latencies", "make_probe", "prepare", "read_data", "recheck", "run"]
 
 
 def run(number: int, *given: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -141,3 +142,24 @@ def test_the_dashboards_port_is_the_files(home: Path) -> None:
     (home / "c.yaml").write_text(text)
     (home / "d.yaml").write_text(f"{text}head_start_ray_commands: [ray stop, ray start --head --dashboard-port=9000]\n")
     assert (dashboard_port(read(home / "c.yaml")), dashboard_port(read(home / "d.yaml"))) == (8265, 9000)
+
+
+@pytest.mark.parametrize(
+    "answer", [b"SSH-2.0-x\r\n", b"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x05\x00\x00\x40\x00", b""]
+)
+def test_a_port_that_speaks_something_else_is_one_clear_error(answer: bytes) -> None:
+    """SSH, gRPC, or who hangs up; the message says which option named it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(10000)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        place = Place("submit", "", f"http://127.0.0.1:{server.getsockname()[1]}", source="--address")
+        with pytest.raises(RunError, match=rf"^--address {place.address}: (answers, but not|no cluster answers)"):
+            connect(place).__enter__()
+        thread.join()

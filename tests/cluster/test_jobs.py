@@ -15,6 +15,7 @@ import pytest
 
 from tests.cli.calling import environment
 from tests.cluster.one_node import OneNode, one_node
+from tests.waiting import HANGS_S
 
 FILE = """
 name: quick
@@ -54,7 +55,7 @@ def call(node: OneNode, *words: str) -> subprocess.CompletedProcess[str]:
         cwd=node.folder,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=HANGS_S,
         check=False,
     )
 
@@ -123,7 +124,7 @@ def test_ctrl_c_leaves_the_search_alone(launched: subprocess.CompletedProcess[st
             if "dense base" in line:
                 break
         process.send_signal(signal.SIGINT)
-        rest, _ = process.communicate(timeout=60)
+        rest, _ = process.communicate(timeout=HANGS_S)
     finally:
         process.kill()
         process.wait()
@@ -163,6 +164,6 @@ def test_the_user_s_own_code_travels(node: OneNode) -> None:
 
 
 def _until_running(folder: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANGS_S
     while not (folder / "ledger.sqlite").exists() and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -190,7 +190,7 @@ def test_a_cloud_that_does_not_answer_is_not_waited_for(folder: Path, monkeypatc
     (folder / "ray_cluster.yaml").write_text(CLOUD)
     noted(folder)
     monkeypatch.setattr(where, "_PROVIDER_S", 0.3)
-    provider_says(folder, monkeypatch, "exec sleep 20")
+    provider_says(folder, monkeypatch, "exec sleep 3600")
     with pytest.raises(RunError, match=r"no answer within 0\.3 s"):
         at()
 

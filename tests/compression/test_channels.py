@@ -11,10 +11,10 @@ from eed_search.compression.channels import (
     channel_scores,
     choose_channels,
     dense_layers,
-    kept_channels,
     remove_channels,
 )
 from eed_search.compression.scores import SCORES
+from eed_search.core.blocks import kept_channels
 from eed_search.core.errors import ModelError
 from eed_search.models import count_macs
 
@@ -23,7 +23,15 @@ from .conftest import batch_of
 
 @pytest.mark.parametrize(
     ("channels", "fraction", "block", "kept"),
-    [(64, 0.5, 8, 32), (64, 0.4, 16, 32), (64, 0.01, 8, 8), (64, 1.0, 8, 64), (6, 0.5, 8, 6), (20, 0.9, 8, 16)],
+    [
+        (64, 0.5, 8, 32),
+        (64, 0.4, 16, 32),
+        (64, 0.01, 8, 8),
+        (64, 1.0, 8, 64),
+        (6, 0.5, 8, 6),
+        (20, 0.9, 8, 16),
+        (8, 0.5, 8, 8),
+    ],
 )
 def test_channels_are_kept_in_blocks(channels, fraction, block, kept):
     """The nearest multiple of the block, at least one block, at most all."""

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from eed_search.compression.channels import channel_groups, kept_channels, remove_channels
+from eed_search.compression.channels import channel_groups, remove_channels
 from eed_search.compression.contract import Target
 from eed_search.compression.learned import BudgetLoss, exact_counts, learned
 from eed_search.compression.masked_network import MaskedChannels, MaskedWeights, top_count
 from eed_search.compression.member import Member
 from eed_search.compression.scores import erm
+from eed_search.core.blocks import kept_channels
 from eed_search.core.spec import Learned, Members, Recipe, TrainingAttack
 from eed_search.models import count_macs
 from eed_search.training.recovery import LabelRecovery

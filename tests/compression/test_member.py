@@ -27,7 +27,7 @@ def recovered(member, base, recovery="labels", **changes):
     device = torch.device("cpu")
     return recover(
         member, base, split_of(), recipe,
-        recovery=recovery, eps=0.1, seed=0, augment=False, device=device, report=lambda text: None,
+        recovery=recovery, eps=0.1, seed=0, augment="none", device=device, report=lambda text: None,
     )  # fmt: skip
 
 

@@ -5,10 +5,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from eed_search.compression.channels import channel_groups, kept_channels, remove_channels
+from eed_search.compression.channels import channel_groups, remove_channels
 from eed_search.compression.contract import Target, Work
 from eed_search.compression.projections import irregular
 from eed_search.compression.radmm import radmm
+from eed_search.core.blocks import kept_channels
 from eed_search.core.spec import Members, Radmm, Recipe, TrainingAttack
 from eed_search.data.splits import Split
 from eed_search.models import count_macs
@@ -43,7 +44,7 @@ def work(shape=SHAPE, checkpoint=None):
     split = Split(batch.images, batch.labels)
     extra = {} if checkpoint is None else {"checkpoint": checkpoint}
     return Work(
-        image_shape=shape, split=split, scores=dict, eps=0.05, recovery="labels", seed=1, augment=False,
+        image_shape=shape, split=split, scores=dict, eps=0.05, recovery="labels", seed=1, augment="none",
         device=torch.device("cpu"), report=lambda text: None, **extra,
     )  # fmt: skip
 

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from eed_search.core.lease import Lease
 from eed_search.core.storage import Storage
+from tests.waiting import HANGS_S, until
+
+
+@dataclass
+class Clock:
+    """Seconds that a test sets."""
+
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 @pytest.fixture
@@ -46,22 +58,28 @@ def test_a_loser_leaves_no_trace(storage: Storage) -> None:
 
 def test_a_dead_holder_is_struck_off(storage: Storage) -> None:
     Lease(storage, "work").try_acquire()  # and never beats
-    second = Lease(storage, "work", expires_s=0.2)
+    clock = Clock()
+    second = Lease(storage, "work", expires_s=60, clock=clock)
 
-    assert not second.try_acquire()
-    time.sleep(0.3)
+    for clock.now in (0, 30, 60):
+        assert not second.try_acquire()
+    clock.now = 60.1
     assert second.try_acquire()
 
 
 def test_a_beating_holder_is_not(storage: Storage) -> None:
-    first = Lease(storage, "work", beat_s=0.05)
-    second = Lease(storage, "work", expires_s=0.4)
+    """Every beat that is seen gives it the whole time again: an hour in all, looked at each fifty seconds."""
+    clock = Clock()
+    first = Lease(storage, "work", beat_s=0.01)
+    second = Lease(storage, "work", expires_s=60, clock=clock)
     first.try_acquire()
+    place = f"work/{storage.names('work')[0]}"
     with first.beating():
-        end = time.monotonic() + 1
-        while time.monotonic() < end:
+        while clock.now < 3600:
+            seen = storage.read(place)
             assert not second.try_acquire()
-            time.sleep(0.02)
+            until(lambda seen=seen: storage.read(place) != seen)
+            clock.now += 50
 
 
 def test_a_holder_that_was_struck_off_finds_out(storage: Storage) -> None:
@@ -69,9 +87,7 @@ def test_a_holder_that_was_struck_off_finds_out(storage: Storage) -> None:
     first.try_acquire()
     with first.beating():
         storage.delete(f"work/{storage.names('work')[0]}")
-        time.sleep(0.3)
-
-        assert first.lost
+        until(lambda: first.lost)
 
 
 def test_the_block_gives_it_back(storage: Storage) -> None:
@@ -115,6 +131,6 @@ def test_of_many_at_once_one_at_a_time_works(storage: Storage) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(HANGS_S)
 
     assert (most, done) == (1, 6)

@@ -14,6 +14,8 @@ from eed_search.core.shared_stages import SharedStages
 from eed_search.core.storage import Storage
 from eed_search.core.store import Artifact, Store
 from eed_search.search.outcome import failure_of
+from tests.core.links import point
+from tests.waiting import HANGS_S
 
 SETTINGS = {"epochs": 3}
 
@@ -88,7 +90,7 @@ def test_two_machines_at_once_compute_it_once(tmp_path: Path, storage: Storage) 
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(HANGS_S)
 
     assert len(computed) == 1
     assert sorted(use.hit for store in stores for use in store.uses) == [False, True]
@@ -103,20 +105,21 @@ def test_a_store_for_reading_only_fetches_nothing(tmp_path: Path, storage: Stora
 
 
 def test_storage_that_comes_back_was_waited_for(tmp_path: Path, storage: Storage) -> None:
-    """It is away when the artifact is to be copied; a second later it is there again."""
-    shared = tmp_path / "shared"
+    """It is away when the artifact is to be copied, and there again after the first pause."""
+    shared, there, file = (tmp_path / name for name in ("shared", "there", "file"))
+    there.mkdir(), file.write_text("not a folder"), point(shared, there)
+    pauses: list[float] = []
 
     def away(seed: int) -> Artifact:
-        shared.rename(tmp_path / "away")
-        shared.write_text("not a folder")
-        threading.Timer(0.3, back).start()
+        point(shared, file)
         return make(seed)
 
-    def back() -> None:
-        shared.unlink()
-        (tmp_path / "away").rename(shared)
+    def back(pause_s: float) -> None:
+        pauses.append(pause_s)
+        point(shared, there)
 
-    machine(tmp_path, "one", storage).get("member.1", SETTINGS, away)
+    Store(tmp_path / "one", shared=SharedStages(storage, sleep=back)).get("member.1", SETTINGS, away)
+    assert pauses == [1.0]
     machine(tmp_path, "two", storage).get("member.1", SETTINGS, never)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -81,13 +82,14 @@ ONE_MISTAKE = {
     "search: {space: {omega: {low: 0, high: 1, step: 0}}}": "search.space.omega: step must be above 0, and without log",
     # keys that do not fit each other
     "data: {source: digits, path: x}": "data.path: digits come with scikit-learn; leave path out, or take source npz or cifar10",
-    "data: {augment: crop_flip}": "data.augment: crop_flip would turn digits into other digits; take none",
+    "data: {augment: crop_flip}": "data.augment: crop_flip would turn digits into other digits, or cut them off; take none",
     "data: {num_validation: 1700}": "data: 1900 images asked for; digits has 1,797 in all, and training needs at least 100",
     "data: {source: npz}": "data.path: is missing; source npz needs a folder (in the file or by --data)",
-    "model: {name: resnet18}": "model.name: resnet18 shrinks images eightfold, digits are 8×8; take small_cnn",
-    "model: {name: vgg16_bn}": "model.name: vgg16_bn shrinks images 32-fold, digits are 8×8; take small_cnn",
-    "search: {space: {size: 0.05}}": "search.space.size: 0.05 of 64 channels is less than half a block of 8; take a larger size, a smaller members.block or a wider model",
-    "controls: {sizes: [0.05]}": "controls.sizes[0]: 0.05 of 64 channels is less than half a block of 8; take a larger size, a smaller members.block or a wider model",
+    "model: {name: resnet18}": "model.name: resnet18 shrinks images eightfold and learns from 16×16 and larger, these are 8×8; take small_cnn, or larger images",
+    "model: {name: vgg16_bn}": "model.name: vgg16_bn shrinks images 32-fold and learns from 32×32 and larger, these are 8×8; take small_cnn, or larger images",
+    "search: {space: {size: 0.05}}": "search.space.size: 0.05 of 64 channels is 3.2, which rounds to no block of 8; take a larger size, a smaller members.block or a wider model",
+    "controls: {sizes: [0.05]}": "controls.sizes[0]: 0.05 of 64 channels is 3.2, which rounds to no block of 8; take a larger size, a smaller members.block or a wider model",
+    "model: {width: 8}\ncontrols: {sizes: [1]}\nsearch: {space: {size: 0.5}}": "search.space.size: 0.5 of 8 channels is 4, which rounds to no block of 8; take a larger size, a smaller members.block or a wider model",
     # proposals tried first
     "search: {first: 3}": "search.first: 3 is not a list of proposals",
     "search: {first: [3]}": "search.first[0]: 3 is not a table of parameters such as num_members: 2",
@@ -103,6 +105,17 @@ ONE_MISTAKE = {
 def test_a_mistake_is_named_with_place_given_and_allowed(tmp_path: Path, text: str) -> None:
     """One wrong line gives exactly one message, with its exact text."""
     assert _problems(tmp_path, MINIMAL + text) == [f"case.yaml: {ONE_MISTAKE[text]}"]
+
+
+@pytest.mark.parametrize("width", [4, 8, 12, 20, 64])
+@pytest.mark.parametrize("size", [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 1.0])
+def test_a_size_that_rounds_to_no_block_is_refused(tmp_path: Path, width: int, size: float) -> None:
+    """Half a block included, where pruning would keep a whole one; all channels are all channels, however few."""
+    text = (
+        f"{MINIMAL}model: {{width: {width}}}\ncontrols: {{sizes: [1]}}\nsearch: {{trials: 0, space: {{size: {size}}}}}"
+    )
+    refused = any("rounds to no block of 8" in problem for problem in _problems(tmp_path, text))
+    assert refused == (size < 1 and Fraction(str(size)) * width <= 4)
 
 
 def test_a_file_without_name_and_eps_says_both(tmp_path: Path) -> None:

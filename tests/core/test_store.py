@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import threading
 import time
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from eed_search.core.errors import StoreError
 from eed_search.core.seeds import canonical_json, digest, seed_of
 from eed_search.core.store import Artifact, Store, write_atomic
+from tests.waiting import HANGS_S
 
 SETTINGS = {"epochs": 3, "lr": 0.1, "upstream": ["a", "b"]}
 
@@ -84,6 +86,7 @@ def test_the_seed_is_the_keys(tmp_path: Path) -> None:
     assert stored.key == digest({"stage": "member.1", "settings": SETTINGS})
 
 
+@pytest.mark.realtime
 def test_uses_count_what_was_made_and_what_was_found(tmp_path: Path) -> None:
     """Every request is written down with its seconds; finding costs no computation."""
     stages: list[str] = []
@@ -205,13 +208,13 @@ def test_a_failed_computation_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "member.1").iterdir() if path.is_dir()] == [store.uses[0].key]
 
 
-def _ask(root: Path, marks: Path, start: float) -> None:
+def _ask(root: Path, marks: Path, together: Barrier) -> None:
     def compute(seed: int) -> Artifact:
         (marks / f"{os.getpid()}-{time.monotonic_ns()}").touch()
         time.sleep(0.2)
         return _make(seed)
 
-    time.sleep(max(0.0, start - time.time()))
+    together.wait(HANGS_S)
     stored = Store(root).get("member.1", SETTINGS, compute)
     (marks.parent / f"answer-{os.getpid()}").write_bytes(stored.artifact.tensors["weight"].tobytes())
 
@@ -221,12 +224,12 @@ def test_processes_that_ask_at_once_compute_once(tmp_path: Path) -> None:
     marks = tmp_path / "marks"
     marks.mkdir()
     context = multiprocessing.get_context("spawn")
-    start = time.time() + 1.5
-    workers = [context.Process(target=_ask, args=(tmp_path / "store", marks, start)) for _ in range(3)]
+    together = context.Barrier(3)
+    workers = [context.Process(target=_ask, args=(tmp_path / "store", marks, together)) for _ in range(3)]
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(HANGS_S)
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     assert len(list(marks.iterdir())) == 1
     assert len({file.read_bytes() for file in tmp_path.glob("answer-*")}) == 1
@@ -239,7 +242,7 @@ def test_who_waits_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     def slowly(seed: int) -> Artifact:
         begun.set()
-        assert go_on.wait(30)
+        assert go_on.wait(HANGS_S)
         return _make(seed)
 
     def on_wait(stage: str) -> None:
@@ -248,7 +251,7 @@ def test_who_waits_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     first = threading.Thread(target=lambda: Store(tmp_path).get("member.1", SETTINGS, slowly))
     first.start()
-    assert begun.wait(30)
+    assert begun.wait(HANGS_S)
     second = Store(tmp_path, on_wait=on_wait)
     second.get("member.1", SETTINGS, _never)
     first.join()

@@ -8,7 +8,8 @@ import torch
 
 from eed_search.core.errors import DataError
 from eed_search.core.spec import Data
-from eed_search.data.splits import load_splits, split_indices
+from eed_search.data.dealing import split_indices
+from eed_search.data.splits import load_splits
 
 
 def test_no_image_is_in_two_splits() -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -150,7 +148,7 @@ def test_a_defence_broken_on_purpose_is_caught(name: str, tmp_path: Path) -> Non
 # ---------------------------------------------------------------- kill and go on
 
 _RUN = """
-import sys
+import os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
@@ -160,39 +158,41 @@ from eed_search.evaluation.assess import assess
 from tests.evaluation import defences
 from tests.evaluation.test_assess import small_budgets, target, without_seconds
 small_budgets()
-result = assess(target(defences.honest()), 1, seed=0, home=Path(sys.argv[1]), report=lambda text: print(text, flush=True))
+steps_left = int(sys.argv[3])
+
+def report(text):
+    global steps_left
+    print(text, flush=True)
+    steps_left -= 1
+    if steps_left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+result = assess(target(defences.honest()), 1, seed=0, home=Path(sys.argv[1]), report=report)
 Path(sys.argv[2]).write_text(without_seconds(result))
 """
 
 
-def _start(home: Path, out: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", _RUN, str(home), str(out)]
-    return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
+def _evaluate(home: Path, out: Path, steps: int = 0) -> tuple[int, list[str]]:
+    """Evaluate in another process, which kills itself in a step, if any; give its exit code and what it said."""
+    command = [sys.executable, "-c", _RUN, str(home), str(out), str(steps)]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True, check=False)
+    return done.returncode, done.stdout.splitlines()
 
 
+@pytest.mark.timeout(900)
 def test_a_killed_evaluation_goes_on_and_gives_the_identical_result(tmp_path: Path) -> None:
     """SIGKILL in the middle, twice; the third start reads what is finished and ends as an undisturbed one does."""
-    whole = _start(tmp_path / "whole", tmp_path / "whole.json")
-    whole.communicate(timeout=240)
-    assert whole.returncode == 0
+    assert _evaluate(tmp_path / "whole", tmp_path / "whole.json")[0] == 0
     counts = []
     for _ in range(2):
-        killed = _start(tmp_path / "killed", tmp_path / "killed.json")
-        assert killed.stdout is not None
-        for _ in range(9):
-            killed.stdout.readline()
-        time.sleep(0.02)
-        os.kill(killed.pid, signal.SIGKILL)
-        killed.communicate()
-        assert killed.returncode == -signal.SIGKILL
+        assert _evaluate(tmp_path / "killed", tmp_path / "killed.json", steps=9)[0] == -signal.SIGKILL
         counts.append(len(list((tmp_path / "killed").rglob("*.npz"))))
     assert 0 < counts[0] < counts[1]
     assert not (tmp_path / "killed.json").exists()
-    last = _start(tmp_path / "killed", tmp_path / "killed.json")
-    output, _ = last.communicate(timeout=240)
-    assert last.returncode == 0
+    code, said = _evaluate(tmp_path / "killed", tmp_path / "killed.json")
+    assert code == 0
     steps = len(list((tmp_path / "whole").rglob("*.npz")))
-    assert len(output.splitlines()) < steps - counts[1] + 10  # what was finished did not run again
+    assert len(said) < steps - counts[1] + 10  # what was finished did not run again
     assert (tmp_path / "killed.json").read_text() == (tmp_path / "whole.json").read_text()
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from eed_search.core.data_facts import DataFacts, Preprocessing
 from eed_search.core.errors import TrialFailure
 from eed_search.core.records import (
     Accuracy,
@@ -84,13 +85,24 @@ def latency(milliseconds: float, method: str = "additive") -> Latency:
     )
 
 
+def read_data(spec, store_root, report):
+    """Say that there are digits."""
+    return DataFacts(
+        "digits",
+        tuple("0123456789"),
+        Preprocessing("grey", 8, 8),
+        {"train": 1097, "validation": 100},
+        {"train": "a stub"},
+    )
+
+
 def prepare(spec, store_root, report):
     """Take no time, or fail, or hang."""
     report("training")
     _leave_pid("prepare")
     if fault := os.environ.get("EED_STUB_PREPARE"):
         if fault == "sleep":
-            time.sleep(600)
+            time.sleep(3600)
         raise TrialFailure("diverged", f"the base went wrong: {fault}")
     return Setting(Reference("dense base", measurement(0.84, 1.0, "base.1/b"), 0.1))
 
@@ -112,7 +124,7 @@ def run(number, params, setting, probe, report, rung=None, rivals=()):
     if fault == "wrong":
         return {"robust_accuracy": 1.0}
     if fault == "sleep":
-        time.sleep(600)
+        time.sleep(3600)
     time.sleep(float(os.environ.get("EED_STUB_SECONDS", "0")))
     ratio = probe.measure(b"x" * round(1000 * sum(m.size for m in params.members) / 2))
     robust = _robust(params.members)
@@ -187,6 +199,6 @@ def _leave_pid(what):
     wanted, _, file = os.environ.get("EED_STUB_HANGS", "").partition(":")
     if what == wanted and not Path(file).exists():
         Path(file).touch()
-        time.sleep(600)
+        time.sleep(3600)
     if folder := os.environ.get("EED_STUB_PIDS"):
         (Path(folder) / f"{what}-{os.getpid()}-{time.monotonic_ns()}").touch()

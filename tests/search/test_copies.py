@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,9 @@ from eed_search.search.claim import claim
 from eed_search.search.copies import Copier, Copies, copied
 from eed_search.search.driver import run
 from eed_search.search.resume import resume
+from tests.core.links import point
 from tests.search import stub_pipeline
+from tests.waiting import until
 
 NUM_TRIALS = 3
 
@@ -87,8 +88,8 @@ def test_what_it_adds_is_copied_too(storage: Storage, tmp_path: Path) -> None:
     folder = Copies(storage, "s").fetch(tmp_path / "home")
     spec = spec_with(storage)
     with copied(spec, folder, every_s=0.05), Ledger(folder / FILE_NAME, write=True) as ledger:
-        ledger.append("note", {"text": "news"})
-        time.sleep(0.5)
+        news = ledger.append("note", {"text": "news"})
+        until(lambda: Copies(storage, "s").last_event() == news)
 
     assert "news" in read_run(Copies(storage, "s").fetch(tmp_path / "other")).notes
 
@@ -134,9 +135,8 @@ def test_a_driver_that_was_taken_for_dead_ends_and_copies_nothing(storage: Stora
     latest = storage.read("runs/s/latest.json")
     with Copies(storage, "s").driving(beat_s=0.05) as lease:
         storage.delete(f"runs/s/driver/{storage.names('runs/s/driver')[0]}")
-        time.sleep(0.3)
         copier = Copier(Copies(storage, "s"), folder, lease)
-        assert copier.lost
+        until(lambda: copier.lost)
         assert "another machine's" in copier.save(folder / "report")
     assert storage.read("runs/s/latest.json") == latest
 
@@ -162,16 +162,18 @@ def test_storage_that_cannot_be_written_is_said_before_anything_starts(tmp_path:
 
 def test_storage_that_goes_away_is_noted_and_the_search_goes_on(storage: Storage, tmp_path: Path) -> None:
     folder = Copies(storage, "s").fetch(tmp_path / "home")
+    searches, there, file = (tmp_path / name for name in ("searches", "there", "file"))
+    searches.rename(there), file.write_text("not a folder"), point(searches, there)
     with copied(spec_with(storage), folder, every_s=0.05) as copier:
         assert copier
-        shutil.move(tmp_path / "searches", tmp_path / "away")
-        (tmp_path / "searches").write_text("not a folder")
-        time.sleep(0.5)
-        note = copier.take_note()
-        (tmp_path / "searches").unlink()
-        shutil.move(tmp_path / "away", tmp_path / "searches")
+        point(searches, file)
+        with Ledger(folder / FILE_NAME, write=True) as ledger:
+            ledger.append("note", {"text": "news"})
+        notes: list[str] = []
+        until(lambda: notes.append(copier.take_note()) or notes[-1])
+        point(searches, there)
 
-    assert "The search goes on" in note
+    assert "The search goes on" in notes[-1]
     assert copier.take_note() == ""
 
 

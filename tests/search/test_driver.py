@@ -10,34 +10,37 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import optuna
 import pytest
 import ray
 from optuna.trial import TrialState
 
+from eed_search.core.data_facts import DataFacts
 from eed_search.core.errors import RunError, SpecError, TrialFailure
-from eed_search.core.ledger import Event, Ledger, RungReport, RunView, read_run
+from eed_search.core.ledger import FILE_NAME, Event, Ledger, RungReport, RunView, read_run
 from eed_search.core.records import Interval, Reference, TrialRecord
 from eed_search.core.reported import standing
 from eed_search.core.spec import Controls, Resources, Search, Spec, Threat
 from eed_search.search import LocalWorkers, Silent, Status, run
 from eed_search.search.claim import claim
-from eed_search.search.driver import MOST_LOSSES
+from eed_search.search.driver import MOST_LOSSES, ray_workers
+from eed_search.search.monitor import Post
 from eed_search.search.racing import RUNGS
-from eed_search.search.ray_glue import Machine
+from eed_search.search.ray_glue import PROBE, Machine
 from eed_search.search.study import STUDY_FILE, SWEPT, close_study, own_trials
 from tests.search import stub_pipeline
+from tests.waiting import until
 
 # Ray, MLflow and what they bring leave sockets and files to the garbage collector.
 pytestmark = [
+    pytest.mark.timeout(900),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
@@ -60,6 +63,7 @@ class Watcher(Silent):
 
     def __init__(self) -> None:
         self.stages: list[str] = []
+        self.data: list[DataFacts] = []
         self.base: list[Reference] = []
         self.controls: list[Reference] = []
         self.rungs: list[tuple[int, int, str]] = []
@@ -68,6 +72,9 @@ class Watcher(Silent):
 
     def on_stage(self, text: str) -> None:
         self.stages.append(text)
+
+    def on_data(self, facts: DataFacts) -> None:
+        self.data.append(facts)
 
     def on_base(self, base: Reference) -> None:
         self.base.append(base)
@@ -327,7 +334,8 @@ def test_base_controls_and_frontier_are_checked_on_fresh_images(done: Done) -> N
 
 def test_the_listener_hears_everything(done: Done) -> None:
     """The listener hears everything."""
-    assert done.watcher.stages == ["dense base", "controls and trials", "finals", "report"]
+    assert done.watcher.stages == ["data", "dense base", "controls and trials", "finals", "report"]
+    assert [facts.to_plain() for facts in done.watcher.data] == [DataFacts.of(done.view.facts["data"]).to_plain()]
     assert {record.number for record in done.watcher.results} == set(range(NUM_TRIALS))
     assert done.watcher.ticks[-1].num_trials == NUM_TRIALS
     assert any(status.eta_s is not None for status in done.watcher.ticks)
@@ -349,10 +357,7 @@ def test_all_files_lie_under_home(done: Done) -> None:
 def test_nothing_of_ray_is_left(done: Done) -> None:
     """Nothing of Ray is left."""
     assert not ray.is_initialized()
-    deadline = time.monotonic() + 20
-    while (left := children()) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert left == []
+    until(lambda: not children())
 
 
 def test_mlflow_holds_every_trial(done: Done) -> None:
@@ -442,13 +447,51 @@ def test_an_interrupt_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest
     assert signal.getsignal(signal.SIGINT) == handler
 
 
+class Posts(Protocol):
+    """What the workers have said."""
+
+    def __call__(self) -> dict[str, Post]:
+        """Give the last line of each."""
+
+
+Hangs = Callable[[Posts, RunView], object]
+"""Says from the workers' lines and the ledger whether what is to hang does so, and nobody has ended it."""
+
+
+def run_until_hung(spec: Spec, home: Path, hangs: Hangs) -> RunView:
+    """Search by a clock that stands still, so that nobody is late, but while something hangs.
+
+    Then it moves on by a quarter of the limit at each look: as many looks end what hangs on any machine.
+    """
+    now_s = 1000.0
+
+    def clock() -> float:
+        nonlocal now_s
+        if (home / "s" / FILE_NAME).exists() and hangs(there.posts, read_run(home / "s")):
+            assert spec.search.trial_timeout_s
+            now_s += spec.search.trial_timeout_s / 4
+        return now_s
+
+    with ray_workers(clock) as there:
+        return run(spec, home=home, name="s", pipeline=stub_pipeline, listener=Silent(), workers=there)
+
+
+def failed(view: RunView) -> bool:
+    return any(trial.outcome == "failed" for trial in view.trials.values())
+
+
 def test_a_trial_that_hangs_is_ended_and_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After half the limit it is said, after the whole limit its process is ended; the search goes on."""
     monkeypatch.setenv("EED_STUB_FAULTS", json.dumps({0: "sleep"}))
-    spec = Spec(
-        name="s", threat=Threat(eps=0.15), search=Search(trials=3, trial_timeout_s=6), controls=Controls(sizes=())
+    search = Search(trials=3, racing=False, trial_timeout_s=6)
+    stacks = tmp_path / "s" / "errors" / "trial-0-stacks.txt"
+
+    def hangs(posts: Posts, view: RunView) -> object:
+        return view.unfinished() == [0] and stacks.exists() and "in run" in stacks.read_text()
+
+    view = run_until_hung(
+        Spec(name="s", threat=Threat(eps=0.15), search=search, controls=Controls(sizes=())), tmp_path, hangs
     )
-    view = run(spec, home=tmp_path, name="hung", pipeline=stub_pipeline, listener=Silent())
     assert {n: (t.outcome, t.reason) for n, t in view.trials.items()} == {
         0: ("failed", "timeout"),
         1: ("done", ""),
@@ -457,13 +500,13 @@ def test_a_trial_that_hangs_is_ended_and_not_tried_again(tmp_path: Path, monkeyp
     assert "after: members; ended. If it was only slow, raise search.trial_timeout_s" in view.trials[0].message
     assert view.attempts[0] == 1
     assert any(note.startswith("trial 0: no progress for ") for note in view.notes)
-    assert "in run" in (tmp_path / "hung" / "errors" / "trial-0-stacks.txt").read_text()
+    assert "in run" in stacks.read_text()
 
 
-def short_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: str, limit_s: float = 10.0) -> Spec:
+def short_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: str) -> Spec:
     """A search of three trials in which the first call of a function hangs."""
     monkeypatch.setenv("EED_STUB_HANGS", f"{hangs}:{tmp_path / 'hung'}")
-    search = Search(trials=3, racing=False, sampler="random", trial_timeout_s=limit_s)
+    search = Search(trials=3, racing=False, sampler="random", trial_timeout_s=10)
     return Spec(name="s", threat=Threat(eps=0.15), search=search, controls=Controls(sizes=()))
 
 
@@ -472,7 +515,11 @@ def test_a_measurement_that_hangs_keeps_no_other_trial_from_its_latency(
 ) -> None:
     """The one probe measures for all: it is ended with the trial that it hung for, and starts again."""
     spec = short_of(tmp_path, monkeypatch, "probe")
-    view = run(spec, home=tmp_path, name="s", pipeline=stub_pipeline, listener=Silent())
+
+    def hangs(posts: Posts, view: RunView) -> object:
+        return PROBE in posts() and (tmp_path / "hung").exists() and not failed(view)
+
+    view = run_until_hung(spec, tmp_path, hangs)
     assert Counter(trial.outcome for trial in view.trials.values()) == {"done": 2, "failed": 1}
     assert [trial.reason for trial in view.trials.values() if trial.outcome == "failed"] == ["timeout"]
 
@@ -485,8 +532,12 @@ def test_a_final_that_hangs_becomes_a_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: str, note: str
 ) -> None:
     """And the search goes on, as after one that failed."""
-    spec = short_of(tmp_path, monkeypatch, hangs, limit_s=5.0)
-    view = run(spec, home=tmp_path, name="s", pipeline=stub_pipeline, listener=Silent())
+    spec = short_of(tmp_path, monkeypatch, hangs)
+
+    def hang(posts: Posts, view: RunView) -> object:
+        return (tmp_path / "hung").exists() and not any(f"no {note}" in one for one in view.notes)
+
+    view = run_until_hung(spec, tmp_path, hang)
     assert view.state == "finished"
     assert view.fresh
     assert view.latencies
@@ -519,8 +570,12 @@ def test_a_base_that_hangs_is_one_clear_error(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("EED_STUB_PREPARE", "sleep")
     spec = spec_of(controls=Controls(sizes=()))
     spec = spec.model_copy(update={"search": spec.search.model_copy(update={"trial_timeout_s": 3.0})})
+
+    def hangs(posts: Posts, view: RunView) -> object:
+        return (base := posts().get("dense base")) and base.text == "training"
+
     with pytest.raises(TrialFailure, match=r"^dense base: no progress for \d+ s after: training; ended\. .* raise"):
-        run(spec, home=tmp_path, name="s", pipeline=stub_pipeline, listener=Silent())
+        run_until_hung(spec, tmp_path, hangs)
     assert read_run(tmp_path / "s").state == "failed"
 
 

@@ -23,6 +23,7 @@ from eed_search.search.lock import (
     this_process,
     wait_until_gone,
 )
+from tests.waiting import HANGS_S
 
 HOLDS = """
 import sys, time
@@ -30,7 +31,7 @@ from pathlib import Path
 from eed_search.search.lock import driving
 with driving(Path(sys.argv[1])):
     print("holds", flush=True)
-    time.sleep(120)
+    time.sleep(3600)
 """
 
 
@@ -63,7 +64,7 @@ def test_a_killed_driver_holds_nothing(tmp_path: Path, holder: subprocess.Popen[
     assert run_state(tmp_path, RunView()) == "running"
     holder.send_signal(signal.SIGKILL)
     holder.wait()
-    assert wait_until_gone(driver, 10)
+    assert wait_until_gone(driver, HANGS_S)
     assert driver_of(tmp_path) is None
     assert noted(tmp_path) == driver
     assert run_state(tmp_path, RunView()) == "interrupted"
@@ -82,12 +83,12 @@ def test_a_process_id_that_is_used_again_is_another_process() -> None:
 
 def test_a_process_that_is_dead_and_not_waited_for_is_gone() -> None:
     """A zombie drives nothing."""
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
     born = int(Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[19])
     driver = Driver(process.pid, born)
     assert driver.alive()
     os.kill(process.pid, signal.SIGKILL)
-    assert wait_until_gone(driver, 10)
+    assert wait_until_gone(driver, HANGS_S)
     process.wait()
 
 

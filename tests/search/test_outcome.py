@@ -19,7 +19,7 @@ from eed_search.core.records import (
     TrialRecord,
     to_json,
 )
-from eed_search.search.outcome import REPORT_KEY, attempt, failure_of, judge, number_problems, problem_of
+from eed_search.search.outcome import REPORT_KEY, attempt, failure_of, judge, memory_note, number_problems, problem_of
 from tests.search.stub_pipeline import latency, measurement
 from tests.tracking.factories import make_trial
 
@@ -144,3 +144,9 @@ def test_the_package_loads_neither_ray_nor_optuna_nor_torch() -> None:
     code = f"import sys, eed_search.search, eed_search.search.driver; print({heavy} & sys.modules.keys())"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed == "set()\n"
+
+
+def test_a_process_killed_for_memory_is_named() -> None:
+    """Only where the system has counted one meanwhile."""
+    assert memory_note(0) == ""
+    assert "want of memory: take smaller images or batches" in memory_note(1)

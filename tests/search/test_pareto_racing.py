@@ -180,6 +180,7 @@ def trainable(config: dict[str, Any]) -> None:
             )
 
 
+@pytest.mark.timeout(900)
 def test_ray_pauses_resumes_and_stops_as_the_race_says(tmp_path: Path) -> None:
     grid = GRID[:12]
     with local_ray():
@@ -216,6 +217,7 @@ def space(trial: Any) -> dict[str, Any]:
     return {"best": trial.suggest_float("best", 0.1, 0.9), "cost": 1.0}
 
 
+@pytest.mark.timeout(900)
 def test_a_restored_search_goes_on_with_its_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of twelve trials a third goes on, though the search was cut off in their midst; and Optuna knows how all ended."""
     monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")

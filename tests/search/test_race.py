@@ -1,6 +1,7 @@
 """The racing decisions, rule by rule, and that they depend on nothing but the events."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -230,6 +231,13 @@ def test_what_ended_a_trial_is_said_again(level: int, value: float, verdict: str
     assert race.report(0, level, _at(1.0, value)) == verdict
 
 
+def _computing_s(what: Callable[[], object]) -> float:
+    """Seconds that this process computes for it, whatever else the machine does."""
+    start = time.process_time()
+    what()
+    return time.process_time() - start
+
+
 def _with_many(num_waiting: int, num_complete: int, **options: Any) -> Race:
     rng, race = np.random.default_rng(1), Race(2, 3, **options)
     for trial in range(num_waiting + num_complete):
@@ -264,30 +272,34 @@ def test_the_guard_agrees_with_its_slow_definition_after_each_event(num_complete
     assert asked > 5
 
 
+@pytest.mark.realtime
 def test_to_ask_again_who_may_belong_to_the_frontier_costs_next_to_nothing() -> None:
-    race = _with_many(1000, 200)
-    start = time.perf_counter()
-    for _ in range(50):
-        list(race.undecided())
-    assert time.perf_counter() - start < 2.0  # it takes milliseconds; computed anew each time it took 22 s
+    """Fifty questions cost less than all that came before; computed anew each time they cost twenty times as much."""
+    races: list[Race] = []
+    before_s = _computing_s(lambda: races.append(_with_many(1000, 200)))
+    assert _computing_s(lambda: [list(races[0].undecided()) for _ in range(50)]) < before_s
 
 
-def test_a_decision_among_a_thousand_trials_takes_milliseconds() -> None:
+@pytest.mark.realtime
+def test_a_decision_among_a_thousand_trials_costs_less_than_a_thousand_equations() -> None:
+    """Which is what a model of all of them would have to solve."""
     rng, race = np.random.default_rng(0), Race(2, 10)
+    matrix = rng.random((1000, 1000))
+    equations_s = min(_computing_s(lambda: np.linalg.solve(matrix, matrix[0])) for _ in range(3))
     seconds = []
     for trial in range(1000):
         race.add(trial)
         level, verdict = 0, "continue"
         while verdict == "continue":
-            start = time.perf_counter()
+            start = time.process_time()
             verdict = race.report(trial, level, _at(*rng.random(2)))
             waiting = race.next_to_resume()
-            seconds.append(time.perf_counter() - start)
+            seconds.append(time.process_time() - start)
             level += 1
         if waiting is not None:
             race.resume(waiting)
             race.report(waiting, 1 + max(k for k in range(9) if waiting in race._levels[k].trials), _at(*rng.random(2)))
-    assert np.median(seconds) < 0.02  # 5 ms is what is aimed at; a busy test machine is slower
+    assert np.median(seconds) < equations_s
 
 
 @pytest.mark.parametrize(

@@ -270,18 +270,18 @@ def test_more_trials_after_an_end_by_patience_are_refused_with_the_key(tmp_path:
 
 
 def test_more_trials_after_an_end_by_time_are_refused_with_the_key(tmp_path: Path) -> None:
-    """A real budget, over before the first trial; more of it lets them be."""
-    view = launch(tmp_path, trials=3, time_budget_s=0.01, racing=False)
+    """A real budget of a tenth of a millisecond, over before the first trial; more of it lets them be."""
+    view = launch(tmp_path, trials=3, time_budget_s=0.0001, racing=False)
     assert (view.state, view.trials) == ("finished", {})
-    assert view.reason.startswith("search.time_budget_s 0.01: ")
-    message = r"with 0 trials, and proposes no more because of search\.time_budget_s 0\.01: \d+ s are used\. Give"
+    assert view.reason.startswith("search.time_budget_s 0.0001: ")
+    message = r"with 0 trials, and proposes no more because of search\.time_budget_s 0\.0001: \d+ s are used\. Give"
     for options in ({"trials": 20}, {}):
         with pytest.raises(RunError, match=message):
             go_on(tmp_path / "s", **options)
-    edit(tmp_path / "s", "time_budget_s: 0.01", "time_budget_s: 0.02")
+    edit(tmp_path / "s", "time_budget_s: 0.0001", "time_budget_s: 0.0002")
     with pytest.raises(RunError, match=message.replace("01", "02")):
         go_on(tmp_path / "s")
-    edit(tmp_path / "s", "time_budget_s: 0.02", "time_budget_s: null")
+    edit(tmp_path / "s", "time_budget_s: 0.0002", "time_budget_s: null")
     assert len(go_on(tmp_path / "s").trials) == 3
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import HANGS_S
+
 USER = "tester"
 
 
@@ -39,16 +41,16 @@ class Postgres:
     def ask(self, statement: str, database: str = "postgres") -> str:
         """Run a statement; give what it returns as psql prints it, without headers."""
         command = [self.programs / "psql", "-h", self.folder, "-U", USER, "-d", database, "-XAtqc", statement]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=HANGS_S).stdout.strip()
 
     def control(self, *arguments: str) -> None:
         """Start or stop it."""
         settings = f"-c listen_addresses='' -c unix_socket_directories='{self.folder}' -c fsync=off"
-        command = [self.programs / "pg_ctl", "-D", self.folder / "data", "-w", "-t", "60", *arguments]
+        command = [self.programs / "pg_ctl", "-D", self.folder / "data", "-w", "-t", "600", *arguments]
         command += ["-l", self.folder / "log", "-o", settings] if arguments[0] == "start" else []
         # What it says goes to a file: the server would keep a pipe open for ever.
         with (self.folder / "said").open("wb") as said:
-            subprocess.run(command, check=True, stdout=said, stderr=said, timeout=120, cwd="/", **self.identity)
+            subprocess.run(command, check=True, stdout=said, stderr=said, timeout=HANGS_S, cwd="/", **self.identity)
 
 
 @contextmanager
@@ -68,7 +70,7 @@ def running_postgres() -> Iterator[Postgres]:
         if identity:
             os.chown(folder, pwd.getpwnam(identity["user"]).pw_uid, identity["group"])
         make = [programs / "initdb", "-D", folder / "data", "-U", USER, "--auth=trust", "--no-sync", "--encoding=UTF8"]
-        subprocess.run(make, check=True, capture_output=True, timeout=120, cwd="/", **identity)
+        subprocess.run(make, check=True, capture_output=True, timeout=HANGS_S, cwd="/", **identity)
         server = Postgres(folder, programs, identity)
         server.control("start")
         try:

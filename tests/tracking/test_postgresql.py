@@ -24,6 +24,9 @@ from tests.cli.calling import call, environment
 from tests.core.ledgers import events_of
 from tests.tracking.factories import make_spec, make_view
 from tests.tracking.postgres import USER, Postgres, running_postgres
+from tests.waiting import HANGS_S
+
+pytestmark = pytest.mark.timeout(900)  # PostgreSQL, an MLflow server, its tables made twice
 
 MAKE_TABLES = "import sys\nfrom eed_search.tracking.database import prepare_postgresql\nprepare_postgresql(sys.argv[1], sys.argv[2])"
 
@@ -68,9 +71,9 @@ def output(postgres: Postgres, home: Path) -> Iterator[str]:
         str(home),
     ]
     started = subprocess.run(
-        [*command, "--database", uri], env=environment(), capture_output=True, text=True, timeout=240, check=False
+        [*command, "--database", uri], env=environment(), capture_output=True, text=True, timeout=HANGS_S, check=False
     )
-    said, _ = other.communicate(timeout=240)
+    said, _ = other.communicate(timeout=HANGS_S)
     note = read_note(home)
     try:
         assert (other.returncode, said) == (0, "")

@@ -22,6 +22,9 @@ from eed_search.tracking.mlflow_log import MlflowTracker, connect, database_uri
 from eed_search.tracking.report import write_report
 from eed_search.tracking.ui import Ui, compare_link, find_links, serve
 from tests.tracking.factories import make_spec, make_view
+from tests.waiting import HANGS_S
+
+pytestmark = pytest.mark.timeout(900)  # an MLflow server and a browser
 
 NUM_TRIALS = 24
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -144,7 +147,7 @@ def test_sigterm_ends_the_server(home: Path, tmp_path: Path) -> None:
         assert process.stdout
         server = int(process.stdout.readline())
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 128 + signal.SIGTERM
+        assert process.wait(HANGS_S) == 128 + signal.SIGTERM
     with pytest.raises(ProcessLookupError):
         os.killpg(server, 0)
 
@@ -166,7 +169,7 @@ def browser() -> Iterator[Any]:
     ):  # fmt: skip
         options.add_argument(f"--{option}")
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    driver.set_page_load_timeout(60)
+    driver.set_page_load_timeout(HANGS_S)
     yield driver
     driver.quit()
 
@@ -177,7 +180,7 @@ def await_element(browser: Any, css: str = "", *, text: str = "") -> Any:
     from selenium.webdriver.support.ui import WebDriverWait
 
     how = (By.CSS_SELECTOR, css) if css else (By.XPATH, f"//*[normalize-space(text())='{text}']")
-    return WebDriverWait(browser, 60).until(lambda driver: driver.find_element(*how))
+    return WebDriverWait(browser, HANGS_S).until(lambda driver: driver.find_element(*how))
 
 
 def choose(browser: Any, selector: str, option: str) -> None:
@@ -187,8 +190,8 @@ def choose(browser: Any, selector: str, option: str) -> None:
 
     browser.find_element(By.ID, selector).click()
     listed = f"//*[@role='option'][normalize-space(.)='{option}']"
-    WebDriverWait(browser, 20).until(lambda driver: driver.find_element(By.XPATH, listed)).click()
-    WebDriverWait(browser, 20).until(lambda driver: driver.find_element(By.ID, selector).text.strip() == option)
+    WebDriverWait(browser, HANGS_S).until(lambda driver: driver.find_element(By.XPATH, listed)).click()
+    WebDriverWait(browser, HANGS_S).until(lambda driver: driver.find_element(By.ID, selector).text.strip() == option)
 
 
 def keep_picture(browser: Any, name: str) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from eed_search.core.errors import Diverged
 from eed_search.core.spec import Recipe, TrainingAttack
 from eed_search.data.splits import Split
-from eed_search.training.loop import Training, _Average, crop_flip, learning_rate_factor, train
+from eed_search.training.loop import Training, _Average, learning_rate_factor, shifted, train
 from eed_search.training.recovery import DistillRecovery, LabelRecovery, distill_loss, soft_label_loss
 
 ATTACK = TrainingAttack(steps=1)
@@ -112,7 +112,7 @@ def test_schedules(schedule, progress, factor):
 def test_crops_and_flips_only_move_pixels():
     """Each result is a window of the padded image, perhaps mirrored."""
     images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    moved = crop_flip(images, torch.Generator().manual_seed(1))
+    moved = shifted(images, torch.Generator().manual_seed(1), mirror=True)
     padded = nn.functional.pad(images, (4, 4, 4, 4))
     for image, wide in zip(moved, padded, strict=True):
         windows = [wide[:, i : i + 8, j : j + 8] for i in range(9) for j in range(9)]
@@ -145,14 +145,14 @@ def test_a_run_continued_from_its_state_ends_with_the_same_bits(split, ema, stop
     """Momentum, averages, order, augmentation and attacks all go on where they were, mid-epoch too."""
     recipe = RECIPE.model_copy(update={"ema": ema})
     loss = LabelRecovery(0.05, ATTACK)
-    whole = Training(network(), split, recipe, loss, seed=5, augment=True)
+    whole = Training(network(), split, recipe, loss, seed=5, augment="crop_flip")
     whole.advance()
-    first = Training(network(), split, recipe, loss, seed=5, augment=True)
+    first = Training(network(), split, recipe, loss, seed=5, augment="crop_flip")
     first.advance(stop)
     state = first.state()
     first.advance()  # going on does not change what was kept
     model = network(seed=9)
-    second = Training(model, split, recipe, loss, seed=5, augment=True)
+    second = Training(model, split, recipe, loss, seed=5, augment="crop_flip")
     second.restore(state)
     second.advance()
     result = second.finish()

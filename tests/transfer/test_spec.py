@@ -107,7 +107,7 @@ def test_every_mistake_is_named_at_once() -> None:
         ("finetune: {epochs: 0}", "finetune.epochs: 0 does not fine-tune; take finetuned: [false]"),
         ("data: {num_test: 1700}", "data: 1720 images asked for; digits has 1,797 in all, and training needs at least 100"),
         ("data: {source: npz}", "data.path: is missing; source npz needs a folder (in the file or by --data)"),
-        ("data: {augment: crop_flip}", "data.augment: crop_flip would turn digits into other digits; take none"),
+        ("data: {augment: crop_flip}", "data.augment: crop_flip would turn digits into other digits, or cut them off; take none"),
     ],
 )  # fmt: skip
 def test_keys_that_do_not_fit_each_other(more: str, mistake: str) -> None:

@@ -1,0 +1,50 @@
+"""Which folders can hold searches: every library that a home's path goes through must read the same folder in it.
+
+MLflow and SQLAlchemy take addresses, not paths. In an address `?` begins a query and `%20` is a space; escaped for the one,
+they mean another folder to the other, so that a database would lie outside of the home. Other characters mean
+themselves to all of them.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from eed_search.core.errors import SpecError
+
+_WRONG = (
+    (re.compile(r"\?"), "a question mark"),
+    (re.compile(r"%[0-9A-Fa-f]{2}"), "a percent sign before two hexadecimal digits"),
+    (re.compile(r"[\x00-\x1f\x7f]"), "a line break or another control character"),
+    (re.compile(r"[\ud800-\udfff]"), "bytes that are no UTF-8"),
+)
+
+
+def path_problem(path: Path) -> str:
+    """Say what keeps MLflow's files from lying below a folder; nothing if they can.
+
+    Args:
+        path: As given; judged as it is when links and what is relative are resolved.
+    """
+    text = str(path)
+    if "\0" not in text:  # the system knows no such path
+        text = str(path.expanduser().resolve())
+    found = [what for pattern, what in _WRONG if pattern.search(text)]
+    return "" if not found else f"holds {' and '.join(found)}, which SQLAlchemy or MLflow would take for something else"
+
+
+def check_home(home: Path) -> Path:
+    """Refuse a home that not everything can lie below, before anything is made; gives the home.
+
+    Raises:
+        SpecError: If so.
+    """
+    if problem := path_problem(home):
+        shown = str(home.expanduser().resolve()) if "\0" not in str(home) else str(home)
+        raise SpecError(
+            [
+                f"--home {shown!r}: {problem}; allowed: any other characters, spaces too; choose another --home"
+                " (or EED_SEARCH_HOME)"
+            ]
+        )
+    return home
