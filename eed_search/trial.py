@@ -21,6 +21,7 @@ from torch import nn
 
 from eed_search.compression.member import Member
 from eed_search.core.beforehand import Form, excess_beforehand
+from eed_search.core.brevity import too_brief
 from eed_search.core.cost import latency_of, moved, scaled
 from eed_search.core.data_facts import DataFacts
 from eed_search.core.errors import TrialFailure
@@ -140,7 +141,8 @@ def prepare(spec: Spec, store_root: Path, report: Report) -> Setting:
     notes = shop.check_sizes()
     start = time.perf_counter()
     base, base_key = shop.base()
-    seconds = shop.store.load(f"base.1/{base_key}").seconds or time.perf_counter() - start
+    trained = shop.store.load(f"base.1/{base_key}")
+    seconds = trained.seconds or time.perf_counter() - start
     judged = shop.judgement([base], base_key, Gate(), name="the dense base")
     report("reference latency")
     probe = _probe(shop, base)
@@ -164,6 +166,14 @@ def prepare(spec: Spec, store_root: Path, report: Report) -> Setting:
         artifact=f"base.1/{base_key}",
         under_attack=UnderAttack(always, always, NO_GATE),
     )
+    brief = too_brief(
+        trained.artifact.meta.get("losses", ()),  # not there where an earlier version trained it
+        measurement.clean_accuracy,
+        measurement.robust_accuracy,
+        num_classes=shop.data.num_classes,
+        epochs=spec.base.epochs,
+        decays=spec.base.schedule != "constant",
+    )
     forms = []
     for size, network in shop.known_forms():
         estimate = shop.latency(network, probe, signature(base, shop.data.image_shape))
@@ -177,7 +187,7 @@ def prepare(spec: Spec, store_root: Path, report: Report) -> Setting:
         shop.data.num_classes,
         shop.data.image_shape,
         machine_name(),
-        (*notes, *shop.store.remade),
+        (*notes, *([brief] if brief else ()), *shop.store.remade),
         tuple(forms),
     )
 

@@ -23,6 +23,7 @@ from eed_search.core.points import points
 from eed_search.core.records import FreshCheck, Point, RungReading, TrialRecord, to_json, unpack_bits
 from eed_search.core.spec import Spec
 from eed_search.core.spec_file import parse
+from eed_search.core.store import Artifact
 from eed_search.deployment.bundle import verify
 from eed_search.search.proposals import first_proposals, suggest
 from eed_search.stages import open_workshop
@@ -559,3 +560,30 @@ def test_trials_take_their_own_cores_only(session: Session) -> None:
     open_workshop(session.setting.spec, session.setting.store_root, silent, whole_machine=True)
     open_workshop(session.setting.spec, session.setting.store_root, silent)
     assert torch.get_num_threads() == 1
+
+
+def test_a_base_that_was_hardly_trained_says_so(tmp_path: Path) -> None:
+    """Without an epoch it answers by chance: the setting's notes, which the report repeats, say what to raise."""
+    setting = trial.prepare(spec_with(base={"epochs": 0}), tmp_path, silent)
+    (note,) = [note for note in setting.notes if "too briefly" in note]
+    assert "raise base.epochs (now 0)" in note
+
+
+def test_a_base_keeps_the_losses_of_its_epochs(session: Session) -> None:
+    """Beside its weights; three epochs, three losses."""
+    store = open_workshop(session.setting.spec, session.setting.store_root, silent).store
+    losses = store.load(session.setting.base.measurement.artifact).artifact.meta["losses"]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0]
+
+
+def test_a_base_of_an_earlier_version_has_no_losses_and_serves_as_before(session: Session, tmp_path: Path) -> None:
+    """Its key is the same, it is not trained again, and its curve is no sign."""
+    spec = session.setting.spec
+    known = session.setting.base.measurement.artifact
+    weights = open_workshop(spec, session.setting.store_root, silent).store.load(known).artifact.tensors
+    shop = open_workshop(spec, tmp_path, silent)
+    kept = shop.store.get(*shop.base_stage(), lambda seed: Artifact(weights))
+    setting = trial.prepare(spec, tmp_path, silent)
+    assert setting.base.measurement.artifact == known == f"base.1/{kept.key}"
+    assert not any("the loss still fell" in note for note in setting.notes)

@@ -6,19 +6,21 @@ import json
 import math
 import sys
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eed_search.cli.console import console, say
 from eed_search.cli.homes import open_run
-from eed_search.cli.result import duration
 from eed_search.core.attack_records import AttackResult, Check
 from eed_search.core.attacked import Settings, refuse_second_claim
+from eed_search.core.brevity import nearly_none
 from eed_search.core.cores import usable_cores
 from eed_search.core.cost import Cost
 from eed_search.core.errors import InvalidResult, SpecError
 from eed_search.core.ledger import FILE_NAME
+from eed_search.core.pace import duration, now_and_then
 from eed_search.core.records import Accuracy, RobustAccuracy, to_json
 from eed_search.tracking.text import in_macs
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from eed_search.targets import Wishes
 
 _WIDTH = 80
+_EVERY_S = 10.0  # between two lines about one attack
 _GREY_EPS = 0.5
 _LEAST_EPS = 1 / 1000  # half a grey level is 0.002: whoever gives less has divided by 255 twice
 
@@ -121,7 +124,7 @@ def attack_one(target: str, found: Target, wishes: Wishes, *, home: Path, device
         refuse_second_claim(run[1], found.id, settings)
     elif found.split_name == "test" and bundle is not None:
         attack_results.refuse_second_claim(bundle, settings)
-    result = assess(found, wishes.tier, seed=wishes.seed, home=home, device=device, report=_progress)
+    result = assess(found, wishes.tier, seed=wishes.seed, home=home, device=device, report=reporter())
     if run is not None:
         _progress(f"{found.name}: {attack_results.write_into_run(run[0], found.id, result)}")
     elif found.id:
@@ -208,11 +211,11 @@ def _find(target: str, wishes: Wishes, home: Path) -> Target:
     # `mine:base` may be a user's function as well: a run of that name goes first
     if targets.is_point(target) and (not run or id_[0].isdigit() or is_run):
         folder, view = open_run(home, run or None)
-        return targets.from_run(folder.name, view, id_, home, wishes, _progress)
+        return targets.from_run(folder.name, view, id_, home, wishes, reporter())
     if ":" in target and not Path(target).exists():
         return targets.from_module(target, wishes)
     if Path(target).is_dir():
-        return targets.from_bundle(Path(target), wishes, _progress)
+        return targets.from_bundle(Path(target), wishes, reporter())
     raise SpecError(
         [
             f"{target}: is no point (RUN:7.0, 7.0, knee, fastest, most-robust, base, frontier), no bundle's folder and no"
@@ -234,7 +237,7 @@ def _paper(target: Target, wanted: Wanted, device: torch.device) -> None:
     """Print the columns of the paper's tables."""
     from eed_search.evaluation.paper_table import paper_table
 
-    row = paper_table(target, seed=wanted.seed, device=device, report=_progress)
+    row = paper_table(target, seed=wanted.seed, device=device, report=reporter())
     if wanted.as_json:
         say(json.dumps(to_json(row), indent=1, ensure_ascii=False, allow_nan=False))
         return
@@ -253,6 +256,11 @@ def _paper(target: Target, wanted: Wanted, device: torch.device) -> None:
     _wrapped("No sanity checks ran: a table, not a claim; `--table` left out gives the checked figure.")
 
 
+def reporter() -> Callable[[str], None]:
+    """Make the report of one attack: a line for each of its parts, and every ten seconds how far that is."""
+    return now_and_then(_progress, _EVERY_S)
+
+
 def _progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -267,6 +275,9 @@ def show(result: AttackResult) -> None:
     say(f"{result.clean.num_samples} {kind} of {result.data}; L-inf eps {result.eps:.4g}, seed {result.seed}")
     say()
     console().print(_accuracies(result))
+    if result.badge != "invalid" and nearly_none(result.robust):
+        num = round(result.robust.value * result.robust.num_samples)
+        _wrapped(f"Not robust: {num} of {result.robust.num_samples} images stay right under these attacks.")
     gap = 100 * (result.robust.value - result.any_prefix.value)
     if result.num_members > 1:
         _wrapped(

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eed_search.cli.attack import Wanted, attack_one, refuse_eps
+from eed_search.cli.attack import Wanted, attack_one, refuse_eps, reporter
 from eed_search.cli.badges import show_badges
 from eed_search.cli.console import say
 from eed_search.cli.homes import open_run
@@ -49,7 +49,7 @@ def attack_frontier(target: str, wanted: Wanted, wishes: Wishes, *, home: Path, 
         raise RunError(f"run {view.name}: has no finished trial, so there is no frontier to attack")
     found: dict[str, AttackResult] = {}
     for point in front:
-        one = targets.from_run(folder.name, view, point.id, home, wishes, lambda text: None)
+        one = targets.from_run(folder.name, view, point.id, home, wishes, reporter())
         refuse_eps(one.eps, "the search's eps" if wanted.eps is None else "--eps")
         found[point.id] = attack_one(f"{folder}:{point.id}", one, wishes, home=home, device=device)
         if not wanted.as_json:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from eed_search.cli.console import console, say
 from eed_search.cli.progress import clock_time
-from eed_search.cli.result import duration
 from eed_search.cli.space_file import Changes, data_problems, find
 from eed_search.core.errors import SpecError
+from eed_search.core.pace import duration
 from eed_search.search.claim import check_name
 from eed_search.transfer.spec import BenchmarkSpec, model_label
 from eed_search.transfer.spec_file import load

@@ -17,11 +17,13 @@ from eed_search.cli.result import command
 from eed_search.cluster.where import Wish
 from eed_search.core.attacked import summary
 from eed_search.core.errors import BundleError
+from eed_search.core.pace import now_and_then
 from eed_search.core.reported import select as select_point
 from eed_search.core.storage import Storage
 from eed_search.tracking.text import how_fast, per_cent, team_title, with_arm
 
 _WIDTH = 80
+_EVERY_S = 10.0  # between two lines about a network that is made again
 _LAST = "manifest.sha256"  # where it lies, all of a bundle lies
 
 
@@ -70,11 +72,12 @@ def export(
 
     from eed_search.bundling import export_point  # loads torch
 
+    report = now_and_then(say, _EVERY_S)
     if remote is None:
-        made = str(export_point(view, point, home, Path(out), say))
+        made = str(export_point(view, point, home, Path(out), report))
     else:
         with tempfile.TemporaryDirectory() as folder_name:
-            remote.put_folder(export_point(view, point, home, Path(folder_name) / "bundle", say), "", last=_LAST)
+            remote.put_folder(export_point(view, point, home, Path(folder_name) / "bundle", report), "", last=_LAST)
         made = out
     say(f"written {made}")
     say(f"check   {command('verify')} {shlex.quote(made)}")

@@ -25,7 +25,8 @@ from eed_search.search.room import shortage
 
 if TYPE_CHECKING:
     from eed_search.core.ledger import RunView
-    from eed_search.search.workers import Workers
+    from eed_search.search.listener import Listener
+    from eed_search.search.workers import Pipeline, Workers
 
 SPACE_FILE = "search_space.yaml"
 
@@ -64,12 +65,14 @@ def launch(file: Path | None, changes: Changes, *, home: Path, name: str | None,
 
     if lack := shortage(home, spec.search.trials):
         say(f"note: {lack}")
-    from eed_search import trial  # from here on torch, Ray and the rest are loaded
     from eed_search.cli.progress import progress
-    from eed_search.search import run
 
-    with stopped_at_once(home), progress() as listener, workers_at(place, spec.latency.node) as workers:
-        view = run(spec, home=home, name=name, pipeline=trial, listener=listener, workers=workers)
+    with stopped_at_once(home), progress() as listener:
+        pipeline = load_pipeline(listener)
+        from eed_search.search import run
+
+        with workers_at(place, spec.latency.node) as workers:
+            view = run(spec, home=home, name=name, pipeline=pipeline, listener=listener, workers=workers)
     conclude(view, home / view.name, home)
 
 
@@ -98,6 +101,15 @@ def check_target(place: Place, latency_node: str | None) -> None:
                 " cluster (--cluster FILE, --address), or `--set latency.node=null`"
             ]
         )
+
+
+def load_pipeline(listener: Listener) -> Pipeline:
+    """Load torch and what a trial does, and say so: on a busy machine it takes a while, as Ray's start does after it."""
+    listener.on_stage("loading torch")
+    from eed_search import trial
+
+    listener.on_stage("starting Ray")
+    return trial
 
 
 @contextmanager

@@ -1,16 +1,21 @@
-"""What a person sees while a search runs: a live page on a terminal, else one line for each event."""
+"""What a person sees while a search runs: a live page on a terminal, else one line for each event.
+
+Both are alive whatever the driver waits for: a thread beats once a second.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from eed_search.cli.console import console, is_terminal, say
-from eed_search.cli.result import duration
 from eed_search.core.cost import attacked_speedup
 from eed_search.core.ledger import num_ended
+from eed_search.core.pace import duration
 from eed_search.core.points import frontier, run_hypervolume
 from eed_search.search.listener import Listener, Status
 from eed_search.tracking.text import how_fast, per_cent, team_title, times, with_arm
@@ -18,12 +23,15 @@ from eed_search.tracking.text import how_fast, per_cent, team_title, times, with
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.live import Live
+    from rich.text import Text
 
     from eed_search.core.data_facts import DataFacts
     from eed_search.core.ledger import RungReport, RunView
     from eed_search.core.records import Measurement, Reference, TrialRecord
 
-_HEARTBEAT_S = 60.0
+_OFTEN_S, _SELDOM_S = 15.0, 60.0  # between two lines of a log, in a phase's first minutes and after them
+_FIRST_MINUTES_S = 300.0
+_STALE_S = 5.0  # without a word from the driver, what it said last may be over
 _BAR = 30
 _MOST_POINTS = 8
 _MOST_RUNNING = 8
@@ -33,18 +41,43 @@ _MOST_RUNNING = 8
 def progress() -> Iterator[Listener]:
     """Give the listener that suits the output, and clear the live page at the end."""
     if not is_terminal():
-        yield PlainProgress(say)
+        plain = PlainProgress(say)
+        with _each_second(plain.beat):
+            yield plain
         return
     from rich.live import Live
 
-    with Live(console=console(), auto_refresh=False, transient=True) as live:
+    with Live(console=console(), refresh_per_second=1, transient=True) as live:
         listener = LiveProgress(live)
         listener.on_stage("starting")
         yield listener
 
 
+@contextmanager
+def _each_second(beat: Callable[[], None]) -> Iterator[None]:
+    """Call a function once a second from a thread, as long as the block lasts."""
+    over = threading.Event()
+
+    def run() -> None:
+        while not over.wait(1.0):
+            try:
+                beat()
+            except (OSError, ValueError):  # nobody reads any more; the driver's next line will say so
+                return
+
+    thread = threading.Thread(target=run, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
 class PlainProgress:
-    """One line for each event, and a sign of life each minute: for logs and pipes.
+    """One line for each event, and what is being done where there is none: for logs and pipes.
+
+    That is said every 15 s in the first five minutes of a phase as long as it changes, else each minute.
 
     Args:
         line: Prints one line.
@@ -54,11 +87,19 @@ class PlainProgress:
     def __init__(self, line: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._line = line
         self._clock = clock
-        self._start = self._spoke = clock()
+        self._start = self._spoke = self._phase_began = self._heard = clock()
         self._status = Status(0.0)
+        self._phase = "starting"
+        self._last_beat = ""
+        self._lock = threading.Lock()
 
     def on_stage(self, text: str) -> None:
         """Print the phase."""
+        self._phase, self._status = (
+            text,
+            Status(0.0, {}, self._status.counts, self._status.num_trials, self._status.eta_s),
+        )
+        self._phase_began = self._heard = self._clock()
         self._say(text)
 
     def on_data(self, facts: DataFacts) -> None:
@@ -92,22 +133,45 @@ class PlainProgress:
         self._say(f"  {', '.join(parts)}")
 
     def on_tick(self, status: Status) -> None:
-        """Print what is running if nothing was printed for a minute."""
-        self._status = status
-        if self._clock() - self._spoke >= _HEARTBEAT_S:
-            running = "; ".join(f"{who}: {stage}" for who, stage in sorted(status.stages.items()))
-            self._say(f"  still running{': ' if running else ''}{running}")
+        """Print what is running if nothing was printed for a while."""
+        self._status, self._heard = status, self._clock()
+        self.beat()
+
+    def beat(self) -> None:
+        """Print what is being done if nothing was printed for a while; any thread may call it."""
+        with self._lock:
+            now = self._clock()
+            if now - self._spoke < _OFTEN_S:
+                return
+            text = self._doing(now)
+            often = text != self._last_beat and now - self._phase_began < _FIRST_MINUTES_S
+            if now - self._spoke >= (_OFTEN_S if often else _SELDOM_S):
+                self._last_beat = text
+                self._print(f"  {text}", now)
+
+    def _doing(self, now: float) -> str:
+        """Say what every worker does; how long the driver has been silent where it is."""
+        silent = now - self._heard
+        running = sorted(self._status.stages.items(), key=_by_number)
+        if silent >= _STALE_S or not running:
+            return f"{self._phase}, for {duration(now - self._phase_began)}"
+        more = f"; and {len(running) - _MOST_RUNNING} more" if len(running) > _MOST_RUNNING else ""
+        return "; ".join(f"{who}: {stage}" for who, stage in running[:_MOST_RUNNING]) + more
 
     def _say(self, text: str) -> None:
-        self._spoke = self._clock()
-        self._line(f"[{clock_time(self._spoke - self._start)}] {text}")
+        with self._lock:
+            self._print(text, self._clock())
+
+    def _print(self, text: str, now: float) -> None:
+        self._spoke = now
+        self._line(f"[{clock_time(now - self._start)}] {text}")
 
 
 class LiveProgress:
     """A page that is drawn again each second; base, controls and failures stay above it.
 
     Args:
-        live: The region of the terminal.
+        live: The region of the terminal; one that refreshes by itself shows the time while the driver is busy.
     """
 
     def __init__(self, live: Live) -> None:
@@ -162,16 +226,35 @@ class LiveProgress:
         self._live.console.print(Text(f"[{passed}] {text}"))
 
     def _draw(self) -> None:
-        passed = time.monotonic() - self._start
-        self._live.update(page(self._phase, passed, self._status, self._view), refresh=True)
+        # The thread that refreshes reads only what was laid out here, and the time.
+        head = Head(self._phase, lambda: time.monotonic() - self._start)
+        self._live.update(page(head, self._status, self._view), refresh=True)
 
 
-def page(phase: str, passed_s: float, status: Status, view: RunView | None) -> Group:
+@dataclass(frozen=True)
+class Head:
+    """The page's first line, whose time is that of the moment in which it is drawn.
+
+    Attributes:
+        phase: What the search is doing.
+        passed_s: Gives the seconds since the start.
+    """
+
+    phase: str
+    passed_s: Callable[[], float]
+
+    def __rich__(self) -> Text:
+        """Draw it."""
+        from rich.text import Text
+
+        return Text(f"[{clock_time(self.passed_s())}] {self.phase}", style="bold", overflow="ellipsis", no_wrap=True)
+
+
+def page(head: Head, status: Status, view: RunView | None) -> Group:
     """Lay the live page out: phase, bar, what runs, best points.
 
     Args:
-        phase: What the search is doing.
-        passed_s: Seconds since the start.
+        head: Its first line.
         status: The latest status.
         view: The search so far; none before the first trial has ended.
     """
@@ -179,9 +262,7 @@ def page(phase: str, passed_s: float, status: Status, view: RunView | None) -> G
     from rich.table import Table
     from rich.text import Text
 
-    parts: list[Text | Table] = [
-        Text(f"[{clock_time(passed_s)}] {phase}", style="bold", overflow="ellipsis", no_wrap=True)
-    ]
+    parts: list[Head | Text | Table] = [head]
     if status.num_trials:
         parts.append(Text(_bar(status), overflow="ellipsis", no_wrap=True))
     running = sorted(status.stages.items(), key=_by_number)[:_MOST_RUNNING]

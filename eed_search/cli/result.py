@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from eed_search.cli.badges import show_badges
 from eed_search.cli.console import console, say
+from eed_search.cli.onward import onward
 from eed_search.core.data_facts import DataFacts
 from eed_search.core.ledger import RunView
+from eed_search.core.pace import duration as duration  # from here too: others import it with the rest
 from eed_search.core.points import run_hypervolume
 from eed_search.core.reported import standing
 from eed_search.search.package import is_sent
@@ -216,9 +218,8 @@ def next_steps(view: RunView, folder: Path, home: Path) -> list[str]:
         lines.append(f"resume  {command('resume')} {name}{there}")
     lines.append(f"MLflow  {command('ui')} {name}{there}")
     lines.append(f"again   {command('report')} {name}{there}")
-    if standing(view).front:
-        out = shlex.quote(f"{folder.name}-knee")
-        lines.append(f"export  {command('export')} {name} --select knee --out {out}{there}")
+    for what, called, rest in onward(view, folder.name, sent=is_sent()):
+        lines.append(f"{what:<7} {command(called)} {rest}{there}" if called else f"{what:<7} {rest}")
     return lines
 
 
@@ -233,13 +234,3 @@ def command(name: str) -> str:
 def where(home: Path) -> str:
     """Write the option that finds a home again; nothing for the default one."""
     return "" if home == Path(DEFAULT_HOME) else f" --home {shlex.quote(str(home))}"
-
-
-def duration(seconds: float) -> str:
-    """Print a time, such as `48 s`, `3 min 05 s` or `1 h 02 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -8,7 +8,14 @@ from eed_search.cli.console import say
 from eed_search.cli.elsewhere import There, flags
 from eed_search.cli.fetch import bring
 from eed_search.cli.homes import Found, find_by_state
-from eed_search.cli.launch import check_target, check_there, conclude, stopped_at_once, workers_at
+from eed_search.cli.launch import (
+    check_target,
+    check_there,
+    conclude,
+    load_pipeline,
+    stopped_at_once,
+    workers_at,
+)
 from eed_search.cluster.where import Wish
 from eed_search.cluster.where import find as find_place
 from eed_search.core.ledger import RunView
@@ -65,22 +72,24 @@ def resume(
     if lack := shortage(found.folder.parent, trials or found.view.spec.get("search", {}).get("trials", 0)):
         say(f"note: {lack}")
 
-    from eed_search import trial  # from here on torch, Ray and the rest are loaded
     from eed_search.cli.progress import progress
-    from eed_search.search.resume import resume as go_on
 
     folder = found.folder
-    with stopped_at_once(home), progress() as listener, workers_at(place, node) as workers:
-        view: RunView = go_on(
-            folder,
-            pipeline=trial,
-            listener=listener,
-            trials=trials,
-            allow_drift=allow_drift,
-            force=force,
-            workers=workers,
-            storage=storage,
-        )
+    with stopped_at_once(home), progress() as listener:
+        pipeline = load_pipeline(listener)
+        from eed_search.search.resume import resume as go_on
+
+        with workers_at(place, node) as workers:
+            view: RunView = go_on(
+                folder,
+                pipeline=pipeline,
+                listener=listener,
+                trials=trials,
+                allow_drift=allow_drift,
+                force=force,
+                workers=workers,
+                storage=storage,
+            )
     conclude(view, folder, folder.parent)
 
 

@@ -12,10 +12,11 @@ from typing import Any
 from eed_search.cli.console import console, is_terminal, say
 from eed_search.cli.elsewhere import elsewhere, flags
 from eed_search.cli.homes import Found, find_run, found_runs
-from eed_search.cli.result import command, duration, where
+from eed_search.cli.result import command, where
 from eed_search.cluster.where import Wish
 from eed_search.core.cost import attacked_speedup
 from eed_search.core.ledger import num_ended
+from eed_search.core.pace import duration
 from eed_search.core.points import run_hypervolume
 from eed_search.core.reported import standing
 from eed_search.core.spec_file import SPACE_FILE
@@ -133,9 +134,8 @@ def lines(found: Found, home: Path) -> list[str]:
     found_lines.append(f"trials  {ended} of {total}{f' ({states})' if states else ''}{about}")
     if found.state == "running":
         found_lines.append(f"phase   {view.stage or 'starting'}")
-        found_lines += [
-            f"now     {who}: {text}"[:_WIDTH] for who, text in sorted(now.get("stages", {}).items())[:_MOST]
-        ]
+        for who, text in sorted(now.get("stages", {}).items())[:_MOST]:
+            found_lines += textwrap.wrap(f"now     {who}: {text}", _WIDTH, subsequent_indent="        ")
     stands = standing(view)
     if front := stands.front:
         more = f" and {len(stands.maybe)} that may belong" if stands.maybe else ""

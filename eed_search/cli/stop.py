@@ -10,9 +10,10 @@ from pathlib import Path
 from eed_search.cli.console import say
 from eed_search.cli.elsewhere import elsewhere
 from eed_search.cli.homes import Found, find_by_state, found_runs
-from eed_search.cli.result import command, duration, where
+from eed_search.cli.result import command, where
 from eed_search.cluster.where import Wish
 from eed_search.core.errors import RunError
+from eed_search.core.pace import duration
 from eed_search.search import requests
 from eed_search.search.lock import driver_of, wait_until_gone
 

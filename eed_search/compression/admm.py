@@ -157,7 +157,7 @@ def train_towards(
         seed: Of order, augmentation and attacks.
         augment: How training images are shifted and mirrored.
         device: Where to compute; the CPU by default.
-        report: Called with a line of progress after each epoch and each update.
+        report: Called with a line of progress after each update and each epoch, and within it about once a second.
         state: What `keep` was given by an earlier call with the same arguments; goes on from there.
         keep: Called after each update with everything needed to go on.
 
@@ -176,7 +176,7 @@ def train_towards(
         seed=seed,
         augment=augment,
         device=device,
-        report=report,
+        report=lambda text: report(f"ADMM: {text}"),
     )
     if state:
         run.restore({name.removeprefix("run/"): t for name, t in state.items() if name.startswith("run/")})

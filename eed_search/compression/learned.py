@@ -104,7 +104,7 @@ def _learn(network: MaskedNetwork, base: nn.Module, recipe: Learned, work: Work)
         seed=work.seed,
         augment=work.augment,
         device=work.device,
-        report=work.report,
+        report=lambda text: work.report(f"masks: {text}"),
     )
     if state := work.checkpoint.load():
         run.restore(state)

@@ -147,7 +147,7 @@ def recover(
         seed: Of order, augmentation and attacks.
         augment: How training images are shifted and mirrored.
         device: Where to compute.
-        report: Called with a line of progress after each epoch.
+        report: Called with a line of progress after each epoch, and within it about once a second.
 
     Returns:
         The member, on the CPU.

@@ -20,8 +20,9 @@ from eed_search.data.splits import Split
 from eed_search.ensemble.gate import GatedEnsemble
 from eed_search.evaluation import probes
 from eed_search.evaluation.attacks import Climber, Prefix, break_samples, tier_attacks
+from eed_search.evaluation.attacks.victim import PassMeter
 from eed_search.evaluation.target import Target
-from eed_search.evaluation.tiers import Report
+from eed_search.evaluation.tiers import Report, passes_told
 from eed_search.models import place
 
 _BATCH = 250
@@ -70,21 +71,21 @@ def paper_table(target: Target, *, seed: int, device: torch.device, report: Repo
     split = Split(target.split.images.to(device), target.split.labels.to(device))
     eps = target.eps
 
-    report("clean, PGD-20")
-    flags = {
-        "clean": probes.right(team, split),
-        "PGD-20": probes.pgd(team, split, eps=eps, steps=_STEPS, seed=seed_of(str(seed), "PGD-20")),
-    }
-    report("C&W: margin loss under L-inf")
+    with _told(team, report, "clean, PGD-20"):
+        flags = {
+            "clean": probes.right(team, split),
+            "PGD-20": probes.pgd(team, split, eps=eps, steps=_STEPS, seed=seed_of(str(seed), "PGD-20")),
+        }
     margin = Climber("C&W", team, [Prefix(0, "margin_t")], eps=eps, steps=_CW_STEPS, targets=target.num_classes - 1, seed=seed)  # fmt: skip
-    moved = torch.cat([margin(i, t) for i, t in zip(split.images.split(_BATCH), split.labels.split(_BATCH), strict=True)])  # fmt: skip
+    with _told(team, report, "C&W, margin loss under L-inf"):
+        moved = torch.cat([margin(i, t) for i, t in zip(split.images.split(_BATCH), split.labels.split(_BATCH), strict=True)])  # fmt: skip
     flags["C&W (L-inf)"] = flags["clean"] & probes.right(team, Split(moved, split.labels))
-    report("AutoAttack-grade union")
     attacks = tier_attacks(team, 2, eps=eps, num_classes=target.num_classes, seed=seed, base=target.base)
-    union = break_samples(team, attacks, split.images, split.labels, batch_size=_BATCH)
+    with _told(team, report, "AutoAttack-grade union"):
+        union = break_samples(team, attacks, split.images, split.labels, batch_size=_BATCH)
     flags["AutoAttack-grade union"] = np.asarray(union.robust.cpu().numpy())
-    report("DeepFool")
-    distance = deepfool(team, split.images, split.labels)
+    with _told(team, report, "DeepFool"):
+        distance = deepfool(team, split.images, split.labels)
     right = flags["clean"]
     l2 = eps * math.sqrt(split.images[0].numel() / 3)  # length of noise that is uniform within eps
     flags["DeepFool (l2)"] = right & (distance > l2)
@@ -92,6 +93,12 @@ def paper_table(target: Target, *, seed: int, device: torch.device, report: Repo
     columns = {name: Accuracy.of(np.asarray(held)) for name, held in flags.items()}
     median = middle if math.isfinite(middle) else None
     return PaperTable(target.name, target.data, target.split_name, eps, l2, seed, columns, median)
+
+
+def _told(team: GatedEnsemble[Any], report: Report, title: str) -> PassMeter:
+    """Say what begins, and how many passes it has taken while it runs."""
+    report(title)
+    return PassMeter(team, passes_told(report, title))
 
 
 def deepfool(team: GatedEnsemble[Any], images: Tensor, labels: Tensor) -> np.ndarray:

@@ -133,6 +133,9 @@ class Examination:
     """An evaluation that can stop after any image and go on from there: see `judge`, whose arguments it takes.
 
     All images are answered clean at once, which costs little; the attack goes as far as it is asked to.
+
+    Args:
+        tell: Told at every step of the attack which share of the whole is done.
     """
 
     def __init__(
@@ -145,8 +148,9 @@ class Examination:
         seed: int,
         device: torch.device,
         sweep: int = 0,
+        tell: Callable[[float], None] = lambda share: None,
     ) -> None:
-        self._team, self._split = place(team, device).eval(), split
+        self._team, self._split, self._tell = place(team, device).eval(), split, tell
         self._eps, self._settings, self._seed, self._device = eps, settings, seed, device
         num, members = len(split), len(team.members)
         self._surrogates = [0, *range(1, members + 1)] if members > 1 else [1]
@@ -212,14 +216,19 @@ class Examination:
         right = torch.tensor(self._clean[where], device=self._device)  # a copy: it changes below
         run = torch.tensor(self._run[where], device=self._device)
         replay = self._replay
+        first, size = where.start / len(self._split), (where.stop - where.start) / len(self._split)
         for number, surrogate in enumerate(self._surrogates):
+
+            def tell(share: float, number: int = number) -> None:
+                self._tell(first + size * (number + share) / len(self._surrogates))
+
             alive = (right if replay is None else right | replay.alive(where, self._device)).nonzero().flatten()
             if len(alive):
                 noise = _starts(len(self._split), images.shape[1:], where, self._seed, surrogate)
                 start = noise.to(self._device)[alive]
                 watch = replay.watch(where.start, labels, alive) if replay else None
                 broken, ran = _broken(
-                    self._team, images[alive], labels[alive], start, surrogate, self._eps, self._settings, watch
+                    self._team, images[alive], labels[alive], start, surrogate, self._eps, self._settings, watch, tell
                 )
                 run[alive] = torch.where(right[alive], ran, run[alive])
                 right[alive] &= ~broken
@@ -275,7 +284,14 @@ class _Replay:
 
 
 def craft(
-    model: nn.Module, split: Split, *, eps: float, settings: Evaluation, seed: int, device: torch.device
+    model: nn.Module,
+    split: Split,
+    *,
+    eps: float,
+    settings: Evaluation,
+    seed: int,
+    device: torch.device,
+    tell: Callable[[float], None] = lambda share: None,
 ) -> Float[Tensor, "samples channels height width"]:
     """Attack one network with PGD and keep the last iterates, to be replayed on other networks.
 
@@ -286,6 +302,7 @@ def craft(
         settings: Steps, step size, batch size.
         seed: Of the random starts.
         device: Where to compute.
+        tell: Told which share of the images is done.
 
     Returns:
         Attacked images in the split's order, on the CPU.
@@ -303,6 +320,7 @@ def craft(
             return label_loss(model(moved), target)
 
         parts.append(perturb(objective, images.to(device), eps=eps, attack=attack, generator=generator).cpu())
+        tell(min(1.0, len(parts) * settings.batch_size / len(split)))
     return torch.cat(parts)
 
 
@@ -321,8 +339,11 @@ def _broken(
     eps: float,
     settings: Evaluation,
     watch: Watch | None = None,
+    tell: Callable[[float], None] = lambda share: None,
 ) -> tuple[Bool[Tensor, " batch"], Int[Tensor, " batch"]]:
     """Attack one surrogate (0: executed path, k: mean of the first k) and judge every iterate on the gate.
+
+    `tell` is told at each iterate which share of the steps is done.
 
     Returns:
         Which samples broke, and the members run on the image that broke each, else on the last one.
@@ -350,4 +371,5 @@ def _broken(
         (gradient,) = torch.autograd.grad(loss, point)
         moved[active] = torch.clamp(point.detach() + step * gradient.sign(), low[active], high[active])
         active = active[~done]
+        tell((iterate + 1) / (settings.steps + 1))
     return broken, run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from jaxtyping import Float, Int
 from eed_search.data.splits import Split
 from eed_search.ensemble.gate import DeployedGate, GatedEnsemble
 from eed_search.ensemble.sweep import answers_at
-from eed_search.evaluation.attacks.slow_down import slow_down
+from eed_search.evaluation.attacks.slow_down import NUM_RUNS, slow_down
 from eed_search.evaluation.attacks.victim import View
 from eed_search.models import place
 
@@ -44,6 +45,7 @@ def slowed(
     seed: int,
     device: torch.device,
     thresholds: Float[np.ndarray, " thresholds"] | None = None,
+    tell: Callable[[float], None] = lambda share: None,
 ) -> Slowed:
     """Slow a team down on every image of a split.
 
@@ -56,6 +58,7 @@ def slowed(
         seed: Of the random starts.
         device: Where to compute.
         thresholds: Other thresholds of a gate with a threshold that every image tried is replayed at.
+        tell: Told at every step which share of the whole is done.
 
     Returns:
         Members run under attack, at least those run on the clean image.
@@ -66,7 +69,13 @@ def slowed(
     labels = torch.zeros(len(others), len(split), dtype=torch.long)
     most = torch.zeros(len(others), len(split), dtype=torch.long)
 
+    looks, of_a_batch = 0, 1 + NUM_RUNS * (steps + 1)  # a look at the clean images, and at every iterate
+
     def replay(where: slice, view: View) -> None:
+        nonlocal looks
+        looks += 1
+        within = (looks % of_a_batch or of_a_batch) / of_a_batch
+        tell((where.start + within * (where.stop - where.start)) / len(split))
         if not len(others):
             return
         answers, run = (part.cpu() for part in answers_at(team.gate, view.logs.detach(), others))

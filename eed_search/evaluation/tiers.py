@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from eed_search.core.attack_records import AttackUse
+from eed_search.core.pace import in_counts, in_shares
 from eed_search.core.seeds import digest, seed_of
 from eed_search.data.splits import Split
 from eed_search.evaluation.attacks.victim import PassMeter
@@ -259,11 +260,13 @@ class _Chunk:
         """Run one attack on the samples `alive` and judge what it gives, on `team` and on every prefix."""
 
         def compute() -> Arrays:
-            self.report(f"{attack.id} {attack.name}: {self.title}, {len(alive)} left")
+            title = f"{attack.id} {attack.name}: {self.title}, {len(alive)} unbroken"
+            self.report(title)
+            tell = passes_told(self.report, title, len(alive) * getattr(attack.attack, "most_passes", 0))
             start = time.perf_counter()
             index = torch.from_numpy(alive).to(self.labels.device)
             images, labels = self.images[index], self.labels[index]
-            with PassMeter(team) as passes:
+            with PassMeter(team, tell) as passes:
                 moved = _attacked(build, images, labels, seed_of(str(self.seed), name)) if len(alive) else images
             with torch.no_grad():
                 decision = team.decide(moved)
@@ -329,8 +332,10 @@ class _Chunk:
             return None
 
         def compute() -> Arrays:
-            self.report(f"S1 slow-down: {self.title}")
-            moved = _attacked(partial(build, self.team), self.images, self.labels, seed_of(str(self.seed), "S1"))
+            title = f"S1 slow-down: {self.title}"
+            self.report(title)
+            with PassMeter(self.team, passes_told(self.report, title)):
+                moved = _attacked(partial(build, self.team), self.images, self.labels, seed_of(str(self.seed), "S1"))
             with torch.no_grad():
                 before, after = self.team.decide(self.images), self.team.decide(moved)
             kept = before.labels == after.labels
@@ -345,6 +350,20 @@ class _Prefix:
     id: str
     name: str
     attack: Attack
+
+
+def passes_told(report: Report, title: str, most: int = 0) -> Callable[[int], None]:
+    """Make the function that is told the forward passes so far, and reports how far they are of the most there can be.
+
+    Args:
+        report: Takes a line, about once a second.
+        title: The line's beginning.
+        most: Passes that it takes at most; 0 where that is not known.
+    """
+    if not most:
+        return in_counts(report, title, "passes")
+    at = in_shares(report, title)
+    return lambda passes: at(min(1.0, passes / most))
 
 
 def _attacked(build: Callable[[int], Attack], images: Tensor, labels: Tensor, seed: int) -> Tensor:

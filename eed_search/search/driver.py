@@ -567,7 +567,10 @@ class _Search:
         if self.copier:
             self._look_at_copies(self.copier)
         over = {trial_label(number) for number in self.view.trials}
-        stages = self.workers.stages() | self._now
+        stages = self._now | {
+            who: f"{self._now[who]}, {text}" if who in self._now else text
+            for who, text in self.workers.stages().items()
+        }
         self.journal.tick({who: text for who, text in stages.items() if who not in over})
 
     def _hear(self) -> None:

@@ -79,11 +79,7 @@ class Journal:
         """Keep a line that a reader of the result should know; once, however often it is said."""
         if text not in self.view.notes:
             self.append("note", {"text": text})
-            self._tell(text)
-
-    def _tell(self, text: str) -> None:
-        """Say a line to whoever watches, if they want to hear of such: listeners of earlier versions do not."""
-        self.listener.on_note(text)
+            self.listener.on_note(text)
 
     def data(self, run: dict[str, Any], facts: DataFacts) -> None:
         """Keep what was read of the data, among the run's facts."""

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import nn
 
 from eed_search.core.looks import look_ends
+from eed_search.core.pace import in_shares
 from eed_search.core.store import Artifact
 from eed_search.data.splits import Split
 from eed_search.ensemble.gate import DeployedGate, GatedEnsemble
@@ -94,6 +95,7 @@ class Judging(Bench):
                 sweep=num_swept,
                 seed=spec.seed,  # not the stage's own: every classifier meets the same random starts
                 device=self.device,
+                tell=in_shares(self.report, f"attack on {name}"),
             )
             if in_looks and (state := unfinished.load()) is not None:
                 examination.restore(state)
@@ -102,7 +104,7 @@ class Judging(Bench):
                     examination.attack(end)
                     if end < num:
                         unfinished.save(examination.state())
-                        self.report(f"attack on {name}: {end} of {num} images")
+                        self.report(f"attack on {name}: {100 * end / num:.0f} %")
                 if end < num and beaten(examination.so_far().until(end)):
                     break
             found = examination.so_far()
@@ -165,6 +167,7 @@ class Judging(Bench):
                 seed=spec.seed,  # not the stage's own: every team meets the same random starts
                 device=self.device,
                 thresholds=others,
+                tell=in_shares(self.report, f"slow-down attack on {name}"),
             )
             return Artifact({"run": found.run, "swept_run": found.swept_run}, {"attack": found.attack})
 
@@ -184,7 +187,13 @@ class Judging(Bench):
 
         def attack(seed: int) -> Artifact:
             images = craft(
-                base, self.data.validation, eps=spec.threat.eps, settings=spec.evaluation, seed=seed, device=self.device
+                base,
+                self.data.validation,
+                eps=spec.threat.eps,
+                settings=spec.evaluation,
+                seed=seed,
+                device=self.device,
+                tell=in_shares(self.report, "attack on the dense base, to be replayed"),
             )
             return Artifact({"images": images.numpy()})
 

@@ -29,7 +29,7 @@ from eed_search.ensemble.loss import Members as MemberStack
 from eed_search.ensemble.subsets import subset_indices
 from eed_search.models import check_images
 from eed_search.stages.bench import Bench, Stage
-from eed_search.training import train
+from eed_search.training import TrainingResult, train
 
 _MOST_NAMED = 20  # layers in one note
 _TWIN_EPOCHS = 10.0  # enough for an undefended network to be accurate
@@ -55,8 +55,10 @@ class Making(Bench):
 
         def compute(seed: int) -> Artifact:
             model = self._untrained(seed)
-            self._train(model, self.data.train, spec.base, seed=seed, recovery="labels", teacher=None, name="base")
-            return _to_artifact(to_arrays(Member(model.cpu())))
+            done = self._train(
+                model, self.data.train, spec.base, seed=seed, recovery="labels", teacher=None, name="base"
+            )
+            return _to_artifact(to_arrays(Member(model.cpu())), {"losses": list(done.losses)})
 
         stored = self.store.get(*self.base_stage(), compute)
         return self.read_members(stored)[0].model, stored.key
@@ -298,11 +300,11 @@ class Making(Bench):
         recovery: Recovery,
         teacher: nn.Module | None,
         name: str,
-    ) -> None:
+    ) -> TrainingResult:
         loss = recovery_loss(
             recovery, teacher if teacher is not None else model, recipe, self.spec.threat.eps, self.device
         )
-        train(
+        return train(
             model,
             split,
             recipe,

@@ -7,6 +7,8 @@ schedule, averaged weights, masks, precision and the check for divergence.
 from __future__ import annotations
 
 import math
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -17,11 +19,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from eed_search.core.errors import Diverged
+from eed_search.core.pace import Clock, Pace
 from eed_search.core.spec import Augment, Recipe
 from eed_search.data.splits import Split
 from eed_search.models import place
 
 Masks = Mapping[str, Bool[Tensor, "..."]]
+_LATE_STEPS = 20  # whose mean loss is shown
+_LONG_EPOCH_S = 30.0  # from here on a tenth of an epoch is too coarse to be seen moving
 
 
 class BatchLoss(Protocol):
@@ -66,7 +71,8 @@ class Training:
         masks: For masked parameters, true where a weight is kept; applied again after every step,
             because momentum and weight decay would move zeros.
         device: Where to compute; the CPU by default.
-        report: Called with a line of progress after each epoch.
+        report: Called with a line of progress after each epoch, and within it about once a second.
+        clock: Gives seconds, for when a line is due and for the time left; plays no part in the result.
 
     Attributes:
         step: Optimiser steps done.
@@ -86,6 +92,7 @@ class Training:
         masks: Masks | None = None,
         device: torch.device | None = None,
         report: Callable[[str], None] = lambda text: None,
+        clock: Clock = time.monotonic,
     ) -> None:
         self._model, self._split, self._recipe, self._batch_loss = model, split, recipe, batch_loss
         self._seed, self._augment, self._report = seed, augment, report
@@ -105,6 +112,9 @@ class Training:
         self._batches = self._batches_from(0)
         self._losses: list[float] = []
         self._total, self._count = torch.zeros((), device=device), 0
+        self._clock = clock
+        self._pace: Pace | None = None  # from the first step of this process on
+        self._late: deque[Tensor] = deque(maxlen=min(_LATE_STEPS, max(1, self.steps_per_epoch)))
 
     @property
     def done(self) -> bool:
@@ -120,6 +130,7 @@ class Training:
         last = self.num_steps if num_steps is None else min(self.num_steps, self.step + num_steps)
         model, recipe = self._model, self._recipe
         model.train()
+        pace = self._pace = self._pace or Pace(self.num_steps, self.step, clock=self._clock)
         with precision_context(recipe.precision, self._device):
             while self.step < last:
                 images, labels = next(self._batches)
@@ -135,9 +146,14 @@ class Training:
                 if self._average is not None:
                     self._average.update(model, self.step)
                 self._total, self._count = self._total + loss.detach(), self._count + 1
+                self._late.append(loss.detach())
                 self.step += 1
+                due = pace.at(self.step)
                 if self._count == self.steps_per_epoch or self.done:
                     self._end_epoch()
+                    due = True
+                if due:
+                    self._say(pace)
 
     def finish(self) -> TrainingResult:
         """Take the averaged weights where the recipe wants them, and put the network into evaluation mode.
@@ -206,8 +222,15 @@ class Training:
 
     def _end_epoch(self) -> None:
         self._losses.append(_finite(float(self._total) / self._count, self.step - 1))
-        self._report(f"epoch {len(self._losses)} of {math.ceil(self._recipe.epochs)}, loss {self._losses[-1]:.3f}")
         self._total, self._count = torch.zeros((), device=self._device), 0
+
+    def _say(self, pace: Pace) -> None:
+        """Report the epoch, the loss of the last steps and the time left; only here is a device waited for."""
+        epochs = self._recipe.epochs
+        epoch = epochs * self.step / self.num_steps
+        slow = (pace.step_s or 0.0) * self.steps_per_epoch > _LONG_EPOCH_S
+        loss = float(torch.stack(tuple(self._late)).mean())
+        self._report(f"epoch {_count(epoch, 2 if slow else 1)} of {epochs:g}, loss {loss:.3g}{pace.left}")
 
 
 def train(
@@ -221,6 +244,7 @@ def train(
     masks: Masks | None = None,
     device: torch.device | None = None,
     report: Callable[[str], None] = lambda text: None,
+    clock: Clock = time.monotonic,
 ) -> TrainingResult:
     """Train a network in place; the arguments are those of `Training`.
 
@@ -232,7 +256,16 @@ def train(
         Diverged: If a loss, a weight or a statistic becomes NaN or infinite.
     """
     run = Training(
-        model, split, recipe, batch_loss, seed=seed, augment=augment, masks=masks, device=device, report=report
+        model,
+        split,
+        recipe,
+        batch_loss,
+        seed=seed,
+        augment=augment,
+        masks=masks,
+        device=device,
+        report=report,
+        clock=clock,
     )
     run.advance()
     return run.finish()
@@ -280,6 +313,11 @@ def precision_context(precision: str, device: torch.device) -> torch.autocast:
     """Autocast to bfloat16 where the recipe wants it (`auto`: where the device has it)."""
     enabled = precision == "bfloat16" or (precision == "auto" and has_bfloat16(device))
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled, cache_enabled=False)
+
+
+def _count(epoch: float, digits: int) -> str:
+    """Print an epoch and its fraction; a whole one without."""
+    return f"{epoch:.0f}" if epoch == int(epoch) else f"{epoch:.{digits}f}"
 
 
 def _finite(loss: float, step: int) -> float:

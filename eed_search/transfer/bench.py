@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from eed_search.compression.channels import channel_groups
 from eed_search.compression.member import Member, fresh, from_arrays, reestimate_norms, to_arrays
 from eed_search.core import plugins
+from eed_search.core.pace import in_counts
 from eed_search.core.records import Interval
 from eed_search.core.seeds import seed_of
 from eed_search.core.spec import Model
@@ -129,7 +130,7 @@ class Bench:
 
         def compute(seed: int) -> Artifact:
             network = self.untrained(model, seed)
-            self._train(network, self.spec.base, seed)
+            self._train(network, self.spec.base, seed, name="base")
             return self._to_artifact(Member(network.cpu()))
 
         stored = self.store.get("benchmark_base.1", settings, compute)
@@ -160,7 +161,7 @@ class Bench:
             if found.changed:
                 reestimate_norms(place(found.model, self.device), data.train)
             if choice.finetuned:
-                self._train(found.model, spec.finetune, seed, found.masks)
+                self._train(found.model, spec.finetune, seed, found.masks, name="fine-tuning")
             return self._to_artifact(Member(found.model.cpu(), found.masks), found.left_dense)
 
         stored = self.store.get("benchmark_network.1", settings, compute)
@@ -185,7 +186,7 @@ class Bench:
 
         def compute(seed: int) -> Artifact:
             self.report(f"crafts {case.label}")
-            images = self._craft(base.model, case)
+            images = self._craft(base.model, case, f"crafts {case.label}")
             right = self._labels(base.model, images) == self.data.test.labels.numpy()
             arrays = {"images": images.numpy(), "right": right}
             return Artifact(arrays, {"sha256": inputs_hash(images.numpy()), "l2": self._median(images, right)})
@@ -201,7 +202,7 @@ class Bench:
         def compute(seed: int) -> Artifact:
             truth = self.data.test.labels.numpy()
             static = self._labels(network.model, crafted.images) == truth
-            own = self._craft(network.model, case)
+            own = self._craft(network.model, case, f"attacks the pruned network by {case.label}")
             adaptive = self._labels(network.model, own) == truth
             return Artifact({"static": static, "adaptive": adaptive}, {"l2": self._median(own, adaptive)})
 
@@ -273,7 +274,13 @@ class Bench:
         }
 
     def _train(
-        self, network: nn.Module, recipe: PlainTraining, seed: int, masks: dict[str, Tensor] | None = None
+        self,
+        network: nn.Module,
+        recipe: PlainTraining,
+        seed: int,
+        masks: dict[str, Tensor] | None = None,
+        *,
+        name: str,
     ) -> None:
         train(
             network,
@@ -284,10 +291,10 @@ class Bench:
             augment=self.spec.data.augment,
             masks=masks,
             device=self.device,
-            report=self.report,
+            report=lambda text: self.report(f"{name}: {text}"),
         )
 
-    def _craft(self, network: nn.Module, case: Case) -> Tensor:
+    def _craft(self, network: nn.Module, case: Case, title: str) -> Tensor:
         # One seed for a case, whatever the network: a copy of the base meets the base's own inputs.
         return craft(
             copy.deepcopy(network),
@@ -297,6 +304,7 @@ class Bench:
             seed=seed_of(str(self.seed), case.label),
             batch_size=self.spec.batch_size,
             device=self.device,
+            tell=in_counts(self.report, title, "passes"),
         )
 
     def _labels(self, network: nn.Module, images: Tensor) -> Int[np.ndarray, " samples"]:

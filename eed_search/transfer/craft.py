@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from eed_search.data.splits import Split
-from eed_search.evaluation.attacks.victim import frozen, kept_generator
+from eed_search.evaluation.attacks.victim import PassMeter, frozen, kept_generator
 from eed_search.models import place
 from eed_search.transfer.spec import AttackName, Case
 
@@ -33,7 +33,15 @@ _INSIDE = 1e-3  # how far C&W's start keeps from 0 and 1, where its tanh has no 
 
 
 def craft(
-    model: nn.Module, split: Split, case: Case, *, num_classes: int, seed: int, batch_size: int, device: torch.device
+    model: nn.Module,
+    split: Split,
+    case: Case,
+    *,
+    num_classes: int,
+    seed: int,
+    batch_size: int,
+    device: torch.device,
+    tell: Callable[[int], None] = lambda passes: None,
 ) -> Images:
     """Attack every image that a network gets right; the others, and what is not finite, stay as they are.
 
@@ -45,6 +53,7 @@ def craft(
         seed: Of everything random; the global generators are left as they were.
         batch_size: Images attacked at once.
         device: Where to compute; C&W always takes the CPU.
+        tell: Told the forward passes so far.
 
     Returns:
         float32 images in [0, 1] in the split's order, on the CPU, within the budget to 1e-6.
@@ -55,7 +64,7 @@ def craft(
         return found
     if case.attack.name == "cw" and device.type != "cpu":
         model, device = copy.deepcopy(model).cpu(), torch.device("cpu")
-    with kept_generator(device), frozen(model), torch.enable_grad():
+    with kept_generator(device), frozen(model), torch.enable_grad(), PassMeter(model, tell):
         torch.manual_seed(seed)
         spent = case.attack
         order = _Order(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 
 from rich.console import Console
 from rich.live import Live
 
-from eed_search.cli.progress import LiveProgress, PlainProgress, page, trial_line
+from eed_search.cli.progress import Head, LiveProgress, PlainProgress, page, trial_line
+from eed_search.cli.progress import progress as shown_progress
 from eed_search.core.points import frontier
 from eed_search.search.listener import Status
 from tests.tracking.factories import make_trial, make_view
@@ -32,7 +34,7 @@ def _plain() -> tuple[PlainProgress, list[str], Clock]:
 
 def _drawn(status: Status, *, trials: int = 20) -> str:
     console = Console(width=80, file=io.StringIO(), record=True)
-    console.print(page("trials and controls", 95.0, status, make_view(trials)))
+    console.print(page(Head("trials and controls", lambda: 95.0), status, make_view(trials)))
     return console.export_text()
 
 
@@ -83,16 +85,105 @@ def test_a_failed_trial_gives_its_reason() -> None:
     )
 
 
-def test_silence_is_broken_once_a_minute() -> None:
-    """A log shows that the search is alive, and what it does; not more often than each minute."""
+def _tick(progress: PlainProgress, clock: Clock, second: int, text: str) -> None:
+    clock.now = second
+    progress.on_tick(Status(second, {"dense base": text}, {}, 20))
+
+
+def test_a_log_shows_how_far_a_long_stage_is() -> None:
+    """Every 15 s in the first minutes, each line with the epoch, the loss and the time left of that moment."""
+    progress, lines, clock = _plain()
+    progress.on_stage("dense base")
+    for second in range(46):
+        _tick(progress, clock, second, f"base: epoch {second / 10:g} of 30, loss {2 - second / 100:.3g}")
+    assert lines[1:] == [
+        "[ 0:15]   dense base: base: epoch 1.5 of 30, loss 1.85",
+        "[ 0:30]   dense base: base: epoch 3 of 30, loss 1.7",
+        "[ 0:45]   dense base: base: epoch 4.5 of 30, loss 1.55",
+    ]
+
+
+def test_after_five_minutes_a_line_a_minute_is_enough() -> None:
+    """A log of hours stays readable; a new phase is watched closely again."""
+    progress, lines, clock = _plain()
+    progress.on_stage("dense base")
+    for second in range(601):
+        _tick(progress, clock, second, f"base: epoch {second} of 2000")
+    assert [line[1:6].strip() for line in lines[1:]] == [
+        *(f"{second // 60}:{second % 60:02d}" for second in range(15, 300, 15)),
+        *(f"{second // 60}:{second % 60:02d}" for second in (345, 405, 465, 525, 585)),
+    ]
+    lines.clear()
+    progress.on_stage("finals")
+    for second in range(601, 617):
+        _tick(progress, clock, second, f"latency {second}")
+    assert [line[1:6] for line in lines] == ["10:00", "10:15"]
+
+
+def test_what_does_not_change_is_said_once_a_minute() -> None:
+    """A log shows that the search is alive, and what each worker does, in the order of trials."""
     progress, lines, clock = _plain()
     for second in range(180):
         clock.now = second
-        progress.on_tick(Status(second, {"trial 2": "members", "trial 10": "evaluation"}, {}, 20))
+        progress.on_tick(Status(second, {"trial 10": "evaluation", "trial 2": "members"}, {}, 20))
     assert lines == [
-        "[ 1:00]   still running: trial 10: evaluation; trial 2: members",
-        "[ 2:00]   still running: trial 10: evaluation; trial 2: members",
+        "[ 0:15]   trial 2: members; trial 10: evaluation",
+        "[ 1:15]   trial 2: members; trial 10: evaluation",
+        "[ 2:15]   trial 2: members; trial 10: evaluation",
     ]
+
+
+def test_a_log_names_the_phase_while_the_driver_is_busy() -> None:
+    """Ray starts, MLflow migrates, the report is written: no tick comes, and there is no silence."""
+    progress, lines, clock = _plain()
+    progress.on_stage("starting Ray")
+    for second in range(46):
+        clock.now = second
+        progress.beat()
+    assert lines == [
+        "[ 0:00] starting Ray",
+        "[ 0:15]   starting Ray, for 15 s",
+        "[ 0:30]   starting Ray, for 30 s",
+        "[ 0:45]   starting Ray, for 45 s",
+    ]
+
+
+def test_what_workers_did_before_a_phase_is_not_said_of_it() -> None:
+    """No tick comes while the report is written: the last trial's stage is over."""
+    progress, lines, clock = _plain()
+    _tick(progress, clock, 10, "attack on the team")
+    progress.on_stage("report")
+    clock.now = 12
+    progress.beat()
+    clock.now = 27
+    progress.beat()
+    assert lines == ["[ 0:10] report", "[ 0:27]   report, for 17 s"]
+
+
+def test_a_log_names_eight_workers_and_counts_the_others() -> None:
+    """A line stays a line on a cluster of any size."""
+    progress, lines, clock = _plain()
+    clock.now = 20
+    progress.on_tick(Status(20, {f"trial {i}": "members" for i in range(100)}, {}, 100))
+    assert lines[0].endswith("trial 7: members; and 92 more")
+
+
+def test_the_thread_that_beats_ends_with_the_search() -> None:
+    """And leaves nothing behind."""
+    before = threading.active_count()
+    with shown_progress():
+        during = threading.active_count()
+    assert (during, threading.active_count()) == (before + 1, before)
+
+
+def test_the_page_shows_the_time_of_the_moment_it_is_drawn_in() -> None:
+    """What stands below it is from the last tick; the clock runs on while the driver is busy."""
+    clock = Clock()
+    console = Console(width=80, file=io.StringIO(), record=True)
+    drawn = page(Head("report", clock), Status(0.0), None)
+    clock.now = 95
+    console.print(drawn)
+    assert "[ 1:35] report" in console.export_text()
 
 
 def test_the_live_page_shows_everything() -> None:

@@ -73,7 +73,7 @@ def test_the_result_shows_everything_in_80_columns(home: Path) -> None:
         "note: a note for the reader",
     ):
         assert part in text, part
-    commands = ("MLflow ", "again ", "export ", "plot ")
+    commands = ("MLflow ", "again ", "attack ", "export ", "plot ")
     assert max(len(line) for line in text.splitlines() if not line.startswith(commands)) <= 80
 
 

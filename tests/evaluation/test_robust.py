@@ -9,7 +9,7 @@ from torch import nn
 from eed_search.core.spec import Evaluation
 from eed_search.data.splits import Split
 from eed_search.ensemble.gate import Gate, GatedEnsemble
-from eed_search.evaluation.robust import judge
+from eed_search.evaluation.robust import Examination, judge
 
 CPU = torch.device("cpu")
 SETTINGS = Evaluation(steps=10, batch_size=64)
@@ -136,3 +136,17 @@ def test_one_member_has_no_threshold_to_sweep() -> None:
     team = GatedEnsemble([linear(0)], Gate())
     found = judge(team, samples(team), eps=0.02, settings=SETTINGS, seed=0, device=CPU, sweep=7)
     assert found.thresholds.size == 0
+
+
+def test_an_evaluation_tells_at_each_step_how_far_it_is() -> None:
+    """The share grows from batch to batch, surrogate to surrogate and step to step, and ends at the last image."""
+    team = GatedEnsemble([linear(0), linear(1)], Gate(0.4))
+    split, told = samples(team, 120), []
+    examination = Examination(team, split, eps=0.02, settings=SETTINGS, seed=0, device=CPU, tell=told.append)
+    examination.attack(64)
+    assert told == sorted(told)
+    assert 0 < told[0] < 0.05
+    assert 0.4 < told[-1] <= 64 / 120
+    examination.attack(120)
+    assert told == sorted(told)
+    assert 0.9 < told[-1] <= 1

@@ -83,3 +83,22 @@ def test_samples_that_were_wrong_already_cost_what_they_cost_clean() -> None:
     split = Split(IMAGES, (team.decide(IMAGES).labels + 1) % 4)
     found = judge(team, split, eps=0.05, settings=Evaluation(steps=3), seed=0, device=CPU)
     assert np.array_equal(found.attacked_run, found.members_run)
+
+
+@pytest.mark.parametrize("batch_size", [60, 7])
+def test_the_attack_tells_at_each_step_how_far_it_is(batch_size: int) -> None:
+    """From one look at the first batch to the last look at the last one."""
+    told: list[float] = []
+    slowed(
+        GatedEnsemble(MEMBERS, Gate(0.4)),
+        SPLIT,
+        eps=0.04,
+        steps=4,
+        batch_size=batch_size,
+        seed=3,
+        device=CPU,
+        tell=told.append,
+    )
+    assert told == sorted(told)
+    assert len(told) == 11 * -(-len(SPLIT) // batch_size)
+    assert told[-1] == 1

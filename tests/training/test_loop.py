@@ -1,6 +1,7 @@
 """The training loop."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -161,3 +162,82 @@ def test_a_run_continued_from_its_state_ends_with_the_same_bits(split, ema, stop
 
 def _state(run):
     return {name.removeprefix("model/"): t for name, t in run.state().items() if name.startswith("model/")}
+
+
+class Clock:
+    """A clock that takes a fixed time for each look at it."""
+
+    def __init__(self, tick_s):
+        self.now, self.tick_s = 0.0, tick_s
+
+    def __call__(self):
+        self.now += self.tick_s
+        return self.now
+
+
+def test_within_a_long_epoch_a_line_says_how_far_it_is(split):
+    """A step takes 4 s: every step is a line, with the fraction of the epoch, the loss and the time left."""
+    lines = []
+    run = Training(
+        network(), split, RECIPE, LabelRecovery(0.01, ATTACK), seed=0, report=lines.append, clock=Clock(tick_s=4.0)
+    )
+    run.advance()
+    assert run.steps_per_epoch == 5
+    assert len(lines) == run.num_steps == 15
+    assert re.fullmatch(r"epoch 0\.2 of 3, loss 0\.\d+", lines[0])
+    assert re.fullmatch(r"epoch 0\.6 of 3, loss 0\.\d+, about 50 s left", lines[2])
+    assert re.fullmatch(r"epoch 1 of 3, loss 0\.\d+, about 40 s left", lines[4])
+    assert re.fullmatch(r"epoch 3 of 3, loss 0\.\d+", lines[-1])
+
+
+def test_within_an_epoch_of_minutes_even_hundredths_are_shown(split):
+    """A step takes 40 s and an epoch two hundred: the line still changes with each."""
+    lines = []
+    run = Training(
+        network(), split, RECIPE, LabelRecovery(0.01, ATTACK), seed=0, report=lines.append, clock=Clock(tick_s=40.0)
+    )
+    run.advance(3)
+    assert lines[-1].startswith("epoch 0.60 of 3, loss 0.")
+    assert lines[-1].endswith(", about 8 min 00 s left")
+
+
+def test_fast_steps_are_one_line_an_epoch(split):
+    """A thousand steps a second: no step is held up for a line."""
+    lines = []
+    clock = Clock(tick_s=0.001)
+    train(network(), split, RECIPE, LabelRecovery(0.01, ATTACK), seed=0, report=lines.append, clock=clock)
+    assert [line.partition(",")[0] for line in lines] == ["epoch 1 of 3", "epoch 2 of 3", "epoch 3 of 3"]
+
+
+def test_half_an_epoch_ends_at_half(split):
+    """The last line names what was trained, and no whole epoch."""
+    lines = []
+    recipe = RECIPE.model_copy(update={"epochs": 0.5})
+    clock = Clock(tick_s=0.001)
+    train(network(), split, recipe, LabelRecovery(0.01, ATTACK), seed=0, report=lines.append, clock=clock)
+    assert len(lines) == 1
+    assert lines[0].startswith("epoch 0.5 of 0.5, loss ")
+
+
+def test_lines_change_no_bit(split):
+    """A line after every step or none at all: the same losses and weights."""
+    results, states = [], []
+    for tick_s in (0.0, 10.0):
+        model = network()
+        clock = Clock(tick_s)
+        results.append(train(model, split, RECIPE, LabelRecovery(0.05, ATTACK), seed=5, augment=True, clock=clock))
+        states.append(model.state_dict())
+    assert results[0] == results[1]
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
+def test_a_run_that_goes_on_measures_its_own_steps(split):
+    """What was done before a kill says nothing about how fast this process is."""
+    loss, lines = LabelRecovery(0.01, ATTACK), []
+    first = Training(network(), split, RECIPE, loss, seed=0)
+    first.advance(10)
+    second = Training(network(), split, RECIPE, loss, seed=0, report=lines.append, clock=Clock(tick_s=4.0))
+    second.restore(first.state())
+    second.advance(2)
+    assert re.fullmatch(r"epoch 2\.2 of 3, loss 0\.\d+", lines[0])
+    assert re.fullmatch(r"epoch 2\.4 of 3, loss 0\.\d+, about 10 s left", lines[1])

@@ -51,6 +51,11 @@ class TeamAttack(Attack):  # type: ignore[misc]  # torchattacks carries no types
         """Set an attribute; torchattacks' own keeps every value ever set, models too, in one list for ever."""
         object.__setattr__(self, name, value)
 
+    @property
+    def most_passes(self) -> int:
+        """Forward passes that a sample takes if nothing breaks it; 0 where that is not known before."""
+        return self.steps
+
     @abstractmethod
     def run(self, images: Images, labels: Int[Tensor, " batch"]) -> Images:
         """Attack samples that the team gets right."""
@@ -156,6 +161,14 @@ class Climber(TeamAttack):
                         found[alive] = moved[first, torch.arange(len(alive), device=first.device)]
                         alive = alive[~broken.any(0)]
         return found
+
+    @property
+    def most_passes(self) -> int:
+        """Forward passes that a sample takes if nothing breaks it; 0 where that is not known before."""
+        return sum(
+            1 + sum(width * (steps + 1) for width, steps in self._rounds(self.targets, targeted=objective.targeted))
+            for objective in self.objectives
+        )
 
     def _rounds(self, targets: int, *, targeted: bool) -> list[tuple[int, int]]:
         """How many classes are tried with how many steps, round after round."""

@@ -35,6 +35,11 @@ class BoundaryAttack(TeamAttack):
         super().__init__("FAB-T", team, eps=eps, steps=steps, restarts=1, seed=seed)
         self.targets = targets
 
+    @property
+    def most_passes(self) -> int:
+        """Not known before: torchattacks searches along a line after each step."""
+        return 0
+
     def run(self, images: Images, labels: Int[Tensor, " batch"]) -> Images:
         """Walk; the nearest wrong image is kept if it is within the budget."""
         walk = FAB(

@@ -18,6 +18,7 @@ from eed_search.evaluation.attacks.victim import Victim, View, device_of, frozen
 
 Images = Float[Tensor, "samples channels height width"]
 _WAYS: tuple[Literal["confidence", "stops"], ...] = ("confidence", "stops")
+NUM_RUNS = len(_WAYS)
 
 
 @dataclass(frozen=True)

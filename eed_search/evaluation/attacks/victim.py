@@ -6,7 +6,7 @@ the deployed gate, so judging every iterate costs nothing extra.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -150,10 +150,12 @@ class PassMeter:
 
     Args:
         team: What is counted.
+        tell: Told the forward passes so far at each of them.
     """
 
-    def __init__(self, team: nn.Module) -> None:
+    def __init__(self, team: nn.Module, tell: Callable[[int], None] = lambda passes: None) -> None:
         self._module = team.members[0] if isinstance(team, GatedEnsemble) else team
+        self._tell = tell
         self.forward = 0
         self.backward = 0
 
@@ -166,6 +168,7 @@ class PassMeter:
 
     def _see(self, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
         self.forward += len(output)
+        self._tell(self.forward)
         if output.requires_grad:
             output.register_hook(self._see_gradient)
 

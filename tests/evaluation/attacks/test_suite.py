@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from eed_search.ensemble.gate import Gate, GatedEnsemble, MarginGate, StopRule
 from eed_search.evaluation.attacks import Climber, NamedAttack, Prefix, Transfer, break_samples, tier_attacks
 from eed_search.evaluation.attacks.base import TeamAttack
+from eed_search.evaluation.attacks.victim import PassMeter
 
 EPS = 0.04
 GATES = pytest.mark.parametrize("gate", [Gate(0.4), Gate(rule="map"), MarginGate(0.6)], ids=["eed", "map", "margin"])
@@ -243,3 +244,19 @@ def test_wrong_settings_are_refused(arguments: dict[str, int], message: str) -> 
 def test_a_network_without_parameters_is_refused() -> None:
     with pytest.raises(ValueError, match="Flatten has no parameters"):
         tier_attacks(nn.Flatten(), 0, eps=EPS, num_classes=5, seed=0)
+
+
+@pytest.mark.parametrize("model", [sharpened(0), team(Gate(0.4))], ids=["network", "team"])
+def test_an_attack_says_about_how_many_passes_it_takes(model: nn.Module) -> None:
+    """Where nothing breaks: the time left is measured against it."""
+    given = images()
+    with torch.no_grad():
+        labels = model(given).argmax(-1) if not isinstance(model, GatedEnsemble) else model.decide(given).labels
+    for named in tier_attacks(model, 2, eps=1e-6, num_classes=5, seed=0):
+        if isinstance(named.attack, TeamAttack):
+            named.attack.steps = min(named.attack.steps, 40)
+            bound = named.attack.most_passes * len(given)
+            with PassMeter(model) as meter:
+                named.attack(given, labels)
+            if bound:
+                assert 0.4 * bound <= meter.forward <= 1.2 * bound, named.name
