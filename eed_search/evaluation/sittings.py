@@ -72,7 +72,7 @@ def cascade_latencies(
     pace = Pace(wanted)
     while len(sittings) < wanted + SPARE and len(undisturbed(sittings)) < wanted:
         number = len(sittings) + 1
-        title = f"{len(cascades)} classifier{'' if len(cascades) == 1 else 's'} in turns, process {number}"
+        title = f"process {number}"
         title += f" of {wanted}" if number <= wanted else f", for a disturbed one of {wanted}"
         report(title)
 
