@@ -9,7 +9,7 @@ measurement (`sittings`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -106,6 +106,8 @@ def one_sitting(
     spec: LatencySpec,
     reference_ms: float,
     clock: Clock = MACHINE,
+    *,
+    tell: Callable[[int, int], None] = lambda done, of: None,
 ) -> Sitting:
     """Time deployed cascades on real images, one image at a time, paired with the dense base and with each other.
 
@@ -124,6 +126,7 @@ def one_sitting(
         spec: Threads, block length, and the final rounds and calls of all processes together, of which this one does its share.
         reference_ms: Wall time of the dense base from a quiet window; scales ratios to milliseconds.
         clock: Asked for the time.
+        tell: Told between two rounds how many are done, and of how many as far as that is known.
 
     Returns:
         One for each cascade, method `cascade`, with the throughput of whole batches. The interval is
@@ -140,7 +143,7 @@ def one_sitting(
     by_cpu = ranks_by_cpu(entrant.call_ms for entrant in everyone)
     racing, num_rounds = contests, max(FEWEST_ROUNDS, math.ceil(spec.final_rounds / spec.final_processes))
     for _ in range(1 + NUM_DOUBLINGS):
-        _time_together(racing, shared, num_rounds, rng, by_cpu=by_cpu, clock=clock)
+        _time_together(racing, shared, num_rounds, rng, by_cpu=by_cpu, clock=clock, tell=tell)
         racing = [one for one in racing if not one.settled(limit)]
         if not racing:
             break
@@ -281,12 +284,16 @@ def _time_together(
     *,
     by_cpu: bool,
     clock: Clock,
+    tell: Callable[[int, int], None],
 ) -> None:
     """Take rounds of all that is timed, and hand each contest what concerns it."""
     entrants = {(-1, role): entrant for role, entrant in shared.items()}
     entrants |= {(n, role): entrant for n, one in enumerate(contests) for role, entrant in one.entrants.items()}
 
+    planned = num_rounds + max((len(one.rounds) for one in contests), default=0)
+
     def draw() -> dict[tuple[int, str], list[int]]:
+        tell(max((len(one.visited) for one in contests), default=0), planned)
         for one in contests:
             one.visited.append(stratified(one.depths, one.entrants["candidate"].size, rng))
         return {  # base and sentinel take as long for any image: they visit the last contest's, whose number is -1 too

@@ -14,20 +14,26 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from eed_search.core.pace import Pace
 from eed_search.core.records import Latency
 from eed_search.core.spec import LatencySpec
 from eed_search.evaluation.cascade import Cascade, Images, Sitting, one_sitting
 from eed_search.evaluation.timing import inverse, median_interval
 
+At = Callable[[int, int], None]
+"""Told how many rounds are done, and of how many."""
 ALIKE = 1.03  # times the fastest process's base up to which another counts as undisturbed
 SPARE = 3  # processes that may take the place of disturbed ones
-_JOB, _FOUND, _SAID = "job", "found", "said"
+_JOB, _FOUND, _SAID, _AT = "job", "found", "said", "at"
+_EVERY_S = 1.0  # between two looks at how far a process is, and between two words of it
 _SHOWN = 500  # characters of what a broken process said last
 
 
@@ -49,7 +55,7 @@ def cascade_latencies(
         sentinel_onnx: A network of known cost; none does without.
         spec: Threads, final processes, rounds and calls, block length. One process: the caller's own.
         reference_ms: Wall time of the dense base from a quiet window.
-        report: Told which process it is.
+        report: Told which process it is, at which round, and how long the rest takes.
 
     Returns:
         One for each cascade. The interval is that of the processes' medians; `noisy` too where fewer processes than
@@ -63,9 +69,18 @@ def cascade_latencies(
     if wanted == 1:
         return list(one_sitting(*job).latencies)
     sittings: list[Sitting] = []
+    pace = Pace(wanted)
     while len(sittings) < wanted + SPARE and len(undisturbed(sittings)) < wanted:
-        report(f"{len(cascades)} classifier{'' if len(cascades) == 1 else 's'} in turns, process {len(sittings) + 1}")
-        sittings.append(in_fresh_process(job))
+        number = len(sittings) + 1
+        title = f"process {number}"
+        title += f" of {wanted}" if number <= wanted else f", for a disturbed one of {wanted}"
+        report(title)
+
+        def at(done: int, of: int, title: str = title, number: int = number) -> None:
+            pace.at(number - 1 + done / of)
+            report(f"{title}: round {done} of {of}{pace.left if number <= wanted else ''}")
+
+        sittings.append(in_fresh_process(job, at))
     kept = sorted(sittings, key=lambda one: one.base_ms)[:wanted]
     calm = len(undisturbed(kept)) == wanted
     return [agreed([one.latencies[i] for one in kept], reference_ms, calm=calm) for i in range(len(cascades))]
@@ -115,8 +130,12 @@ def _median(values: Sequence[float | None]) -> float | None:
 # ---------------------------------------------------------------- the processes
 
 
-def in_fresh_process(job: tuple[Any, ...]) -> Sitting:
+def in_fresh_process(job: tuple[Any, ...], at: At = lambda done, of: None) -> Sitting:
     """Run one sitting in an interpreter of its own; it ends with this process, whatever ends that.
+
+    Args:
+        job: The arguments of `one_sitting`.
+        at: Told how many rounds are done, and of how many, whenever the process has come on.
 
     Raises:
         RuntimeError: If it breaks.
@@ -133,7 +152,7 @@ def in_fresh_process(job: tuple[Any, ...]) -> Sitting:
                 stderr=said,
             )
         try:
-            process.wait()
+            _wait(process, folder / _AT, at)
         finally:
             process.kill()
             process.communicate()
@@ -145,10 +164,33 @@ def in_fresh_process(job: tuple[Any, ...]) -> Sitting:
     return found
 
 
+def _wait(process: subprocess.Popen[bytes], file: Path, at: At) -> None:
+    """Wait for a process's end, and pass on what it writes about its rounds; one that hangs writes nothing."""
+    last = ""
+    while True:
+        try:
+            process.wait(_EVERY_S)
+            return
+        except subprocess.TimeoutExpired:
+            with suppress(OSError, ValueError):  # not there yet, or being written
+                done, of = map(int, (text := file.read_text()).split("/"))
+                if text != last:
+                    last = text
+                    at(done, of)
+
+
 def main(folder: Path) -> None:
     """Be one of the processes: read the job, do it, leave what was found."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    found = one_sitting(*pickle.loads((folder / _JOB).read_bytes()))
+    wrote = time.monotonic()
+
+    def tell(done: int, of: int) -> None:  # between two rounds, so that nothing is timed meanwhile
+        nonlocal wrote
+        if time.monotonic() - wrote >= _EVERY_S:
+            wrote = time.monotonic()
+            (folder / _AT).write_text(f"{done}/{of}")
+
+    found = one_sitting(*pickle.loads((folder / _JOB).read_bytes()), tell=tell)
     (folder / _FOUND).write_bytes(pickle.dumps(found))
 
 

@@ -15,7 +15,7 @@ import pytest
 from eed_search.core.records import Interval, Latency
 from eed_search.deployment.runtime import GateSettings
 from eed_search.evaluation import sittings
-from eed_search.evaluation.cascade import Cascade, Sitting
+from eed_search.evaluation.cascade import Cascade, Sitting, one_sitting
 from eed_search.evaluation.sittings import agreed, cascade_latencies, undisturbed
 from tests.evaluation.networks import DENSE, HALF, QUARTER, SHAPE, SPEC
 from tests.waiting import HANGS_S
@@ -83,11 +83,12 @@ def test_another_process_takes_the_place_of_a_disturbed_one(
     """As many as wanted, the fastest bases; never more than three beyond."""
     said: list[str] = []
     made = iter(Sitting((_latency(float(n)),), ms) for n, ms in enumerate(base_ms, start=1))
-    monkeypatch.setattr(sittings, "in_fresh_process", lambda job: next(made))
+    monkeypatch.setattr(sittings, "in_fresh_process", lambda job, at: next(made))
     spec = SPEC.model_copy(update={"final_processes": 3})
     (found,) = cascade_latencies([Cascade([HALF], GATE)], IMAGES, DENSE, None, spec, 1.0, said.append)
     assert (found.latency_ms.value, found.noisy) == (float(np.median(used)), noisy)
-    assert said == [f"1 classifier in turns, process {n}" for n in range(1, len(base_ms) + 1)]
+    places = ["1 of 3", "2 of 3", "3 of 3", *(f"{n}, for a disturbed one of 3" for n in range(4, 7))]
+    assert said == [f"process {place}" for place in places[: len(base_ms)]]
 
 
 @pytest.mark.realtime
@@ -104,6 +105,36 @@ def test_real_processes_time_what_they_are_given() -> None:
     assert small.p95_ms is not None
     assert len(team.exit_ms) == 2
     assert team.images_per_second is not None
+
+
+def test_a_process_says_at_which_round_it_is(tmp_path: Path) -> None:
+    """Whoever waits hears of each word once; of one that has written nothing, nothing."""
+    code = (
+        "import sys, time, pathlib\n"
+        "for done in (3, 7):\n    pathlib.Path(sys.argv[1]).write_text(f'{done}/16')\n    sys.stdin.readline()\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "at")], stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    heard: list[tuple[int, int]] = []
+
+    def at(done: int, of: int) -> None:
+        heard.append((done, of))
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+
+    sittings._wait(process, tmp_path / "at", at)
+    process.stdin.close()
+    assert heard == [(3, 16), (7, 16)]
+
+
+def test_rounds_are_told_one_by_one() -> None:
+    """Before each of them how many are done, of at least as many as the protocol asks for."""
+    told: list[tuple[int, int]] = []
+    spec = SPEC.model_copy(update={"final_processes": 1, "final_rounds": 6, "final_calls": 100})
+    one_sitting([Cascade([QUARTER], GATE)], IMAGES, DENSE, None, spec, 2.0, tell=lambda *at: told.append(at))
+    assert [done for done, _ in told] == list(range(len(told)))
+    assert all(done < of for done, of in told)
 
 
 def test_a_process_that_breaks_says_why() -> None:
