@@ -23,8 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime as ort
+try:
+    import numpy as np
+    import onnxruntime as ort
+except (ImportError, MemoryError) as error:  # onnxruntime says std::bad_alloc as an ImportError
+    if __name__ != "__main__":
+        raise
+    sys.exit(f"runtime.py needs numpy and onnxruntime, and memory to load them ({str(error).strip() or 'it ran out'})")
 
 FORMAT = "eed-search bundle"
 FORMAT_VERSION = 3  # 2: the gate's rule may be `margin`; 3: says how a photograph becomes an input
@@ -232,7 +237,7 @@ def new_session(model: bytes | str, threads: int = 1) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors only
+    options.log_severity_level = 4  # what goes wrong comes as an exception, with our words
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
@@ -563,7 +568,8 @@ def read_image(file: str | Path, image_shape: Sequence[int]) -> np.ndarray:
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
-        raise InputFault(f"{file}: needs Pillow to be read: pip install pillow; arrays (.npy) do not") from error
+        why = "" if isinstance(error, ModuleNotFoundError) else f" ({error})"
+        raise InputFault(f"{file}: needs Pillow to be read{why}: pip install pillow; arrays (.npy) do not") from error
     channels, height, width = image_shape
     try:
         with warnings.catch_warnings():
@@ -755,10 +761,10 @@ def _classify_files(team: GatedClassifier, given: Sequence[str], top: int, as_js
             continue
         others = sorted(answer.probabilities.items(), key=lambda item: -item[1])[1:top]
         rest = ", ".join(f"{_plain(name)} {100 * share:.1f} %" for name, share in others)
-        run = f"{answer.num_members_run} of {team.num_members} member{'' if team.num_members == 1 else 's'}"
+        run = f"{answer.num_members_run} of {team.num_members} members" if team.num_members > 1 else ""
+        more = "; ".join(part for part in (rest, run) if part)
         print(
-            f"{_plain(file)}  {_plain(answer.name)}  {100 * answer.probability:.1f} %"
-            f"  ({rest}{'; ' if rest else ''}{run})",
+            f"{_plain(file)}  {_plain(answer.name)}  {100 * answer.probability:.1f} %{f'  ({more})' if more else ''}",
             flush=True,
         )
     return code

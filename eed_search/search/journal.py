@@ -201,7 +201,9 @@ class Journal:
         """Complete what the tracker shows, and close its runs; what cannot be done is noted."""
         if (outbox := self._outbox) is None:
             return
-        complete = outbox.finish(replace(self.view, state=state), report_folder, state, patience_s, self.listener.on_note)
+        complete = outbox.finish(
+            replace(self.view, state=state), report_folder, state, patience_s, self.listener.on_note
+        )
         self._remember_cursor()
         self._outbox = None
         if complete:
