@@ -68,8 +68,8 @@ def measure(networks: Sequence[bytes], base: bytes, spec: LatencySpec) -> Timing
     seen: list[Sitting] = []
     real = sittings.in_fresh_process
 
-    def keep(job: tuple[Any, ...]) -> Sitting:
-        seen.append(real(job))
+    def keep(job: tuple[Any, ...], *more: Any) -> Sitting:
+        seen.append(real(job, *more))
         return seen[-1]
 
     sittings.in_fresh_process = keep

@@ -138,6 +138,8 @@ class _Run:
         for seed in self.spec.seeds:
             data = load_splits(self.spec.data, seed)
             self.num_samples = len(data.test)
+            if usable is None and data.facts is not None:
+                self.progress(f"read {data.facts.line()}")
             bench = Bench(self.spec, seed, data, self.store, self.device, lambda text: None)
             if usable is None:
                 usable = self._usable(bench)
