@@ -47,7 +47,7 @@ StorageUrl = Annotated[
         "--storage",
         metavar="URL",
         envvar="EED_SEARCH_STORAGE",
-        help="Shared storage: file:///…, s3://… or gs://…; replaces storage.url.",
+        help="Shared storage: file:///..., s3://... or gs://...; replaces storage.url.",
         show_default=False,
     ),
 ]
@@ -454,7 +454,7 @@ def mlflow_server(
         typer.Option(
             "--artifacts",
             metavar="PATH",
-            help="Folder or URI (s3://…) of the files; a folder in the home by default.",
+            help="Folder or URI (s3://...) of the files; a folder in the home by default.",
             show_default=False,
         ),
     ] = None,

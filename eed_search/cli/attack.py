@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import textwrap
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eed_search.cli.console import console, say
+from eed_search.cli.console import as_text, console, say
 from eed_search.cli.homes import open_run
 from eed_search.core.attack_records import AttackResult, Check
 from eed_search.core.attacked import Settings, refuse_second_claim
@@ -95,7 +94,7 @@ def attack(target: str, wanted: Wanted, *, home: Path) -> None:
         return
     result = attack_one(target, found, wishes, home=home, device=device)
     if wanted.as_json:
-        say(json.dumps(to_json(result), indent=1, ensure_ascii=False, allow_nan=False))
+        say(as_text(to_json(result)))
     else:
         show(result)
     if result.badge == "invalid":
@@ -239,7 +238,7 @@ def _paper(target: Target, wanted: Wanted, device: torch.device) -> None:
 
     row = paper_table(target, seed=wanted.seed, device=device, report=reporter())
     if wanted.as_json:
-        say(json.dumps(to_json(row), indent=1, ensure_ascii=False, allow_nan=False))
+        say(as_text(to_json(row)))
         return
     say(f"{row.target}: {row.data}, {row.split} images; L-inf eps {row.eps:.4g}, seed {row.seed}; through the gate")
     say()

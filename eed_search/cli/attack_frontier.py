@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eed_search.cli.attack import Wanted, attack_one, refuse_eps, reporter
 from eed_search.cli.badges import show_badges
-from eed_search.cli.console import say
+from eed_search.cli.console import as_text, say
 from eed_search.cli.homes import open_run
 from eed_search.core.attack_records import AttackResult
 from eed_search.core.attacked import summary
@@ -57,7 +56,7 @@ def attack_frontier(target: str, wanted: Wanted, wishes: Wishes, *, home: Path, 
     view = open_run(home, run or None)[1]
     if wanted.as_json:
         told = {"results": {id_: summary(one) for id_, one in found.items()}, **badge_facts(view)}
-        say(json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False))
+        say(as_text(told))
     else:
         say()
         show_badges(view)

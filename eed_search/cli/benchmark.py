@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -10,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eed_search.cli.console import console, say
+from eed_search.cli.console import as_text, console, say
 from eed_search.cli.progress import clock_time
 from eed_search.cli.space_file import Changes, data_problems, find
 from eed_search.core.errors import SpecError
@@ -54,7 +53,7 @@ def benchmark(file: Path, changes: Changes, *, home: Path, name: str | None, as_
     if as_json:
         from eed_search.transfer.report import plain
 
-        say(json.dumps(plain(results), indent=1, ensure_ascii=False, allow_nan=False))
+        say(as_text(plain(results)))
     else:
         show(results, home / name)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from eed_search.cli.streams import encodes_all
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,6 +24,11 @@ def console() -> Console:
 def say(line: str = "") -> None:
     """Print one line as it is: never wrapped, so that paths and commands can be copied; shown at once."""
     print(line, flush=True)
+
+
+def as_text(plain: Any, *, indent: int | None = 1, allow_nan: bool = False) -> str:
+    """Write what other programs read as JSON: exactly, whatever standard output can encode."""
+    return json.dumps(plain, indent=indent, ensure_ascii=not encodes_all(), allow_nan=allow_nan)
 
 
 def is_terminal() -> bool:

@@ -22,7 +22,7 @@ from typing import Any
 
 import typer
 
-from eed_search.cli.console import say
+from eed_search.cli.console import as_text, say
 from eed_search.core.cores import usable_cores
 from eed_search.core.finding import Finding
 
@@ -102,7 +102,13 @@ def _finish(found: Iterable[Finding], good: str) -> None:
 
 def _finish_json(facts: dict[str, Any], found: list[Finding]) -> None:
     num_wrong = sum(finding.level == "wrong" for finding in found)
-    say(json.dumps({**facts, "num_wrong": num_wrong, "findings": [asdict(finding) for finding in found]}, indent=2))
+    say(
+        as_text(
+            {**facts, "num_wrong": num_wrong, "findings": [asdict(finding) for finding in found]},
+            indent=2,
+            allow_nan=True,
+        )
+    )
     if num_wrong:
         raise typer.Exit(1)
 
@@ -241,7 +247,12 @@ def _torch() -> Iterator[Finding]:
     fix = "pip install -c constraints.txt -e . in a checkout (torch and torchvision must be of one release)"
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _TORCH_PROBE], capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=False
+            [sys.executable, "-c", _TORCH_PROBE],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_PROBE_TIMEOUT_S,
+            check=False,
         )
         facts = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
     except subprocess.TimeoutExpired:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eed_search.cli.check import image_lines, summary
-from eed_search.cli.console import say
+from eed_search.cli.console import as_text, say
 from eed_search.cli.result import duration
 from eed_search.cli.space_file import Changes, find, read
 from eed_search.core.cores import usable_cores
@@ -91,10 +90,9 @@ def dry_run(file: Path | None, changes: Changes, *, home: Path, name: str | None
     }
     if as_json:
         say(
-            json.dumps(
+            as_text(
                 _facts(spec, home, there, notes, space, held, units, found) | {"data": shop.data.facts.to_plain()},
-                indent=1,
-                ensure_ascii=False,
+                allow_nan=True,
             )
         )
     else:

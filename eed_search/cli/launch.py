@@ -59,7 +59,7 @@ def launch(file: Path | None, changes: Changes, *, home: Path, name: str | None,
         packed = pack(spec.plugins, cluster_home(home))
         spec = spec.model_copy(update={"plugins": packed.entries})
         name = name or default_name(spec.name)
-        files = {SPACE_FILE: to_text(spec).encode(), **packed.files}
+        files = {SPACE_FILE: to_text(spec).encode("utf-8", "backslashreplace"), **packed.files}
         There(place, wish, home).drive(["launch", SPACE_FILE, "--name", name], name=name, files=files)
         return
 

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eed_search.cli.streams import for_children, guard_streams
 from eed_search.cluster.marks import DATA, ERR, OUT
 
 _CANNOT = 7  # the exit code of RunError
@@ -117,6 +118,8 @@ def _missing(requires: Sequence[str]) -> list[str]:
 
 def main() -> None:
     """Run the command with marked output; the process ends with its exit code."""
+    guard_streams()
+    for_children()
     client = json.loads(sys.argv[1])
     home = Path(os.path.expanduser(client["home"]))
     swap = {os.path.expanduser(there): shown for there, shown in client["swap"].items()}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
-from eed_search.cli.console import say
+from eed_search.cli.console import as_text, say
 from eed_search.cli.elsewhere import elsewhere, flags
 from eed_search.cli.homes import open_run
 from eed_search.cluster.where import Wish
@@ -47,7 +46,7 @@ def report(run: str | None, *, home: Path, as_json: bool, out: Path | None, wish
     if as_json:
         from eed_search.tracking.report import as_json as facts
 
-        say(json.dumps(facts(view), indent=1, ensure_ascii=False, allow_nan=False))
+        say(as_text(facts(view)))
         return
     from eed_search.cli.result import show
 

@@ -9,10 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from eed_search.cli.console import console, is_terminal, say
+from eed_search.cli.console import as_text, console, is_terminal, say
 from eed_search.cli.elsewhere import elsewhere, flags
 from eed_search.cli.homes import Found, find_run, found_runs
 from eed_search.cli.result import command, where
+from eed_search.cli.streams import is_heard
 from eed_search.cluster.where import Wish
 from eed_search.core.cost import attacked_speedup
 from eed_search.core.ledger import num_ended
@@ -53,11 +54,11 @@ def status(run: str | None, *, home: Path, watch: bool, as_json: bool, wish: Wis
         return
     shown = ""
     while True:
-        text = json.dumps(facts(found, home), ensure_ascii=False) if as_json else "\n".join(lines(found, home))
+        text = as_text(facts(found, home), indent=None, allow_nan=True) if as_json else "\n".join(lines(found, home))
         if text != shown:
             say(text)
             shown = text
-        if not (watch and found.state == "running"):
+        if not (watch and found.state == "running" and is_heard()):
             break
         time.sleep(_EVERY_S)
         found = Found.at(folder)
@@ -74,7 +75,7 @@ def _watch_live(folder: Path, home: Path) -> None:
         while True:
             found = Found.at(folder)
             live.update(Text("\n".join(lines(found, home))), refresh=True)
-            if found.state != "running":
+            if found.state != "running" or not is_heard():
                 return
             time.sleep(_EVERY_S)
 
@@ -180,7 +181,7 @@ def _now(found: Found) -> dict[str, Any]:
     if found.state != "running":
         return {}
     with suppress(OSError, ValueError, KeyError, TypeError):
-        now = json.loads((found.folder / NOW_FILE).read_text())
+        now = json.loads((found.folder / NOW_FILE).read_text(encoding="utf-8"))
         if time.time() - now["at"] < _FRESH_S:
             return dict(now)
     return {}

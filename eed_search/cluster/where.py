@@ -146,7 +146,13 @@ def _head_of(file: ClusterFile, *, named: bool) -> str:
     command = [sys.executable, "-W", "ignore", "-m", "ray.scripts.scripts", "get-head-ip", str(file.path)]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_PROVIDER_S, check=False, stdin=subprocess.DEVNULL
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_PROVIDER_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired:
         said = f"no answer within {_PROVIDER_S:g} s"
@@ -173,7 +179,7 @@ def _local_state(file: ClusterFile) -> Literal["up", "down", ""]:
     for root in roots:
         state = Path(root or "/tmp") / "ray" / f"cluster-{file.name}.state"
         with suppress(OSError, ValueError, AttributeError):
-            head = json.loads(state.read_text()).get(file.head_address)
+            head = json.loads(state.read_text(encoding="utf-8")).get(file.head_address)
             if head is not None:
                 return "down" if head.get("state") == "terminated" else "up"
     return ""
@@ -193,7 +199,7 @@ def _cached() -> Iterator[dict[str, Any]]:
     for path in Path(tempfile.gettempdir()).glob("ray-config-*"):
         with suppress(OSError, ValueError, KeyError, TypeError):
             if path.stat().st_uid == os.getuid():
-                yield dict(json.loads(path.read_text())["config"])
+                yield dict(json.loads(path.read_text(encoding="utf-8"))["config"])
 
 
 def filled_in(file: ClusterFile) -> dict[str, Any]:

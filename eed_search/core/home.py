@@ -7,7 +7,9 @@ themselves to all of them.
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from pathlib import Path
 
 from eed_search.core.errors import SpecError
@@ -16,7 +18,6 @@ _WRONG = (
     (re.compile(r"\?"), "a question mark"),
     (re.compile(r"%[0-9A-Fa-f]{2}"), "a percent sign before two hexadecimal digits"),
     (re.compile(r"[\x00-\x1f\x7f]"), "a line break or another control character"),
-    (re.compile(r"[\ud800-\udfff]"), "bytes that are no UTF-8"),
 )
 
 
@@ -30,7 +31,19 @@ def path_problem(path: Path) -> str:
     if "\0" not in text:  # the system knows no such path
         text = str(path.expanduser().resolve())
     found = [what for pattern, what in _WRONG if pattern.search(text)]
+    if not _is_utf8(text):
+        found.append(
+            f"bytes that are no UTF-8 (here file names are {sys.getfilesystemencoding()}; LC_ALL=C.UTF-8 helps)"
+        )
     return "" if not found else f"holds {' and '.join(found)}, which SQLAlchemy or MLflow would take for something else"
+
+
+def _is_utf8(text: str) -> bool:
+    """Say whether the system reads a name as databases do, which take UTF-8 whatever the locale."""
+    try:
+        return os.fsencode(text) == text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
 
 
 def check_home(home: Path) -> Path:

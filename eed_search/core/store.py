@@ -253,7 +253,7 @@ class Store:
 
         file, problem = _MANIFEST, "cannot be read"  # of the file being looked at
         try:
-            manifest = json.loads((folder / _MANIFEST).read_text())
+            manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
             sound = manifest["key"] == key
             for name, written in manifest["sha256"].items() if sound else ():
                 file = name
@@ -261,7 +261,7 @@ class Store:
                     sound, problem = False, "has another hash than its manifest says"
                     break
             if sound:
-                meta = json.loads((folder / _META).read_text())
+                meta = json.loads((folder / _META).read_text(encoding="utf-8"))
                 return Stored(key, Artifact(load_file(folder / _TENSORS), meta), float(manifest["seconds"]))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):  # a manifest may hold any JSON
             pass

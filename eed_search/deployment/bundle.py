@@ -152,9 +152,9 @@ def write_bundle(
         _REPLAY: arrays.getvalue(),
         _CLAIMS: _json(claims),
         _CONFIG: _json(config),
-        _SPACE: search_space_yaml.encode(),
+        _SPACE: search_space_yaml.encode("utf-8", "backslashreplace"),
         _RUNTIME: Path(runtime.__file__).read_bytes(),
-        _README: _readme(out.name, manifest, replay, claims).encode(),
+        _README: _readme(out.name, manifest, replay, claims).encode("utf-8", "backslashreplace"),
     }
     manifest["sha256"] = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     try:
@@ -273,7 +273,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def _versions() -> dict[str, str]:

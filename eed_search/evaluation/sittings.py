@@ -157,7 +157,7 @@ def in_fresh_process(job: tuple[Any, ...], at: At = lambda done, of: None) -> Si
             process.kill()
             process.communicate()
         if process.returncode != 0:
-            last = (folder / _SAID).read_text(errors="replace").strip()[-_SHOWN:]
+            last = (folder / _SAID).read_text(encoding="utf-8", errors="replace").strip()[-_SHOWN:]
             raise RuntimeError(f"a process for the final latencies ended with {process.returncode}: {last}")
         found = pickle.loads((folder / _FOUND).read_bytes())
     assert isinstance(found, Sitting)

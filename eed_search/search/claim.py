@@ -91,7 +91,7 @@ def claim(home: Path, spec: Spec, name: str | None) -> Path:
             raise _taken(home, str(name))
     except OSError as error:
         raise RunError(f"{home}: cannot be written ({error.strerror}); choose another --home") from error
-    write_atomic(home / one / SPACE_FILE, to_text(spec).encode())
+    write_atomic(home / one / SPACE_FILE, to_text(spec).encode("utf-8", "backslashreplace"))
     return home / one
 
 

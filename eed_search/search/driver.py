@@ -34,6 +34,7 @@ from eed_search.core.sent_plugins import share
 from eed_search.core.spec import Spec
 from eed_search.core.storage import Storage
 from eed_search.core.store import write_atomic
+from eed_search.core.texts import as_utf8
 from eed_search.search import image_racing, origin, requests
 from eed_search.search.claim import check_name, claim, with_absolute_data
 from eed_search.search.copies import Copier, copied
@@ -196,7 +197,7 @@ def ray_workers(clock: Callable[[], float] = time.monotonic) -> Iterator[RayWork
 
 def command_line() -> str:
     """Write the command that started this process."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return as_utf8(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
 
 
 # ---------------------------------------------------------------- the search
@@ -632,7 +633,7 @@ class _Search:
             self.journal.end(state, reason)
 
     def _keep_traceback(self, file: str, text: str) -> None:
-        write_atomic(self.folder / ERRORS_FOLDER / file, text.encode())
+        write_atomic(self.folder / ERRORS_FOLDER / file, text.encode("utf-8", "backslashreplace"))
 
 
 def trial_file(number: int) -> str:

@@ -47,7 +47,8 @@ def joined_ray(address: str, latency_node: str | None = None) -> Iterator[Cluste
         if not is_sent():
             options["runtime_env"] = {"working_dir": str(pack(Path(folder), {})), "env_vars": WORKER_VARIABLES}
         try:
-            ray.init(address=address, log_to_driver=False, configure_logging=False, **options)
+            with ray_glue.without_arguments():
+                ray.init(address=address, log_to_driver=False, configure_logging=False, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             ray.shutdown()
             first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

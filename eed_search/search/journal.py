@@ -248,5 +248,5 @@ def _write_now(path: Path, status: Status) -> None:
     now = {"pid": os.getpid(), "at": time.time(), "stages": status.stages, "eta_s": status.eta_s}
     made = path.with_name(f".{path.name}")
     with suppress(OSError):
-        made.write_text(json.dumps(now))
+        made.write_text(json.dumps(now), encoding="utf-8")
         made.replace(path)

@@ -100,7 +100,7 @@ def run_state(folder: Path, view: RunView) -> str:
 def noted(folder: Path) -> Driver | None:
     """Read who drove a run last; none if nobody did or the note cannot be read."""
     with suppress(OSError, ValueError, TypeError):
-        return Driver(**json.loads((folder / DRIVER_FILE).read_text()))
+        return Driver(**json.loads((folder / DRIVER_FILE).read_text(encoding="utf-8")))
     return None
 
 
@@ -127,7 +127,7 @@ def _file_lock(folder: Path) -> FileLock:
 def _born(pid: int) -> int:
     """Read when a process started; 0 if there is no such process, or it is dead and only waited for."""
     with suppress(OSError, ValueError, IndexError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         return 0 if fields[0] in "ZX" else int(fields[19])
     return 0
 

@@ -91,7 +91,7 @@ def processor() -> str:
     """Give the processor's name, where the system tells it."""
     if sys.platform == "linux":
         with suppress(OSError):
-            for line in Path("/proc/cpuinfo").read_text().splitlines():
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
                 if line.startswith("model name"):
                     return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

@@ -95,7 +95,7 @@ def local_ray() -> Iterator[Machine]:
 
     clear_dead_sessions()
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_temp_root()))
-    (folder / _OWNER).write_text(json.dumps(asdict(this_process())))
+    (folder / _OWNER).write_text(json.dumps(asdict(this_process())), encoding="utf-8")
     try:
         with logs_not_on_terminal():
             _start(folder)
@@ -121,18 +121,19 @@ def _start(folder: Path) -> None:
     cores = usable_cores()  # Ray would count those that this process is not let on, too
     for tried in range(1, START_TRIES + 1):
         try:
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                num_cpus=cores,
-                log_to_driver=False,
-                configure_logging=False,
-                resources={PROBE_RESOURCE: 1},
-                _temp_dir=str(folder),
-                # A worker that has imported torch is kept while trials run, for the finals. (Those of a GPU always end.)
-                _system_config={"num_workers_soft_limit": cores + _KEPT},
-                **address,
-            )
+            with without_arguments():
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    num_cpus=cores,
+                    log_to_driver=False,
+                    configure_logging=False,
+                    resources={PROBE_RESOURCE: 1},
+                    _temp_dir=str(folder),
+                    # A worker that has imported torch is kept while trials run, for the finals. (Those of a GPU always end.)
+                    _system_config={"num_workers_soft_limit": cores + _KEPT},
+                    **address,
+                )
             return
         except Exception as error:  # Ray raises just this where it runs out of time
             ray.shutdown()
@@ -143,6 +144,22 @@ def _start(folder: Path) -> None:
                     f"Ray did not start within {START_TRIES} times 30 s: this machine is too busy."
                     " End other work on it and launch again"
                 ) from error
+
+
+@contextmanager
+def without_arguments() -> Iterator[None]:
+    """Keep Ray from taking this process's command line into its own records: it ends where a file's name is no UTF-8."""
+    import ray._private.utils as private
+
+    given = getattr(private, "get_entrypoint_name", None)
+    if given is None:  # of another Ray
+        yield
+        return
+    private.get_entrypoint_name = lambda: "eed-search"
+    try:
+        yield
+    finally:
+        private.get_entrypoint_name = given
 
 
 def quiet_environment(*, own_token: bool = True) -> None:
@@ -195,7 +212,7 @@ def clear_dead_sessions() -> None:
     """
     for folder in _temp_root().glob(f"{_PREFIX}*"):
         with suppress(OSError, ValueError, TypeError):
-            owner = Driver(**json.loads((folder / _OWNER).read_text()))
+            owner = Driver(**json.loads((folder / _OWNER).read_text(encoding="utf-8")))
             if not owner.alive():
                 _clear(folder)
 
@@ -237,7 +254,7 @@ def logs_not_on_terminal() -> Iterator[None]:
 def ray_log(path: Path) -> Iterator[None]:
     """Write what Ray's driver side logs to a file of the run."""
     logger = logging.getLogger("ray")
-    handler = logging.FileHandler(path, delay=True)
+    handler = logging.FileHandler(path, delay=True, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger.addHandler(handler)
     try:
@@ -393,7 +410,7 @@ def _stacks_when_stuck(path: Path, limit_s: float | None) -> Iterator[Callable[[
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
+        file = path.open("w", encoding="utf-8")
     except OSError:  # another machine's folder, or a full disk
         yield lambda: None
         return

@@ -27,7 +27,7 @@ def ask(folder: Path, wish: Wish) -> None:
 def asked(folder: Path) -> Wish | None:
     """Read what is asked for, if anything."""
     with suppress(OSError, ValueError, TypeError, KeyError):
-        what = json.loads((folder / REQUEST_FILE).read_text())["what"]
+        what = json.loads((folder / REQUEST_FILE).read_text(encoding="utf-8"))["what"]
         return cast("Wish", what) if what in ("stop", "cancel") else None
     return None
 

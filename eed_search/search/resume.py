@@ -104,7 +104,7 @@ def resume(
         there.slots(spec.resources)
         changed = spec.to_plain() != _begun_with(view)
         if changed or not (folder / SPACE_FILE).exists():
-            write_atomic(folder / SPACE_FILE, to_text(spec).encode())
+            write_atomic(folder / SPACE_FILE, to_text(spec).encode("utf-8", "backslashreplace"))
         if not view.name:  # killed before its first event
             return drive(spec, folder, pipeline, listener, there, stop)
         notes = origin.version_notes(view.facts) if left else []

@@ -130,7 +130,9 @@ def machine_name() -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():
         models = [
-            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+            line.partition(":")[2].strip()
+            for line in info.read_text(encoding="utf-8", errors="replace").splitlines()
+            if line.startswith("model name")
         ]
         processor = models[0] if models else processor
     return f"{processor} at {platform.node()}"

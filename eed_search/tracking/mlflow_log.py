@@ -40,6 +40,7 @@ from eed_search.core.records import (
 )
 from eed_search.core.reported import standing
 from eed_search.core.spec import Choice, Range, Spec
+from eed_search.core.texts import as_utf8
 from eed_search.tracking.mlflow_facts import attack_facts, cost_metrics, with_ends
 from eed_search.tracking.server import NOTE_NAME, is_healthy, read_note
 from eed_search.tracking.text import flatten, team_title
@@ -591,7 +592,7 @@ def _fact_tags(view: RunView) -> dict[str, Any]:
 
 def _texts(table: Mapping[str, Any], *, empty: bool = False) -> dict[str, str]:
     """Turn values into texts that every MLflow server takes; leave empty ones out unless asked."""
-    texts = {_name(key): str(value)[:_MAX_TEXT] for key, value in table.items()}
+    texts = {_name(key): as_utf8(str(value))[:_MAX_TEXT] for key, value in table.items()}
     return texts if empty else {key: text for key, text in texts.items() if text}
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from eed_search.core.errors import StoreError
 from eed_search.core.seeds import digest
 from eed_search.core.spec import Tracking
+from eed_search.core.texts import as_utf8
 from eed_search.tracking.mlflow_log import (
     PARENT_TAG,
     artifact_folder,
@@ -169,9 +170,9 @@ class NestedRuns:
         self._client.log_batch(
             run_id,
             metrics=[Metric(key, value, now, 0) for key, value in (metrics or {}).items()],
-            tags=[RunTag(key, value[:_MAX_TEXT]) for key, value in (tags or {}).items()],
+            tags=[RunTag(key, as_utf8(value)[:_MAX_TEXT]) for key, value in (tags or {}).items()],
         )
-        rows = [Param(key, str(value)[:_MAX_TEXT]) for key, value in (params or {}).items()]
+        rows = [Param(key, as_utf8(str(value))[:_MAX_TEXT]) for key, value in (params or {}).items()]
         for i in range(0, len(rows), _MAX_BATCH):
             self._client.log_batch(run_id, params=rows[i : i + _MAX_BATCH])
 

@@ -169,9 +169,12 @@ def write_report(view: RunView, folder: Path) -> dict[str, Path]:
 
     facts = as_json(view)
     paths = {"html": folder / HTML_NAME, "csv": folder / CSV_NAME, "json": folder / JSON_NAME}
-    write_atomic(paths["json"], (json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
-    write_atomic(paths["csv"], _csv(facts).encode())
-    write_atomic(paths["html"], page(view).encode())
+    write_atomic(
+        paths["json"],
+        (json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace"),
+    )
+    write_atomic(paths["csv"], _csv(facts).encode("utf-8", "backslashreplace"))
+    write_atomic(paths["html"], page(view).encode("utf-8", "backslashreplace"))
     return paths
 
 

@@ -32,11 +32,13 @@ def write_report(results: Results, folder: Path) -> list[Path]:
         if drawn := heatmap.png(heatmap.panels(rows, model), f"{title}: {model}"):
             pictures[f"heatmap-{re.sub('[^A-Za-z0-9._-]', '_', model)}.png"] = drawn
     contents = {
-        MARKDOWN_NAME: markdown(results, tuple(pictures)).encode(),
-        CSV_NAME: to_csv([flat_row(row) for row in rows]).encode(),
-        "means.csv": to_csv([flat_mean(mean) for mean in results.means]).encode(),
-        HTML_NAME: heatmap.page(rows, title, verdict_lines(results)).encode(),
-        JSON_NAME: (json.dumps(plain(results), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode(),
+        MARKDOWN_NAME: markdown(results, tuple(pictures)).encode("utf-8", "backslashreplace"),
+        CSV_NAME: to_csv([flat_row(row) for row in rows]).encode("utf-8", "backslashreplace"),
+        "means.csv": to_csv([flat_mean(mean) for mean in results.means]).encode("utf-8", "backslashreplace"),
+        HTML_NAME: heatmap.page(rows, title, verdict_lines(results)).encode("utf-8", "backslashreplace"),
+        JSON_NAME: (json.dumps(plain(results), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode(
+            "utf-8", "backslashreplace"
+        ),
         **pictures,
     }
     for name, content in contents.items():

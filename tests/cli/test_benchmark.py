@@ -114,7 +114,11 @@ def test_cifar10_s_tiny_form_runs(tmp_path: Path) -> None:
     ("sets", "code", "said"),
     [
         (["ratios=[1.5]", "schemes=[l3]"], 3, "ratios[0]: 1.5 is outside the allowed 0..1 without 1"),
-        (["models=[{name: vgg16_bn, width: 8}]"], 5, "vgg16_bn shrinks images 32-fold and learns from 32×32 and larger, these are 8×8"),
+        (
+            ["models=[{name: vgg16_bn, width: 8}]"],
+            5,
+            "vgg16_bn shrinks images 32-fold and learns from 32×32 and larger, these are 8×8",
+        ),
         (["block=64"], 5, "every layer is within one block of 64"),
         (["margin=0.1"], 7, "holds a benchmark of other settings"),
     ],
