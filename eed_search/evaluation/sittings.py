@@ -173,7 +173,7 @@ def _wait(process: subprocess.Popen[bytes], file: Path, at: At) -> None:
             return
         except subprocess.TimeoutExpired:
             with suppress(OSError, ValueError):  # not there yet, or being written
-                done, of = map(int, (text := file.read_text()).split("/"))
+                done, of = map(int, (text := file.read_text(encoding="utf-8")).split("/"))
                 if text != last:
                     last = text
                     at(done, of)
@@ -188,7 +188,7 @@ def main(folder: Path) -> None:
         nonlocal wrote
         if time.monotonic() - wrote >= _EVERY_S:
             wrote = time.monotonic()
-            (folder / _AT).write_text(f"{done}/{of}")
+            (folder / _AT).write_text(f"{done}/{of}", encoding="utf-8")
 
     found = one_sitting(*pickle.loads((folder / _JOB).read_bytes()), tell=tell)
     (folder / _FOUND).write_bytes(pickle.dumps(found))
