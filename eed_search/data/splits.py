@@ -105,7 +105,10 @@ def _take(images: Images, index: Int[np.ndarray, " chosen"]) -> Split:
     """Make tensors of some images, a few at a time: memory holds no second copy of them."""
     _, height, width, channels = images.images.shape
     try:
-        pixels = torch.empty((len(index), channels, height, width))
+        if channels == 1:  # torch chooses its kernels by these strides, and with them the last bits of every result
+            pixels = torch.empty((len(index), height, width, 1)).permute(0, 3, 1, 2)
+        else:
+            pixels = torch.empty((len(index), channels, height, width))
         for start in range(0, len(index), _CHUNK):
             some = torch.from_numpy(images.images[index[start : start + _CHUNK]])
             pixels[start : start + _CHUNK] = some.permute(0, 3, 1, 2).float().div_(255)

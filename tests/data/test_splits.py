@@ -59,6 +59,15 @@ def test_pixels_are_on_zero_to_one() -> None:
     assert images.shape[1:] == (1, 8, 8)
 
 
+def test_grey_images_lie_in_memory_as_they_always_did() -> None:
+    """Their strides decide which kernels torch takes, so the last bits of every stage's result hang on them."""
+    from sklearn.datasets import load_digits
+
+    images = load_splits(Data(), 0).train.images
+    before = torch.from_numpy(load_digits().images[..., None]).permute(0, 3, 1, 2).float().contiguous()
+    assert images.stride() == before.stride()
+
+
 def test_asking_for_more_than_there_is_names_the_keys() -> None:
     """The message says what to lower."""
     with pytest.raises(DataError, match=r"300 images asked for, the source has 200; lower num_train"):

@@ -161,14 +161,14 @@ def test_models_that_do_not_suit_are_left_out_and_named(home: Path) -> None:
     results, _ = _run(home, name="vgg", models=models, ratios=[0], seeds=[0], latency=None)
     (what, why), *_ = results.left_out
     assert what == "vgg16_bn-8"
-    assert why.startswith("model.name: vgg16_bn cannot take images of 8×8 ")
+    assert why.startswith("model.name: vgg16_bn shrinks images 32-fold ")
     assert {row.model for row in results.rows} == {"small_cnn-8"}
 
 
 def test_no_model_left_is_an_error_before_training(tmp_path: Path) -> None:
     """Nothing was trained, nothing kept."""
     with pytest.raises(
-        ModelError, match=r"none of them can be benchmarked on these images: vgg16_bn-8: .* cannot take images of 8×8"
+        ModelError, match=r"none of them can be benchmarked on these images: vgg16_bn-8: .* shrinks images 32-fold"
     ):
         _run(tmp_path, name="none", models=[{"name": "vgg16_bn", "width": 8}])
     assert not list((tmp_path / "store").glob("benchmark_*"))
