@@ -52,6 +52,7 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv(name, "")  # so that what is set is taken back
         monkeypatch.delenv(name)
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it remembers proxies: no other test shall find this one's
     yield from serve()
 
 
