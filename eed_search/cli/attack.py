@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from eed_search.cli.console import as_text, console, say
 from eed_search.cli.homes import open_run
 from eed_search.core.attack_records import AttackResult, Check
-from eed_search.core.attacked import Settings, refuse_second_claim
+from eed_search.core.attacked import Settings, refuse_second_claim, was_certified
 from eed_search.core.brevity import nearly_none
 from eed_search.core.cores import usable_cores
 from eed_search.core.cost import Cost
@@ -293,6 +293,11 @@ def show(result: AttackResult) -> None:
         )
     say()
     console().print(_attacks(result))
+    by_the_way = [use for use in result.attacks if use.id == "S1" or use.id.startswith("P")]
+    if num := sum(use.num_deployed_broken for use in by_the_way):
+        _wrapped(
+            f"Attacks on prefixes or on the cost broke {num} deployed answer{'s' if num > 1 else ''} besides: counted in RA."
+        )
     say(
         f"{result.forward_passes / result.clean.num_samples:,.0f} forward and"
         f" {result.gradient_passes / result.clean.num_samples:,.0f} gradient passes an image, {duration(result.seconds)}"
@@ -305,12 +310,10 @@ def show(result: AttackResult) -> None:
 
 
 def _of_the_proof(result: AttackResult) -> str:
-    if result.certified is None:
-        return ""
-    if result.certified.value > 0:
+    if not was_certified(result):
+        return f"certified: {result.certified_by.replace('none: ', 'not tried: ', 1)}." if result.certified_by else ""
+    if result.certified is not None and result.certified.value > 0:
         return f"certified: no image within eps can break these, whatever the attack; {result.certified_by}."
-    if result.certified_by.startswith("none"):
-        return f"certified: {result.certified_by}."
     return f"certified: trivial (0 %), the bounds say nothing about this network; {result.certified_by}."
 
 
@@ -338,11 +341,13 @@ def _accuracies(result: AttackResult) -> Table:
     rows: list[tuple[str, Accuracy | RobustAccuracy]] = [("clean", result.clean), ("robust (RA)", result.robust)]
     if result.num_members > 1:
         rows += [("RA, any prefix", result.any_prefix), ("RA, static", result.static)]
-    if result.certified is not None:
+    if result.certified is not None and was_certified(result):
         rows.append(("certified", result.certified))
     for name, accuracy in rows:
         interval = f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}"
         table.add_row(name, f"{100 * accuracy.value:.1f}", interval, str(accuracy.num_samples))
+    if result.certified_by and not was_certified(result):
+        table.add_row("certified", "not tried", "–", "0")
     return table
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from eed_search.core.cost import Cost
 from eed_search.core.records import Accuracy, Badge, RobustAccuracy
 
-SCHEMA_VERSION = 2  # 2: certified
+SCHEMA_VERSION = 3  # 2: certified; 3: one judge for every image
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,12 @@ class AttackUse:
         steps: Steps, or queries for an attack without gradients; none where it has no such number.
         restarts: Starts; none where it has no such number.
         num_attacked: Samples that no earlier attack had broken.
-        num_broken: Those that this one broke.
+        num_broken: Those of them that this one broke: their deployed answer, or that of the prefix that it aimed at.
         forward_passes: Images that went through the team.
         gradient_passes: Images that a gradient was taken of.
         seconds: Wall-clock time.
+        num_deployed_broken: Samples whose deployed answer this one broke first, whatever it aimed at; 0 in results of
+            schema versions 1 and 2.
     """
 
     id: str
@@ -38,6 +40,7 @@ class AttackUse:
     forward_passes: int
     gradient_passes: int
     seconds: float
+    num_deployed_broken: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,8 @@ class AttackResult:
         seconds: Wall-clock time of all finished parts, whichever process made them.
         versions: Of the tool and of torch.
         certified: Right on EVERY image within eps, by proof: never above `robust`. Often 0 %, which then says
-            nothing about the network. None in results of schema version 1.
-        certified_by: How that was proved, or why nothing could be.
+            nothing about the network. None where nothing was tried, and in results of schema version 1.
+        certified_by: How that was proved, or why nothing was tried (in schema version 2: `none: …`, beside 0 %).
         certified_hex: Which samples are, packed bits in hexadecimal.
     """
 

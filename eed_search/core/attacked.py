@@ -120,12 +120,17 @@ def summary(result: AttackResult) -> dict[str, Any]:
     return {
         **{name: plain[name] for name in keep},
         **accuracies,
-        "certified": plain["certified"],
+        "certified": plain["certified"] if was_certified(result) else None,
         "certified_by": plain["certified_by"],
         "attacked_speedup": attacked.speedup,
         "costs": {name: plain[field] for name, field in names.items()},
         "attacks": [{k: one[k] for k in ("id", "name", "steps", "restarts")} for one in plain["attacks"]],
     }
+
+
+def was_certified(result: AttackResult) -> bool:
+    """Whether anything was tried to be proved: what could not be tried has no share, not one of 0 %."""
+    return result.certified is not None and not result.certified_by.startswith("none")
 
 
 def attacked_cost(result: AttackResult) -> Cost:

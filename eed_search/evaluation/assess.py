@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Int
-from torch import Tensor
 
 import eed_search
 from eed_search.core.attack_records import SCHEMA_VERSION, AttackResult, Check
@@ -32,6 +31,7 @@ from eed_search.evaluation.tiers import (
     Found,
     Named,
     Report,
+    SlowDownAttack,
     evaluate,
     evaluation_key,
     split_key,
@@ -130,19 +130,18 @@ def _others_on(images: str, folder: Path) -> int:
     return count
 
 
-def _slow_down(team: Team, seed: int, *, eps: float, steps: int) -> Callable[[Tensor, Tensor], Tensor]:
-    return lambda images, labels: (
-        slow_down(team, images, eps=eps, steps=steps, seed=seed, batch_size=len(images)).adversarial
-    )
+def _slow_down(team: Team, seed: int, *, eps: float, steps: int) -> SlowDownAttack:
+    return lambda images: slow_down(team, images, eps=eps, steps=steps, seed=seed, batch_size=len(images))
 
 
 def _proof(team: Team, target: Target, steps: Steps, report: Report) -> Certificate:
     def compute() -> Arrays:
         proof = certify(team, target.split, eps=target.eps, report=report)
-        return {"right": proof.right, "method": np.array(proof.method)}
+        tried = {} if proof.right is None else {"right": proof.right}
+        return {"method": np.array(proof.method), **tried}
 
     kept = steps.get("certified", compute)
-    return Certificate(kept["right"], str(kept["method"]))
+    return Certificate(kept.get("right"), str(kept["method"]))
 
 
 # ---------------------------------------------------------------- the result
@@ -161,11 +160,10 @@ def _result(
 ) -> AttackResult:
     reasons = tuple(f"check {check.number}, {check.name}: {check.seen}" for check in checks if not check.passed)
     badge: Badge = "invalid" if reasons else "checked" if tier == 1 else "claim"
-    names = [use.name for use in found.attacks if not use.id.startswith("P")]
-    prefixes = [use.name for use in found.attacks if use.id.startswith("P")]
+    union = f"union of {', '.join(use.name for use in found.attacks)}"
 
-    def robust(flags: np.ndarray, more: Sequence[str] = ()) -> RobustAccuracy:
-        return RobustAccuracy.of(flags, attack=f"union of {', '.join([*names, *more])}", eps=target.eps, badge=badge)
+    def robust(flags: np.ndarray) -> RobustAccuracy:
+        return RobustAccuracy.of(flags, attack=union, eps=target.eps, badge=badge)
 
     shape = (int(target.split.images.shape[1]), int(target.split.images.shape[2]), int(target.split.images.shape[3]))
     macs = np.cumsum([count_macs(member, shape) for member in team.members])
@@ -193,8 +191,8 @@ def _result(
         num_members=len(team.members),
         clean=Accuracy.of(found.clean_right),
         robust=robust(found.robust_right),
-        any_prefix=robust(found.prefix_right, prefixes),
-        static=robust(found.static_right, prefixes),
+        any_prefix=robust(found.prefix_right),
+        static=robust(found.static_right),
         clean_cost=cost(found.clean_run),
         attacked_cost=cost(found.attacked_run),
         slowed_cost=None if found.slowed_run is None else cost(found.slowed_run),
@@ -206,9 +204,9 @@ def _result(
         gradient_passes=sum(use.gradient_passes for use in found.attacks),
         seconds=sum(use.seconds for use in found.attacks),
         versions={"eed_search": eed_search.__version__, "torch": torch.__version__, "device": _device_name(team)},
-        certified=Accuracy.of(proof.right),
+        certified=None if proof.right is None else Accuracy.of(proof.right),
         certified_by=proof.method,
-        certified_hex=pack_bits(proof.right),
+        certified_hex="" if proof.right is None else pack_bits(proof.right),
     )
 
 

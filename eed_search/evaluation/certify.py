@@ -27,7 +27,6 @@ from eed_search.evaluation.prefixes import AllMembers, Team
 
 METHOD = "interval bounds, tightened by linear ones"
 _BATCH = 25  # each image has a row for every class and layer
-_FIRST = 50  # where none of so many is certified the others are not tried: they count as not certified
 _SLACK = 1e-4  # of a logit, and as much of the largest one: float32 rounding of what is deployed
 _MOST = 500.0  # exp of more would overflow, and of less is 0 all the same
 
@@ -37,11 +36,11 @@ class Certificate:
     """What is proved of some samples.
 
     Attributes:
-        right: Samples that no image within eps can break.
-        method: How, or why nothing could be said.
+        right: Samples that no image within eps can break; none where nothing could be tried.
+        method: How, or why nothing was tried.
     """
 
-    right: Bool[np.ndarray, " samples"]
+    right: Bool[np.ndarray, " samples"] | None
     method: str
 
 
@@ -49,32 +48,33 @@ def certify(team: Team, split: Split, *, eps: float, report: Callable[[str], Non
     """Prove robustness sample by sample.
 
     Args:
-        team: Members and gate; run on the CPU as they are deployed.
+        team: Members and gate; run on the CPU as they are deployed. A bundle's members are taken as they are, all others
+            as they would be exported.
         split: Images and labels.
         eps: L∞ budget in pixel units.
         report: Told how far it is.
 
     Returns:
-        Flags; all false where a member holds an operator without a bound or the gate is of an unknown kind.
+        Flags of all samples; none where a member holds an operator without a bound or the gate is of an unknown kind.
     """
-    none = np.zeros(len(split), bool)
     rule = team.gate.rule if isinstance(team.gate, AllMembers) else team.gate
     if type(team) is not GatedEnsemble:
-        return Certificate(none, f"none: a {type(team).__name__} answers by code of its own")
+        return Certificate(None, f"not tried: a {type(team).__name__} answers by code of its own")
     if len(team.members) > 1 and type(rule) not in (Gate, MarginGate):
-        return Certificate(none, f"none: what a {type(rule).__name__} answers is not known here")
+        return Certificate(None, f"not tried: what a {type(rule).__name__} answers is not known here")
     shape = (int(split.images.shape[1]), int(split.images.shape[2]), int(split.images.shape[3]))
     try:
-        members = [OnnxNetwork(to_onnx(member, shape), f"member {i}") for i, member in enumerate(team.members, start=1)]
-        right = none.copy()
+        members = [
+            member if isinstance(member, OnnxNetwork) else OnnxNetwork(to_onnx(member, shape), f"member {i}")
+            for i, member in enumerate(team.members, start=1)
+        ]
+        right = np.zeros(len(split), bool)
         for start in range(0, len(split), _BATCH):
-            if start >= _FIRST and not right.any():
-                break
             report(f"bounds: samples {start + 1} to {min(start + _BATCH, len(split))} of {len(split)}")
             where = slice(start, start + _BATCH)
             right[where] = _certified(team.gate, members, split.images[where].cpu(), split.labels[where].cpu(), eps)
     except ModelError as error:
-        return Certificate(none, f"none: {error}")
+        return Certificate(None, f"not tried: {error}")
     return Certificate(right, METHOD)
 
 

@@ -37,7 +37,7 @@ class Checker:
         team: Team,
         split: Split,
         found: Found,
-        certified: Flags,
+        certified: Flags | None,
         make_attacks: Callable[..., Sequence[Named]],
         tier: Tier,
         seed: int,
@@ -118,7 +118,8 @@ class Checker:
             ("union", found.robust_right[:_SOME]),
         ]
         missed = probes.missed_on_the_way(team, attack, few, eps=eps)
-        return sanity.stronger_is_lower(rows, missed, int((self.certified & ~found.robust_right).sum()))
+        impossible = 0 if self.certified is None else int((self.certified & ~found.robust_right).sum())
+        return sanity.stronger_is_lower(rows, missed, impossible)
 
     def _doubling_steps(self) -> Check:
         held = torch.from_numpy(np.flatnonzero(self.found.robust_right)[: _FEW if self.tier == 1 else _SOME])

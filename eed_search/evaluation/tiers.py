@@ -1,8 +1,8 @@
 """A tier's attacks on one team, chunk by chunk, attack by attack: can be killed at any time and goes on.
 
-Every image that an attack gives back is judged here, on the hard deployed forward pass; a sample once
-broken is left alone by later attacks. Each attack on each chunk starts from a seed of its own, so what
-it finds does not depend on what ran before it in the same process.
+Every image that an attack gives back, also one on a single prefix or on the gate's cost, goes before the one judge
+(`evaluation.judge`); a sample once broken is left alone by later attacks. Each attack on each chunk starts from a
+seed of its own, so what it finds does not depend on what ran before it in the same process.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,17 +24,21 @@ from eed_search.core.attack_records import AttackUse
 from eed_search.core.pace import in_counts, in_shares
 from eed_search.core.seeds import digest, seed_of
 from eed_search.data.splits import Split
+from eed_search.evaluation.attacks.slow_down import SlowDown
 from eed_search.evaluation.attacks.victim import PassMeter
+from eed_search.evaluation.judge import Judge
 from eed_search.evaluation.prefixes import Team, prefix_alone, reachable_prefixes
 from eed_search.evaluation.steps import Arrays, Steps
 from eed_search.models import place
 
 Attack = Callable[[Tensor, Tensor], Tensor]
 """From images and labels to images that may be answered wrongly."""
+SlowDownAttack = Callable[[Tensor], SlowDown]
+"""From images to those that make the gate ask more members."""
 Report = Callable[[str], None]
 
 CHUNK = 250  # samples in a step: what a kill can lose
-_VERSION = 1  # of this module's arithmetic: part of every key
+_VERSION = 2  # of this module's arithmetic: part of every key; 2: one judge
 EXECUTED_PATH = ("G0", "APGD")  # attacks of these ids know no gate, so they serve for single prefixes too
 BLACK_BOX = ("G6", "Square", "RayS")  # these follow no gradient
 
@@ -64,13 +68,14 @@ class Found:
 
     Attributes:
         clean_right: Right without an attack.
-        broken_by: Index of the attack that broke the sample; -1 where none did, also where it was wrong before.
+        broken_by: Index of the attack whose image the deployed gate got wrong first, whatever it aimed at; -1 where none
+            did, also where it was wrong before.
         static_right: Right by all members together on every image tried.
         prefix_right: Right by every prefix that the gate can stop at, on every image tried.
         clean_run: Members run on the image itself.
         attacked_run: Members run on the image that broke the sample, else on the last one tried.
         slowed_run: Members run on the image made to slow the gate down, label kept; none without such an attack.
-        attacks: Each attack with what it did; the attacks on single prefixes come last, under `prefixes`.
+        attacks: Each with what it did: those on the gate, on single prefixes (ids with a P), on the gate's cost (S1).
         broken_images: The images that broke a sample, in the order of `broken_at`.
         broken_at: Their samples.
         farthest: Largest distance of any returned image from its original, in float64.
@@ -147,7 +152,7 @@ def evaluate(
     folder: Path,
     eps: float,
     seed: int,
-    slow_down: Callable[[Team, int], Attack] | None = None,
+    slow_down: Callable[[Team, int], SlowDownAttack] | None = None,
     report: Report = lambda text: None,
 ) -> Found:
     """Attack every sample of a split with every attack until one breaks it.
@@ -188,7 +193,7 @@ class _Chunk:
         make_attacks: Callable[..., Sequence[Named]],
         steps: Steps,
         seed: int,
-        slow_down: Callable[[Team, int], Attack] | None,
+        slow_down: Callable[[Team, int], SlowDownAttack] | None,
         report: Report,
     ) -> None:
         where = slice(number * CHUNK, min((number + 1) * CHUNK, len(split)))
@@ -200,33 +205,28 @@ class _Chunk:
         device = _device(team)
         self.images = split.images[where].to(device).contiguous(memory_format=torch.channels_last)
         self.labels = split.labels[where].to(device)
-
-    def run(self) -> Found:
-        """Take every step, in order."""
-        clean = self.steps.get(f"{self.name}/clean", self._clean)
-        self.clean_right, self.clean_run = clean["right"], clean["run"]
-        self.broken_by = np.full(len(self.labels), -1)
-        self.attacked_run = self.clean_run.copy()
-        self.static_right, self.prefix_right = clean["static_right"].copy(), clean["prefix_right"].copy()
+        self.judge = Judge(team, self.images, self.labels)
         self.uses: list[AttackUse] = []
         self.broken: list[tuple[np.ndarray, np.ndarray]] = []
         self.far = [(0.0, 0.0)]
+
+    def run(self) -> Found:
+        """Take every step, in order."""
+        judge = self.judge
+        judge.begin(self.steps.get(f"{self.name}/clean", judge.look))
         for i, attack in enumerate(self.make_attacks(self.team, seed=self.seed)):
-            alive = np.flatnonzero(self.clean_right & (self.broken_by < 0))
-            found = self._step(f"{i:02d}-{attack.id}", attack, alive, self._builder(self.team, i), self.team)
-            hit = alive[found["wrong"]]
-            self.broken_by[hit] = i
-            self.attacked_run[alive] = found["run"]
-            self.broken.append((found["images"], self.offset + hit))
+            alive = np.flatnonzero(judge.robust_right)
+            self._step(f"{i:02d}-{attack.id}", attack, alive, self._builder(self.team, i), self.team)
         self._prefixes()
+        slowed_run = self._slowed()
         return Found(
-            self.clean_right,
-            self.broken_by,
-            self.static_right,
-            self.prefix_right,
-            self.clean_run,
-            self.attacked_run,
-            self._slowed(),
+            judge.clean_right,
+            judge.broken_by,
+            judge.static_right,
+            judge.prefix_right,
+            judge.clean_run,
+            judge.attacked_run,
+            slowed_run,
             tuple(self.uses),
             np.concatenate([images for images, _ in self.broken]),
             np.concatenate([at for _, at in self.broken]),
@@ -234,30 +234,20 @@ class _Chunk:
             max(outside for _, outside in self.far),
         )
 
-    def _clean(self) -> Arrays:
-        with torch.no_grad():
-            decision = self.team.decide(self.images)
-            prefix, static = self._prefix_right(self.images, self.labels)
-        right = decision.labels == self.labels
-        return {
-            "right": right.cpu().numpy(),
-            "run": decision.members_run.cpu().numpy(),
-            "prefix_right": prefix.cpu().numpy(),
-            "static_right": static.cpu().numpy(),
-        }
-
-    def _prefix_right(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Whether every reachable prefix is right, and whether all members together are."""
-        right = self.team.gate.combine(self.team.member_log_probabilities(images)).argmax(-1) == labels
-        rows = [k - 1 for k in reachable_prefixes(self.team)]
-        return right[rows].all(0), right[-1]
-
     def _builder(self, team: Team, i: int) -> Callable[[int], Attack]:
         """Builds a team's attack of a place in the list from a seed."""
         return lambda seed: self.make_attacks(team, seed=seed)[i].attack
 
-    def _step(self, name: str, attack: Named, alive: np.ndarray, build: Callable[[int], Attack], team: Team) -> Arrays:
-        """Run one attack on the samples `alive` and judge what it gives, on `team` and on every prefix."""
+    def _step(
+        self,
+        name: str,
+        attack: Named,
+        alive: np.ndarray,
+        build: Callable[[int], Attack],
+        team: Team,
+        prefix: int | None = None,
+    ) -> None:
+        """Run one attack on the samples `alive`; it follows `team`: the deployed one, or a prefix alone."""
 
         def compute() -> Arrays:
             title = f"{attack.id} {attack.name}: {self.title}, {len(alive)} unbroken"
@@ -268,88 +258,98 @@ class _Chunk:
             images, labels = self.images[index], self.labels[index]
             with PassMeter(team, tell) as passes:
                 moved = _attacked(build, images, labels, seed_of(str(self.seed), name)) if len(alive) else images
-            with torch.no_grad():
-                decision = team.decide(moved)
-                prefix, static = self._prefix_right(moved, labels)
-            wrong = decision.labels != labels
-            distance = (moved.double() - images.double()).abs()
-            outside = torch.maximum(-moved.double(), moved.double() - 1).clamp_min(0)
-            return {
-                "wrong": wrong.cpu().numpy(),
-                "run": decision.members_run.cpu().numpy(),
-                "prefix_right": prefix.cpu().numpy(),
-                "static_right": static.cpu().numpy(),
-                "images": moved[wrong].cpu().numpy(),
-                "far": np.array([part.max().item() if len(alive) else 0.0 for part in (distance, outside)]),
-                "passes": np.array([passes.forward, passes.backward]),
-                "seconds": np.array(time.perf_counter() - start),
-            }
+            return self.judge.verdict(alive, moved) | _spent(passes, start)
 
         found = self.steps.get(f"{self.name}/{name}", compute)
-        self.static_right[alive] &= found["static_right"]
-        self.prefix_right[alive] &= found["prefix_right"]
-        forward, gradient = (int(n) for n in found["passes"])
+        held = found["right"] if prefix is None else found["prefixes"][prefix - 1]
+        self._take(attack, alive, found, num_broken=int((~held).sum()), on_gate=prefix is None)
+
+    def _take(self, attack: Named, alive: np.ndarray, found: Arrays, *, num_broken: int | None, on_gate: bool) -> None:
+        """Let a verdict count, and write down what the attack did and cost."""
+        hit = self.judge.take(alive, found, len(self.uses), on_gate=on_gate)
+        self.broken.append((found["images"], self.offset + hit))
         self.far.append((float(found["far"][0]), float(found["far"][1])))
+        forward, gradient = (int(n) for n in found["passes"])
         self.uses.append(
             AttackUse(
                 attack.id,
                 attack.name,
                 _number(attack.attack, "steps", "n_queries"),
                 _number(attack.attack, "restarts", "n_restarts"),
-                len(alive),
-                int(found["wrong"].sum()),
+                len(np.unique(alive)),
+                len(hit) if num_broken is None else num_broken,
                 forward,
                 gradient,
                 float(found["seconds"]),
+                num_deployed_broken=len(hit),
             )
         )
-        return found
 
     def _prefixes(self) -> None:
         """Attack single prefixes on what is left, so that RA-static and RA-any-prefix are as honest as RA.
 
         A sample whose deployed answer was broken counts as broken for RA-any-prefix: its prefix answered.
         """
-        self.prefix_right &= self.clean_right & (self.broken_by < 0)
         num = len(self.team.members)
         if num == 1:
-            self.static_right &= self.prefix_right
             return
+        judge = self.judge
         for k in (num, *(k for k in reachable_prefixes(self.team) if k < num)):
             part = prefix_alone(self.team, k)
             where = "all members" if k == num else f"prefix {k}"
             attacks = self.make_attacks(part, seed=self.seed)
             some = [i for i, attack in enumerate(attacks) if attack.id in EXECUTED_PATH] or range(len(attacks))
             for i in some:
-                alive = np.flatnonzero(self.static_right if k == num else self.prefix_right)
-                named = _Prefix(f"P{k}", f"{attacks[i].name} on {where}", attacks[i].attack)
-                self._step(f"prefix-{k}-{i:02d}", named, alive, self._builder(part, i), part)
+                alive = np.flatnonzero(judge.static_right if k == num else judge.prefix_right)
+                named = _Aimed(f"P{k}", f"{attacks[i].name} on {where}", attacks[i].attack)
+                self._step(f"prefix-{k}-{i:02d}", named, alive, self._builder(part, i), part, prefix=k)
 
     def _slowed(self) -> np.ndarray | None:
-        """Members run under the attack on the gate's cost, where the label is kept; else as on the image itself."""
+        """Members run under the attack on the gate's cost, where the label is kept; else as on the image itself.
+
+        Its slowest images go before the judge, and so do those on which it lost the label on the way.
+        """
         build = self.slow_down
         if build is None or len(self.team.members) == 1:
             return None
+        twice = np.tile(np.arange(len(self.labels)), 2)  # the slowest image of each, and one that lost the label
 
         def compute() -> Arrays:
             title = f"S1 slow-down: {self.title}"
             self.report(title)
-            with PassMeter(self.team, passes_told(self.report, title)):
-                moved = _attacked(partial(build, self.team), self.images, self.labels, seed_of(str(self.seed), "S1"))
+            start = time.perf_counter()
+            with (
+                PassMeter(self.team, passes_told(self.report, title)) as passes,
+                torch.random.fork_rng(),
+                torch.enable_grad(),
+            ):
+                seed = seed_of(str(self.seed), "S1")
+                torch.manual_seed(seed)
+                slow = build(self.team, seed)(self.images)
+            spent = _spent(passes, start)
             with torch.no_grad():
-                before, after = self.team.decide(self.images), self.team.decide(moved)
+                before, after = self.team.decide(self.images), self.team.decide(slow.adversarial)
             kept = before.labels == after.labels
             run = torch.where(kept, torch.maximum(before.members_run, after.members_run), before.members_run)
-            return {"run": run.cpu().numpy(), "kept": kept.cpu().numpy()}
+            moved = torch.cat([slow.adversarial, slow.lost_images])
+            return self.judge.verdict(twice, moved) | spent | {"slowed": run.cpu().numpy()}
 
-        return self.steps.get(f"{self.name}/S1", compute)["run"]
+        found = self.steps.get(f"{self.name}/S1", compute)
+        self._take(_Aimed("S1", "slow-down", None), twice, found, num_broken=None, on_gate=False)
+        return found["slowed"]
+
+
+def _spent(passes: PassMeter, start: float) -> Arrays:
+    return {"passes": np.array([passes.forward, passes.backward]), "seconds": np.array(time.perf_counter() - start)}
 
 
 @dataclass(frozen=True)
-class _Prefix:
+class _Aimed:
+    """An attack that aims at something else than the deployed answer."""
+
     id: str
     name: str
-    attack: Attack
+    attack: Any
 
 
 def passes_told(report: Report, title: str, most: int = 0) -> Callable[[int], None]:
@@ -386,6 +386,7 @@ def _join(chunks: Sequence[Found]) -> Found:
             num_broken=sum(use.num_broken for use in same),
             forward_passes=sum(use.forward_passes for use in same),
             gradient_passes=sum(use.gradient_passes for use in same),
+            num_deployed_broken=sum(use.num_deployed_broken for use in same),
             seconds=sum(use.seconds for use in same),
         )
         for same in zip(*(chunk.attacks for chunk in chunks), strict=True)

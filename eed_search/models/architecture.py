@@ -15,13 +15,31 @@ from torch import Tensor, nn
 from eed_search.core.errors import ModelError
 from eed_search.models.factored import can_be_factored, factored_like, replace
 
+_LEAST_CHANNELS = 8
 Network = TypeVar("Network", bound=nn.Module)
 
 
 def place(model: Network, device: torch.device | None = None) -> Network:
-    """Move a network in place, its convolutions in channels-last order: faster on CPUs and GPUs, equal numbers."""
-    moved: Network = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    """Move a network in place, its convolutions in the order of `layout`: faster on CPUs and GPUs, equal numbers."""
+    moved: Network = model.to(device=device, memory_format=layout(model))  # type: ignore[call-overload]
     return moved
+
+
+def layout(model: nn.Module) -> torch.memory_format:
+    """Say in which order a network's images and weights lie: channels last, unless that would corrupt memory.
+
+    Without AVX-512, oneDNN (as of torch 2.13) writes past its buffers in the gradient of the weights of a 1x1 convolution
+    that skips pixels, is in channels-last order and has fewer than 8 input channels: the shortcut of a very
+    narrow ResNet. The process hangs or dies. Measured 2026-11-30, docs/log.md.
+    """
+    narrow = any(
+        isinstance(part, nn.Conv2d)
+        and set(part.kernel_size) == {1}
+        and max(part.stride) > 1
+        and part.in_channels // part.groups < _LEAST_CHANNELS
+        for part in model.modules()
+    )
+    return torch.contiguous_format if narrow else torch.channels_last
 
 
 def fit_to_state(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from eed_search.core.attack_records import AttackResult
-from eed_search.core.attacked import attacked_cost
+from eed_search.core.attacked import attacked_cost, was_certified
 from eed_search.core.cost import Cost, costs
 from eed_search.core.records import Accuracy, Interval, Measurement, RobustAccuracy
 
@@ -36,7 +36,7 @@ def attack_facts(result: AttackResult) -> tuple[dict[str, float | None], dict[st
         **with_ends(f"{badge}_robust_any_prefix", result.any_prefix),
         **with_ends(f"{badge}_robust_static", result.static),
         **with_ends(f"{badge}_clean_accuracy", result.clean),
-        **(with_ends(f"{badge}_certified", result.certified) if result.certified else {}),
+        **(with_ends(f"{badge}_certified", result.certified) if result.certified and was_certified(result) else {}),
         f"{badge}_num_samples": result.clean.num_samples,
         **_costs(f"{badge}_attacked", attacked_cost(result)),
     }

@@ -22,7 +22,7 @@ from eed_search.core.errors import Diverged
 from eed_search.core.pace import Clock, Pace
 from eed_search.core.spec import Augment, Recipe
 from eed_search.data.splits import Split
-from eed_search.models import place
+from eed_search.models import layout, place
 
 Masks = Mapping[str, Bool[Tensor, "..."]]
 _LATE_STEPS = 20  # whose mean loss is shown
@@ -217,6 +217,7 @@ class Training:
             seed=self._seed,
             augment=self._augment,
             device=self._device,
+            memory_format=layout(self._model),
         )
         return islice(batches, step, None)
 
@@ -336,7 +337,14 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
 
 
 def _batches(
-    split: Split, batch_size: int, num_steps: int, *, seed: int, augment: Augment, device: torch.device
+    split: Split,
+    batch_size: int,
+    num_steps: int,
+    *,
+    seed: int,
+    augment: Augment,
+    device: torch.device,
+    memory_format: torch.memory_format,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield shuffled batches, epoch after epoch; the last of an epoch may be smaller, but never single."""
     generator = torch.Generator().manual_seed(seed)
@@ -352,7 +360,7 @@ def _batches(
             if augment != "none":
                 images = shifted(images, generator, mirror=augment == "crop_flip")
             yield (
-                images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last),
+                images.to(device, non_blocking=True).contiguous(memory_format=memory_format),
                 split.labels[index].to(device, non_blocking=True),
             )
             done += 1

@@ -143,7 +143,7 @@ def test_json_is_the_whole_record_and_a_second_call_repeats_it(folder: Path) -> 
     assert 0 < result.certified.value <= result.robust.value
     nothing = replace(result, certified=Accuracy.of(np.zeros(50, bool)))
     assert "certified: trivial (0 %), the bounds say nothing" in _of_the_proof(nothing)
-    assert _of_the_proof(replace(nothing, certified_by="none: no bound")) == "certified: none: no bound."
+    assert _of_the_proof(replace(nothing, certified_by="none: no bound")) == "certified: not tried: no bound."
 
 
 def test_a_failed_check_ends_with_code_9_after_the_result(folder: Path) -> None:

@@ -259,17 +259,32 @@ def test_what_has_no_bound_is_said() -> None:
 
     split = defences.images_and_labels()
     found = certify(GatedEnsemble([Squares()], Gate()).eval(), split, eps=0.01)
-    assert not found.right.any()
-    assert found.method == "none: the ONNX operator Mul of two values that both vary has no bound here"
+    assert found.right is None
+    assert found.method == "not tried: the ONNX operator Mul of two values that both vary has no bound here"
     other = certify(GatedEnsemble(defences.members(), defences.BatchGate()).eval(), split, eps=0.01)
-    assert other.method == "none: what a BatchGate answers is not known here"
+    assert other.method == "not tried: what a BatchGate answers is not known here"
     own = certify(defences.random_order(), split, eps=0.01)
-    assert own.method == "none: a RandomOrder answers by code of its own"
+    assert own.method == "not tried: a RandomOrder answers by code of its own"
 
 
-def test_where_the_first_samples_have_no_bound_the_rest_is_not_tried() -> None:
+def test_as_many_samples_are_tried_as_asked_for() -> None:
+    """Also where nothing can be proved of the first ones."""
     told: list[str] = []
     split = defences.images_and_labels()
     found = certify(defences.honest(), split, eps=0.4, report=told.append)
-    assert told == ["bounds: samples 1 to 25 of 160", "bounds: samples 26 to 50 of 160"]
-    assert not found.right.any()
+    assert told[-1] == "bounds: samples 151 to 160 of 160"
+    assert found.right is not None
+    assert found.right.tolist() == [False] * 160
+
+
+def test_a_bundle_is_certified_as_the_run_that_it_came_from() -> None:
+    """Its members are ONNX files read back."""
+    team, split = defences.honest(), defences.images_and_labels()
+    read_back = [OnnxNetwork(to_onnx(member, defences.SHAPE)) for member in team.members]
+    own = certify(team, split, eps=defences.EPS)
+    bundle = certify(GatedEnsemble(read_back, team.gate).eval(), split, eps=defences.EPS)
+    assert own.right is not None
+    assert bundle.right is not None
+    assert own.right.any()
+    assert bundle.right.tolist() == own.right.tolist()
+    assert bundle.method == METHOD

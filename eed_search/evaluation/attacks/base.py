@@ -130,7 +130,7 @@ class Climber(TeamAttack):
             for number, objective in enumerate(self.objectives):
                 with torch.no_grad():
                     view = victim.look(images)
-                    order = _wrong_classes(objective.scores(view), labels)
+                    order = wrong_classes(objective.scores(view), labels)
                     goals = order[:, : self.targets].T if objective.targeted else labels[None]
                     bare = images.new_zeros(len(labels), 0)
                     scales = torch.stack([objective.scale(Aim(view, images, labels, t, bare)) for t in goals])
@@ -190,7 +190,7 @@ class Climber(TeamAttack):
         return torch.rand(images.shape[1:], generator=generator).mul(2).sub(1).to(images)
 
 
-def _wrong_classes(scores: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Tensor:
+def wrong_classes(scores: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Tensor:
     """Classes but the true one, best score first."""
     order = scores.scatter(1, labels[:, None], -torch.inf).argsort(dim=-1, descending=True, stable=True)
     return order[:, :-1]

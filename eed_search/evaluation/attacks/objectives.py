@@ -211,13 +211,14 @@ class Route:
 
     def scale(self, aim: Aim) -> Float[Tensor, "batch parts"]:
         """How far each condition is at the clean images."""
-        return self._conditions(aim).detach().abs().clamp_min(_LEAST_SCALE).T
+        return self.conditions(aim).detach().abs().clamp_min(_LEAST_SCALE).T
 
     def loss(self, aim: Aim) -> Float[Tensor, " batch"]:
         """Minus the sum of what each condition lacks."""
-        return -functional.relu(_SLACK - self._conditions(aim) / aim.scale.T).sum(0)
+        return -functional.relu(_SLACK - self.conditions(aim) / aim.scale.T).sum(0)
 
-    def _conditions(self, aim: Aim) -> Float[Tensor, "parts batch"]:
+    def conditions(self, aim: Aim) -> Float[Tensor, "parts batch"]:
+        """What must be above 0: the target's lead; the surplus, unless the prefix is the last; each earlier one passed."""
         view, last = aim.view, self.prefix - 1
         rows = view.combined
         found = [_pick(rows[last], aim.targets) - _best_other(rows[last], aim.targets)]

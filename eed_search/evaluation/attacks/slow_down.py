@@ -30,12 +30,16 @@ class SlowDown:
         clean_run: Members run on the clean images.
         attacked_run: The most members run on any image tried that keeps the label.
         adversarial: That image; the clean one where nothing was slower.
+        lost: Whether some image tried changed the answer: an attack on accuracy, found by the way.
+        lost_images: The first such image; the clean one where there is none.
     """
 
     labels: Int[Tensor, " samples"]
     clean_run: Int[Tensor, " samples"]
     attacked_run: Int[Tensor, " samples"]
     adversarial: Images
+    lost: Bool[Tensor, " samples"]
+    lost_images: Images
 
 
 Watch = Callable[[slice, View], None]
@@ -84,12 +88,13 @@ def slow_down(
             clean = view.decision
             watch(where, view)
             run, best = clean.members_run.clone(), given.clone()
+            lost, changed = torch.zeros_like(run, dtype=torch.bool), given.clone()
             for way in _WAYS:
                 see = partial(watch, where)
-                _climb(victim, way, given, clean.labels, run, best, see, eps=eps, steps=steps, seed=seed)
-            parts.append((clean.labels, clean.members_run, run, best))
-    labels, clean_run, attacked, moved = (torch.cat(column).to(images.device) for column in zip(*parts, strict=True))
-    return SlowDown(labels, clean_run, attacked, moved)
+                found = (run, best, lost, changed)
+                _climb(victim, way, given, clean.labels, found, see, eps=eps, steps=steps, seed=seed)
+            parts.append((clean.labels, clean.members_run, run, best, lost, changed))
+    return SlowDown(*(torch.cat(column).to(images.device) for column in zip(*parts, strict=True)))
 
 
 def _climb(
@@ -97,15 +102,15 @@ def _climb(
     way: Literal["confidence", "stops"],
     images: Images,
     labels: Tensor,
-    run: Tensor,
-    best: Tensor,
+    found: tuple[Tensor, Tensor, Tensor, Tensor],
     see: Callable[[View], None],
     *,
     eps: float,
     steps: int,
     seed: int,
 ) -> None:
-    """One run of sign steps that shrink; writes what it finds into `run` and `best`."""
+    """One run of sign steps that shrink; writes what it finds into the tensors of `found`."""
+    run, best, lost, changed = found
     low, high = (images - eps).clamp_(min=0), (images + eps).clamp_(max=1)
     generator = torch.Generator().manual_seed(seed_of(str(seed), f"slow-down/{way}"))
     noise = torch.rand(images.shape[1:], generator=generator).mul(2).sub(1).to(images)
@@ -115,7 +120,11 @@ def _climb(
         with torch.set_grad_enabled(step < steps):
             view = victim.look(point)
         see(view)
-        slower = (view.decision.labels == labels) & (view.decision.members_run > run)
+        kept = view.decision.labels == labels
+        first = ~kept & ~lost
+        lost |= first
+        changed[first] = now[first]
+        slower = kept & (view.decision.members_run > run)
         run[slower] = view.decision.members_run[slower]
         best[slower] = now[slower]
         if step == steps:
