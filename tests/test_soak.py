@@ -91,7 +91,8 @@ def test_a_failure_is_named(tmp_path: Path) -> None:
     assert "- FAILED idle-2: tests.test_it::test_two" in said.splitlines()
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_what_is_killed_leaves_nothing_behind_and_is_repeated(tmp_path: Path, number: signal.Signals) -> None:
     made = _repository(tmp_path, HANGS)
     process = _start(made, "loaded")

@@ -145,6 +145,7 @@ def test_cancel_ends_a_running_search_at_once(tmp_path: Path) -> None:
     assert read_run(home / "three").state == "cancelled"
 
 
+@pytest.mark.slow
 def test_sigterm_ends_with_143(tmp_path: Path) -> None:
     """As a job system ends it: what is finished is kept."""
     home = tmp_path / "home"

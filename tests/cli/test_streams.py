@@ -141,9 +141,9 @@ def test_a_reader_that_leaves_early_is_quiet(tmp_path: Path) -> None:
     ("line", "more"),
     [
         ('"$@" | cat', {"PYTHONIOENCODING": "ascii", **C_LOCALE}),
-        ('"$@" | head -n 3', {}),
-        ('"$@" > /dev/full', {}),
-        ('"$@" <&- >&- 2>&-', {}),
+        pytest.param('"$@" | head -n 3', {}, marks=pytest.mark.slow),
+        pytest.param('"$@" > /dev/full', {}, marks=pytest.mark.slow),
+        pytest.param('"$@" <&- >&- 2>&-', {}, marks=pytest.mark.slow),
     ],
     ids=["ascii", "head", "full", "closed"],
 )
@@ -176,6 +176,7 @@ def test_a_search_is_finished_whatever_becomes_of_its_output(tmp_path: Path, lin
             json.loads(text)
 
 
+@pytest.mark.slow
 def test_names_that_are_no_utf8_end_nothing(tmp_path: Path) -> None:
     """A space file's and a data folder's: in Ray's records, the ledger, MLflow, the report and on the screen."""
     (tmp_path / "quick\udcff.yaml").write_text(FILE, encoding="utf-8")

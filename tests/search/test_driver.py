@@ -526,8 +526,9 @@ def test_a_measurement_that_hangs_keeps_no_other_trial_from_its_latency(
 
 @pytest.mark.parametrize(
     ("hangs", "note"),
-    [("recheck", "check on fresh images"), pytest.param("final", "final latency", marks=pytest.mark.slow)],
+    [("recheck", "check on fresh images"), ("final", "final latency")],
 )
+@pytest.mark.slow
 def test_a_final_that_hangs_becomes_a_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: str, note: str
 ) -> None:
@@ -566,6 +567,7 @@ def test_a_final_latency_of_nothing_is_noted_and_left_out(tmp_path: Path, monkey
     )
 
 
+@pytest.mark.slow
 def test_a_base_that_hangs_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EED_STUB_PREPARE", "sleep")
     spec = spec_of(controls=Controls(sizes=()))
