@@ -17,6 +17,7 @@ from eed_search.core.ledger import RunView
 from eed_search.core.pace import duration as duration  # from here too: others import it with the rest
 from eed_search.core.points import run_hypervolume
 from eed_search.core.reported import standing
+from eed_search.core.testimony import gains_over_base
 from eed_search.search.package import is_sent
 from eed_search.tracking.report import HTML_NAME
 from eed_search.tracking.table import (
@@ -163,11 +164,34 @@ def verdict_lines(view: RunView) -> list[str]:
     lines += textwrap.wrap(verdict.text, _WIDTH)
     for comparison in verdict.comparisons:
         lines += textwrap.wrap(comparison.text, _WIDTH, initial_indent="  ", subsequent_indent="    ")
-    against = [(p.id, d) for p in standing(view).front if (d := p.measurement.difference_to_base) is not None]
-    if against:
-        lines.append("Robust accuracy minus the dense base's, same images (points, 95 %):")
-        texts = [f"{id_}: {100 * d.value:+.1f} ({100 * d.low:+.1f}..{100 * d.high:+.1f})" for id_, d in against]
+    return lines + base_lines(view)
+
+
+def base_lines(view: RunView) -> list[str]:
+    """Say how each reported point stands to the dense base: on images that chose nothing, and by what chose it."""
+    if view.base is None:
+        return []
+    front = standing(view).front
+    found = gains_over_base(view, front)
+    lines = []
+    if found:
+        first = next(iter(found.values()))
+        attack = "attacked at tier 1" if first.source == "checked" else "which chose nothing"
+        lines.append(
+            f"Robust accuracy minus the dense base's on {first.num_images} fresh images, {attack} (points, 95 % together):"
+        )
+        texts = [
+            f"{id_}: {100 * g.difference.value:+.1f} ({100 * g.difference.low:+.1f}..{100 * g.difference.high:+.1f})"
+            for id_, g in found.items()
+        ]
         lines += textwrap.wrap("; ".join(texts), _WIDTH, initial_indent="  ", subsequent_indent="  ")
+        more = [g.decided_by for g in found.values() if g.decided_by is not None]
+        if more:
+            lines.append(f"  Those that include 0 would be decided by about {min(more):,} to {max(more):,} images.")
+    chose = [(p.id, d.value) for p in front if (d := p.measurement.difference_to_base) is not None]
+    if chose:
+        text = "; ".join(f"{id_}: {100 * value:+.1f}" for id_, value in chose)
+        lines += textwrap.wrap(f"On the images that chose, which prove nothing: {text}", _WIDTH, subsequent_indent="  ")
     return lines
 
 

@@ -40,6 +40,7 @@ from eed_search.core.records import (
 )
 from eed_search.core.reported import standing
 from eed_search.core.spec import Choice, Range, Spec
+from eed_search.core.testimony import gains_over_base
 from eed_search.core.texts import as_utf8
 from eed_search.tracking.mlflow_facts import attack_facts, cost_metrics, with_ends
 from eed_search.tracking.server import NOTE_NAME, is_healthy, read_note
@@ -383,6 +384,10 @@ class MlflowTracker:
             if run_id := self._children.get(point):
                 self._client.set_tag(run_id, "frontier", place.get(point, "no"))
                 self.num_calls += 1
+        for point, gain in gains_over_base(view, found.front).items():
+            if run_id := self._children.get(point):
+                metrics = with_ends("difference_to_base", gain.difference) | {"difference_to_base_num": gain.num_images}
+                self._log(run_id, metrics=metrics, tags={"difference_to_base_on": gain.source}, at=view.last_at)
 
     def _summary(self, view: RunView) -> None:
         counts = view.num_trials()
@@ -554,7 +559,7 @@ def _metrics(m: Measurement) -> dict[str, float | None]:
         "num_samples": m.robust_accuracy.num_samples,
         **_latency_metrics(m.latency),
         **cost_metrics(m),
-        **(with_ends("difference_to_base", m.difference_to_base) if m.difference_to_base else {}),
+        **(with_ends("chose_difference_to_base", m.difference_to_base) if m.difference_to_base else {}),
         "mean_members_run": m.mean_members_run,
         "num_members": m.num_members,
         "macs": m.macs,

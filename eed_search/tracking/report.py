@@ -15,6 +15,7 @@ from eed_search.core.points import latency_kind, run_hypervolume
 from eed_search.core.records import Measurement, Point, Reference
 from eed_search.core.reported import Standing, standing
 from eed_search.core.store import write_atomic
+from eed_search.core.testimony import Gain, gains_over_base
 from eed_search.tracking.badges import badge_facts, point_facts
 from eed_search.tracking.text import flatten
 from eed_search.tracking.verdict import final, judge
@@ -41,13 +42,16 @@ def as_json(view: RunView) -> dict[str, Any]:
         `members_used`, `notes`. Accuracies are fractions, latencies milliseconds. `latency_ms` is
         the mean over the validation images; its interval stands under `latency`. `fresh` is the
         same attack on images that no decision of the search has seen, or null. `front_probability` is
-        how sure it is that a point is on the true frontier of these trials. `attacked_speedup` is what the
+        how sure it is that a point is on the true frontier of these trials. `difference_to_base` and the verdict rest on
+        images that chose nothing, all of them together at 95 %; `chose_difference_to_base` and `chose` rest on those
+        that ranked the trials, which prove nothing. `attacked_speedup` is what the
         slower of two attacks leaves of the speed-up; `costs` has both, beside the clean and the worst case.
         `checked` and `claim` are what `eed-search attack` found at tier 1 and 2, or null; `badges` has the
         frontier by each badge alone (null until all points of the frontier have it), `other_attacks` what
         fits in neither.
     """
     verdict, found = judge(view), standing(view)
+    gains = gains_over_base(view, found.front)
     stages = view.stage_counts()
     trained, reused = stages.get("member", (0, 0))
     return {
@@ -61,7 +65,7 @@ def as_json(view: RunView) -> dict[str, Any]:
         "latency_objective": latency_kind(view),
         "base": None if view.base is None else _reference(view, view.base),
         "controls": [_reference(view, control) for control in view.controls],
-        "frontier": [_point(view, point, found.probability[point.id]) for point in found.front],
+        "frontier": [_point(view, point, found.probability[point.id], gains.get(point.id)) for point in found.front],
         "may_belong": [_point(view, point, found.probability[point.id]) for point in found.maybe],
         "choice": _choice(view, found),
         "verdict": {**asdict(verdict), "comparisons": [asdict(comparison) for comparison in verdict.comparisons]},
@@ -86,13 +90,15 @@ def _choice(view: RunView, found: Standing) -> dict[str, Any]:
     }
 
 
-def _point(view: RunView, point: Point, sure: float) -> dict[str, Any]:
+def _point(view: RunView, point: Point, sure: float, gain: Gain | None = None) -> dict[str, Any]:
     return {
         "id": point.id,
         "trial": point.trial,
         "params": dict(point.params),
         **_measured(point.measurement),
         "front_probability": sure,
+        "difference_to_base": None if gain is None else asdict(gain.difference),
+        "difference_to_base_on": None if gain is None else {k: v for k, v in asdict(gain).items() if k != "difference"},
         "fresh": _fresh(view, point.id),
         **point_facts(view, point.id),
     }
@@ -105,6 +111,7 @@ def _reference(view: RunView, reference: Reference) -> dict[str, Any]:
         "recipe": reference.recipe,
         "seconds": reference.seconds,
         **_measured(final(view, reference)),
+        "difference_to_base": None,
         "fresh": _fresh(view, reference.name),
         **point_facts(view, reference.name),
     }
@@ -142,7 +149,7 @@ def _measured(m: Measurement) -> dict[str, Any]:
             "num_calls": latency.num_calls,
             "images_per_second": None if latency.images_per_second is None else asdict(latency.images_per_second),
         },
-        "difference_to_base": None if m.difference_to_base is None else asdict(m.difference_to_base),
+        "chose_difference_to_base": None if m.difference_to_base is None else asdict(m.difference_to_base),
         "exit_shares": list(m.exit_shares),
         "costs": asdict(costs(m)),
         "slowed_by": None if m.under_attack is None else m.under_attack.attack,

@@ -1,4 +1,4 @@
-"""Does the frontier beat the controls? One comparison for each control, on the same images."""
+"""Does the frontier beat the controls? One comparison for each, on images that chose nothing."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from eed_search.core.cost import costs, latency_of
 from eed_search.core.ledger import RunView
 from eed_search.core.params import LatencyKind
 from eed_search.core.points import latency_kind
-from eed_search.core.records import Interval, Measurement, Point, Reference, unpack_bits
+from eed_search.core.records import Interval, Measurement, Point, Reference
 from eed_search.core.reported import standing
-from eed_search.core.statistics import paired_difference
+from eed_search.core.testimony import Gain, gain_over, num_comparisons
 from eed_search.tracking.text import signed
 
 
@@ -20,16 +20,20 @@ class Comparison:
 
     Attributes:
         control: The control's name.
-        beaten: Whether some frontier point is at least as fast and at least as robust, and
-            strictly better in one of the two.
-        point: The frontier point compared: of those that beat the control, the most robust; else,
-            of those at least as fast, the most robust; else the fastest. None without a frontier.
-        robust_difference: The point's robust accuracy minus the control's, with its 95 % interval
-            on the same images (fractions); none where the two were not measured on the same images.
+        beaten: Whether the compared point is as fast and surely more robust.
+        point: The frontier point compared: of those at least as fast, the most robust by the search's own figures; else
+            the fastest. None without a frontier.
+        robust_difference: The point's robust accuracy minus the control's on images that chose nothing, with an interval
+            that holds at 95 % together with those of all comparisons of the search (fractions); none where the two
+            were not attacked on the same fresh images.
         times_faster: The control's latency over the point's; none without a point.
         significant: The interval excludes 0.
         text: The comparison in one line.
         times_faster_attacked: What an attack leaves of `times_faster`; none where it was not measured.
+        num_images: Images that the difference rests on; 0 without one.
+        source: `checked` (attacked at tier 1) or `fresh` (the search's attack); empty without a difference.
+        decided_by: About how many such images would tell the two apart; none where that is done, or hopeless.
+        chose: The difference on the images that ranked the trials, which proves nothing.
     """
 
     control: str
@@ -40,6 +44,10 @@ class Comparison:
     significant: bool
     text: str
     times_faster_attacked: float | None = None
+    num_images: int = 0
+    source: str = ""
+    decided_by: int | None = None
+    chose: float | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,8 @@ class Verdict:
     """Whether the frontier beats the controls.
 
     Attributes:
-        beats_controls: All controls are beaten; none where there is no control or no frontier.
+        beats_controls: All controls are surely beaten; none where there is no control, no frontier, or nothing that could
+            testify yet.
         text: The verdict in one line.
         comparisons: One for each control.
     """
@@ -66,74 +75,95 @@ def final(view: RunView, reference: Reference) -> Measurement:
 def judge(view: RunView) -> Verdict:
     """Compare the reported frontier with every control.
 
-    A control is beaten by a point whose latency interval is not wholly above the control's and
-    whose robust accuracy is higher, or equal at a latency interval wholly below.
+    A control is beaten by a point whose latency interval is not wholly above the control's and that is surely
+    more robust on images that chose nothing.
 
     Args:
         view: The run.
 
     Returns:
-        The verdict; a frontier that does not beat the controls says so.
+        The verdict; a frontier that is not shown to beat the controls says so.
 
     Source:
-        Ours; the difference on the same images after Agresti and Min 2005 (`paired_difference`).
+        Ours; see `core.testimony`.
     """
     front = standing(view).front
     if not view.controls:
         return Verdict(None, "No control was trained, so the frontier stands beside the dense base alone.", ())
     if not front:
         return Verdict(None, "There is no frontier yet, so nothing can be compared with the controls.", ())
-    kind = latency_kind(view)
-    comparisons = tuple(_compare(control.name, final(view, control), front, kind) for control in view.controls)
-    missed = [c.control for c in comparisons if not c.beaten]
-    significant = sum(c.significant for c in comparisons)
-    if not missed:
-        text = (
-            f"The frontier beats {'all' if len(comparisons) > 1 else 'the'} {_count(len(comparisons), 'control')}: "
-            f"at least as fast and as robust as each"
-            f" ({significant} of {len(comparisons)} robust-accuracy differences exclude 0)."
+    num = num_comparisons(len(front), len(view.controls))
+    found = tuple(_compare(view, control, front, latency_kind(view), num) for control in view.controls)
+    if all(one.robust_difference is None for one in found):
+        return Verdict(
+            None, "Not judged yet: no fresh image has been attacked, and the images that chose prove nothing.", found
         )
-    elif len(missed) < len(comparisons):
-        text = f"The frontier does NOT beat all controls: not {' nor '.join(missed)}."
+    beaten = [one.control for one in found if one.beaten]
+    missed = [one.control for one in found if not one.beaten]
+    many = "together" if len(found) > 1 else "sure"
+    if not missed:
+        all_of = f"all {_count(len(found), 'control')}" if len(found) > 1 else "the control"
+        text = f"The frontier beats {all_of}: as fast, and more robust on images that chose nothing (95 % {many})."
+    elif beaten:
+        text = f"The frontier beats {' and '.join(beaten)}; it is NOT shown to beat {' nor '.join(missed)}."
+    elif any(one.significant for one in found):
+        text = "The frontier does NOT beat the controls: no point is as fast and surely more robust than any of them."
     else:
-        text = "The frontier does NOT beat the controls: no point is at least as fast and as robust as any of them."
-    return Verdict(not missed, text, comparisons)
+        text = "The frontier is NOT shown to beat the controls: on images that chose nothing no difference is sure."
+    return Verdict(not missed, text, found)
 
 
-def _compare(name: str, control: Measurement, front: list[Point], kind: LatencyKind) -> Comparison:
-    slow, weak = latency_of(control, kind), control.robust_accuracy.value
+def _compare(view: RunView, reference: Reference, front: list[Point], kind: LatencyKind, num: int) -> Comparison:
+    control = final(view, reference)
     # Two networks of one architecture differ in latency by noise alone, so intervals decide.
-    as_fast = [p for p in front if latency_of(p.measurement, kind).low <= slow.high]
-    beating = [
-        p
-        for p in as_fast
-        if p.measurement.robust_accuracy.value > weak
-        or (p.measurement.robust_accuracy.value == weak and latency_of(p.measurement, kind).high < slow.low)
-    ]
-    candidates = beating or as_fast
+    as_fast = [p for p in front if latency_of(p.measurement, kind).low <= latency_of(control, kind).high]
     # The front is sorted fastest first, so of equally robust points the fastest is taken.
-    point = max(candidates, key=lambda p: p.measurement.robust_accuracy.value) if candidates else front[0]
-    difference = _difference(point.measurement, control)
+    point = max(as_fast, key=lambda p: p.measurement.robust_accuracy.value) if as_fast else front[0]
+    gain = gain_over(view, point.id, reference.name, num)
+    beaten = bool(as_fast) and gain is not None and gain.difference.low > 0
     faster = control.latency.latency_ms.value / point.measurement.latency.latency_ms.value
     attacked = _faster_under_attack(point.measurement, control)
-    significant = difference is not None and (difference.low > 0 or difference.high < 0)
-    gain = point.measurement.robust_accuracy.value - weak
-    by = f"{signed(100 * gain)} points of robust accuracy"
-    if difference is not None:
-        excludes = "excludes" if significant else "includes"
-        by += f" ({signed(100 * difference.low)}..{signed(100 * difference.high)} on the same images, {excludes} 0)"
-    else:
-        by += " (not on the same images, so without an interval)"
+    chose = point.measurement.robust_accuracy.value - control.robust_accuracy.value
     speed = f"{faster:.2f}× its speed" + (f" ({attacked:.2f}× attacked)" if attacked is not None else "")
-    if beating:
-        text = f"{name}: beaten by {point.id}, {by} at {speed}"
-    elif as_fast:
-        text = f"{name}: not beaten; the most robust point that is as fast, {point.id}: {by} at {speed}"
+    by = f"{_by(gain)} at {speed}"
+    if beaten:
+        text = f"{reference.name}: beaten by {point.id}, {by}"
+    elif not as_fast:
+        text = f"{reference.name}: not beaten; no point is as fast; the fastest, {point.id}: {by}"
+    elif gain is not None and not gain.sure:
+        text = f"{reference.name}: not told apart from {point.id}, the most robust point that is as fast: {by}{_more(gain)}"
     else:
-        text = f"{name}: not beaten; no point is as fast; the fastest, {point.id}: {by} at {speed}"
+        text = f"{reference.name}: not beaten; the most robust point that is as fast, {point.id}: {by}"
     if control.latency.noisy:
         text += "; its latency is noisy"
-    return Comparison(name, bool(beating), point.id, difference, faster, significant, text, attacked)
+    return Comparison(
+        control=reference.name,
+        beaten=beaten,
+        point=point.id,
+        robust_difference=None if gain is None else gain.difference,
+        times_faster=faster,
+        significant=gain is not None and gain.sure,
+        text=text,
+        times_faster_attacked=attacked,
+        num_images=0 if gain is None else gain.num_images,
+        source="" if gain is None else gain.source,
+        decided_by=None if gain is None else gain.decided_by,
+        chose=chose,
+    )
+
+
+def _by(gain: Gain | None) -> str:
+    if gain is None:
+        return "not attacked on the same fresh images"
+    d = gain.difference
+    where = f"{gain.num_images} fresh images" + (", tier 1" if gain.source == "checked" else "")
+    return (
+        f"{signed(100 * d.value)} points of robust accuracy ({signed(100 * d.low)}..{signed(100 * d.high)} on {where})"
+    )
+
+
+def _more(gain: Gain) -> str:
+    return "" if gain.decided_by is None else f"; about {gain.decided_by:,} images would decide"
 
 
 def _faster_under_attack(point: Measurement, control: Measurement) -> float | None:
@@ -142,15 +172,6 @@ def _faster_under_attack(point: Measurement, control: Measurement) -> float | No
     if ours is None or theirs is None or not ours.latency_ms or not theirs.latency_ms:
         return None
     return theirs.latency_ms / ours.latency_ms
-
-
-def _difference(point: Measurement, control: Measurement) -> Interval | None:
-    num = point.robust_accuracy.num_samples
-    same = num == control.robust_accuracy.num_samples and point.robust_hex and control.robust_hex
-    if not same:
-        return None
-    first, second = unpack_bits(point.robust_hex, num), unpack_bits(control.robust_hex, num)
-    return Interval(*paired_difference(first, second))
 
 
 def _count(number: int, noun: str) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from eed_search.evaluation.attacks.base import TeamAttack, wrong_classes
 from eed_search.evaluation.attacks.objectives import Aim, Route
-from eed_search.evaluation.attacks.victim import Victim, num_members
+from eed_search.evaluation.attacks.victim import Victim, View, num_members
 
 Images = Float[Tensor, "batch channels height width"]
 _SOFTNESS = (0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)  # of the minimum, as a share of what a row can change by
@@ -82,7 +82,10 @@ class RoutePolish(TeamAttack):
         middle, half = (low + high) / 2, (high - low) / 2
         where = torch.arange(len(labels), device=labels.device)
         broken, moved = torch.zeros_like(labels, dtype=torch.bool), images.clone()
-        point, kept = images, None
+        # From where the target is as likely as it gets: an earlier prefix then doubts the label for the target's sake.
+        (slope,), _, _ = _slopes(victim, route, images, labels, targets, only=1)
+        point = (images.flatten(1) + self.eps * slope.sign()).clamp(low, high).view_as(images)
+        kept: Rows | None = None
         for step in range(self.steps + 1):
             wrong, fresh, valid = _linearised(
                 victim, route, point, labels[where], targets[where], middle[where], half[where]
@@ -103,8 +106,7 @@ class RoutePolish(TeamAttack):
             kept = lasting if kept is None else Rows(*(torch.cat(pair, 1) for pair in zip(kept, lasting, strict=True)))
             kept = Rows(kept.slopes[follow], kept.offsets[follow])
             where = where[follow]
-            point = (middle[where] + half[where] * place[follow]).view(-1, *images.shape[1:])
-            point = torch.minimum(torch.maximum(point.flatten(1), low[where]), high[where]).view_as(point)
+            point = (middle[where] + half[where] * place[follow]).clamp(low[where], high[where]).view_as(images[where])
         return broken, moved
 
 
@@ -116,12 +118,7 @@ def _linearised(
     Where the target is the prefix's answer, its lead over the others and over the stop are the smallest of linear functions,
     so that each row stays an upper bound wherever the image moves.
     """
-    point = images.detach().requires_grad_(True)
-    with torch.enable_grad():
-        view = victim.look(point)
-        conditions = route.conditions(Aim(view, point, labels, targets, point.new_zeros(len(labels), 0)))
-        slopes = [torch.autograd.grad(one.sum(), point, retain_graph=True)[0].flatten(1) for one in conditions]
-    values = conditions.detach().T
+    slopes, values, view = _slopes(victim, route, images, labels, targets)
     wrong = view.decision.labels != labels
     slope = torch.stack(slopes, 1) * half[:, None]
     at = ((images.flatten(1) - middle) / half.clamp_min(1e-12))[:, None]
@@ -131,6 +128,18 @@ def _linearised(
     stops = route.prefix < len(view.logs)
     valid = torch.stack([torch.ones_like(answers), answers], 1) if stops else torch.ones_like(answers)[:, None]
     return wrong, rows, valid
+
+
+def _slopes(
+    victim: Victim, route: Route, images: Images, labels: Tensor, targets: Tensor, only: int | None = None
+) -> tuple[list[Float[Tensor, "batch pixels"]], Float[Tensor, "batch rows"], View]:
+    """The gradients of the conditions, or of the first ones, their values, and what was seen."""
+    point = images.detach().requires_grad_(True)
+    with torch.enable_grad():
+        view = victim.look(point)
+        conditions = route.conditions(Aim(view, point, labels, targets, point.new_zeros(len(labels), 0)))[:only]
+        slopes = [torch.autograd.grad(one.sum(), point, retain_graph=True)[0].flatten(1) for one in conditions]
+    return slopes, conditions.detach().T, view
 
 
 def best_in_box(rows: Rows, worth: float = -torch.inf) -> tuple[Float[Tensor, "batch pixels"], Float[Tensor, " batch"]]:

@@ -28,6 +28,7 @@ from eed_search.evaluation.attacks.objectives import (
     Route,
     Transfer,
 )
+from eed_search.evaluation.attacks.polish import RoutePolish
 from eed_search.evaluation.attacks.victim import PassMeter, Victim, device_of, frozen, kept_generator, num_members
 
 Images = Float[Tensor, "samples channels height width"]
@@ -62,6 +63,7 @@ class _Budget(NamedTuple):
 
 
 _BUDGETS = {0: _Budget(20, 0, 0), 1: _Budget(50, 3, 1000), 2: _Budget(100, 9, 5000)}
+_PROGRAMS = {1: 6, 2: 12}  # linear programs a route
 
 
 def tier_attacks(
@@ -119,6 +121,9 @@ def tier_attacks(
             add("APGD", "APGD-T", Prefix(0, "margin_t"), *([Prefix(0, "dlr_t")] if tier == 2 else []))
     else:
         _add_gated(add, num_members(team), tier, base)
+        if tier > 0:
+            routes = RoutePolish("routes by linear programs", team, eps=eps, steps=_PROGRAMS[tier], targets=targets)
+            found.append(NamedAttack("G4", routes.attack, routes))
     if tier == 2 and num_members(team) == 1:
         # Its nearest target only, half the steps: more take long and broke nothing after the others (docs/log.md).
         found.append(NamedAttack("FAB", "FAB", BoundaryAttack(team, eps=eps, steps=steps // 2, targets=1, seed=seed)))
