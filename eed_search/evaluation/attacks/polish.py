@@ -19,10 +19,10 @@ from eed_search.evaluation.attacks.objectives import Aim, Route
 from eed_search.evaluation.attacks.victim import Victim, View, num_members
 
 Images = Float[Tensor, "batch channels height width"]
-_SOFTNESS = (0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)  # of the minimum, as a share of what a row can change by
-_STEPS = 30  # at each softness
+# How soft the minimum is, as a share of what a row can change by, and steps at that; most samples are given up early.
+_SOFTNESS = ((0.1, 30), (0.03, 30), (0.01, 40), (0.003, 40), (0.001, 40), (0.0003, 40))
 _WORTH = 0.02  # a route is followed on while its rows say that it lacks no more than this share
-_ROWS = 128  # routes followed at once
+_ROWS = 384  # routes followed at once
 
 
 class Rows(NamedTuple):
@@ -66,12 +66,11 @@ class RoutePolish(TeamAttack):
             route = Route(prefix)
             with torch.no_grad():
                 order = wrong_classes(route.scores(victim.look(images)), labels)[:, : self.targets]
-            for rank in range(order.shape[1]):
-                for some in alive.split(_ROWS):
-                    broken, moved = self._follow(victim, route, images[some], labels[some], order[some, rank])
-                    found[some[broken]] = moved[broken]
-                    hit = torch.isin(alive, some[broken])
-                    alive = alive[~hit]
+            samples, targets = alive.repeat_interleave(order.shape[1]), order[alive].flatten()
+            for some, goals in zip(samples.split(_ROWS), targets.split(_ROWS), strict=True):
+                broken, moved = self._follow(victim, route, images[some], labels[some], goals)
+                found[some[broken]] = moved[broken]
+                alive = alive[~torch.isin(alive, some[broken])]
         return found
 
     def _follow(
@@ -158,9 +157,9 @@ def best_in_box(rows: Rows, worth: float = -torch.inf) -> tuple[Float[Tensor, "b
     best = torch.zeros_like(rows.slopes[:, 0])
     least = torch.full_like(rows.offsets[:, 0], -torch.inf)
     where = torch.arange(len(best), device=best.device)
-    for softness in _SOFTNESS:
+    for softness, steps in _SOFTNESS:
         slopes, offsets = rows.slopes[where], rows.offsets[where]
-        point, bound = _soften(slopes, offsets, best[where], softness)
+        point, bound = _soften(slopes, offsets, best[where], softness, steps)
         reached = (torch.einsum("brp,bp->br", slopes, point) + offsets).amin(-1)
         better = reached > least[where]
         best[where[better]], least[where[better]] = point[better], reached[better]
@@ -172,13 +171,13 @@ def best_in_box(rows: Rows, worth: float = -torch.inf) -> tuple[Float[Tensor, "b
     return best, least.masked_fill(given_up, -torch.inf)
 
 
-def _soften(slopes: Tensor, offsets: Tensor, start: Tensor, softness: float) -> tuple[Tensor, Tensor]:
+def _soften(slopes: Tensor, offsets: Tensor, start: Tensor, softness: float, steps: int) -> tuple[Tensor, Tensor]:
     """Climb the soft minimum of one softness; gives where it led and what no point exceeds."""
     size = softness / slopes.square().sum(-1).amax(-1, keepdim=True)
     finite = offsets.nan_to_num(posinf=0.0)
     point = before = ahead = start
     pace = 1.0
-    for _ in range(_STEPS):
+    for _ in range(steps):
         weights = torch.softmax(-(torch.bmm(slopes, ahead[..., None])[..., 0] + offsets) / softness, -1)
         gradient = torch.bmm(weights[:, None], slopes)[:, 0]
         point = torch.addcmul(ahead, size, gradient).clamp_(-1, 1)

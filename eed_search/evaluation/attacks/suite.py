@@ -7,7 +7,7 @@ and an image outside the ball breaks nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -120,10 +120,12 @@ def tier_attacks(
             # Near the edge each finds what the other misses, whatever the starts (docs/log.md).
             add("APGD", "APGD-T", Prefix(0, "margin_t"), *([Prefix(0, "dlr_t")] if tier == 2 else []))
     else:
-        _add_gated(add, num_members(team), tier, base)
-        if tier > 0:
+
+        def add_programs() -> None:
             routes = RoutePolish("routes by linear programs", team, eps=eps, steps=_PROGRAMS[tier], targets=targets)
             found.append(NamedAttack("G4", routes.attack, routes))
+
+        _add_gated(add, add_programs, num_members(team), tier, base)
     if tier == 2 and num_members(team) == 1:
         # Its nearest target only, half the steps: more take long and broke nothing after the others (docs/log.md).
         found.append(NamedAttack("FAB", "FAB", BoundaryAttack(team, eps=eps, steps=steps // 2, targets=1, seed=seed)))
@@ -135,7 +137,7 @@ def tier_attacks(
     return found
 
 
-def _add_gated(add: Any, members: int, tier: int, base: nn.Module | None) -> None:
+def _add_gated(add: Any, add_programs: Callable[[], None], members: int, tier: int, base: nn.Module | None) -> None:
     """The gate-aware attacks."""
     if tier == 0:
         add("G0", "APGD-CE on the executed path", Prefix(0, "ce"))
@@ -150,6 +152,7 @@ def _add_gated(add: Any, members: int, tier: int, base: nn.Module | None) -> Non
     add("G1", "APGD-CE on each shorter prefix", *(Prefix(k, "ce") for k in prefixes[:-1]))
     add("G1", "APGD-DLR on each prefix", *(Prefix(k, "dlr", "mean_logits") for k in prefixes))
     add("G3", "expected output", Expected(sharp=False), Expected(sharp=True))
+    add_programs()  # before the climbs on the same routes, which cost more
     add("G4", "early-wrong", *(Route(k) for k in prefixes[:-1]))
     add("G1", "APGD-T on each prefix", *(Prefix(k, "margin_t") for k in prefixes))
     if tier == 2:

@@ -172,3 +172,44 @@ def _possible(rows: list[Row], low: np.ndarray, high: np.ndarray) -> bool:
     )
     assert found.status == 0, found.message
     return bool(-found.fun > 0)
+
+
+# ---------------------------------------------------------------- ensembles of many kinds
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """A gated linear ensemble with samples that it gets right without attack.
+
+    Attributes:
+        team: 3 to 6 members, 4 to 6 classes, behind one of the two rules.
+        images: In [0, 1].
+        labels: What the team answers.
+        num_classes: Classes.
+        eps: Budget in pixel units.
+    """
+
+    team: GatedEnsemble[StopRule]
+    images: Tensor
+    labels: Tensor
+    num_classes: int
+    eps: float
+
+
+def ensemble(number: int, num_samples: int = 300) -> Ensemble:
+    """One of a row of ensembles, the stop rules in turn; every number gives the same one for ever."""
+    draw = np.random.default_rng(1000 + number)
+    members, classes = int(draw.integers(3, 7)), int(draw.integers(4, 7))
+    shared, threshold, eps = draw.uniform(0.2, 0.8), draw.uniform(0.3, 2.5), draw.uniform(0.015, 0.035)
+    side = int(draw.choice([6, 8]))
+    team = linear_team(
+        number,
+        members=members,
+        classes=classes,
+        pixels=side**2,
+        shared=float(shared),
+        threshold=float(threshold),
+        rule=("margin", "spread")[number % 2],
+    )
+    images = torch.rand(num_samples, 1, side, side, generator=torch.Generator().manual_seed(5000 + number))
+    return Ensemble(team, images, team.decide(images).labels, classes, float(eps))
