@@ -31,6 +31,7 @@ from eed_search.core.params import TrialParams
 from eed_search.core.points import constraint_excess
 from eed_search.core.records import (
     Accuracy,
+    Denominator,
     Exits,
     FreshCheck,
     Interval,
@@ -92,6 +93,11 @@ class Setting:
     forms: tuple[Form, ...] = ()
 
     @property
+    def denominator(self) -> Denominator:
+        """How the dense base runs whose latency the search divides by."""
+        return self.base.measurement.latency.denominator
+
+    @property
     def base_key(self) -> str:
         """Key of the base's weights in the store."""
         return self.base.measurement.artifact.partition("/")[2]
@@ -145,11 +151,11 @@ def prepare(spec: Spec, store_root: Path, report: Report) -> Setting:
     seconds = trained.seconds or time.perf_counter() - start
     judged = shop.judgement([base], base_key, Gate(), name="the dense base")
     report("reference latency")
-    probe = _probe(shop, base)
+    probe = _probe(shop, base, "plain")
     reference = probe.reference_ms()
     gate_ms = probe.gate_ms(shop.data.num_classes, to_settings(gate_of(spec.gate, RUNS_ALL)))
     ms, macs = reference.value, count_macs(base, shop.data.image_shape)
-    latency = Latency(reference, ms, ms, ms, Interval(1, 1, 1), 1.0, "additive", exit_ms=(ms,))
+    latency = Latency(reference, ms, ms, ms, Interval(1, 1, 1), 1.0, "additive", exit_ms=(ms,), denominator="plain")
     always = Exits((1.0,), macs)
     measurement = Measurement(
         clean_accuracy=Accuracy.of(judged.clean_right),
@@ -176,7 +182,7 @@ def prepare(spec: Spec, store_root: Path, report: Report) -> Setting:
     )
     forms = []
     for size, network in shop.known_forms():
-        estimate = shop.latency(network, probe, signature(base, shop.data.image_shape))
+        estimate = shop.latency(network, probe, _reference(base, shop.data.image_shape, "plain"))
         if size is not None:
             forms.append(Form(size, estimate.ratio.value, Member(network).size_bytes))
     return Setting(
@@ -195,7 +201,7 @@ def prepare(spec: Spec, store_root: Path, report: Report) -> Setting:
 def make_probe(setting: Setting, clock: Clock = MACHINE) -> LatencyProbe:
     """Build the latency probe that compares candidates with the search's dense base."""
     shop = open_workshop(setting.spec, setting.store_root, lambda text: None)
-    return _probe(shop, shop.base()[0], clock)
+    return _probe(shop, shop.base()[0], setting.denominator, clock)
 
 
 def run(
@@ -258,7 +264,7 @@ def _run(
 ) -> TrialRecord | RungReading:
     spec = setting.spec
     base, base_key = shop.base()
-    reference = signature(base, setting.image_shape)
+    reference = _reference(base, setting.image_shape, setting.denominator)
     networks = [network for choice in params.members if (network := shop.form(choice)) is not None]
     if len(networks) == len(params.members) and spec.team.mode == "direct":
         forms = [
@@ -321,13 +327,14 @@ def _reading(
     spec = setting.spec
     gate = _gate(spec, params.gate_threshold)
     judged = shop.judgement(team, key, gate, name=f"the team at rung {rung}", share=_RUNG_SHARE)
-    reference = signature(shop.base()[0], setting.image_shape)
+    reference = _reference(shop.base()[0], setting.image_shape, setting.denominator)
     shares = _exit_shares(judged.members_run, len(team))
     latency = additive_latency(
         [shop.latency(model, probe, reference) for model in team],
         shares,
         setting.base.measurement.latency.latency_ms.value,
         setting.gate_ms,
+        setting.denominator,
     )
     ranks = latency.latency_ms
     if spec.search.latency_objective == "worst_case":
@@ -447,7 +454,9 @@ def _measure(
     shares = _exit_shares(judged.members_run, num)
     macs = [count_macs(m.model, setting.image_shape) for m in team]
     base = setting.base.measurement
-    latency = additive_latency(ratios, shares, base.latency.latency_ms.value, setting.gate_ms if num > 1 else 0.0)
+    latency = additive_latency(
+        ratios, shares, base.latency.latency_ms.value, setting.gate_ms if num > 1 else 0.0, setting.denominator
+    )
     return Measurement(
         clean_accuracy=Accuracy.of(judged.clean_right),
         latency=latency,
@@ -541,7 +550,7 @@ def control(size: float, setting: Setting, probe: Probe, report: Report) -> Refe
             (float(judged.robust_right.mean()), float(judged.clean_right.mean()), recovery, stored, network, judged)
         )
     _, _, recovery, stored, network, judged = max(found, key=lambda row: row[:2])
-    ratio = shop.latency(network.model, probe, signature(base, setting.image_shape))
+    ratio = shop.latency(network.model, probe, _reference(base, setting.image_shape, setting.denominator))
     slow = shop.slowed([network.model], stored.key, Gate(), name="the control")
     measurement = _measure([network], judged, slow, [ratio], setting, artifact=f"control.1/{stored.key}")
     name = f"from scratch {round(100 * size)} % ({recovery})"
@@ -570,15 +579,22 @@ def final_latencies(
             shop.read_members(shop.networks(artifact, params)),
             _gate(setting.spec, params.gate_threshold if params else RUNS_ALL),
             artifact,
+            plain=params is None and setting.denominator == "plain",
         )
         for artifact, params in classifiers
     ]
-    found = shop.cascades(teams, shop.base()[0], setting.base.measurement.latency.latency_ms.value, repeats)
+    dense_ms = setting.base.measurement.latency.latency_ms.value
+    found = shop.cascades(teams, shop.base()[0], dense_ms, repeats, setting.denominator)
     if remade := tuple(shop.store.remade):
         found[0] = replace(found[0], remade=remade)  # said once: they were timed together
     return found
 
 
-def _probe(shop: Workshop, base: nn.Module, clock: Clock = MACHINE) -> LatencyProbe:
+def _probe(shop: Workshop, base: nn.Module, denominator: Denominator, clock: Clock = MACHINE) -> LatencyProbe:
     shape = shop.data.image_shape
-    return LatencyProbe(to_onnx(base, shape), shop.sentinel(), shape, shop.spec.latency, clock)
+    return LatencyProbe(to_onnx(base, shape), shop.sentinel(), shape, shop.spec.latency, clock, denominator)
+
+
+def _reference(base: nn.Module, shape: tuple[int, int, int], denominator: Denominator) -> str:
+    """Name what latencies are compared with: the dense base's form, and how it runs."""
+    return signature(base, shape) + (", plain" if denominator == "plain" else "")

@@ -24,6 +24,7 @@ from eed_search.tracking.table import (
     COLUMNS,
     TableRow,
     attacked_note,
+    denominator_note,
     fresh_note,
     maybe_note,
     sure_note,
@@ -139,13 +140,20 @@ def legend(view: RunView) -> list[str]:
     lines = [
         f"robust: {robust.num_samples} validation images under {robust.attack}, L-inf eps {robust.eps:.4g};"
         f" badge `{robust.badge}`: it ranks trials, it is not a claim.",
-        "latency, speed-up: batch 1 in onnxruntime, against the dense base in the same process."
+        "latency: batch 1 in onnxruntime."
         " run: members asked for an average image, of all. ±: 95 % interval; where cascades were timed, what several"
         " processes span.",
     ]
     lines += [
         note
-        for note in (attacked_note(view), sure_note(view), maybe_note(view), fresh_note(view), throughput_note(view))
+        for note in (
+            denominator_note(view),
+            attacked_note(view),
+            sure_note(view),
+            maybe_note(view),
+            fresh_note(view),
+            throughput_note(view),
+        )
         if note
     ]
     found = standing(view)

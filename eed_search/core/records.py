@@ -73,6 +73,9 @@ class RobustAccuracy:
         return cls(float(right.mean()), low, high, right.size, attack, eps, badge)
 
 
+Denominator = Literal["plain", "script"]
+
+
 @dataclass(frozen=True)
 class Latency:
     """The latency of one classifier at batch 1, against the dense base in the same process.
@@ -96,6 +99,10 @@ class Latency:
         exit_ms: Latency of an image that stops at each member, in gate order; empty where it was not
             written down yet. What an attack on the gate costs follows from it (`core.cost`).
         remade: What of the store was altered or gone and was made again for it.
+        denominator: How the dense base ran, by which the speed-ups divide: `plain`, one `session.run` and an argmax, as a
+            practitioner would run it; `script`, through the deployed script, as versions before this field did. A base or
+            control with `plain` was timed that way itself.
+        script_speedup: The speed-up over the dense base through the same script; final latencies only.
     """
 
     latency_ms: Interval
@@ -110,6 +117,8 @@ class Latency:
     num_calls: int = 0
     exit_ms: tuple[float, ...] = ()
     remade: tuple[str, ...] = ()
+    denominator: Denominator = "script"
+    script_speedup: Interval | None = None
 
 
 @dataclass(frozen=True)

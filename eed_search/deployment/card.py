@@ -66,7 +66,8 @@ def table(manifest: Mapping[str, Any], claims: Mapping[str, Any]) -> list[tuple[
     if speed := _interval(latency.get("speedup"), 1, " ×"):
         attacked = claims.get("attacked_speedup")
         left = "not measured" if attacked is None else f"{attacked:.2f} ×"
-        found.append(("speed-up", f"{speed} over the dense base; under attack {left}"))
+        how = "one plain `session.run`" if latency.get("denominator") == "plain" else "run through this script"
+        found.append(("speed-up", f"{speed} over the dense base ({how}); under attack {left}"))
     size, macs = claims.get("size_bytes"), claims.get("macs")
     if isinstance(size, int | float):
         work = (

@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 try:
     import numpy as np
@@ -42,6 +42,8 @@ ABOVE_ALL_LEADS = 100.0  # in logits: a threshold of rule `margin` that runs eve
 _MIN_PROBABILITY = 1e-12  # inside logarithms, so that a class of probability 0 gives a large but finite KL
 _LEAST_PROBABILITY = 1e-35  # the same behind rule `margin`: far above where float32 underflows, 80 logits below 1
 _ONE_AS_BITS = 0x3F800000
+_largest = np.maximum.reduce
+_ONE_RUN = np.ones(1, np.int64)  # members run by a team of one; copied, since the answer is the caller's
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # of Pillow, with 8 bits a channel at most
 _IMAGES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif")
 _MAX_BATCH = 256  # images in one call of a member: larger batches gain nothing and their activations fill the memory
@@ -110,8 +112,7 @@ class GateSettings:
         return GateSettings("threshold", 2.0, self.sharpness, self.tau)
 
 
-@dataclass(frozen=True)
-class Prediction:
+class Prediction(NamedTuple):
     """What the team answers.
 
     Attributes:
@@ -313,6 +314,7 @@ class GatedClassifier:
         self.class_names = tuple(str(i) for i in range(self.num_classes))
         self.sessions = sessions
         self._outputs = [OUTPUT]
+        self._alone = self.num_members == 1 and gate.rule != "margin"  # nothing to combine, nobody to ask
 
     def predict(self, images: np.ndarray) -> Prediction:
         """Classify images; each is asked no more members than the gate needs.
@@ -340,8 +342,8 @@ class GatedClassifier:
         # As whole numbers the bits of 0.0..1.0 lie in 0..the bits of 1.0, and those of negative numbers and
         # NaN above: one pass in place of two. Only -0.0 needs the slow way.
         if (
-            len(images)
-            and images.view(np.uint32).max() > _ONE_AS_BITS
+            images.size
+            and _largest(images.view(np.uint32), None) > _ONE_AS_BITS
             and not (images.min() >= 0 and images.max() <= 1)
         ):
             raise InputFault(
@@ -387,6 +389,11 @@ class GatedClassifier:
 
     def _predict_one(self, image: np.ndarray) -> Prediction:
         feed = {INPUT: image}
+        if self._alone:
+            probabilities = self.sessions[0].run(self._outputs, feed)[0]
+            label = probabilities.argmax(1)
+            _refuse_nan(1, probabilities.item(label.item()))
+            return Prediction(label, _ONE_RUN.copy(), probabilities.astype(np.float64))
         walk = GateWalk(self.gate, self.num_members)
         run = 0
         for session in self.sessions:

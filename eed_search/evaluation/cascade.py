@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Int
 
-from eed_search.core.records import Interval, Latency
+from eed_search.core.records import Denominator, Interval, Latency
 from eed_search.core.spec import LatencySpec
 from eed_search.deployment.runtime import GatedClassifier, GateSettings
-from eed_search.evaluation.latency import FINAL_HALF_WIDTH
+from eed_search.evaluation.latency import FINAL_HALF_WIDTH, plain_call
 from eed_search.evaluation.timing import (
     MACHINE,
     MIN_CALLS,
@@ -59,10 +59,12 @@ class Cascade:
     Attributes:
         member_onnx: Members in gate order, as `to_onnx` writes them.
         gate: The team's gate; never asked in a team of one.
+        plain: Run its one member as a practitioner would run a network, not through the deployed script.
     """
 
     member_onnx: Sequence[bytes]
     gate: GateSettings
+    plain: bool = False
 
 
 def stratified(depths: Int[np.ndarray, " images"], size: int, rng: np.random.Generator) -> Int[np.ndarray, " size"]:
@@ -106,6 +108,7 @@ def one_sitting(
     spec: LatencySpec,
     reference_ms: float,
     clock: Clock = MACHINE,
+    denominator: Denominator = "plain",
     *,
     tell: Callable[[int, int], None] = lambda done, of: None,
 ) -> Sitting:
@@ -121,11 +124,13 @@ def one_sitting(
     Args:
         cascades: Those to time.
         images: float32 in [0, 1]; the mean is over these.
-        reference_onnx: The dense base; it runs through the same runtime, as a team of one.
+        reference_onnx: The dense base.
         sentinel_onnx: A network of known cost; its interval must be narrow too. None does without.
         spec: Threads, block length, and the final rounds and calls of all processes together, of which this one does its share.
         reference_ms: Wall time of the dense base from a quiet window; scales ratios to milliseconds.
         clock: Asked for the time.
+        denominator: How the dense base runs: `plain`, one `session.run` and an argmax; or `script`, to go on with a search of
+            an earlier version.
         tell: Told between two rounds how many are done, and of how many as far as that is known.
 
     Returns:
@@ -136,7 +141,10 @@ def one_sitting(
     rng = np.random.default_rng(0)
     limit = FINAL_HALF_WIDTH * math.sqrt(spec.final_processes)
     contests = [_Contest.of(one, images, spec, clock) for one in cascades]
-    shared = {"reference": _Entrant.of(_alone(reference_onnx, spec), images, spec, clock)}
+    base = _alone(reference_onnx, spec)
+    shared = {"reference": _Entrant.of(base, images, spec, clock, plain=denominator == "plain")}
+    if denominator == "plain":
+        shared["script"] = _Entrant.of(base, images, spec, clock)
     if sentinel_onnx is not None:
         shared["sentinel"] = _Entrant.of(_alone(sentinel_onnx, spec), images, spec, clock)
     everyone = [*shared.values(), *(entrant for one in contests for entrant in one.entrants.values())]
@@ -176,9 +184,12 @@ class _Entrant:
         clock: Clock,
         at_least: int = 1,
         share: float = 1.0,
+        plain: bool = False,
     ) -> _Entrant:
-        def call(i: int) -> object:
+        def through_script(i: int) -> object:
             return team.predict(images[i])
+
+        call = plain_call(team.sessions[0], images) if plain else through_script
 
         call_ms = warm_up(call, len(images), WARM_UP_SHARE, clock)
         return cls(call, call_ms, max(at_least, block_calls(call_ms, share * spec.block_ms)))
@@ -209,7 +220,7 @@ class _Contest:
         team = GatedClassifier.from_onnx(cascade.member_onnx, gate, spec.threads)
         depths = np.array([int(team.predict(image).num_members_run[0]) for image in images])
         at_least = max(_MIN_STRATIFIED, math.ceil(spec.final_calls / spec.final_rounds))
-        entrants = {"candidate": _Entrant.of(team, images, spec, clock, at_least)}
+        entrants = {"candidate": _Entrant.of(team, images, spec, clock, at_least, plain=cascade.plain)}
         if len(cascade.member_onnx) > 1:
             never = GatedClassifier.from_sessions(team.sessions, gate.never_stopping())
             entrants["worst"] = _Entrant.of(never, images, spec, clock, share=WORST_SHARE)
@@ -261,6 +272,7 @@ class _Contest:
         enough = math.ceil(MIN_CALLS / spec.final_processes)
         p50, p95, num_calls = call_quantiles(self.rounds, self.exits, self.shares, calm, enough)
         told = num_calls >= enough
+        wrapped = float(np.median(self._of("script"))) if "script" in self.rounds[0] else None
         return Latency(
             latency_ms=Interval(*(reference_ms * end for end in (ratio.value, ratio.low, ratio.high))),
             p50_ms=reference_ms * p50 if told else None,
@@ -273,6 +285,10 @@ class _Contest:
             images_per_second=throughput(self.team, images, self.depths, spec, clock),
             num_calls=num_calls,
             exit_ms=tuple(reference_ms * ratio for ratio in exit_ratios(*calm_ones, self.shares, worst)),
+            denominator="plain" if wrapped is not None else "script",
+            script_speedup=None
+            if wrapped is None
+            else Interval(*(wrapped / end for end in (ratio.value, ratio.high, ratio.low))),
         )
 
 

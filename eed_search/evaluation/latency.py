@@ -12,14 +12,14 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float
 
-from eed_search.core.records import Interval, Latency
+from eed_search.core.records import Denominator, Interval, Latency
 from eed_search.core.spec import LatencySpec
-from eed_search.deployment.runtime import GatedClassifier, GateSettings, GateWalk
+from eed_search.deployment.runtime import INPUT, OUTPUT, GatedClassifier, GateSettings, GateWalk, new_session
 from eed_search.evaluation.timing import (
     MACHINE,
     MIN_CALLS,
@@ -91,7 +91,11 @@ def sentinel_holds(ratio: float, earlier: Sequence[float], limit: float) -> bool
 
 
 def additive_latency(
-    members: Sequence[RatioEstimate], exit_shares: Sequence[float], reference_ms: float, gate_ms: float
+    members: Sequence[RatioEstimate],
+    exit_shares: Sequence[float],
+    reference_ms: float,
+    gate_ms: float,
+    denominator: Denominator = "plain",
 ) -> Latency:
     """Add up member latencies, each weighted by the share of images that reach the member.
 
@@ -104,6 +108,7 @@ def additive_latency(
         exit_shares: Share of images that stop at each member; sums to 1.
         reference_ms: Latency of the dense base, wall.
         gate_ms: Cost of one gate step; charged once for each member run in a team of two or more.
+        denominator: How the dense base ran.
 
     Returns:
         Method `additive`; p50 and p95 only for a team of one that was called often enough. The interval adds the ends of the members' intervals, as if all erred the
@@ -136,6 +141,7 @@ def additive_latency(
         noisy=any(member.noisy for member in members),
         num_calls=num_calls,
         exit_ms=tuple(map(float, at_exit["value"])),
+        denominator=denominator,
     )
 
 
@@ -176,6 +182,12 @@ def architecture_signature(onnx_bytes: bytes) -> str:
 _ALONE = GateSettings(rule="threshold", threshold=1.0, sharpness=1.0, tau=1.0)  # one member: never asked
 
 
+def plain_call(session: Any, images: Float[np.ndarray, "images channels height width"]) -> Call:
+    """Run a network as a practitioner would: one `session.run` of its ONNX file, then the best class."""
+    outputs = [OUTPUT]
+    return lambda i: session.run(outputs, {INPUT: images[i][None]})[0].argmax()
+
+
 def _session_call(onnx: bytes, images: Float[np.ndarray, "images channels height width"], threads: int) -> Call:
     # Through the deployed runtime: its few microseconds a call are a third of a small network's time.
     team = GatedClassifier.from_onnx([onnx], _ALONE, threads)
@@ -206,6 +218,7 @@ class LatencyProbe:
         image_shape: (channels, height, width).
         spec: Threads, rounds and block length.
         clock: Asked for the time.
+        denominator: How the dense base runs: `plain`, or `script` to go on with a search of an earlier version.
 
     Source:
         Ours; rounds in random order, only calm ones of them (`timing.calm_first`) and the median of paired
@@ -219,11 +232,15 @@ class LatencyProbe:
         image_shape: tuple[int, int, int],
         spec: LatencySpec,
         clock: Clock = MACHINE,
+        denominator: Denominator = "plain",
     ) -> None:
         self._spec, self._clock = spec, clock
         self._images = _random_images(image_shape, _NUM_IMAGES)
         self._rng = np.random.default_rng(0)
-        self._calls = {"reference": _session_call(reference_onnx, self._images, spec.threads)}
+        if denominator == "plain":
+            self._calls = {"reference": plain_call(new_session(reference_onnx, spec.threads), self._images)}
+        else:
+            self._calls = {"reference": _session_call(reference_onnx, self._images, spec.threads)}
         if sentinel_onnx is not None:
             self._calls["sentinel"] = _session_call(sentinel_onnx, self._images, spec.threads)
         self._call_ms = {name: warm_up(call, _NUM_IMAGES, clock=clock) for name, call in self._calls.items()}

@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 
 from eed_search.core.pace import Pace
-from eed_search.core.records import Latency
+from eed_search.core.records import Denominator, Latency
 from eed_search.core.spec import LatencySpec
 from eed_search.evaluation.cascade import Cascade, Images, Sitting, one_sitting
-from eed_search.evaluation.timing import inverse, median_interval
+from eed_search.evaluation.timing import MACHINE, inverse, median_interval
 
 At = Callable[[int, int], None]
 """Told how many rounds are done, and of how many."""
@@ -45,6 +45,7 @@ def cascade_latencies(
     spec: LatencySpec,
     reference_ms: float,
     report: Callable[[str], None] = lambda text: None,
+    denominator: Denominator = "plain",
 ) -> list[Latency]:
     """Time deployed cascades as `one_sitting` does, in `spec.final_processes` fresh processes.
 
@@ -55,6 +56,7 @@ def cascade_latencies(
         sentinel_onnx: A network of known cost; none does without.
         spec: Threads, final processes, rounds and calls, block length. One process: the caller's own.
         reference_ms: Wall time of the dense base from a quiet window.
+        denominator: How the dense base runs, as in `one_sitting`.
         report: Told which process it is, at which round, and how long the rest takes.
 
     Returns:
@@ -65,7 +67,7 @@ def cascade_latencies(
         RuntimeError: If a process breaks; with what it said.
     """
     wanted = spec.final_processes
-    job = (tuple(cascades), images, reference_onnx, sentinel_onnx, spec, reference_ms)
+    job = (tuple(cascades), images, reference_onnx, sentinel_onnx, spec, reference_ms, MACHINE, denominator)
     if wanted == 1:
         return list(one_sitting(*job).latencies)
     sittings: list[Sitting] = []
@@ -106,6 +108,7 @@ def agreed(latencies: Sequence[Latency], reference_ms: float, *, calm: bool) -> 
     found = median_interval(np.array([one.latency_ms.value for one in latencies]))
     worst = float(np.median([one.worst_case_ms for one in latencies]))
     speeds = [one.images_per_second.value for one in latencies if one.images_per_second is not None]
+    script = [one.script_speedup.value for one in latencies if one.script_speedup is not None]
     return Latency(
         latency_ms=found,
         p50_ms=_median([one.p50_ms for one in latencies]),
@@ -118,6 +121,8 @@ def agreed(latencies: Sequence[Latency], reference_ms: float, *, calm: bool) -> 
         images_per_second=median_interval(np.array(speeds)) if speeds else None,
         num_calls=sum(one.num_calls for one in latencies),
         exit_ms=tuple(float(np.median(times)) for times in zip(*(one.exit_ms for one in latencies), strict=True)),
+        denominator=latencies[0].denominator,
+        script_speedup=median_interval(np.array(script)) if script else None,
     )
 
 

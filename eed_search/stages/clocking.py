@@ -13,7 +13,7 @@ from torch import nn
 
 from eed_search.compression.member import Member
 from eed_search.core.errors import ModelError
-from eed_search.core.records import Interval, Latency, from_json, to_json
+from eed_search.core.records import Denominator, Interval, Latency, from_json, to_json
 from eed_search.core.store import Artifact
 from eed_search.deployment.gates import to_settings
 from eed_search.deployment.onnx_export import to_onnx
@@ -32,6 +32,7 @@ class Deployed:
     members: Sequence[Member]
     gate: DeployedGate
     artifact: str
+    plain: bool = False  # a base or control, which a practitioner would run without a script
 
 
 class Clocking(Bench):
@@ -60,7 +61,12 @@ class Clocking(Bench):
         )
 
     def cascades(
-        self, teams: Sequence[Deployed], base: nn.Module, dense_ms: float, repeats: Sequence[int] | None = None
+        self,
+        teams: Sequence[Deployed],
+        base: nn.Module,
+        dense_ms: float,
+        repeats: Sequence[int] | None = None,
+        denominator: Denominator = "plain",
     ) -> list[Latency]:
         """Time deployed cascades together on the validation images; those in the store are not timed again.
 
@@ -69,6 +75,7 @@ class Clocking(Bench):
             base: The dense base.
             dense_ms: Its latency in this search.
             repeats: How often each was timed before: for that number it is timed once. 0 for all by default.
+            denominator: How the dense base runs.
         """
         spec, shape = self.spec, self.data.image_shape
         shared = {
@@ -86,11 +93,13 @@ class Clocking(Bench):
                 "team": [team.artifact, asdict(team.gate), self.data.key] if len(team.members) > 1 else None,
             }
             | ({"repeat": repeat} if repeat else {})
+            | ({"denominator": "plain"} if denominator == "plain" else {})
+            | ({"plain": True} if team.plain else {})
             for team, repeat in zip(teams, repeats or [0] * len(teams), strict=True)
         ]
         keys = [self.store.key("cascade.5", one) for one in settings]
         untimed = {key: team for key, team in zip(keys, teams, strict=True) if not self.store.has("cascade.5", key)}
-        timed = self._time_cascades(list(untimed.values()), base, dense_ms) if untimed else []
+        timed = self._time_cascades(list(untimed.values()), base, dense_ms, denominator) if untimed else []
         found = {key: to_json(one) for key, one in zip(untimed, timed, strict=True)}
 
         def kept(key: str, one: dict[str, Any]) -> Latency:
@@ -100,18 +109,28 @@ class Clocking(Bench):
 
         return [kept(key, one) for key, one in zip(keys, settings, strict=True)]
 
-    def _time_cascades(self, teams: Sequence[Deployed], base: nn.Module, dense_ms: float) -> list[Latency]:
+    def _time_cascades(
+        self, teams: Sequence[Deployed], base: nn.Module, dense_ms: float, denominator: Denominator
+    ) -> list[Latency]:
         shape = self.data.image_shape
         cascades = [
             Cascade(
                 [to_onnx(m.model, shape) for m in team.members],
                 to_settings(team.gate),
+                team.plain,
             )
             for team in teams
         ]
         images = self.data.validation.images.numpy()
         return cascade_latencies(
-            cascades, images, to_onnx(base, shape), self.sentinel(), self.spec.latency, dense_ms, self.report
+            cascades,
+            images,
+            to_onnx(base, shape),
+            self.sentinel(),
+            self.spec.latency,
+            dense_ms,
+            self.report,
+            denominator,
         )
 
     def sentinel(self) -> bytes:

@@ -17,6 +17,7 @@ from eed_search.tracking.plots import frontier_figure, hypervolume_figure
 from eed_search.tracking.table import (
     COLUMNS,
     attacked_note,
+    denominator_note,
     fresh_note,
     maybe_note,
     sure_note,
@@ -71,7 +72,7 @@ def page(view: RunView) -> str:
         _section(
             "Frontier, what may belong to it, dense base and controls",
             _table(view),
-            f"{attacked_note(view)} {sure_note(view)} {maybe_note(view)} {fresh_note(view)} {throughput_note(view)}".strip(),
+            f"{denominator_note(view)} {attacked_note(view)} {sure_note(view)} {maybe_note(view)} {fresh_note(view)} {throughput_note(view)}".strip(),
         )
     )
     parts += [_badges(view), _unfinished(view), _notes(view)]

@@ -145,6 +145,8 @@ def _measured(m: Measurement) -> dict[str, Any]:
             "p95_ms": latency.p95_ms,
             "worst_case_ms": latency.worst_case_ms,
             "method": latency.method,
+            "denominator": latency.denominator,
+            "script_speedup": None if latency.script_speedup is None else asdict(latency.script_speedup),
             "noisy": latency.noisy,
             "num_calls": latency.num_calls,
             "images_per_second": None if latency.images_per_second is None else asdict(latency.images_per_second),

@@ -111,6 +111,21 @@ def fresh_note(view: RunView) -> str:
     return f"Robust on {num} fresh images, which no decision has seen: {told}."
 
 
+def denominator_note(view: RunView) -> str:
+    """Say what the speed-ups divide by; empty where nothing was timed."""
+    if view.base is None:
+        return ""
+    if view.base.measurement.latency.denominator == "plain":
+        return (
+            "speed-up: against the dense base as a practitioner runs it, one session.run of its ONNX file in the same"
+            " process; points run through the deployed script."
+        )
+    return (
+        "speed-up: against the dense base run through the deployed script, as in the version that made this search. Run"
+        " plainly the base is faster, and every speed-up smaller."
+    )
+
+
 def attacked_note(view: RunView) -> str:
     """Say what the attacked speed-ups are; empty where none was measured."""
     there = [p.measurement.under_attack for p in standing(view).front if p.measurement.under_attack is not None]

@@ -246,10 +246,10 @@ class Bench:
 
         # The base's wall time is taken once, so that latencies of one base compare as their ratios do.
         wall = self.store.get(
-            "benchmark_reference.2", shared, lambda seed: Artifact(meta=asdict(probe().reference_ms()))
+            "benchmark_reference.3", shared, lambda seed: Artifact(meta=asdict(probe().reference_ms()))
         )
         settings = shared | {"architecture": signature(network.model, shape)}
-        meta = self.store.get("benchmark_latency.3", settings, measure).artifact.meta
+        meta = self.store.get("benchmark_latency.4", settings, measure).artifact.meta
         ratio, dense_ms = Interval(**meta["ratio"]), float(wall.artifact.meta["value"])
         milliseconds = Interval(dense_ms * ratio.value, dense_ms * ratio.low, dense_ms * ratio.high)
         return Timed(milliseconds, Interval(1 / ratio.value, 1 / ratio.high, 1 / ratio.low), meta["noisy"])
