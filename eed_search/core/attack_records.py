@@ -11,6 +11,7 @@ from eed_search.core.cost import Cost
 from eed_search.core.records import Accuracy, Badge, RobustAccuracy
 
 SCHEMA_VERSION = 3  # 2: certified; 3: one judge for every image
+READABLE = (2, 3)  # what earlier versions wrote into ledgers and beside bundles stays theirs
 
 
 @dataclass(frozen=True)

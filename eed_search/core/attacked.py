@@ -112,7 +112,7 @@ def refuse_second_claim(view: RunView, id_: str, wanted: Settings) -> None:
 def summary(result: AttackResult) -> dict[str, Any]:
     """Describe a result for other programs: every number with what it rests on; without flags sample by sample."""
     plain = to_json(result)
-    keep = ("badge", "reasons", "notes", "tier", "split", "data", "eps", "seed", "key")
+    keep = ("schema_version", "badge", "reasons", "notes", "tier", "split", "data", "eps", "seed", "key")
     accuracies = {"robust_accuracy": plain["robust"], "clean_accuracy": plain["clean"]}
     accuracies |= {"robust_any_prefix": plain["any_prefix"], "robust_static": plain["static"]}
     names = {"clean": "clean_cost", "accuracy": "attacked_cost", "slowed": "slowed_cost", "worst": "worst_cost"}

@@ -33,8 +33,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from eed_search import __version__
-from eed_search.core.attack_records import SCHEMA_VERSION as ATTACK_SCHEMA
-from eed_search.core.attack_records import AttackResult
+from eed_search.core.attack_records import READABLE, AttackResult
 from eed_search.core.contenders import Look
 from eed_search.core.errors import RunError, StoreError
 from eed_search.core.failpoints import fail_point
@@ -426,7 +425,7 @@ def _fold_look(view: RunView, data: dict[str, Any], trial: int) -> None:
 
 
 def _fold_attack(view: RunView, data: dict[str, Any], trial: int) -> None:
-    if data["result"]["schema_version"] == ATTACK_SCHEMA:  # one of another version says other things
+    if data["result"]["schema_version"] in READABLE:  # one of another version says other things
         view.attacks.setdefault(data["id"], []).append(from_json(AttackResult, data["result"]))
 
 

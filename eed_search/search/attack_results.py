@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from eed_search.core import attacked
-from eed_search.core.attack_records import SCHEMA_VERSION, AttackResult
+from eed_search.core.attack_records import READABLE, AttackResult
 from eed_search.core.attacked import Settings
 from eed_search.core.errors import BundleError, EedSearchError, RunError
 from eed_search.core.ledger import FILE_NAME, Ledger, RunView
@@ -137,7 +137,7 @@ def results_beside(bundle: Path) -> list[AttackResult]:
         table = json.loads(beside(bundle).read_bytes())
         if table["manifest_sha256"] != _manifest_sha256(bundle):
             return []
-        return [from_json(AttackResult, one) for one in table["results"] if one["schema_version"] == SCHEMA_VERSION]
+        return [from_json(AttackResult, one) for one in table["results"] if one["schema_version"] in READABLE]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 

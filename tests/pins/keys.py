@@ -236,7 +236,11 @@ def _team(sheet: Sheet, shop: StandInShop, named: str, team: list[TrainedMember]
     deployed = Deployed([Member(network) for network in networks], gate, f"team.1/{stored.key}")
     base = shop.base()[0]
     for repeat in (0, 1):
-        sheet.note(f"of {named}, repeat {repeat}", lambda r=repeat: shop.cascades([deployed], base, 0.5, [r]))
+        for how, said in (("script", ""), ("plain", ", against the plain base")):
+            sheet.note(
+                f"of {named}, repeat {repeat}{said}",
+                lambda r=repeat, h=how: shop.cascades([deployed], base, 0.5, [r], h),
+            )
 
 
 def _clock(sheet: Sheet, shop: StandInShop, base: torch.nn.Module, base_key: str) -> None:

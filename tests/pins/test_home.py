@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from eed_search.core.ledger import read_run
 from eed_search.core.records import StageUse
 from eed_search.core.store import Store
 from tests.cli.calling import call
-from tests.pins.home import NUM_SAMPLES, RUN, attack_figures, command, expected, report_figures, stages, stored, unpack
+from tests.pins.home import NUM_SAMPLES, RUN, command, expected, report_figures, stages, stored, unpack
 
 pytestmark = pytest.mark.timeout(1800)  # whole searches, on a machine that may be busy
 THEN: dict[str, Any] = expected()
@@ -86,14 +85,20 @@ def test_a_point_is_exported_from_what_was_trained(home: Path) -> None:
     assert stored(home) == before
 
 
-@pytest.mark.skipif(THEN["torch"] != torch.__version__, reason=f"the result was found with torch {THEN['torch']}")
-def test_an_attack_of_before_is_read(home: Path) -> None:
-    """The same command gives the stored result, which stands in the run already."""
+def test_an_attack_of_before_stays_and_a_new_one_is_judged_by_the_one_judge(home: Path) -> None:
+    """What was found then stands in the report; the same command attacks again, for the judge is another, and trains nothing."""
     before = stored(home)
+    (then,) = read_run(home / RUN).attacks[TEAM]
+    assert (then.schema_version, then.robust.value) == (2, THEN["attack"]["robust"])
     done = call("attack", f"{RUN}:{TEAM}", "--num-samples", NUM_SAMPLES, "--home", home, "--json")
     assert done.exit_code == 0, done.output
-    assert f"{RUN} {TEAM}: stands in run {RUN} already" in done.stderr
-    assert attack_figures(json.loads(done.stdout)) == THEN["attack"]
+    found = json.loads(done.stdout)
+    assert found["schema_version"] == 3
+    assert {name: found[name] for name in ("tier", "split", "eps", "seed", "num_members")} == {
+        name: THEN["attack"][name] for name in ("tier", "split", "eps", "seed", "num_members")
+    }
+    assert [one.schema_version for one in read_run(home / RUN).attacks[TEAM]] == [2, 3]
+    assert call("attack", f"{RUN}:{TEAM}", "--num-samples", NUM_SAMPLES, "--home", home, "--json").stdout == done.stdout
     assert stored(home) == before
 
 
