@@ -42,7 +42,7 @@ ABOVE_ALL_LEADS = 100.0  # in logits: a threshold of rule `margin` that runs eve
 _MIN_PROBABILITY = 1e-12  # inside logarithms, so that a class of probability 0 gives a large but finite KL
 _LEAST_PROBABILITY = 1e-35  # the same behind rule `margin`: far above where float32 underflows, 80 logits below 1
 _ONE_AS_BITS = 0x3F800000
-_largest = np.maximum.reduce
+_BITS = np.dtype(np.uint32)
 _ONE_RUN = np.ones(1, np.int64)  # members run by a team of one; copied, since the answer is the caller's
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # of Pillow, with 8 bits a channel at most
 _IMAGES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif")
@@ -154,19 +154,24 @@ class GateWalk:
         gate: The settings.
         num_members: Members in the team; the last one always stops.
 
-    Attributes:
-        answer: After a `step` that gave True: float64 [classes], the probabilities that decide.
     """
 
-    __slots__ = ("_best", "_gate", "_left", "_log", "_mean", "_num_members", "_run", "_total", "answer")
+    __slots__ = ("_answer", "_best", "_gate", "_left", "_logs", "_num_members", "_run", "_total")
 
     def __init__(self, gate: GateSettings, num_members: int) -> None:
         self._gate = gate
         self._num_members = num_members
         self._run = 0
         self._best, self._left = -1.0, 1.0
-        self._log: np.ndarray | None = None
-        self._mean: np.ndarray | None = None
+        self._total: list[float] = []
+        self._answer: list[float] = []
+        self._logs: list[float] | None = None
+
+    @property
+    def answer(self) -> np.ndarray:
+        """After a `step` that gave True: float64 [classes], the probabilities that decide."""
+        given = np.array(self._answer)
+        return _softmax(given) if self._gate.rule == "margin" else given
 
     def step(self, probabilities: np.ndarray) -> bool:
         """Take the next member's answer.
@@ -177,54 +182,47 @@ class GateWalk:
         Returns:
             True if no further member is to be asked.
         """
-        # About 2 µs for the first member and 7 µs for a later one with 10 classes: scalars are
-        # Python floats, and no logarithm is taken before a second member runs.
+        # Python's own floats: between two members numpy's code is cold, and each of its calls takes 5 to 10 µs.
         self._run += 1
-        if self._gate.rule == "margin":
+        run, gate = self._run, self._gate
+        if gate.rule == "margin":
             return self._step_by_margin(probabilities)
-        previous = self._mean
-        if previous is None:
-            mean = self._total = probabilities.astype(np.float64)
-        else:
-            self._total = self._total + probabilities
-            mean = self._total / self._run
-        if self._run == self._num_members:
+        before = self._total
+        given = probabilities.tolist()
+        total = self._total = given if run == 1 else [a + b for a, b in zip(before, given, strict=True)]
+        if run == self._num_members:
             # q = 1: `threshold` answers here; for `map` every earlier value lies below what is left.
-            self.answer = mean
+            self._answer = [one / run for one in total]
             return True
-        gate = self._gate
-        chance = 1.0 / mean.size
-        confidence = (mean.item(mean.argmax()) - chance) / (1.0 - chance)
+        chance = 1.0 / len(total)
+        confidence = (max(total) / run - chance) / (1.0 - chance)
         # rounding may leave [0, 1] by a hair, and a negative number has no real power
         stop = min(max(confidence, 0.0), 1.0) ** gate.sharpness
-        if previous is not None:
-            before = np.log(np.maximum(previous, _MIN_PROBABILITY)) if self._log is None else self._log
-            self._log = np.log(np.maximum(mean, _MIN_PROBABILITY))
-            stop *= math.exp(-max(mean.dot(self._log - before).item(), 0.0) / gate.tau)
-        self._mean = mean
+        if run > 1:
+            previous = self._logs or [math.log(max(one, _MIN_PROBABILITY)) for one in before]  # of the first member
+            mean = [one / run for one in total]
+            logs = self._logs = [math.log(max(one, _MIN_PROBABILITY)) for one in mean]
+            divergence = sum([m * (now - then) for m, now, then in zip(mean, logs, previous, strict=True)])
+            stop *= math.exp(-max(divergence, 0.0) / gate.tau)
         if gate.rule == "threshold":
             if stop >= gate.threshold:
-                self.answer = mean
+                self._answer = [one / run for one in total]
                 return True
             return False
         value = stop * self._left
         if value > self._best:
-            self._best, self.answer = value, mean
+            self._best, self._answer = value, [one / run for one in total]
         self._left *= 1.0 - stop
         return self._best >= self._left
 
     def _step_by_margin(self, probabilities: np.ndarray) -> bool:
-        logs = np.log(np.maximum(probabilities.astype(np.float64), _LEAST_PROBABILITY))
-        self._total = logs if self._run == 1 else self._total + logs
-        mean = self._total / self._run
-        best = mean.argmax()
+        logs = [math.log(max(one, _LEAST_PROBABILITY)) for one in probabilities.tolist()]
+        total = self._total = logs if self._run == 1 else [a + b for a, b in zip(self._total, logs, strict=True)]
         if self._run < self._num_members:
-            top = mean.item(best)
-            mean[best] = -np.inf
-            if not top - mean.max().item() >= self._gate.threshold:
+            first, second = sorted(total)[:-3:-1]
+            if not (first - second) / self._run >= self._gate.threshold:
                 return False
-            mean[best] = top
-        self.answer = _softmax(mean)
+        self._answer = [one / self._run for one in total]
         return True
 
 
@@ -314,7 +312,6 @@ class GatedClassifier:
         self.class_names = tuple(str(i) for i in range(self.num_classes))
         self.sessions = sessions
         self._outputs = [OUTPUT]
-        self._alone = self.num_members == 1 and gate.rule != "margin"  # nothing to combine, nobody to ask
 
     def predict(self, images: np.ndarray) -> Prediction:
         """Classify images; each is asked no more members than the gate needs.
@@ -341,11 +338,12 @@ class GatedClassifier:
             )
         # As whole numbers the bits of 0.0..1.0 lie in 0..the bits of 1.0, and those of negative numbers and
         # NaN above: one pass in place of two. Only -0.0 needs the slow way.
-        if (
-            images.size
-            and _largest(images.view(np.uint32), None) > _ONE_AS_BITS
-            and not (images.min() >= 0 and images.max() <= 1)
-        ):
+        if images.size:
+            bits = images.view(
+                _BITS
+            )  # argmax is the one pass over an image whose code does not come out of the cache cold
+            wide = bits.item(bits.argmax()) > _ONE_AS_BITS
+        if images.size and wide and not (images.min() >= 0 and images.max() <= 1):
             raise InputFault(
                 f"images: values from {images.min():g} to {images.max():g} were given; need [0, 1] without NaN"
             )
@@ -389,7 +387,7 @@ class GatedClassifier:
 
     def _predict_one(self, image: np.ndarray) -> Prediction:
         feed = {INPUT: image}
-        if self._alone:
+        if self.num_members == 1 and self.gate.rule != "margin":  # nothing to combine, nobody to ask
             probabilities = self.sessions[0].run(self._outputs, feed)[0]
             label = probabilities.argmax(1)
             _refuse_nan(1, probabilities.item(label.item()))
@@ -400,9 +398,10 @@ class GatedClassifier:
             run += 1
             if walk.step(session.run(self._outputs, feed)[0][0]):
                 break
-        label = walk.answer.argmax()
-        _refuse_nan(run, walk.answer[label])
-        return Prediction(np.array([label]), np.array([run]), walk.answer[None])
+        answer = walk.answer
+        label = answer.argmax()
+        _refuse_nan(run, answer.item(label))
+        return Prediction(np.array([label]), np.array([run]), answer[None])
 
     def _predict_batch(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         num = len(images)

@@ -173,6 +173,7 @@ def test_ctrl_c_in_a_terminal_keeps_what_is_finished(tmp_path: Path) -> None:
     assert call("report", "cut", "--home", tmp_path / "home").stdout.startswith("cut: stopped after")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins no process")
 def test_a_pinned_launch_takes_only_the_cores_that_it_is_pinned_to(tmp_path: Path) -> None:
     """As under `taskset`: Ray is given as many, so as many trials run at once."""

@@ -67,6 +67,7 @@ def test_artifacts_that_mlflow_would_write_elsewhere_are_refused(tmp_path: Path,
     assert not any(path.name.startswith("a") for path in tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_with_other_odd_characters_everything_lies_below(tmp_path: Path) -> None:
     """Ledger, study, MLflow's database and its files; and the report is read again."""
     home = tmp_path / "a b;c'd\"e#f ü&g=h:i\\j[k]@+100%" / "runs"

@@ -157,6 +157,7 @@ def test_sigterm_ends_with_143(tmp_path: Path) -> None:
     assert (view.state, view.reason, view.trials[0].outcome) == ("stopped", "SIGTERM", "done")
 
 
+@pytest.mark.slow
 def test_a_search_that_was_killed_before_its_ledger_is_resumed(tmp_path: Path) -> None:
     """It has its name and its file, and no more: every command knows it, and `resume` begins it."""
     home = tmp_path / "home"

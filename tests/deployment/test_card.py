@@ -32,7 +32,9 @@ MANIFEST = {
 
 def test_the_attacked_speed_up_stands_with_the_speed_up() -> None:
     told = dict(card.table(MANIFEST, CLAIMS))
-    assert told["speed-up"].endswith(f"over the dense base; under attack {CLAIMS['attacked_speedup']:.2f} ×")
+    assert told["speed-up"].endswith(
+        f"over the dense base (run through this script); under attack {CLAIMS['attacked_speedup']:.2f} ×"
+    )
     assert dict(card.table(MANIFEST, {**CLAIMS, "attacked_speedup": None}))["speed-up"].endswith("not measured")
 
 

@@ -131,7 +131,7 @@ def test_throughput_of_a_smaller_network_is_higher() -> None:
     assert quarter.value > dense.value
 
 
-@pytest.mark.parametrize(("call_ms", "size"), [(0.5, 200), (0.1, 200), (0.02, 400)])
+@pytest.mark.parametrize(("call_ms", "size"), [(0.5, 200), (0.1, 200), pytest.param(0.02, 400, marks=pytest.mark.slow)])
 def test_who_has_settled_leaves_and_the_others_go_on(
     call_ms: float, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,9 +162,34 @@ def test_who_has_settled_leaves_and_the_others_go_on(
         3.0,
         ticking(lambda: call_ms),
     ).latencies
-    shared = {(-1, "reference"), (1, "candidate"), (1, "worst")}
+    shared = {(-1, "reference"), (-1, "script"), (1, "candidate"), (1, "worst")}
     assert taken[0] == shared | {(0, "candidate")}
-    assert [{role for _, role in one} for one in taken[1:]] == [{"reference", "candidate", "worst"}] * 2
+    assert [{role for _, role in one} for one in taken[1:]] == [{"reference", "script", "candidate", "worst"}] * 2
     assert (alone.noisy, team.noisy) == (False, True)
     assert alone.num_calls == 5 * size  # all of its five rounds
     assert team.num_calls == 20 * size  # all of its twenty, for every one was quiet
+
+
+def test_the_speed_up_divides_by_a_plain_run_of_the_base() -> None:
+    """What is timed as the reference never enters the script; the base through the script stands beside it."""
+    seen: list[str] = []
+    images = np.random.default_rng(0).random((10, *SHAPE), dtype=np.float32)
+    real_run, real_predict = cascade.plain_call, GatedClassifier.predict
+
+    def plain(session, given):
+        seen.append("plain")
+        return real_run(session, given)
+
+    gate = GateSettings("threshold", 0.5, 1.0, 1.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cascade, "plain_call", plain)
+        patch.setattr(
+            GatedClassifier, "predict", lambda team, image: seen.append("script") or real_predict(team, image)
+        )
+        (new,) = one_sitting([Cascade([DENSE], gate, plain=True)], images, DENSE, None, SPEC, 3.0, ticking()).latencies
+    assert seen.count("plain") == 2  # the reference, and a base or control as the candidate
+    assert "script" in seen
+    assert (new.denominator, new.speedup.value) == ("plain", pytest.approx(1.0))
+    assert new.script_speedup is not None
+    (old,) = one_sitting([Cascade([DENSE], gate)], images, DENSE, None, SPEC, 3.0, ticking(), "script").latencies
+    assert (old.denominator, old.script_speedup) == ("script", None)

@@ -181,6 +181,7 @@ def trainable(config: dict[str, Any]) -> None:
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.slow
 def test_ray_pauses_resumes_and_stops_as_the_race_says(tmp_path: Path) -> None:
     grid = GRID[:12]
     with local_ray():
