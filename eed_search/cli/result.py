@@ -16,6 +16,7 @@ from eed_search.core.data_facts import DataFacts
 from eed_search.core.ledger import RunView
 from eed_search.core.pace import duration as duration  # from here too: others import it with the rest
 from eed_search.core.points import run_hypervolume
+from eed_search.core.records import HELD
 from eed_search.core.reported import standing
 from eed_search.core.testimony import gains_over_base
 from eed_search.search.package import is_sent
@@ -142,7 +143,7 @@ def legend(view: RunView) -> list[str]:
         f" badge `{robust.badge}`: it ranks trials, it is not a claim.",
         "latency: batch 1 in onnxruntime."
         " run: members asked for an average image, of all. ±: 95 % interval; where cascades were timed, what several"
-        " processes span.",
+        f" processes span, which held in {HELD} on a restless machine.",
     ]
     lines += [
         note

@@ -74,6 +74,7 @@ class RobustAccuracy:
 
 
 Denominator = Literal["plain", "script"]
+HELD = "20 of 24 repeats"  # in which a final latency's interval held the truth (docs/log.md, 2026-11-22)
 
 
 @dataclass(frozen=True)
