@@ -35,6 +35,7 @@ from eed_search.evaluation.tiers import (
     evaluate,
     evaluation_key,
     split_key,
+    with_broken,
 )
 from eed_search.models import count_macs, place
 
@@ -97,7 +98,8 @@ def assess(
     steps = Steps(folder)
     proof = _proof(team, target, steps, report)
     checker = Checker(target, team, split, found, proof.right, make_attacks, tier, seed, steps, report)
-    result = _result(target, team, found, proof, checker.all(), key=key, tier=tier, seed=seed)
+    checks = checker.all()
+    result = _result(target, team, with_broken(found, checker.broken), proof, checks, key=key, tier=tier, seed=seed)
     images = split_key(target.split)
     used = 0 if target.split_name != "test" else _others_on(images, folder)
     if used:

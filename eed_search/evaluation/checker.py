@@ -48,6 +48,7 @@ class Checker:
         self.make_attacks, self.tier, self.seed, self.steps, self.report = make_attacks, tier, seed, steps, report
         self.some = Split(split.images[:_SOME], split.labels[:_SOME])
         self.eps = target.eps
+        self.broken = np.zeros(len(split), bool)  # by the checks' own attacks within eps: a break is a break
 
     def all(self) -> tuple[Check, ...]:
         """Run the eleven checks."""
@@ -70,11 +71,14 @@ class Checker:
         def compute() -> Arrays:
             title = f"check {number} of 11"
             self.report(title)
+            before, self.broken = self.broken, np.zeros(len(self.split), bool)
             with PassMeter(self.team, passes_told(self.report, title)) if number in _LONG else nullcontext():
                 check = make()
-            return {"passed": np.array(check.passed), "seen": np.array(check.seen), "applies": np.array(check.applies), "name": np.array(check.name)}  # fmt: skip
+            broken, self.broken = self.broken, before
+            return {"broken": broken, "passed": np.array(check.passed), "seen": np.array(check.seen), "applies": np.array(check.applies), "name": np.array(check.name)}  # fmt: skip
 
         kept = self.steps.get(f"checks/{number:02d}", compute)
+        self.broken |= kept["broken"]
         return Check(number, str(kept["name"]), bool(kept["passed"]), str(kept["seen"]), bool(kept["applies"]))
 
     def _seed(self, number: int) -> int:
@@ -117,6 +121,8 @@ class Checker:
             ("APGD", clean & ~((by >= 0) & (by <= apgd))),
             ("union", found.robust_right[:_SOME]),
         ]
+        for _, right in rows[1:4]:
+            self.broken[: len(right)] |= clean & ~right
         missed = probes.missed_on_the_way(team, attack, few, eps=eps)
         impossible = 0 if self.certified is None else int((self.certified & ~found.robust_right).sum())
         return sanity.stronger_is_lower(rows, missed, impossible)
@@ -137,6 +143,7 @@ class Checker:
                 with torch.random.fork_rng():
                     moved = attack.attack(part.images, part.labels).detach()
                 holds[alive.numpy()] = probes.right(self.team, Split(moved, part.labels))
+        self.broken[held.numpy()] |= ~holds
         return sanity.doubling_steps(int((~holds).sum()), len(held), float(self.found.robust_right.mean()))
 
     def _larger_eps(self) -> Check:
@@ -150,6 +157,8 @@ class Checker:
             )
             if huge:  # so far away the loss has many hills: a smaller step and another start
                 held &= probes.pgd(self.team, half, eps=eps, steps=2 * _PGD_STEPS, step_size=eps / 10, seed=self._seed(6) + 1)  # fmt: skip
+            if eps == self.eps:
+                self.broken[: len(held)] |= self.found.clean_right[: len(held)] & ~held
             rows.append((eps, held))
         return sanity.larger_eps(rows, self.target.num_classes)
 
@@ -189,5 +198,9 @@ class Checker:
         held = np.flatnonzero(self.found.robust_right)[: _FEW // 2 if self.tier == 1 else _SOME]
         left = Split(self.target.split.images[held], self.target.split.labels[held])
         blind = [one for one in self.make_attacks(probes.deployed_team(classifier, self.team.gate), eps=self.eps, seed=self._seed(11)) if one.name == "Square"]  # fmt: skip
-        found = int(probes.broken_in_deployment(classifier, blind[0].attack, left).sum()) if len(held) and blind else 0
+        found = 0
+        if len(held) and blind:
+            wrong = probes.broken_in_deployment(classifier, blind[0].attack, left)
+            self.broken[held] |= wrong
+            found = int(wrong.sum())
         return sanity.deployed_falls_too(saved, replayed, found, len(held) if blind else 0)

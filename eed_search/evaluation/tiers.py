@@ -182,6 +182,26 @@ def evaluate(
     return _join(chunks)
 
 
+def with_broken(found: Found, broken: Bool[np.ndarray, " samples"]) -> Found:
+    """Count what the short attacks of the sanity checks broke too: who found an image does not matter.
+
+    Args:
+        found: By the tier's attacks.
+        broken: Samples whose deployed answer a check's attack within eps made wrong.
+    """
+    more = found.robust_right & broken
+    if not more.any():
+        return found
+    num = int(more.sum())
+    use = AttackUse("C", "short attacks of the checks", None, None, int(found.robust_right.sum()), num, 0, 0, 0.0, num)
+    return replace(
+        found,
+        broken_by=np.where(more, len(found.attacks), found.broken_by),
+        prefix_right=found.prefix_right & ~more,
+        attacks=(*found.attacks, use),
+    )
+
+
 class _Chunk:
     """One chunk's samples, with what is known of them so far."""
 

@@ -11,12 +11,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from eed_search.core.seeds import seed_of
 from eed_search.data.splits import Split
 from eed_search.ensemble.gate import GatedEnsemble, MarginGate
+from eed_search.evaluation import assess as assess_module
+from eed_search.evaluation import probes
+from eed_search.evaluation.attacks import NamedAttack
+from eed_search.evaluation.attacks.base import TeamAttack
 from eed_search.evaluation.attacks.slow_down import SlowDown, slow_down
 from eed_search.evaluation.judge import Judge
 from eed_search.evaluation.prefixes import Team
-from eed_search.evaluation.tiers import Attack, Found, evaluate
+from eed_search.evaluation.target import Target
+from eed_search.evaluation.tiers import Attack, Found, evaluate, with_broken
+from tests.evaluation import defences
 
 EPS = 0.1
 NUM = 6
@@ -160,3 +167,40 @@ def test_what_is_judged_twice_counts_once_wrong() -> None:
     assert broken.tolist() == [0]
     assert judge.broken_by.tolist() == [7, -1, -1, -1, -1, -1]
     assert judge.prefix_right.tolist() == [False, True, True, True, True, True]
+
+
+def test_what_a_sanity_checks_attack_breaks_counts_as_broken(tmp_path: Path) -> None:
+    """It is named, and the figure that a prefix may be responsible for falls with it; nothing else changes."""
+    found = judged(tmp_path, attacks_of(nothing, lambda: nothing))
+    broken = np.arange(NUM) == ONLY_GATE
+    more = with_broken(found, broken)
+    assert np.flatnonzero(~more.robust_right).tolist() == [ONLY_GATE]
+    assert not more.prefix_right[ONLY_GATE]
+    use = more.attacks[int(more.broken_by[ONLY_GATE])]
+    assert (use.id, use.num_deployed_broken) == ("C", 1)
+    assert with_broken(more, broken) is more
+    assert with_broken(found, np.zeros(NUM, bool)) is found
+
+
+def test_the_checks_hand_over_what_their_attacks_broke(tmp_path: Path) -> None:
+    """A tier without any attack: what PGD and FGSM of the checks break is all that there is, and RA is not above it."""
+    given = defences.images_and_labels()
+    whole = defences.honest()
+    few = Split(given.images[:60], given.labels[:60])
+    target = Target("a team", whole, few, "fresh", "quarters", defences.NUM_CLASSES, defences.EPS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assess_module, "tier_attacks", lambda team, tier, **how: [NamedAttack("G0", "idle", Idle(team))])
+        result = assess_module.assess(target, 1, seed=0, home=tmp_path)
+    held = probes.pgd(whole, few, eps=defences.EPS, steps=20, seed=seed_of("0", "check-4"))
+    assert result.robust.value <= held.mean() < result.clean.value
+    assert result.attacks[-1].id == "C"
+
+
+class Idle(TeamAttack):
+    """Gives every image back as it is."""
+
+    def __init__(self, team: Team) -> None:
+        super().__init__("idle", team, eps=defences.EPS, steps=1, restarts=1, seed=0)
+
+    def run(self, images: Tensor, labels: Tensor) -> Tensor:
+        return images.clone()
