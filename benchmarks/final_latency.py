@@ -68,7 +68,7 @@ def measure(networks: Sequence[bytes], base: bytes, spec: LatencySpec) -> Timing
     seen: list[Sitting] = []
     real = sittings.in_fresh_process
 
-    def keep(job: tuple[Any, ...], *more: Any) -> Sitting:
+    def keep(job: sittings.Job, *more: Any) -> Sitting:
         seen.append(real(job, *more))
         return seen[-1]
 

@@ -8,8 +8,8 @@ process in which the dense base was slower than in the fastest was disturbed fro
 
 from __future__ import annotations
 
+import json
 import os
-import pickle
 import subprocess
 import sys
 import tempfile
@@ -17,24 +17,106 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from eed_search.core.pace import Pace
-from eed_search.core.records import Denominator, Latency
+from eed_search.core.records import Denominator, Latency, from_json, to_json
 from eed_search.core.spec import LatencySpec
+from eed_search.deployment.runtime import GateSettings
 from eed_search.evaluation.cascade import Cascade, Images, Sitting, one_sitting
-from eed_search.evaluation.timing import MACHINE, inverse, median_interval
+from eed_search.evaluation.timing import inverse, median_interval
 
 At = Callable[[int, int], None]
 """Told how many rounds are done, and of how many."""
 ALIKE = 1.03  # times the fastest process's base up to which another counts as undisturbed
 SPARE = 3  # processes that may take the place of disturbed ones
-_JOB, _FOUND, _SAID, _AT = "job", "found", "said", "at"
+_JOB, _ARRAYS, _FOUND, _SAID, _AT = "job.json", "job.npz", "found.json", "said", "at"
 _EVERY_S = 1.0  # between two looks at how far a process is, and between two words of it
 _SHOWN = 500  # characters of what a broken process said last
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a sitting is given: the arguments of `one_sitting`. It travels as JSON and arrays, never as code.
+
+    Attributes:
+        cascades: Those to time.
+        images: float32 in [0, 1].
+        reference_onnx: The dense base.
+        sentinel_onnx: A network of known cost, or none.
+        spec: Of the measurement.
+        reference_ms: Wall time of the dense base from a quiet window.
+        denominator: How the dense base runs.
+    """
+
+    cascades: tuple[Cascade, ...]
+    images: Images
+    reference_onnx: bytes
+    sentinel_onnx: bytes | None
+    spec: LatencySpec
+    reference_ms: float
+    denominator: Denominator
+
+    def sit(self, tell: At = lambda done, of: None) -> Sitting:
+        """Do it in this process."""
+        return one_sitting(
+            self.cascades,
+            self.images,
+            self.reference_onnx,
+            self.sentinel_onnx,
+            self.spec,
+            self.reference_ms,
+            denominator=self.denominator,
+            tell=tell,
+        )
+
+    def write(self, folder: Path) -> None:
+        """Leave it in a folder for another process."""
+        arrays = {"images": self.images, "reference": _as_array(self.reference_onnx)}
+        if self.sentinel_onnx is not None:
+            arrays["sentinel"] = _as_array(self.sentinel_onnx)
+        for i, cascade in enumerate(self.cascades):
+            arrays |= {f"member-{i}-{j}": _as_array(onnx) for j, onnx in enumerate(cascade.member_onnx)}
+        np.savez(folder / _ARRAYS, allow_pickle=False, **arrays)
+        plain = {
+            "cascades": [
+                {"gate": asdict(one.gate), "plain": one.plain, "num_members": len(one.member_onnx)}
+                for one in self.cascades
+            ],
+            "spec": self.spec.model_dump(mode="json"),
+            "reference_ms": self.reference_ms,
+            "denominator": self.denominator,
+        }
+        (folder / _JOB).write_text(json.dumps(plain), encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> Job:
+        """Read what `write` left."""
+        plain = json.loads((folder / _JOB).read_bytes())
+        with np.load(folder / _ARRAYS, allow_pickle=False) as arrays:
+            return cls(
+                tuple(
+                    Cascade(
+                        [arrays[f"member-{i}-{j}"].tobytes() for j in range(one["num_members"])],
+                        GateSettings(**one["gate"]),
+                        one["plain"],
+                    )
+                    for i, one in enumerate(plain["cascades"])
+                ),
+                arrays["images"],
+                arrays["reference"].tobytes(),
+                arrays["sentinel"].tobytes() if "sentinel" in arrays.files else None,
+                LatencySpec(**plain["spec"]),
+                plain["reference_ms"],
+                plain["denominator"],
+            )
+
+
+def _as_array(onnx: bytes) -> np.ndarray:
+    return np.frombuffer(onnx, np.uint8)
 
 
 def cascade_latencies(
@@ -67,9 +149,9 @@ def cascade_latencies(
         RuntimeError: If a process breaks; with what it said.
     """
     wanted = spec.final_processes
-    job = (tuple(cascades), images, reference_onnx, sentinel_onnx, spec, reference_ms, MACHINE, denominator)
+    job = Job(tuple(cascades), images, reference_onnx, sentinel_onnx, spec, reference_ms, denominator)
     if wanted == 1:
-        return list(one_sitting(*job).latencies)
+        return list(job.sit().latencies)
     sittings: list[Sitting] = []
     pace = Pace(wanted)
     while len(sittings) < wanted + SPARE and len(undisturbed(sittings)) < wanted:
@@ -135,11 +217,11 @@ def _median(values: Sequence[float | None]) -> float | None:
 # ---------------------------------------------------------------- the processes
 
 
-def in_fresh_process(job: tuple[Any, ...], at: At = lambda done, of: None) -> Sitting:
+def in_fresh_process(job: Job, at: At = lambda done, of: None) -> Sitting:
     """Run one sitting in an interpreter of its own; it ends with this process, whatever ends that.
 
     Args:
-        job: The arguments of `one_sitting`.
+        job: What it does.
         at: Told how many rounds are done, and of how many, whenever the process has come on.
 
     Raises:
@@ -147,7 +229,7 @@ def in_fresh_process(job: tuple[Any, ...], at: At = lambda done, of: None) -> Si
     """
     with tempfile.TemporaryDirectory(prefix="eed-sitting-") as name:
         folder = Path(name)
-        (folder / _JOB).write_bytes(pickle.dumps(job))
+        job.write(folder)
         with (folder / _SAID).open("wb") as said:
             process = subprocess.Popen(
                 [sys.executable, "-m", __name__, name],
@@ -164,9 +246,8 @@ def in_fresh_process(job: tuple[Any, ...], at: At = lambda done, of: None) -> Si
         if process.returncode != 0:
             last = (folder / _SAID).read_text(encoding="utf-8", errors="replace").strip()[-_SHOWN:]
             raise RuntimeError(f"a process for the final latencies ended with {process.returncode}: {last}")
-        found = pickle.loads((folder / _FOUND).read_bytes())
-    assert isinstance(found, Sitting)
-    return found
+        plain = json.loads((folder / _FOUND).read_bytes())
+    return Sitting(tuple(from_json(Latency, one) for one in plain["latencies"]), float(plain["base_ms"]))
 
 
 def _wait(process: subprocess.Popen[bytes], file: Path, at: At) -> None:
@@ -195,8 +276,9 @@ def main(folder: Path) -> None:
             wrote = time.monotonic()
             (folder / _AT).write_text(f"{done}/{of}", encoding="utf-8")
 
-    found = one_sitting(*pickle.loads((folder / _JOB).read_bytes()), tell=tell)
-    (folder / _FOUND).write_bytes(pickle.dumps(found))
+    found = Job.read(folder).sit(tell)
+    plain = {"latencies": [to_json(one) for one in found.latencies], "base_ms": found.base_ms}
+    (folder / _FOUND).write_text(json.dumps(plain), encoding="utf-8")
 
 
 def _end_with_parent() -> None:

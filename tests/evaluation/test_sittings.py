@@ -107,6 +107,20 @@ def test_real_processes_time_what_they_are_given() -> None:
     assert team.images_per_second is not None
 
 
+@pytest.mark.parametrize("sentinel", [None, HALF])
+def test_a_job_travels_as_plain_data(tmp_path: Path, sentinel: bytes | None) -> None:
+    """Everything comes back; its files hold no pickle, so that nobody who writes there can run code."""
+    cascades = (Cascade([QUARTER, HALF], GateSettings("margin", 1.5)), Cascade([HALF], GATE, plain=True))
+    job = sittings.Job(cascades, IMAGES, DENSE, sentinel, SPEC, 2.0, "plain")
+    job.write(tmp_path)
+    found = sittings.Job.read(tmp_path)
+    assert (found.images == IMAGES).all()
+    assert [list(one.member_onnx) for one in found.cascades] == [[QUARTER, HALF], [HALF]]
+    assert [(one.gate, one.plain) for one in found.cascades] == [(one.gate, one.plain) for one in cascades]
+    assert (found.reference_onnx, found.sentinel_onnx, found.spec) == (DENSE, sentinel, SPEC)
+    assert (found.reference_ms, found.denominator) == (2.0, "plain")
+
+
 def test_a_process_says_at_which_round_it_is(tmp_path: Path) -> None:
     """Whoever waits hears of each word once; of one that has written nothing, nothing."""
     code = (
@@ -146,12 +160,12 @@ def test_a_process_that_breaks_says_why() -> None:
 
 def test_a_process_ends_with_who_started_it(tmp_path: Path) -> None:
     """Here it waits for its job for ever; the pipe's end is the starter's."""
-    os.mkfifo(tmp_path / "job")
+    os.mkfifo(tmp_path / "job.json")
     command = [sys.executable, "-m", sittings.__name__, str(tmp_path)]
     root = str(Path(__file__).parents[2])
     process = subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ | {"PYTHONPATH": root})
     assert process.stdin is not None
-    with (tmp_path / "job").open("wb"):  # opens once the process has it open too, and begins to read
+    with (tmp_path / "job.json").open("wb"):  # opens once the process has it open too, and begins to read
         assert process.poll() is None
         process.stdin.close()
         assert process.wait(HANGS_S) == 1
