@@ -12,8 +12,10 @@ from eed_search.core.records import (
     Point,
     to_json,
 )
+from eed_search.core.reported import standing
 from eed_search.core.spec import Choice, Spec
 from eed_search.core.spec_file import parse, to_text
+from eed_search.core.testimony import claim_over_base
 from eed_search.deployment.gates import gate_of
 from eed_search.evaluation.deploy import deploy
 from eed_search.stages import Report, open_workshop
@@ -51,6 +53,7 @@ def export_point(view: RunView, point: Point, home: Path, out: Path, report: Rep
             "run": view.name,
             "point": point.id,
             **to_json(point.measurement),
+            **claim_over_base(view, standing(view).front, point),
             "attacked_speedup": attacked_speedup(point.measurement),
             "costs": to_json(costs(point.measurement)),
             **point_facts(view, point.id),

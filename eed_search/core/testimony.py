@@ -14,7 +14,7 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
@@ -112,3 +112,21 @@ def gains_over_base(view: RunView, front: Sequence[Point]) -> dict[str, Gain]:
     num = num_comparisons(len(front), len(view.controls))
     found = {point.id: gain_over(view, point.id, view.base.name, num) for point in front}
     return {id_: gain for id_, gain in found.items() if gain is not None}
+
+
+def claim_over_base(view: RunView, front: Sequence[Point], point: Point) -> dict[str, object]:
+    """Give what a bundle may claim of a point against the dense base, and, apart from it, what chose the point.
+
+    Args:
+        view: The run.
+        front: Its reported points; another point is one comparison more.
+        point: The exported one.
+    """
+    shown = front if any(one.id == point.id for one in front) else [*front, point]
+    gain = gains_over_base(view, shown).get(point.id)
+    chose = point.measurement.difference_to_base
+    return {
+        "difference_to_base": None if gain is None else asdict(gain.difference),
+        "difference_to_base_on": None if gain is None else {"num_images": gain.num_images, "source": gain.source},
+        "chose_difference_to_base": None if chose is None else asdict(chose),
+    }

@@ -57,6 +57,15 @@ def table(manifest: Mapping[str, Any], claims: Mapping[str, Any]) -> list[tuple[
         badge = one.get("badge") or "proxy"
         meaning = {"proxy": " It ranked the search's points; it is no claim."}.get(badge, "")
         found.append((f"robust accuracy, badge `{badge}`", f"{_with_all(one)}.{meaning}"))
+    on = claims.get("difference_to_base_on")
+    if isinstance(on, Mapping) and (than := _interval(claims.get("difference_to_base"), 100, " points")):
+        attack = "attacked at tier 1" if on.get("source") == "checked" else "under the search's attack"
+        found.append(
+            (
+                "against the dense base",
+                f"{than} of robust accuracy on {on.get('num_images')} fresh images that chose nothing, {attack}",
+            )
+        )
     if clean := _interval(claims.get("clean_accuracy"), 100, " %"):
         found.append(("clean accuracy", f"{clean} of {claims['clean_accuracy'].get('num_samples', '?')} images"))
     given = claims.get("latency")

@@ -38,6 +38,18 @@ def test_the_attacked_speed_up_stands_with_the_speed_up() -> None:
     assert dict(card.table(MANIFEST, {**CLAIMS, "attacked_speedup": None}))["speed-up"].endswith("not measured")
 
 
+def test_the_difference_to_the_base_rests_on_images_that_chose_nothing() -> None:
+    """One from the images that chose has no line."""
+    ends = {"value": -0.012, "low": -0.034, "high": 0.01}
+    on = {"num_images": 400, "source": "fresh"}
+    told = dict(card.table(MANIFEST, {**CLAIMS, "difference_to_base": ends, "difference_to_base_on": on}))
+    assert told["against the dense base"] == (
+        "-1.2 points (95 % interval -3.4 to 1 points) of robust accuracy on 400 fresh images that chose nothing, under the"
+        " search's attack"
+    )
+    assert "against the dense base" not in dict(card.table(MANIFEST, {**CLAIMS, "difference_to_base": ends}))
+
+
 def test_each_badge_has_a_line_and_an_invalid_one_no_figure() -> None:
     told = dict(card.table(MANIFEST, CLAIMS))
     assert told["robust accuracy, badge `checked`"].startswith(

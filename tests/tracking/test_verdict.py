@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 from eed_search.core.ledger import RunView
 from eed_search.core.records import Accuracy, FreshCheck, Reference, RobustAccuracy, pack_bits
-from eed_search.core.testimony import compared, gains_over_base
+from eed_search.core.testimony import claim_over_base, compared, gains_over_base
 from eed_search.tracking.verdict import judge
 from tests.tracking.factories import NUM_SAMPLES, make_attack, make_measurement, make_trial, make_view, right
 
@@ -117,6 +117,25 @@ def test_gains_over_the_base_are_wider_the_more_are_reported() -> None:
     alone = gains_over_base(one := run([(0.90, 0.2)]), [_point(one, 0)])["0.0"].difference
     many = gains_over_base(some := run([(0.90, 0.2)] * 5), [_point(some, i) for i in range(5)])["0.0"].difference
     assert many.low < alone.low < alone.value < alone.high < many.high
+
+
+def test_a_bundle_claims_what_chose_nothing_and_names_what_chose() -> None:
+    view = run([(0.90, 0.2)])
+    point = _point(view, 0)
+    claims = claim_over_base(view, [point], point)
+    assert claims["difference_to_base"] == asdict(gains_over_base(view, [point])["0.0"].difference)
+    assert claims["difference_to_base_on"] == {"num_images": NUM_SAMPLES, "source": "fresh"}
+    assert point.measurement.difference_to_base is not None
+    assert claims["chose_difference_to_base"] == asdict(point.measurement.difference_to_base)
+    nothing = run([(0.90, 0.2)], fresh=False)
+    assert claim_over_base(nothing, [point], point)["difference_to_base"] is None
+
+
+def test_a_point_that_is_not_reported_is_one_comparison_more() -> None:
+    view = run([(0.90, 0.2), (0.89, 0.3)])
+    alone, other = _point(view, 0), _point(view, 1)
+    reported = claim_over_base(view, [alone, other], other)["difference_to_base"]
+    assert claim_over_base(view, [alone], other)["difference_to_base"] == reported
 
 
 def test_no_control_or_no_frontier_gives_no_verdict() -> None:
