@@ -96,7 +96,9 @@ def judge(view: RunView) -> Verdict:
     found = tuple(_compare(view, control, front, latency_kind(view), num) for control in view.controls)
     if all(one.robust_difference is None for one in found):
         return Verdict(
-            None, "Not judged yet: no fresh image has been attacked, and the images that chose prove nothing.", found
+            None,
+            "The frontier is not compared with the controls yet: no fresh image was attacked, and those that chose prove nothing.",
+            found,
         )
     beaten = [one.control for one in found if one.beaten]
     missed = [one.control for one in found if not one.beaten]

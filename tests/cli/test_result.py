@@ -67,7 +67,7 @@ def test_the_result_shows_everything_in_80_columns(home: Path) -> None:
         "May belong to the frontier too",
         "badge `proxy`",
         "controls",
-        "Robust accuracy minus the dense base's, same images (points, 95 %):",
+        "On the images that chose, which prove nothing: ",
         "Stages of all trials, computed+reused: base 0+20, member",
         "trial 5 failed (diverged): loss is nan",
         "note: a note for the reader",

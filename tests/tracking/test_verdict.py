@@ -90,7 +90,7 @@ def test_without_fresh_images_nothing_is_judged() -> None:
     """What chose does not testify, however large the difference is."""
     verdict = judge(run([(0.95, 0.2)], (0.60, 0.3), fresh=False))
     assert verdict.beats_controls is None
-    assert "Not judged yet" in verdict.text
+    assert "not compared with the controls yet" in verdict.text
     assert (verdict.comparisons[0].robust_difference, verdict.comparisons[0].beaten) == (None, False)
     assert verdict.comparisons[0].chose == pytest.approx(0.35)
 

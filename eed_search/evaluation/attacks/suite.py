@@ -122,7 +122,9 @@ def tier_attacks(
     else:
 
         def add_programs() -> None:
-            routes = RoutePolish("routes by linear programs", team, eps=eps, steps=_PROGRAMS[tier], targets=targets)
+            routes = RoutePolish(
+                "routes by linear programs", team, eps=eps, steps=_PROGRAMS[tier], targets=targets, seed=seed
+            )
             found.append(NamedAttack("G4", routes.attack, routes))
 
         _add_gated(add, add_programs, num_members(team), tier, base)
