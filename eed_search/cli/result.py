@@ -186,9 +186,8 @@ def base_lines(view: RunView) -> list[str]:
     if found:
         first = next(iter(found.values()))
         attack = "attacked at tier 1" if first.source == "checked" else "which chose nothing"
-        lines.append(
-            f"Robust accuracy minus the dense base's on {first.num_images} fresh images, {attack} (points, 95 % together):"
-        )
+        head = f"Robust accuracy minus the dense base's, {first.num_images} fresh images, {attack} (points, 95 % together):"
+        lines += textwrap.wrap(head, _WIDTH)
         texts = [
             f"{id_}: {100 * g.difference.value:+.1f} ({100 * g.difference.low:+.1f}..{100 * g.difference.high:+.1f})"
             for id_, g in found.items()
@@ -196,7 +195,12 @@ def base_lines(view: RunView) -> list[str]:
         lines += textwrap.wrap("; ".join(texts), _WIDTH, initial_indent="  ", subsequent_indent="  ")
         more = [g.decided_by for g in found.values() if g.decided_by is not None]
         if more:
-            lines.append(f"  Those that include 0 would be decided by about {min(more):,} to {max(more):,} images.")
+            lines += textwrap.wrap(
+                f"Those that include 0 would be decided by about {min(more):,} to {max(more):,} images.",
+                _WIDTH,
+                initial_indent="  ",
+                subsequent_indent="  ",
+            )
     chose = [(p.id, d.value) for p in front if (d := p.measurement.difference_to_base) is not None]
     if chose:
         text = "; ".join(f"{id_}: {100 * value:+.1f}" for id_, value in chose)

@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 
 from eed_search.cli.homes import find_run, run_folders
-from eed_search.cli.result import command, duration, frontier_table, next_steps
+from eed_search.cli.result import base_lines, command, duration, frontier_table, next_steps
 from eed_search.core.errors import RunError
 from eed_search.core.ledger import FILE_NAME, Ledger
 from eed_search.core.points import frontier
+from eed_search.core.reported import standing
 from eed_search.search.lock import driving
 from eed_search.tracking.table import COLUMNS, TableRow, table_rows
 from tests.cli.calling import call
 from tests.core.ledgers import write_ledger
 from tests.tracking.factories import make_latency, make_measurement, make_trial, make_view
+from tests.tracking.test_verdict import checked
 
 
 @pytest.fixture
@@ -75,6 +77,19 @@ def test_the_result_shows_everything_in_80_columns(home: Path) -> None:
         assert part in text, part
     commands = ("MLflow ", "again ", "attack ", "export ", "plot ")
     assert max(len(line) for line in text.splitlines() if not line.startswith(commands)) <= 80
+
+
+def test_differences_to_the_base_rest_on_fresh_images_in_80_columns() -> None:
+    """What chose stands apart; what is not told apart says how many images would decide."""
+    view = make_view()
+    assert view.base is not None
+    names = [view.base.name, *(point.id for point in standing(view).front)]
+    view.fresh.update({name: checked(0.8 - 0.01 * i, i) for i, name in enumerate(names)})
+    text = "\n".join(lines := base_lines(view))
+    assert max(map(len, lines)) <= 80
+    assert "300 fresh images, which chose nothing\n(points, 95 % together):" in text
+    assert "would be decided by about" in text
+    assert "On the images that chose, which prove nothing:" in text
 
 
 def test_the_next_commands_find_the_search_again(home: Path) -> None:
