@@ -43,7 +43,8 @@ _MIN_PROBABILITY = 1e-12  # inside logarithms, so that a class of probability 0 
 _LEAST_PROBABILITY = 1e-35  # the same behind rule `margin`: far above where float32 underflows, 80 logits below 1
 _ONE_AS_BITS = 0x3F800000
 _BITS = np.dtype(np.uint32)
-_ONE_RUN = np.ones(1, np.int64)  # members run by a team of one; copied, since the answer is the caller's
+_ONE_RUN = np.ones(1, np.int64)  # members run by a team of one
+_ONE_RUN.flags.writeable = False
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # of Pillow, with 8 bits a channel at most
 _IMAGES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif")
 _MAX_BATCH = 256  # images in one call of a member: larger batches gain nothing and their activations fill the memory
@@ -170,8 +171,13 @@ class GateWalk:
     @property
     def answer(self) -> np.ndarray:
         """After a `step` that gave True: float64 [classes], the probabilities that decide."""
-        given = np.array(self._answer)
-        return _softmax(given) if self._gate.rule == "margin" else given
+        given = self._answer
+        if self._gate.rule == "margin":
+            most = max(given)
+            raised = [math.exp(one - most) for one in given]
+            whole = sum(raised)
+            given = [one / whole for one in raised]
+        return np.array(given)
 
     def step(self, probabilities: np.ndarray) -> bool:
         """Take the next member's answer.
@@ -391,7 +397,7 @@ class GatedClassifier:
             probabilities = self.sessions[0].run(self._outputs, feed)[0]
             label = probabilities.argmax(1)
             _refuse_nan(1, probabilities.item(label.item()))
-            return Prediction(label, _ONE_RUN.copy(), probabilities.astype(np.float64))
+            return Prediction(label, _ONE_RUN, probabilities.astype(np.float64))
         walk = GateWalk(self.gate, self.num_members)
         run = 0
         for session in self.sessions:
