@@ -7,6 +7,8 @@ import math
 import numpy as np
 from jaxtyping import Bool
 
+_MOST_TIMES = 1e6  # as many images as there are, beyond which nothing is said
+_PRECISION = 1.02  # of a number of images that would decide
 _Z95 = 1.959963984540054
 
 
@@ -90,9 +92,15 @@ def paired_difference(
     """
     if first.shape != second.shape or first.size == 0:
         raise ValueError(f"need two equal, non-empty lengths, got {first.shape} and {second.shape}")
-    num = first.size
-    only_first = int((first & ~second).sum())
-    only_second = int((second & ~first).sum())
+    return _paired(*_discordant(first, second), first.size, confidence)
+
+
+def _discordant(first: Bool[np.ndarray, " samples"], second: Bool[np.ndarray, " samples"]) -> tuple[int, int]:
+    """Count the samples that only the first gets right, and those that only the second does."""
+    return int((first & ~second).sum()), int((second & ~first).sum())
+
+
+def _paired(only_first: float, only_second: float, num: float, confidence: float) -> tuple[float, float, float]:
     difference = (only_first - only_second) / num
     gained, lost, total = only_first + 0.5, only_second + 0.5, num + 2
     centre = (gained - lost) / total
@@ -111,8 +119,13 @@ def sure_difference(
         McNemar's test, exact (McNemar 1947, https://doi.org/10.1007/BF02295996): samples on which two equal classifiers
         differ are fair coins.
     """
-    difference, low, high = paired_difference(first, second, confidence=confidence)
-    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    if first.shape != second.shape or first.size == 0:
+        raise ValueError(f"need two equal, non-empty lengths, got {first.shape} and {second.shape}")
+    return _sure(*_discordant(first, second), first.size, confidence)
+
+
+def _sure(only_first: int, only_second: int, num: float, confidence: float) -> tuple[float, float, float]:
+    difference, low, high = _paired(only_first, only_second, num, confidence)
     fair_low, fair_high = clopper_pearson(only_first, max(1, only_first + only_second), confidence)
     if only_first + only_second == 0 or fair_low <= 0.5:
         low = min(low, 0.0)
@@ -127,16 +140,30 @@ def images_to_decide(
     """Say how many images it would take to tell two classifiers apart, were they what these images say.
 
     Returns:
-        The number from which on the interval of a paired difference leaves out 0; none where they are equally often right.
+        About the number from which on `sure_difference` leaves out 0; none where they are equally often right, or where that
+        would take a million times as many images.
 
     Source:
-        Ours: the Wald interval of a paired difference, solved for the number of samples.
+        Ours: the same interval and test with the counts scaled up.
     """
-    differ = float((first != second).mean())
-    difference = float(first.mean() - second.mean())
-    if difference == 0:
+    only_first, only_second = _discordant(first, second)
+    if only_first == only_second:
         return None
-    return math.ceil(_quantile(confidence) ** 2 * (differ - difference**2) / difference**2)
+
+    def decided(times: float) -> bool:
+        _, low, high = _sure(round(times * only_first), round(times * only_second), times * first.size, confidence)
+        return low > 0 or high < 0
+
+    enough = 1.0
+    while not decided(enough):
+        enough *= 2
+        if enough > _MOST_TIMES:
+            return None
+    short = enough / 2
+    while enough / short > _PRECISION:
+        middle = (short * enough) ** 0.5
+        short, enough = (short, middle) if decided(middle) else (middle, enough)
+    return math.ceil(enough * first.size)
 
 
 def _quantile(confidence: float) -> float:

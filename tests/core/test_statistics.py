@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from eed_search.core.statistics import clopper_pearson, paired_difference, wilson
+from eed_search.core.statistics import clopper_pearson, images_to_decide, paired_difference, sure_difference, wilson
 
 counts = st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 pairs = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=400)
@@ -121,3 +121,40 @@ def test_difference_refuses_unequal_lengths() -> None:
     """Answers on different samples cannot be paired."""
     with pytest.raises(ValueError, match=r"^need two equal, non-empty lengths, got \(2,\) and \(3,\)$"):
         paired_difference(np.ones(2, bool), np.ones(3, bool))
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "num"), [(5, 14, 200), (3, 2, 200), (12, 4, 100), (40, 60, 1000)]
+)
+def test_as_many_images_as_would_decide_do(only_first: int, only_second: int, num: int) -> None:
+    """With so many of the same kind the interval leaves out 0, with a quarter less it does not; never fewer than there are."""
+
+    def pair(times: float) -> tuple[np.ndarray, np.ndarray]:
+        size = round(times * num)
+        a, b = round(times * only_first), round(times * only_second)
+        first, second = np.zeros(size, bool), np.zeros(size, bool)
+        first[:a] = True
+        second[a : a + b] = True
+        return first, second
+
+    needed = images_to_decide(*pair(1), confidence=0.99)
+    assert needed is not None
+    decides = [
+        low > 0 or high < 0
+        for _, low, high in (sure_difference(*pair(s * needed / num), confidence=0.99) for s in (0.75, 1.2))
+    ]
+    assert decides == [False, True]
+    assert needed > num
+
+
+def test_equals_are_never_decided() -> None:
+    flags = np.arange(100) % 3 == 0
+    assert images_to_decide(flags, flags) is None
+    assert images_to_decide(np.arange(100) < 50, np.arange(100) >= 50) is None
+
+
+def test_an_interval_that_only_the_approximation_calls_sure_includes_0() -> None:
+    """Few samples differ: the exact test says no, and its word goes before."""
+    first, second = np.arange(400) < 6, np.arange(400) >= 400
+    assert paired_difference(first, second, confidence=0.975)[1] > 0
+    assert sure_difference(first, second, confidence=0.975)[1] <= 0
