@@ -15,7 +15,7 @@ INSTALLED_DEV := $(VENV)/.installed-dev-$(KEY)
 
 FAST := -n 2 --dist loadscope --no-loadscope-reorder
 
-.PHONY: launch test install lint fast flags help
+.PHONY: launch test install lint fast flags chaos help
 
 launch: $(INSTALLED)
 	$(BIN)/eed-search launch $(ARGS)
@@ -30,6 +30,9 @@ lint: $(INSTALLED_DEV)
 
 fast: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest $(FAST) $(ARGS)
+
+chaos: $(INSTALLED_DEV)
+	$(BIN)/python benchmarks/chaos.py --out docs/chaos.md $(ARGS)
 
 flags:
 	@printf "%s\n" "$(FAST)"

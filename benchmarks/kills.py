@@ -1,20 +1,23 @@
 """Is a search that is killed again and again the same search? `kill -9` of its driver, then resume, many times.
 
-    python benchmarks/kills.py [--kills 50] [--ray-kills 10] [--seed 0] [--home DIR] [--out FILE.json]
+    python benchmarks/kills.py [--kills 50] [--ray-kills 10] [--hits 20] [--seed 0] [--home DIR] [--out FILE.json]
 
 A search with a trial that only computes (`tests/search/stub_pipeline.py`) runs once undisturbed. Then it runs
 again, and its driver is killed at seeded random moments: after a random number of further ledger
 events and a random delay, and one time in three at a random moment of its first seconds. It is resumed until the
 kills are used up, and once more to its end. Most kills hit the search with its work done inside the driver's
 process (`LocalWorkers`); `--ray-kills` of them hit real Ray. Ledger, Optuna's study on SQLite, MLflow on
-SQLite and the stage of the report are real in both. What must hold of every killed search:
+SQLite and the stage of the report are real in both. `--hits` searches for more victims under Ray: the driver, a worker,
+the raylet, the GCS and MLflow's server (which is started again) are killed in turn, in every phase: base, trials and their
+rungs, controls, finals, checks. What must hold of every killed search:
 
 - each trial that was finished at some kill is finished at the end, with the same result;
 - trials, parameters, reports at rungs, decisions, rivals, results, frontier and final latencies are the undisturbed search's;
 - each trial has one end in the ledger, whose events count without a gap;
 - Optuna has each trial once, as the undisturbed study has it, and none RUNNING or WAITING;
 - MLflow has the search once and each trial, control and base once, and nothing RUNNING;
-- no process of a killed driver's Ray session is left.
+- no process of a killed driver's Ray session is left;
+- a driver whose raylet or GCS was killed ends by itself, with an error and its trials open.
 """
 
 from __future__ import annotations
@@ -26,12 +29,14 @@ import os
 import platform
 import random
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from multiprocessing.context import ForkServerProcess
@@ -42,6 +47,15 @@ ROOT = Path(__file__).parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+from benchmarks.victims import (  # noqa: E402
+    PHASES,
+    VICTIMS,
+    MlflowServer,
+    Victim,
+    calls,
+    pid_in,
+    ray_process,
+)
 from eed_search.core.cores import usable_cores  # noqa: E402
 from eed_search.core.errors import EedSearchError, RunError  # noqa: E402
 from eed_search.core.ledger import FILE_NAME, NO_RESULT, Ledger, RunView, read_run  # noqa: E402
@@ -62,7 +76,7 @@ _PER_SEARCH = 10  # kills of one search before it may finish
 
 def drive(home: Path, name: str, where: Where, sampler: str, trials: int) -> None:
     """Launch a search, or resume it if its folder is there; the body of the processes that are killed."""
-    from eed_search.core.spec import Controls, Resources, Search, Spec, Threat
+    from eed_search.core.spec import Controls, Resources, Search, Spec, Threat, Tracking
     from eed_search.search import LocalWorkers, Silent
     from eed_search.search.driver import run
     from eed_search.search.resume import resume
@@ -87,6 +101,7 @@ def drive(home: Path, name: str, where: Where, sampler: str, trials: int) -> Non
         ),
         controls=Controls(sizes=(0.5,)),
         resources=Resources(cpu=float(usable_cores())),
+        tracking=Tracking(uri=os.environ.get("EED_KILLS_TRACKING")),
     )
     run(spec, home=home, name=name, pipeline=pipeline, listener=Silent(), workers=workers)
 
@@ -113,7 +128,7 @@ class _Started(subprocess.Popen[bytes]):
     begun = 0.0
 
 
-class _Forked:
+class Forked:
     """A driver forked from a process that has imported everything: seconds faster, and the same to a kill."""
 
     def __init__(self, process: ForkServerProcess) -> None:
@@ -122,29 +137,41 @@ class _Forked:
         self._process = process
 
     def poll(self) -> int | None:
+        """Give its exit code, negative for a signal; none while it runs."""
         return self._process.exitcode
 
     def wait(self, timeout: float | None = None) -> int:
+        """Wait for its exit code; raises `subprocess.TimeoutExpired`."""
         self._process.join(timeout)
         if (code := self._process.exitcode) is None:
             raise subprocess.TimeoutExpired(self._process.name, timeout or 0.0)
         return code
 
     def kill(self) -> None:
+        """Send SIGKILL."""
         self._process.kill()
 
 
-def start(home: Path, name: str, where: Where, sampler: str, trials: int, fail_point: str = "") -> Driver:
-    """Start a driver as a process of its own."""
+def start(
+    home: Path,
+    name: str,
+    where: Where,
+    sampler: str,
+    trials: int,
+    fail_point: str = "",
+    more: Mapping[str, str] | None = None,
+) -> Driver:
+    """Start a driver as a process of its own; `more` is added to its environment."""
     home.mkdir(parents=True, exist_ok=True)
     log = home / f"{name}.log"
     env = {"EED_STUB_SECONDS": "0.05", "EED_STUB_FAULTS": FAULTS, "EED_SEARCH_FAILPOINT": fail_point}
+    env |= more or {}
     if where == "local":
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(_IMPORTED_ONCE)
+        context.set_forkserver_preload(IMPORTED_ONCE)
         process = context.Process(target=_drive_forked, args=(home, name, sampler, trials, env, log))
         process.start()
-        return _Forked(process)
+        return Forked(process)
     arguments = ["--drive", where, "--home", str(home), "--name", name, "--sampler", sampler, "--trials", str(trials)]
     with log.open("ab") as file:
         driver = _Started(
@@ -160,7 +187,7 @@ def start(home: Path, name: str, where: Where, sampler: str, trials: int, fail_p
 
 
 FAULTS = json.dumps({3: "raise", 6: "nan", 9: "limit"})
-_IMPORTED_ONCE = [
+IMPORTED_ONCE = [
     "benchmarks.kills",
     "eed_search.search.driver",
     "eed_search.search.resume",
@@ -203,6 +230,8 @@ class Kill:
         after_s: Seconds after the driver's start.
         events: Events in the ledger then.
         last: Kind of the last one; empty where there was no ledger.
+        victim: Whose process was killed.
+        phase: What the stub was doing; empty where the moment was random.
         resumed_s: Seconds from the next driver's start to its first event.
     """
 
@@ -210,6 +239,8 @@ class Kill:
     events: int
     last: str
     resumed_s: float | None = None
+    victim: Victim = "driver"
+    phase: str = ""
 
 
 @dataclass
@@ -277,6 +308,114 @@ def kill_and_resume(
         found.problems.append("a driver still holds the lock")
     found.seconds = time.monotonic() - begin
     return found
+
+
+def hit_and_resume(home: Path, sampler: str, trials: int, num_hits: int, dice: random.Random) -> Searched:
+    """Bring one search under Ray to its end while one process after another is killed, whosever it is.
+
+    Args:
+        home: Where the search lies; the undisturbed one lies beside it and is made if absent.
+        sampler: Who proposes.
+        trials: Of the search.
+        num_hits: Kills before it may finish; fewer where it finishes before.
+        dice: Draws victims and phases.
+    """
+    begin = time.monotonic()
+    calm = undisturbed(home.parent, sampler, trials)
+    found = Searched("ray", sampler)
+    pids, folder = home / "pids", home / "run"
+    pids.mkdir(parents=True)
+    order = [victim for _ in range(num_hits) for victim in dice.sample(VICTIMS, len(VICTIMS))][:num_hits]
+    with MlflowServer(home / "mlflow") as server:
+        more = {"EED_STUB_PIDS": str(pids), "EED_STUB_PHASE_SECONDS": "0.3", "EED_KILLS_TRACKING": server.url}
+        process, ended, dead = start(home, "run", "ray", sampler, trials, more=more), {}, set[int]()
+        for victim in order:
+            phase = dice.choice(PHASES)
+            if (call := _next_call(pids, phase, process)) is None:
+                break  # it came to its end
+            if not _hit(victim, call, process, server):
+                continue
+            found.kills.append(
+                Kill(round(time.time() - process.begun, 2), num_events(folder), _last_kind(folder), None, victim, phase)
+            )
+            if victim in ("worker", "mlflow") and not _ends_of_itself(process):
+                continue
+            dead.add(process.pid)
+            try:
+                code = process.wait(_GONE_S)
+            except subprocess.TimeoutExpired:
+                found.problems.append(f"its driver went on for {_GONE_S:g} s without its {victim}")
+                process.kill()
+                code = process.wait()
+            if code == 0:
+                break
+            if victim in ("raylet", "gcs") and code < 0:
+                found.problems.append(f"its driver was ended by signal {-code} when its {victim} was lost")
+            with suppress(RunError):
+                view = read_run(folder)
+                found.problems += _lost(ended, view, f"after kill {len(found.kills)}")
+                ended |= {n: t for n, t in view.trials.items() if n not in view.without_result()}
+            process = start(home, "run", "ray", sampler, trials, more=more)
+        code = _finish(process, may_refuse=True)
+        if code != 0:
+            code = _finish(start(home, "run", "ray", sampler, trials, more=more), may_refuse=True)
+        over = code == 7 and "is finished" in _tail(home / "run.log")
+        if code != 0 and not over:
+            found.problems.append(f"the last driver ended with {code}: {_tail(home / 'run.log')}")
+        else:
+            found.problems += _lost(ended, read_run(folder), "at the end") + compare(calm, home)
+            found.problems += [f"Ray's session {one} is left" for one in sessions_of(dead)]
+    found.seconds = time.monotonic() - begin
+    return found
+
+
+_GONE_S = 180.0
+
+
+def _next_call(pids: Path, phase: str, process: Driver) -> Path | None:
+    """Wait for a phase's next call, or for any where the search is past it; none where it ends before."""
+    before = {path.name for path in pids.iterdir()}
+    since = time.monotonic()
+    while process.poll() is None:
+        new = [
+            path
+            for path in calls(pids, phase if time.monotonic() - since < _PATIENCE_S else "*")
+            if path.name not in before
+        ]
+        if new:
+            return new[-1]
+        time.sleep(0.01)
+    return None
+
+
+_PATIENCE_S = 12.0  # a search that is past a phase does not come to it again
+
+
+def _hit(victim: Victim, call: Path, process: Driver, server: MlflowServer) -> bool:
+    """Kill one process; False where it is gone already."""
+    if victim == "mlflow":
+        server.kill()
+        time.sleep(1.0)
+        server.start()
+        return True
+    if victim == "driver":
+        process.kill()
+        return True
+    pid = pid_in(call) if victim == "worker" else ray_process(process.pid, victim)
+    if pid is None:
+        return False
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+        return True
+    return False
+
+
+def _ends_of_itself(process: Driver) -> bool:
+    """Whether a driver ends within seconds: the loss of a worker in the base's or the finals' phase may be one."""
+    deadline = time.monotonic() + 3.0
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return process.poll() is not None
 
 
 def undisturbed(root: Path, sampler: str, trials: int) -> Path:
@@ -454,7 +593,7 @@ def mlflow_problems(view: RunView) -> list[str]:
 
 
 def campaign(
-    root: Path, *, kills: int, ray_kills: int, seed: int, trials: int = 24, say: Any = lambda line: None
+    root: Path, *, kills: int, ray_kills: int, seed: int, trials: int = 24, hits: int = 0, say: Any = lambda line: None
 ) -> list[Searched]:
     """Kill searches until all kills are used up.
 
@@ -464,6 +603,7 @@ def campaign(
         ray_kills: How many of them hit a search under Ray.
         seed: Of the moments.
         trials: Of each search.
+        hits: Further kills under Ray, of any of its processes and of MLflow's server.
         say: Told of each search that came to its end.
     """
     dice = random.Random(seed)
@@ -483,13 +623,23 @@ def campaign(
             )
             left -= max(1, len(searched.kills))
             done.append(searched)
-            hits = Counter(kill.last or "before the ledger" for kill in searched.kills)
-            say(
-                f"{where:<6}{sampler:<7}{len(searched.kills):>3} kills in {searched.seconds:5.0f} s;"
-                f" last event: {', '.join(f'{what} {n}' for what, n in hits.most_common())};"
-                f" {'as undisturbed' if not searched.problems else '; '.join(searched.problems)}"
-            )
+            say(_line(searched, Counter(kill.last or "before the ledger" for kill in searched.kills)))
+    left = hits
+    while left > 0:
+        sampler = SAMPLERS[len(done) % len(SAMPLERS)]
+        searched = hit_and_resume(root / f"hit-{len(done)}", sampler, trials, min(left, _PER_SEARCH), dice)
+        left -= max(1, len(searched.kills))
+        done.append(searched)
+        say(_line(searched, Counter(f"{kill.victim} in {kill.phase}" for kill in searched.kills)))
     return done
+
+
+def _line(searched: Searched, hits: Counter[str]) -> str:
+    return (
+        f"{searched.where:<6}{searched.sampler:<10}{len(searched.kills):>3} kills in {searched.seconds:5.0f} s;"
+        f" {', '.join(f'{what} {n}' for what, n in hits.most_common())};"
+        f" {'as undisturbed' if not searched.problems else '; '.join(searched.problems)}"
+    )
 
 
 def main() -> int:
@@ -497,6 +647,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=50, help="kills in all (50)")
     parser.add_argument("--ray-kills", type=int, default=10, help="how many of them under Ray (10)")
+    parser.add_argument("--hits", type=int, default=20, help="further kills, of any process (20)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (0)")
     parser.add_argument("--trials", type=int, default=24, help="trials of each search (24)")
     parser.add_argument("--home", type=Path, help="folder for the searches; a temporary one by default")
@@ -514,6 +665,7 @@ def main() -> int:
         ray_kills=options.ray_kills,
         seed=options.seed,
         trials=options.trials,
+        hits=options.hits,
         say=lambda line: print(line, flush=True),
     )
     num_kills = sum(len(searched.kills) for searched in done)

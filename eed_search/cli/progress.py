@@ -18,7 +18,7 @@ from eed_search.core.ledger import num_ended
 from eed_search.core.pace import duration
 from eed_search.core.points import frontier, run_hypervolume
 from eed_search.search.listener import Listener, Status
-from eed_search.tracking.text import how_fast, per_cent, team_title, times, with_arm
+from eed_search.tracking.text import how_fast, per_cent, states_line, team_title, times, with_arm
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -337,10 +337,12 @@ def _by_number(item: tuple[str, str]) -> tuple[str, int]:
 def _bar(status: Status) -> str:
     ended = num_ended(status.counts)
     filled = round(_BAR * min(1.0, ended / status.num_trials))
-    shown = {"paused": "waiting", "infeasible": "infeasible", "pruned": "pruned", "failed": "failed"}
-    odd = [f"{status.counts[state]} {word}" for state, word in shown.items() if status.counts.get(state)]
+    shown = ("paused", "infeasible", "pruned", "failed", "stopped", "out_of_time")
+    odd = states_line({state: status.counts[state] for state in shown if state in status.counts})
     left = f", about {duration(status.eta_s)} left" if status.eta_s is not None and ended < status.num_trials else ""
-    return f"{'━' * filled}{'╌' * (_BAR - filled)} {ended} of {status.num_trials} trials{''.join(f', {o}' for o in odd)}{left}"
+    return (
+        f"{'━' * filled}{'╌' * (_BAR - filled)} {ended} of {status.num_trials} trials{f', {odd}' if odd else ''}{left}"
+    )
 
 
 def _count(number: int) -> str:

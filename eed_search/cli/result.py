@@ -32,6 +32,7 @@ from eed_search.tracking.table import (
     table_rows,
     throughput_note,
 )
+from eed_search.tracking.text import states_line
 from eed_search.tracking.verdict import judge
 
 if TYPE_CHECKING:
@@ -81,8 +82,7 @@ def show(view: RunView, folder: Path, home: Path) -> None:
 def headline(view: RunView) -> list[str]:
     """Say what the search is, how far it came and how long it took."""
     counts = view.num_trials()
-    states = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
-    line = f"{view.name}: {view.state} after {duration(view.seconds)}; trials: {states or 'none yet'}"
+    line = f"{view.name}: {view.state} after {duration(view.seconds)}; trials: {states_line(counts) or 'none yet'}"
     if view.base is not None and counts["done"]:
         line += f"; hypervolume {run_hypervolume(view):.3f}"
     lines = textwrap.wrap(line, _WIDTH)

@@ -23,7 +23,7 @@ from eed_search.core.reported import standing
 from eed_search.core.spec_file import SPACE_FILE
 from eed_search.search.journal import NOW_FILE
 from eed_search.search.lock import driver_of
-from eed_search.tracking.text import how_fast, per_cent
+from eed_search.tracking.text import how_fast, per_cent, states_line
 
 _EVERY_S = 2.0
 _FRESH_S = 30.0  # what is older was left by a driver that is stuck or dead
@@ -129,7 +129,9 @@ def lines(found: Found, home: Path) -> list[str]:
         head += f" ({view.reason.splitlines()[0]})"
     head += f", {duration(_seconds(found))} of work"
     found_lines = textwrap.wrap(head, _WIDTH, subsequent_indent="  ")
-    states = ", ".join(f"{number} {_word(state, found.state)}" for state, number in counts.items() if number)
+    states = states_line(counts)
+    if found.state != "running":
+        states = states.replace(" running", " under way")
     left = now.get("eta_s")
     about = f"; about {duration(left)} left" if left and ended < total else ""
     found_lines.append(f"trials  {ended} of {total}{f' ({states})' if states else ''}{about}")
@@ -196,9 +198,3 @@ def _seconds(found: Found) -> float:
 
 def _total(found: Found) -> int:
     return int(found.view.spec.get("search", {}).get("trials", 0))
-
-
-def _word(state: str, run: str) -> str:
-    if state == "paused":
-        return "waiting"  # at a rung, for the race to say who goes on
-    return "under way" if state == "running" and run != "running" else state

@@ -6,6 +6,7 @@ EedSearchError
 ├── ModelError         a model cannot be built, compressed or exported
 ├── StoreError         a stored file is missing, altered or cannot be written
 │   └── StorageError   shared storage cannot be reached, or refuses
+├── MachineFault       what a search runs on broke, such as a full disk: no trial's fault, `resume` goes on
 ├── RunError           a run does not exist, exists already, or holds nothing to show
 ├── BundleError        a deployed bundle is missing, altered or gives another answer
 ├── InvalidResult      a robust accuracy failed a sanity check
@@ -62,6 +63,12 @@ class StoreError(EedSearchError):
 
 class StorageError(StoreError):
     """Shared storage cannot be reached, or refuses."""
+
+
+class MachineFault(EedSearchError):
+    """What a search runs on broke: a full disk, a lost file system. Its trials stay open."""
+
+    exit_code = 6
 
 
 class RunError(EedSearchError):

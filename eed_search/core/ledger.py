@@ -273,12 +273,22 @@ class RunView:
     seconds: float = 0.0
 
     def num_trials(self) -> dict[str, int]:
-        """Count trials by state; those proposed and not finished are `running`, or `paused` where there are any."""
-        counts = Counter(str(trial.outcome) for trial in self.trials.values())
+        """Count trials by state.
+
+        Those proposed and not finished are `running`, or `paused` where there are any. Those whose end says nothing
+        about them are not `pruned` but `stopped` or `out_of_time`, where there are any: a resume goes on with them.
+        """
+        nothing_said = {"stopped": self.stopped_trials(), "out_of_time": self.out_of_time()}
+        passed_over = {number for numbers in nothing_said.values() for number in numbers}
+        counts = Counter(str(trial.outcome) for number, trial in self.trials.items() if number not in passed_over)
         states = ("done", "infeasible", "pruned", "failed")
         num_paused, num_open = len(self.paused()), len(self.unfinished())
-        paused = {"paused": num_paused} if num_paused else {}
-        return {**{state: counts[state] for state in states}, "running": num_open - num_paused, **paused}
+        odd = {"paused": num_paused} | {state: len(numbers) for state, numbers in nothing_said.items()}
+        return {
+            **{state: counts[state] for state in states},
+            "running": num_open - num_paused,
+            **{state: number for state, number in odd.items() if number},
+        }
 
     def paused(self) -> list[int]:
         """Number the trials that wait at a rung, oldest first."""
@@ -313,8 +323,11 @@ class RunView:
 
 
 def num_ended(counts: Mapping[str, int]) -> int:
-    """Count the trials that have come to their end, from `RunView.num_trials`: none under way, none that waits at a rung."""
-    return sum(number for state, number in counts.items() if state not in ("running", "paused"))
+    """Count the trials that have come to their end, from `RunView.num_trials`: none under way, none that a resume goes on with."""
+    return sum(number for state, number in counts.items() if state not in _OPEN)
+
+
+_OPEN = frozenset({"running", "paused", "stopped", "out_of_time"})
 
 
 def fold(view: RunView, event: Event) -> None:

@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any
 from eed_search.core.beforehand import Beforehand, to_facts
 from eed_search.core.contenders import Look
 from eed_search.core.data_facts import DataFacts
-from eed_search.core.errors import EedSearchError, FailureReason, TrialFailure
+from eed_search.core.errors import EedSearchError, FailureReason, MachineFault, TrialFailure
 from eed_search.core.failpoints import fail_point
 from eed_search.core.home import check_home
 from eed_search.core.ledger import FILE_NAME, RESUME, Ledger, RunView
 from eed_search.core.looks import Rival
+from eed_search.core.machine_faults import fault_in, machine_fault
 from eed_search.core.points import stalled
 from eed_search.core.records import Reference, RungReading, TrialRecord
 from eed_search.core.sent_plugins import share
@@ -46,6 +47,7 @@ from eed_search.search.listener import Listener
 from eed_search.search.lock import driving
 from eed_search.search.monitor import control_label, trial_label
 from eed_search.search.outcome import (
+    FAULT_KEY,
     RUNG_KEY,
     TRACEBACK_KEY,
     failure,
@@ -241,8 +243,14 @@ class _Search:
                 pass
             self._finish()
         except BaseException as error:
-            self._fail(error)
-            raise
+            fault = machine_fault(error)
+            self._fail(error, fault)
+            if not fault:
+                raise
+            raise MachineFault(
+                f"run {self.folder.name}: {fault}. What is finished is kept and no trial is to blame; then `eed-search"
+                f" resume {self.folder.name}` goes on"
+            ) from error
         return self.view
 
     # ------------------------------------------------------------ begin
@@ -443,6 +451,8 @@ class _Search:
 
     def on_end(self, number: int, result: Mapping[str, Any] | None) -> None:
         """A trial came to a rung or its end, or was stopped."""
+        if fault := (result or {}).get(FAULT_KEY):
+            raise MachineFault(fault)
         if (reading := (result or {}).get(RUNG_KEY)) is not None:
             self._at_rung(number, reading)
             return
@@ -461,10 +471,12 @@ class _Search:
 
     def on_lost(self, number: int, reason: FailureReason, message: str, trace: str) -> None:
         """A trial's worker is gone: only the infrastructure's fault is a reason to try again."""
-        if trace:
-            self._keep_traceback(trial_file(number), trace)
         if self.stop.is_set():
             return  # closed with all the others
+        if fault := fault_in(trace or message):
+            raise MachineFault(fault)
+        if trace:
+            self._keep_traceback(trial_file(number), trace)
         if reason == "infrastructure" and self.view.losses.get(number, 0) < MOST_LOSSES:
             self.journal.lost(number, message)
             if self._proposer is not None:
@@ -484,6 +496,8 @@ class _Search:
         """A control ended."""
         label = control_label(size)
         if isinstance(control, BaseException):
+            if fault := machine_fault(control):
+                raise MachineFault(fault) from control
             self._keep_traceback(f"{label.replace(' %', '').replace(' ', '-')}.txt", str(control))
             self.journal.note(f"{label} failed ({failure_of(control)[1]})")
         elif problem := problem_of(control.measurement):
@@ -534,6 +548,8 @@ class _Search:
         except _Stopped:
             raise
         except Exception as error:
+            if fault := machine_fault(error):
+                raise MachineFault(fault) from error
             stands = "the search's figure stands" if len(one.finalists) == 1 else "one by one now"
             self.journal.note(f"{one.who}: no {name}, {stands} ({failure_of(error)[1]})")
             return False
@@ -621,9 +637,9 @@ class _Search:
         self.journal.close_tracker(state, folder, **patience)
         self.journal.end(state, self.stop.cause or ended_early(self.view, self.spec))
 
-    def _fail(self, error: BaseException) -> None:
-        """Write down why the search broke; the error itself goes on to the caller."""
-        reason = str(error) if isinstance(error, EedSearchError) else failure_of(error)[1]
+    def _fail(self, error: BaseException, fault: str = "") -> None:
+        """Write down why the search broke, as far as that can be written; the error itself goes on to the caller."""
+        reason = fault or (str(error) if isinstance(error, EedSearchError) else failure_of(error)[1])
         state: State = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
         with suppress(Exception):
             self._close_open_trials()

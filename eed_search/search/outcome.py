@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from eed_search.core.errors import FailureReason, StorageError, TrialFailure
 from eed_search.core.ledger import BUDGET, STOPPED
 from eed_search.core.looks import Rival
+from eed_search.core.machine_faults import machine_fault
 from eed_search.core.memory import memory_kills
 from eed_search.core.params import ParamValue, TrialParams
 from eed_search.core.records import FreshCheck, Latency, Measurement, RungReading, TrialRecord, metric_problem
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from eed_search.trial import Setting
 
 REPORT_KEY, RUNG_KEY, TRACEBACK_KEY = "record", "rung", "traceback"
+FAULT_KEY = "fault"  # what is wrong with the machine: the trial has neither a record nor an end
 
 _KILLS_BEFORE = memory_kills()
 
@@ -42,12 +44,15 @@ def attempt(
     """Run one trial to a rung, or to its end; an exception becomes a failed record and its traceback.
 
     Returns:
-        What `judge` reads: the record, and the traceback where there is one; at a rung the reading.
+        What `judge` reads: the record, and the traceback where there is one; at a rung the reading; where the machine
+        is at fault, what is wrong with it.
     """
     trace = ""
     try:
         record = pipeline.run(number, TrialParams.from_flat(params), setting, probe, report, rung, rivals)
     except Exception as error:
+        if fault := machine_fault(error):
+            return {FAULT_KEY: fault, TRACEBACK_KEY: traceback.format_exc()}
         record, trace = failure(number, params, *failure_of(error)), traceback.format_exc()
     if isinstance(record, RungReading) and record.rung == rung:
         if not (problem := problem_of(record)):

@@ -24,10 +24,10 @@ from eed_search.core.attack_records import AttackResult
 from eed_search.core.contenders import Look
 from eed_search.core.errors import EedSearchError, RunError, SpecError, StoreError
 from eed_search.core.failpoints import fail_point
-from eed_search.core.full_disk import is_full_disk
 from eed_search.core.home import check_home
 from eed_search.core.ledger import NO_RESULT, Event, RunView
 from eed_search.core.loopback import past_proxies, urlopen
+from eed_search.core.machine_faults import is_full_disk
 from eed_search.core.params import ParamValue
 from eed_search.core.points import frontier, measurement_of, run_hypervolume
 from eed_search.core.records import (
@@ -122,6 +122,7 @@ def connect(uri: str) -> MlflowClient:
     # MLflow sets its loggers' levels when it is imported.
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # the SQL of each call that failed
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from eed_search.core.full_disk import is_full_disk
 from eed_search.core.ledger import Ledger, RunView, fold
+from eed_search.core.machine_faults import is_full_disk
 from eed_search.tracking.mlflow_log import MlflowTracker, State, one_line
 
 _PATIENCE_S = 60.0

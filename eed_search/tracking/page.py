@@ -24,6 +24,7 @@ from eed_search.tracking.table import (
     table_rows,
     throughput_note,
 )
+from eed_search.tracking.text import states_line
 from eed_search.tracking.verdict import judge
 
 _STYLE = """
@@ -86,11 +87,11 @@ def page(view: RunView) -> str:
 
 def _head(view: RunView) -> str:
     counts = view.num_trials()
-    open_ = [f"{count} {state}" for state, count in counts.items() if state != "done" and count]
+    open_ = states_line({state: count for state, count in counts.items() if state != "done"})
     facts = [
         ("points on the frontier", _count(standing(view))),
         ("hypervolume", f"{run_hypervolume(view):.3f}"),
-        ("trials done", f"{counts['done']}" + (f" <small class='soft'>+ {', '.join(open_)}</small>" if open_ else "")),
+        ("trials done", f"{counts['done']}" + (f" <small class='soft'>+ {open_}</small>" if open_ else "")),
         ("wall clock", _duration(view.seconds)),
     ]
     made, reused = view.stage_counts().get("member", (0, 0))

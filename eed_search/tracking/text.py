@@ -20,6 +20,14 @@ def team_title(params: Mapping[str, ParamValue]) -> str:
         return ""
 
 
+def states_line(counts: Mapping[str, int]) -> str:
+    """Write trials by state, from `RunView.num_trials`, such as `12 done, 3 pruned, 2 to run again`; empty if there are none."""
+    return ", ".join(f"{number} {_STATE_WORDS.get(state, state)}" for state, number in counts.items() if number)
+
+
+_STATE_WORDS = {"paused": "waiting", "stopped": "to run again", "out_of_time": "out of time"}
+
+
 def per_cent(accuracy: Accuracy | RobustAccuracy) -> str:
     """Print an accuracy with the longer arm of its interval, such as `83.0 ±4.6 %`."""
     return f"{100 * accuracy.value:.1f} ±{100 * arm(accuracy):.1f} %"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,23 +12,35 @@ from pathlib import Path
 import pytest
 
 from eed_search.search.room import fixed_bytes, free_bytes, shortage, size_of
-from tests.cli.calling import STUBBED, environment
+from tests.cli.calling import STUBBED, environment, python
 from tests.cli.test_launch import FILE
 
 MOUNT = 'mount -t tmpfs -o "size=$1" none "$2" && shift 2 && exec "$@"'
+THEN_ROOM = """
+python="$1" code="$2" file="$3"
+"$python" -c "$code" launch "$file" --home home --name run > launched 2> complained
+echo $? > code
+"$python" -c "$code" status run --home home --json > status
+mount -o remount,size=300m none home
+"$python" -c "$code" resume run --home home > resumed 2> complained-again
+exec "$python" -c 'from pathlib import Path; from benchmarks import kills; print(kills.compare(Path("calm"), Path("home")))'
+"""
 
 
-def on_small_disk(folder: Path, size: str, *words: object) -> subprocess.CompletedProcess[str]:
-    """Run a command with a small file system of its own at `folder`, or skip the test where none can be mounted."""
+def on_small_disk(
+    folder: Path, size: str, *words: object, script: str = "", **more: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command, or a script of several, with a small file system of its own at `folder`; or skip the test."""
     if shutil.which("unshare") is None or os.geteuid() != 0:
         pytest.skip("needs unshare and root, to mount a small file system that nobody else sees")
     folder.mkdir()
     mounted = ["unshare", "--mount", "sh", "-c", MOUNT, "sh", size, str(folder)]
     if subprocess.run([*mounted, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this system lets nobody mount a small file system")
-    command = [*mounted, sys.executable, "-c", STUBBED, *map(str, words)]
+    through = ["sh", "-c", script, "sh"] if script else []
+    command = [*mounted, *through, sys.executable, *([] if script else ["-c"]), STUBBED, *map(str, words)]
     return subprocess.run(
-        command, cwd=folder.parent, env=environment(), capture_output=True, text=True, timeout=280, check=False
+        command, cwd=folder.parent, env=environment(**more), capture_output=True, text=True, timeout=280, check=False
     )
 
 
@@ -71,3 +84,25 @@ def test_what_is_short_depends_on_the_number_of_trials(tmp_path: Path) -> None:
 def test_sizes_are_said_so_that_little_is_not_nothing(num_bytes: float, text: str) -> None:
     """8 MB are not 0 GB."""
     assert size_of(num_bytes) == text
+
+
+@pytest.mark.parametrize("racing", ["false", "true"])
+def test_a_disk_that_fills_up_while_trials_run_ends_no_trial(tmp_path: Path, racing: str) -> None:
+    """The search ends with one line and code 6, its trials stay open; with room a resume is the undisturbed search."""
+    text = FILE.replace("trials: 4", "trials: 8").replace("racing: false", f"racing: {racing}")
+    (tmp_path / "quick.yaml").write_text(text.replace("cpu: 1", f"cpu: {os.cpu_count()}"), encoding="utf-8")
+    stored = {"EED_STUB_STORED": "1500"}
+    calm = python(STUBBED, "launch", tmp_path / "quick.yaml", "--home", tmp_path / "calm", "--name", "run", **stored)
+    assert calm.returncode == 0
+    done = on_small_disk(tmp_path / "home", "10m", tmp_path / "quick.yaml", script=THEN_ROOM, **stored)
+    complained = (tmp_path / "complained").read_text(encoding="utf-8").splitlines()
+    assert (tmp_path / "code").read_text().strip() == "6"
+    assert len(complained) == 1, complained
+    assert complained[0].startswith("error: run run: ")
+    assert "No space left on device" in complained[0] or "disk is full" in complained[0]
+    assert "`eed-search resume run` goes on" in complained[0]
+    status = json.loads((tmp_path / "status").read_text(encoding="utf-8"))
+    assert status["state"] in ("failed", "interrupted")
+    assert (status["trials"]["failed"], status["trials"]["pruned"]) == (0, 0)
+    assert (tmp_path / "complained-again").read_text() == ""
+    assert done.stdout.strip() == "[]"

@@ -8,8 +8,21 @@ from pathlib import Path
 import pytest
 
 from eed_search.core.errors import RunError, StoreError
-from eed_search.core.ledger import FILE_NAME, Event, Ledger, RungReport, RunView, fold, read_run, replay
+from eed_search.core.ledger import (
+    BUDGET,
+    FILE_NAME,
+    STOPPED,
+    Event,
+    Ledger,
+    RungReport,
+    RunView,
+    fold,
+    num_ended,
+    read_run,
+    replay,
+)
 from eed_search.core.records import StageUse, TrialRecord, to_json
+from eed_search.tracking.text import states_line
 from tests.core.ledgers import write_ledger
 from tests.tracking.factories import make_latency, make_trial, make_view
 
@@ -65,6 +78,17 @@ def test_trials_are_counted_by_state() -> None:
     view = make_view(10)
     view.proposals[10] = {}
     assert view.num_trials() == {"done": 7, "infeasible": 1, "pruned": 1, "failed": 1, "running": 1}
+
+
+def test_trials_that_run_again_are_not_counted_as_ended() -> None:
+    """A stop, or a time budget that is over, says nothing about a trial: it is neither pruned nor at its end."""
+    view = make_view(10)
+    for number, reason in ((8, STOPPED), (9, STOPPED), (7, BUDGET)):
+        view.trials[number] = make_trial(number, outcome="pruned", reason=reason, measurement=None)
+    counts = view.num_trials()
+    assert (counts["done"], counts["pruned"], counts["stopped"], counts["out_of_time"]) == (4, 1, 2, 1)
+    assert num_ended(counts) == 7
+    assert states_line(counts) == "4 done, 1 infeasible, 1 pruned, 1 failed, 2 to run again, 1 out of time"
 
 
 def test_stages_are_counted_by_name() -> None:

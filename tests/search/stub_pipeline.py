@@ -1,9 +1,10 @@
 """A pipeline without torch: every value follows from the parameters; faults on demand.
 
 `EED_STUB_FAULTS` maps trial numbers to a fault, as JSON: `raise`, `nan`, `missing`, `exit`, `wrong`,
-`sleep`, `limit`. `EED_STUB_PIDS` names a folder where each call leaves its process id;
+`infinite`, `sleep`, `limit`. `EED_STUB_PIDS` names a folder where each call leaves its process id;
 `EED_STUB_SECONDS` is how long a trial takes. `EED_STUB_HANGS=WHAT:FILE` lets the first call of `probe`, `recheck`,
-`confirm` or `final` hang; the file remembers that it was.
+`confirm` or `final` hang; the file remembers that it was. `EED_STUB_STORED` is how many kilobytes each trial keeps in the
+real store; `EED_STUB_PHASE_SECONDS` how long each call takes.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from eed_search.core.records import (
     TrialRecord,
     pack_bits,
 )
+from eed_search.core.seeds import seed_of
+from eed_search.core.store import Artifact, Store
 
 NUM_SAMPLES = 100
 
@@ -43,6 +46,7 @@ class Setting:
     base: Reference
     num_classes: int = 10
     image_shape: tuple[int, int, int] = (1, 8, 8)
+    store_root: str = ""
 
 
 class Probe:
@@ -104,7 +108,7 @@ def prepare(spec, store_root, report):
         if fault == "sleep":
             time.sleep(3600)
         raise TrialFailure("diverged", f"the base went wrong: {fault}")
-    return Setting(Reference("dense base", measurement(0.84, 1.0, "base.1/b"), 0.1))
+    return Setting(Reference("dense base", measurement(0.84, 1.0, "base.1/b"), 0.1), store_root=str(store_root))
 
 
 def make_probe(setting):
@@ -128,22 +132,24 @@ def run(number, params, setting, probe, report, rung=None, rivals=()):
     time.sleep(float(os.environ.get("EED_STUB_SECONDS", "0")))
     ratio = probe.measure(b"x" * round(1000 * sum(m.size for m in params.members) / 2))
     robust = _robust(params.members)
+    stored = _stored(number, setting)
     if rung is not None:
         right = np.arange(NUM_SAMPLES // 2) < NUM_SAMPLES // 2 * (robust - (0.04, 0.02)[rung])
-        uses = (StageUse("member.1", "k", rung > 0, 0.1),)
+        uses = (StageUse("member.1", "k", rung > 0, 0.1), *stored)
         return RungReading(rung, Accuracy.of(right), Interval(ratio, ratio, ratio), pack_bits(right), uses, 0.1)
-    made = measurement(float("nan") if fault == "nan" else robust, ratio, f"team.1/{number}", len(params.members))
+    robust = {"nan": float("nan"), "infinite": float("inf")}.get(fault, robust)
+    made = measurement(robust, ratio, f"team.1/{number}", len(params.members))
     record = TrialRecord(
         number,
         params.to_flat(),
         "done",
         measurement=None if fault == "missing" else made,
         constraints={"max_latency_ms": 0.5 if fault == "limit" else -0.5},
-        stages=(StageUse("member.1", "k", False, 0.1),),
+        stages=(StageUse("member.1", "k", False, 0.1), *stored),
         seconds=0.2,
         # teams of two have another threshold: more than twice as fast, and its bound 1 point below the trial's own
         swept=(SweptPoint(0.2, measurement(robust - 0.01, 0.45 * ratio, made.artifact, 2)),)
-        if len(params.members) == 2 and fault != "nan"
+        if len(params.members) == 2 and fault not in ("nan", "infinite")
         else (),
     )
     report("evaluation")
@@ -187,6 +193,20 @@ def recheck(artifact, params, images, setting, report):
     return FreshCheck(fresh.clean_accuracy, fresh.robust_accuracy, fresh.robust_hex)
 
 
+def _stored(number, setting):
+    """Keep something in the store, or read it again; says so only where it was altered meanwhile."""
+    if not (kilobytes := int(os.environ.get("EED_STUB_STORED", "0"))):
+        return ()
+    store = Store(Path(setting.store_root))
+
+    def compute(seed):
+        return Artifact({"weights": np.random.default_rng(seed).integers(0, 256, 1000 * kilobytes, dtype=np.uint8)}, {})
+
+    found = store.get("stored.1", {"number": number}, compute)
+    assert np.array_equal(found.artifact.tensors["weights"], compute(seed_of(found.key)).tensors["weights"])
+    return tuple(use for use in store.uses if use.altered)
+
+
 def _robust(members):
     return 0.5 + 0.3 * max(m.size for m in members)
 
@@ -202,3 +222,4 @@ def _leave_pid(what):
         time.sleep(3600)
     if folder := os.environ.get("EED_STUB_PIDS"):
         (Path(folder) / f"{what}-{os.getpid()}-{time.monotonic_ns()}").touch()
+    time.sleep(float(os.environ.get("EED_STUB_PHASE_SECONDS", "0")))
