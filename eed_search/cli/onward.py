@@ -6,7 +6,7 @@ import shlex
 
 from eed_search.core.attack_records import AttackResult
 from eed_search.core.attacked import AttackBadge, results
-from eed_search.core.brevity import nearly_none
+from eed_search.core.brevity import near_chance, nearly_none
 from eed_search.core.ledger import RunView
 from eed_search.core.records import Point
 from eed_search.core.reported import select, standing
@@ -31,7 +31,7 @@ def onward(view: RunView, name: str, *, sent: bool) -> list[Step]:
     target = out if sent else f"{name}:knee"
     export: Step = ("export", "export", f"{shlex.quote(name)} --select knee --out {shlex.quote(out)}")
     first: Step = ("attack", "attack", f"{shlex.quote(target)} --tier 1")
-    if said := _not_robust(point, claimed or checked):
+    if said := _not_robust(point, claimed or checked) or _a_guess(view, point):
         epochs = view.spec.get("base", {}).get("epochs")
         train = f"launch again with more base.epochs{f' (now {epochs:g})' if epochs is not None else ''}, then attack"
         return [("robust", "", said), ("train", "", train), *([] if checked or claimed or sent else [first])]
@@ -45,6 +45,14 @@ def onward(view: RunView, name: str, *, sent: bool) -> list[Step]:
 def _valid(view: RunView, badge: AttackBadge, point: Point) -> AttackResult | None:
     found = results(view, badge).get(point.id)
     return found if found is not None and found.badge == badge else None
+
+
+def _a_guess(view: RunView, point: Point) -> str:
+    """Say that a point answers no better than a guess, whose answers no attack can make much worse; nothing where it does."""
+    clean, num_classes = point.measurement.clean_accuracy, view.facts.get("num_classes")
+    if not num_classes or not near_chance(clean, num_classes):
+        return ""
+    return f"clean accuracy {100 * clean.value:.1f} %, a guess has {100 / num_classes:.1f} %: not worth an export"
 
 
 def _not_robust(point: Point, attacked: AttackResult | None) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from eed_search.cli.onward import onward
 from eed_search.cli.result import next_steps
 from eed_search.core.attack_records import AttackResult
 from eed_search.core.ledger import RunView
+from eed_search.core.records import Accuracy
 from tests.cli.calling import call
 from tests.core.ledgers import write_ledger
 from tests.tracking.factories import make_attack, make_measurement, make_trial, make_view
@@ -54,6 +57,19 @@ def test_a_search_without_robust_images_is_not_sent_to_the_export() -> None:
     assert [what for what, _, _ in steps] == ["robust", "train", "attack"]
     assert steps[0][2] == "0.0 % in the search (0 of 300 images): not worth an export"
     assert steps[2] == ATTACK
+
+
+@pytest.mark.parametrize(("clean", "export"), [(0.10, False), (0.17, False), (0.35, True)])
+def test_a_point_that_guesses_is_not_sent_to_the_export(clean: float, export: bool) -> None:
+    """It answers one class always: as robust as a guess, and worth as much."""
+    measured = make_measurement(0.1, 0.1)
+    right = np.arange(300) < round(300 * clean)
+    view = _view()
+    view.trials = {0: make_trial(0, measurement=replace(measured, clean_accuracy=Accuracy.of(right)))}
+    steps = onward(view, "one", sent=False)
+    assert (EXPORT in steps) is export
+    if not export:
+        assert steps[0][2] == f"clean accuracy {100 * clean:.1f} %, a guess has 10.0 %: not worth an export"
 
 
 def test_nothing_robust_at_tier_1_is_said_plainly() -> None:
