@@ -33,10 +33,11 @@ from eed_search.core.spec import Spec
 from eed_search.core.spec_file import parse
 from eed_search.data.given import MIN_SAMPLES, read_given
 from eed_search.data.splits import Split, Splits, load_splits
+from eed_search.deployment.bundle import open_bundle
 from eed_search.deployment.gates import from_settings, gate_of, to_settings
 from eed_search.deployment.onnx_export import to_onnx
 from eed_search.deployment.onnx_torch import differentiable
-from eed_search.deployment.runtime import GatedClassifier, RuntimeFault, read_bundle
+from eed_search.deployment.runtime import GatedClassifier
 from eed_search.ensemble.gate import DeployedGate, Gate, GatedEnsemble, MarginGate, StopRule
 from eed_search.evaluation.sound import refuse_unsound
 from eed_search.evaluation.target import Target, Tier, Timing
@@ -172,20 +173,11 @@ def from_bundle(folder: Path, wishes: Wishes, report: Callable[[str], None]) -> 
         ModelError: If a member holds an operator that cannot be differentiated.
         DataError: If the images cannot be read, are too few, or neither the bundle nor the user names any.
     """
-    import json
-
-    from eed_search.core.errors import BundleError
-
-    try:
-        manifest, files = read_bundle(folder)
-        classifier = GatedClassifier(folder)
-    except RuntimeFault as fault:
-        raise BundleError(str(fault)) from fault
+    classifier, models, claims, config = open_bundle(folder)
     shape = classifier.image_shape
-    members = differentiable([files[name] for name in manifest["members"]], classifier.sessions, shape)
+    members = differentiable(models, classifier.sessions, shape)
     gate = from_settings(classifier.gate)
-    claims = json.loads(files.get("claims.json", b"{}"))
-    spec = _spec_of(json.loads(files.get("config.json", b"{}")), wishes)
+    spec = _spec_of(config, wishes)
     splits = None
     if spec is not None and (wishes.data is None or wishes.data.is_dir()):
         report("data")
@@ -217,17 +209,20 @@ def from_bundle(folder: Path, wishes: Wishes, report: Callable[[str], None]) -> 
     )
 
 
-def _spec_of(config: dict[str, Any], wishes: Wishes) -> Spec | None:
-    plain = config.get("spec")
+def _spec_of(config: object, wishes: Wishes) -> Spec | None:
+    plain = config.get("spec") if isinstance(config, dict) else None
     if not isinstance(plain, dict):
         return None
-    if wishes.data is not None and wishes.data.is_dir():
-        plain = plain | {"data": plain["data"] | {"path": str(wishes.data)}}
+    data = plain.get("data")
+    if wishes.data is not None and wishes.data.is_dir() and isinstance(data, dict):
+        plain = plain | {"data": data | {"path": str(wishes.data)}}
     return parse(plain, "config.json")
 
 
-def _claimed(claims: dict[str, Any]) -> Timing | None:
+def _claimed(claims: object) -> Timing | None:
     """The latency that the bundle claims; none where its claims are of another form."""
+    if not isinstance(claims, dict):
+        return None
     names = {one.name for one in fields(Measurement)}
     try:
         return _timing(from_json(Measurement, {key: value for key, value in claims.items() if key in names}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -197,6 +198,39 @@ def test_check_runs_no_code_unless_asked(documented: Path, tmp_path: Path) -> No
     assert asked.exit_code == 0
     assert f"{tmp_path / 'mine.py'}: score taylor, method polarise, model two_layers, source stripes" in asked.output
     assert trace.exists()
+
+
+def test_a_dry_run_runs_no_code_unless_asked(documented: Path, tmp_path: Path) -> None:
+    """It says what it could not foresee; asked, it imports the code and measures."""
+    trace = tmp_path / "ran"
+    with (tmp_path / "mine.py").open("a") as file:
+        file.write(f"\nimport pathlib\npathlib.Path({str(trace)!r}).touch()\n")
+    words = [word for text in TINY.split() for word in ("--set", text)]
+    dry = ["launch", documented, "--home", tmp_path / "home", "--dry-run", *words]
+    said = call(*dry)
+    assert said.exit_code == 0, said.output
+    assert (
+        "not imported, since that runs your code: `launch --dry-run --plugins` does, and so does a launch"
+        in said.output
+    )
+    assert "no forecast: it would run method polarise, score taylor; `launch --dry-run --plugins` does" in said.output
+    plain = json.loads(call(*dry, "--json").stdout)
+    assert plain["not_checked"] == ["method polarise", "score taylor"]
+    unused = call(*dry, "--set", "search.space.score=[erm]", "--set", "search.space.method=[prune]")
+    assert unused.exit_code == 0, unused.output
+    assert "time      " in unused.output
+    assert not trace.exists()
+    asked = call(*dry, "--plugins")
+    assert asked.exit_code == 0, asked.output
+    assert "time      " in asked.output
+    assert trace.exists()
+
+
+def test_a_launch_takes_no_word_for_consent(documented: Path, tmp_path: Path) -> None:
+    """It imports them in any case: the option would mean nothing."""
+    done = call("launch", documented, "--home", tmp_path / "home", "--plugins")
+    assert done.exit_code == 2
+    assert "goes with --dry-run" in done.output
 
 
 def test_a_run_s_own_file_is_read_without_the_plugin(documented: Path) -> None:

@@ -137,6 +137,9 @@ def launch(
         bool, typer.Option("--dry-run", help="Say what it would cost, reuse and write; start nothing.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON for other programs.")] = False,
+    plugins: Annotated[
+        bool, typer.Option("--plugins", help="With --dry-run: import the file's plugins, which runs their code.")
+    ] = False,
     address: Address = None,
     cluster: ClusterFile = None,
     local: Local = False,
@@ -149,8 +152,10 @@ def launch(
     if dry_run:
         from eed_search.cli.dry_run import dry_run as forecast
 
-        forecast(file, changes, home=home, name=name, as_json=as_json)
+        forecast(file, changes, home=home, name=name, as_json=as_json, import_plugins=plugins)
         return
+    if plugins:
+        raise typer.BadParameter("goes with --dry-run; a launch imports them in any case", param_hint="--plugins")
     if as_json:
         raise typer.BadParameter("goes with --dry-run; `eed-search report --json` gives a result", param_hint="--json")
     from eed_search.cli.launch import launch as body
@@ -350,12 +355,15 @@ def export(
 @app.command()
 def verify(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="A bundle that export wrote: a folder or a URL.")],
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse a runtime.py that eed-search has never written.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Check a bundle's files and replay its stored inputs."""
     from eed_search.cli.export import verify as body
 
-    body(folder)
+    body(folder, strict=strict)
 
 
 @app.command()

@@ -21,6 +21,7 @@ from eed_search.core.errors import InvalidResult, SpecError
 from eed_search.core.ledger import FILE_NAME
 from eed_search.core.pace import duration, now_and_then
 from eed_search.core.records import Accuracy, RobustAccuracy, to_json
+from eed_search.core.texts import visible
 from eed_search.tracking.text import in_macs
 
 if TYPE_CHECKING:
@@ -261,7 +262,7 @@ def reporter() -> Callable[[str], None]:
 
 
 def _progress(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(visible(text), file=sys.stderr, flush=True)
 
 
 # ---------------------------------------------------------------- what is shown

@@ -36,7 +36,7 @@ def check(file: Path, changes: Changes, *, import_plugins: bool = False) -> None
     spec = read(file, changes, import_plugins=import_plugins)
     images = _images(spec)
     say(f"{find(file)}: no mistakes")
-    for line in (*summary(spec), *images, *_plugins(spec)):
+    for line in (*summary(spec), *images, *plugin_lines(spec, "check --plugins")):
         say(f"  {line}")
 
 
@@ -73,8 +73,13 @@ def image_lines(facts: DataFacts) -> list[str]:
     )
 
 
-def _plugins(spec: Spec) -> list[str]:
-    """Say what is known of the user's own code."""
+def plugin_lines(spec: Spec, asking: str) -> list[str]:
+    """Say what is known of the user's own code, in lines that stand below `summary`.
+
+    Args:
+        spec: The search.
+        asking: The command that imports it.
+    """
     if plugins.are_loaded(spec.plugins):
         found = [(entry, names.by_plugin(entry)) for entry in spec.plugins]
         return [f"plugins   {entry}: {', '.join(f'{r.kind} {r.name}' for r in made)}" for entry, made in found]
@@ -82,7 +87,7 @@ def _plugins(spec: Spec) -> list[str]:
     said = f"; not checked: {', '.join(open_names)}" if open_names else ""
     return [
         f"plugins   {', '.join(spec.plugins)}",
-        f"          not imported, since that runs your code: `check --plugins` does, and so does a launch{said}",
+        f"          not imported, since that runs your code: `{asking}` does, and so does a launch{said}",
     ]
 
 

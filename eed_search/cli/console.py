@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from eed_search.cli.streams import encodes_all
+from eed_search.core.texts import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,8 +23,8 @@ def console() -> Console:
 
 
 def say(line: str = "") -> None:
-    """Print one line as it is: never wrapped, so that paths and commands can be copied; shown at once."""
-    print(line, flush=True)
+    """Print one line: never wrapped, so that paths and commands can be copied; shown at once; nothing in it steers."""
+    print(visible(line), flush=True)
 
 
 def as_text(plain: Any, *, indent: int | None = 1, allow_nan: bool = False) -> str:

@@ -6,10 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eed_search.cli.check import image_lines, summary
+from eed_search.cli.check import image_lines, plugin_lines, summary
 from eed_search.cli.console import as_text, say
 from eed_search.cli.result import duration
 from eed_search.cli.space_file import Changes, find, read
+from eed_search.core import names, plugins
 from eed_search.core.cores import usable_cores
 from eed_search.core.errors import RunError
 from eed_search.core.spec import Spec
@@ -23,10 +24,15 @@ if TYPE_CHECKING:
     from eed_search.search.space_size import SpaceSize
 
 _STORED = ("base", "controls", "scores", "members")
+_ASKING = "launch --dry-run --plugins"
 
 
-def dry_run(file: Path | None, changes: Changes, *, home: Path, name: str | None, as_json: bool) -> None:
+def dry_run(
+    file: Path | None, changes: Changes, *, home: Path, name: str | None, as_json: bool, import_plugins: bool = False
+) -> None:
     """Say what a launch would do; write nothing below the home and start no search.
+
+    A file whose user code is not imported gets a forecast only if none of that code's names are used in it.
 
     Args:
         file: The search-space file, or a packaged one's name; none takes the embedded digits.
@@ -34,6 +40,7 @@ def dry_run(file: Path | None, changes: Changes, *, home: Path, name: str | None
         home: Where the search would lie.
         name: The search's name; none lets the search choose.
         as_json: Print one JSON object for other programs.
+        import_plugins: Whether to run the user's code that the file names under `plugins:`.
 
     Raises:
         SpecError: With every mistake of the file, or if no trial fits on this machine.
@@ -41,7 +48,7 @@ def dry_run(file: Path | None, changes: Changes, *, home: Path, name: str | None
         RunError: If the name is not allowed or taken, or the home cannot be written to.
     """
     notes: list[str] = []
-    spec = read(file, changes, note=notes.append if as_json else say)
+    spec = read(file, changes, note=notes.append if as_json else say, import_plugins=import_plugins)
     from eed_search.search.preview import preview
 
     home = home.expanduser().resolve()
@@ -52,8 +59,13 @@ def dry_run(file: Path | None, changes: Changes, *, home: Path, name: str | None
     slots = Machine(cores, _num_gpus()).slots(spec.resources)
     if not as_json:
         say(f"Dry run of {find(file)}: nothing is started, nothing is written")
-        for line in summary(spec):
+        for line in (*summary(spec), *(plugin_lines(spec, _ASKING) if spec.plugins else ())):
             say(f"  {line}")
+    if not plugins.are_loaded(spec.plugins):
+        if unknown := names.unknown_names(spec.model_dump()):
+            _without_forecast(unknown, home, there, notes, as_json=as_json)
+            return
+        spec = spec.model_copy(update={"plugins": ()})  # nothing of it is used
 
     from eed_search.calibration import calibrate
     from eed_search.core.store import Store
@@ -98,6 +110,17 @@ def dry_run(file: Path | None, changes: Changes, *, home: Path, name: str | None
     else:
         for line in _lines(spec, home, there, space, held, units, found):
             say(line)
+    if refusal := there.refusal(home):
+        raise RunError(refusal)
+
+
+def _without_forecast(unknown: list[str], home: Path, there: Preview, notes: list[str], *, as_json: bool) -> None:
+    """Say what is known without running the user's code."""
+    if as_json:
+        say(as_text({"home": str(home), "run": asdict(there), "notes": notes, "not_checked": unknown}, allow_nan=True))
+    else:
+        say(f"run       {_run_line(there, home)}")
+        say(f"no forecast: it would run {', '.join(unknown)}; `{_ASKING}` does")
     if refusal := there.refusal(home):
         raise RunError(refusal)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import shlex
 import tempfile
 import textwrap
@@ -20,6 +20,7 @@ from eed_search.core.errors import BundleError
 from eed_search.core.pace import now_and_then
 from eed_search.core.reported import select as select_point
 from eed_search.core.storage import Storage
+from eed_search.deployment.card import claim_lines
 from eed_search.tracking.text import how_fast, per_cent, team_title, with_arm
 
 _WIDTH = 80
@@ -85,18 +86,19 @@ def export(
         say(f"use     python {shlex.quote(str(Path(made) / 'runtime.py'))} {shlex.quote(made)} photo.jpg")
 
 
-def verify(bundle: str) -> None:
+def verify(bundle: str, *, strict: bool = False) -> None:
     """Check a bundle's digests and replay its stored inputs.
 
     Args:
         bundle: Its folder, or the URL of one on shared storage.
+        strict: Whether a runtime.py that eed-search has never written is an error.
 
     Raises:
-        BundleError: If a file is missing or altered, or an answer differs.
+        BundleError: If a file is missing, altered or of a kind that no bundle holds, or an answer differs.
         StoreError: If the storage of a URL cannot be reached.
     """
     with _here(bundle) as folder:
-        _verify(folder, bundle)
+        _verify(folder, bundle, strict)
 
 
 @contextmanager
@@ -105,38 +107,66 @@ def _here(bundle: str) -> Iterator[Path]:
     if "://" not in bundle:
         yield Path(bundle)
         return
+    storage = Storage(bundle)
+    if (there := storage.local_folder()) is not None and there.is_dir():
+        yield there  # where it lies: a copy would follow its links
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "bundle"
-        if not Storage(bundle).get_folder("", folder):
-            raise BundleError(f"{bundle}: there is nothing; give the URL that `eed-search export --out` was given")
+        _fetch(storage, folder)
         yield folder
 
 
-def _verify(bundle: Path, title: str) -> None:
-    from eed_search.deployment.bundle import verify as verify_bundle
+def _fetch(storage: Storage, folder: Path) -> None:
+    """Copy a bundle's files here, after a look at how many and how large they are.
 
-    found = verify_bundle(bundle)
+    Raises:
+        BundleError: If there is none, or it is none by what is to be seen of it.
+    """
+    from eed_search.deployment.runtime import MOST_BYTES, MOST_FILES
+
+    sizes = storage.sizes("")
+    if not sizes:
+        raise BundleError(f"{storage.url}: there is nothing; give the URL that `eed-search export --out` was given")
+    if len(sizes) > MOST_FILES or sum(sizes.values()) > MOST_BYTES:
+        raise BundleError(
+            f"{storage.url}: holds {len(sizes):,} files of {sum(sizes.values()):,} bytes; a bundle has at most {MOST_FILES} of"
+            f" {MOST_BYTES:,}"
+        )
+    if folders := storage.names("", folders=True):
+        raise BundleError(f"{storage.url}: holds a folder {folders[0]!r}; a bundle holds files only")
+    folder.mkdir()
+    for name in sizes:
+        if not re.fullmatch(r"[\w.-]+", name, re.ASCII):
+            raise BundleError(f"{storage.url}: holds {name!r}, which no export has written")
+        (folder / name).write_bytes(storage.read(name, sizes[name]) or b"")
+
+
+def _verify(bundle: Path, title: str, strict: bool) -> None:
+    from eed_search.deployment.bundle import verify as verify_bundle
+    from eed_search.search.attack_results import beside, results_beside
+
+    found = verify_bundle(bundle, strict=strict)
     sizes = ", ".join(str(size) for size in found.batch_sizes)
-    say(f"{title}: sound")
+    say(f"{title}: sound{', but its runtime.py is foreign' if found.foreign_runtime else ''}")
     say(f"  {found.num_files} files have the SHA-256 that the manifest names, and the manifest has its own")
     say(f"  {found.num_inputs} stored inputs got the same label and number of members run, in batches of {sizes}")
     say(
         f"  {found.num_members} member{'' if found.num_members == 1 else 's'}, {found.mean_members_run:.2f} run for an average stored input"
     )
     say(f"  manifest {found.manifest_sha256}")
-    for line in _claims(bundle):
+    lines = [f"claims {line}" for line in found.claims]
+    for one in results_beside(bundle):
+        lines += [f"{beside(bundle).name}: {line}" for line in claim_lines({"checked": summary(one)})]
+    if found.plugins:
+        lines.append(f"note: a launch of its search_space.yaml would run the code of {', '.join(found.plugins)}")
+    if found.foreign_runtime:
+        lines.append(
+            f"warning: eed-search has never written this runtime.py (SHA-256 {found.foreign_runtime[:16]}): do not run it."
+            " Run the networks with your own, from another folder:"
+        )
+    for line in lines:
         for wrapped in textwrap.wrap(line, _WIDTH, initial_indent="  ", subsequent_indent="    "):
             say(wrapped)
-
-
-def _claims(folder: Path) -> list[str]:
-    """Say what the bundle claims, and what attacks on the bundle itself have found since."""
-    from eed_search.deployment.card import claim_lines
-    from eed_search.deployment.runtime import read_bundle
-    from eed_search.search.attack_results import beside, results_beside
-
-    claims = json.loads(read_bundle(folder)[1].get("claims.json", b"{}"))
-    found = [f"claims {line}" for line in claim_lines(claims)]
-    for one in results_beside(folder):
-        found += [f"{beside(folder).name}: {line}" for line in claim_lines({"checked": summary(one)})]
-    return found
+    if found.foreign_runtime:
+        say(f"    python -m eed_search.deployment.runtime {shlex.quote(title)} photo.jpg")

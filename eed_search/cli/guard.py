@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from eed_search.core.errors import EedSearchError, SpecError
+from eed_search.core.texts import visible
 
 INTERRUPTED, TERMINATED = 130, 143
 
@@ -31,24 +32,22 @@ class GuardedGroup(TyperGroup):
             code = INTERRUPTED
         except EedSearchError as error:
             _show_trace_if_debug(ctx)
-            print(_message(error), file=sys.stderr)
+            print(visible(_message(error)), file=sys.stderr)
             code = error.exit_code
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise  # `eed-search report | head`: click ends quietly
             _show_trace_if_debug(ctx)
             where = f"{error.filename}: " if error.filename else ""
-            print(
-                f"error: {where}{error.strerror or error}; check the path, its permissions and the disk",
-                file=sys.stderr,
-            )
+            said = f"error: {where}{error.strerror or error}; check the path, its permissions and the disk"
+            print(visible(said), file=sys.stderr)
             code = 1
         except Exception as error:
             if type(error).__module__.startswith(("click", "typer")):
                 raise  # usage errors and exits
             _show_trace_if_debug(ctx)
             hint = "" if debug_asked(ctx) else "; --debug shows where"
-            print(f"error: unexpected {type(error).__name__}: {error}{hint}", file=sys.stderr)
+            print(visible(f"error: unexpected {type(error).__name__}: {error}{hint}"), file=sys.stderr)
             code = 1
         raise typer.Exit(code)
 

@@ -138,7 +138,7 @@ def _table(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise SpecError([f"{path}: larger than 1 MiB; a cluster file is a few pages of YAML"])
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)  # noqa: S506  # a SafeLoader
     except FileNotFoundError as error:
         raise SpecError([f"{path}: no such file; name a cluster file such as ray_cluster.yaml"]) from error
     except (OSError, UnicodeDecodeError) as error:

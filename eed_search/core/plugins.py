@@ -3,6 +3,9 @@
 An entry is a file (`my_scores.py`, relative to the search-space file) or a module (`my_package.scores`, looked for
 beside the file first). Reading a file only resolves the entries; `load` runs their code, in the driver and in every worker.
 What a plugin is made of is found by reading, not by running it: its file and what it imports from its own folder.
+
+One that was sent to a cluster lies in `HOME/.plugins/DIGEST` (`sent_plugins`). Before it runs, the digest is made again
+from what lies there.
 """
 
 from __future__ import annotations
@@ -11,9 +14,12 @@ import ast
 import hashlib
 import importlib
 import importlib.util
+import os
+import re
+import shutil
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +29,10 @@ from eed_search.core import names
 from eed_search.core.errors import SpecError
 
 IN = "::"  # between a folder and a module that lies in it
+KEPT_AS = ".plugins"  # folder of a home, for what was sent
+MOST_BYTES = 64 * 2**20  # of what was sent; a job is smaller
+_KEPT = re.compile(rf"(.*/{re.escape(KEPT_AS)}/([0-9a-f]{{32}}))(?:/|{IN})")
+_CACHE = "__pycache__"
 _loaded: dict[str, str] = {}
 
 
@@ -140,6 +150,46 @@ def files(entries: Iterable[str]) -> dict[str, str]:
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in sorted(paths)}
 
 
+def kept(entry: str) -> tuple[Path, str] | None:
+    """Give folder and digest of an entry that was sent; none for another."""
+    found = _KEPT.match(entry)
+    return (Path(found[1]), found[2]) if found else None
+
+
+def digest_of(contents: Mapping[str, bytes]) -> str:
+    """Hash files by their path below a folder, as the folder of what was sent is called."""
+    sha = hashlib.sha256()
+    for name, content in sorted(contents.items()):
+        sha.update(f"{name}:{len(content)}:".encode() + content)
+    return sha.hexdigest()[:32]
+
+
+def folder_digest(folder: Path) -> str:
+    """Hash all files below a folder, but for Python's caches; empty where links or pipes lie there, or more than is ever sent.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    contents, left = dict[str, bytes](), MOST_BYTES
+    for here, folders, found in os.walk(folder):
+        folders[:] = [one for one in folders if one != _CACHE]
+        for path in (Path(here, one) for one in (*folders, *found)):
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                return ""
+        for path in (Path(here, one) for one in found):
+            left -= path.stat().st_size
+            if left < 0:
+                return ""
+            contents[path.relative_to(folder).as_posix()] = path.read_bytes()
+    return digest_of(contents)
+
+
+def drop_caches(folder: Path) -> None:
+    """Remove what Python has compiled below a folder: it is taken by time and size, and no digest holds it."""
+    for cache in list(folder.rglob(_CACHE)):
+        shutil.rmtree(cache, ignore_errors=True)
+
+
 def are_loaded(entries: Sequence[str]) -> bool:
     """Whether all entries are imported in this process."""
     return all(entry in _loaded for entry in entries)
@@ -168,6 +218,8 @@ def _load(entry: str) -> str:
         return ""
     if not sources(entry):
         return f"{entry} is gone; put it back, or take it out of plugins"
+    if problem := _altered(entry):
+        return problem
     again = _loaded.pop(entry, None) is not None
     try:
         with names.importing(entry, now):
@@ -183,6 +235,24 @@ def _load(entry: str) -> str:
         return f"{entry} registers nothing; decorate a function, such as @plugins.score('my_score')"
     _loaded[entry] = now
     return ""
+
+
+def _altered(entry: str) -> str:
+    """Say that what lies there is not what was sent; nothing where it is, or none of it was sent."""
+    if (found := kept(entry)) is None:
+        return ""
+    folder, named = found
+    try:
+        now = folder_digest(folder)
+    except OSError as error:
+        return f"{folder} cannot be read ({error.strerror})"
+    if now == named:
+        drop_caches(folder)
+        return ""
+    return (
+        f"{folder} was altered since it was sent (its contents have the digest {now or 'of nothing that is sent'}), so nothing"
+        " of it was run; remove that folder and resume with --storage, or launch again from where your code lies"
+    )
 
 
 def _run(entry: str, again: bool) -> None:
@@ -205,7 +275,7 @@ def _run(entry: str, again: bool) -> None:
     sys.modules[name] = made  # dataclasses and pickles look their module up
     try:
         # compiled here: Python's cache of compiled files goes by time and size, and could be an older text's
-        exec(compile(path.read_bytes(), entry, "exec"), made.__dict__)
+        exec(compile(path.read_bytes(), entry, "exec"), made.__dict__)  # noqa: S102  # the user's own code
     except BaseException:
         del sys.modules[name]
         raise
@@ -238,7 +308,7 @@ def _imported(path: Path, root: Path) -> Iterator[Path]:
     """Find the files below a folder that a file imports, packages' own files included."""
     try:
         tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two: nested too deeply
         return
     for node in ast.walk(tree):
         wanted: list[tuple[Path, str]] = []

@@ -2,14 +2,13 @@
 
 What a plugin is made of (`plugins.sources`) keeps its paths below the plugin's folder. On the cluster it lies in
 `HOME/.plugins/DIGEST`, so a search can be resumed when the job that brought it is gone, and, where the search has storage by
-URL, in `plugins/DIGEST` below that URL, from where each node takes what it does not see in its home.
+URL, in `plugins/DIGEST` below that URL, from where each node takes what it does not see in its home. The digest is that of
+the contents: what has another one is not taken, and `plugins.load` runs nothing of it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -23,8 +22,6 @@ from eed_search.core.errors import StoreError
 from eed_search.core.storage import Storage
 
 SENT_AS = "plugins"  # folder of the job, and below a storage URL
-_KEPT_AS = ".plugins"  # folder of a home
-_KEPT = re.compile(rf"(.*/{re.escape(_KEPT_AS)}/([0-9a-f]{{32}}))(?:/|{plugins.IN})")
 
 
 @dataclass(frozen=True)
@@ -54,13 +51,10 @@ def pack(entries: Sequence[str], home: str) -> Packed:
             continue
         own_files = [path for path in plugins.sources(entry) if path.is_relative_to(root)]
         contents = {path.relative_to(root).as_posix(): path.read_bytes() for path in own_files}
-        sha = hashlib.sha256()
-        for name, content in sorted(contents.items()):
-            sha.update(f"{name}:{len(content)}:".encode() + content)
-        digest = sha.hexdigest()[:32]
+        digest = plugins.digest_of(contents)
         _, is_module, module = entry.partition(plugins.IN)
         own = f"{plugins.IN}{module}" if is_module else f"/{Path(entry).name}"
-        there.append(f"{home}/{_KEPT_AS}/{digest}{own}")
+        there.append(f"{home}/{plugins.KEPT_AS}/{digest}{own}")
         files |= {f"{SENT_AS}/{digest}/{name}": content for name, content in contents.items()}
     return Packed(tuple(there), files)
 
@@ -73,7 +67,7 @@ def keep(job: Path, home: Path) -> None:
         home: Of searches; is there.
     """
     for folder in (job / SENT_AS).glob("*/"):
-        _appear(home / _KEPT_AS / folder.name, partial(shutil.copytree, folder, dirs_exist_ok=True))
+        _appear(home / plugins.KEPT_AS / folder.name, partial(shutil.copytree, folder, dirs_exist_ok=True))
 
 
 def share(entries: Iterable[str], url: str) -> None:
@@ -83,8 +77,10 @@ def share(entries: Iterable[str], url: str) -> None:
         StorageError: If the storage cannot be reached or written.
     """
     for folder, digest in _kept(entries):
-        if folder.is_dir():
-            Storage(url).put_folder(folder, f"{SENT_AS}/{digest}")
+        if folder.is_dir() and plugins.folder_digest(folder) == digest:  # an altered one is not passed on
+            with tempfile.TemporaryDirectory() as name:
+                whole = shutil.copytree(folder, Path(name) / digest, ignore=shutil.ignore_patterns("__pycache__"))
+                Storage(url).put_folder(whole, f"{SENT_AS}/{digest}")
 
 
 def bring(entries: Iterable[str], url: str | None) -> None:
@@ -95,14 +91,15 @@ def bring(entries: Iterable[str], url: str | None) -> None:
         url: The storage; none: all nodes see the home.
 
     Raises:
-        StoreError: If the storage cannot be reached, or their folder cannot be written here.
+        StoreError: If the storage cannot be reached or holds something else under their digest, or their folder cannot be
+            written here.
     """
     for folder, digest in _kept(entries) if url else ():
-        storage, there = Storage(str(url)), f"{SENT_AS}/{digest}"
+        storage = Storage(str(url))
         if folder.is_dir() or digest not in storage.names(SENT_AS, folders=True):
             continue
         try:
-            _appear(folder, partial(storage.get_folder, there))
+            _appear(folder, partial(_fetch, storage, digest))
         except OSError as error:
             raise StoreError(
                 f"plugins: {folder} cannot be written here ({error.strerror}), where the search looks for its own code;"
@@ -110,10 +107,20 @@ def bring(entries: Iterable[str], url: str | None) -> None:
             ) from error
 
 
+def _fetch(storage: Storage, digest: str, folder: Path) -> None:
+    """Bring what was sent from shared storage, if it is still that."""
+    storage.get_folder(f"{SENT_AS}/{digest}", folder, plugins.MOST_BYTES)
+    plugins.drop_caches(folder)
+    if (now := plugins.folder_digest(folder)) != digest:
+        raise StoreError(
+            f"plugins: {storage}/{SENT_AS}/{digest} was altered since it was sent (its contents have the digest {now}), so"
+            " nothing of it was taken; put it back, or remove it and launch again from where your code lies"
+        )
+
+
 def _kept(entries: Iterable[str]) -> list[tuple[Path, str]]:
     """Give folder and digest of each entry that was sent."""
-    found = (_KEPT.match(entry) for entry in entries)
-    return [(Path(one[1]), one[2]) for one in found if one]
+    return [found for entry in entries if (found := plugins.kept(entry))]
 
 
 def _appear(folder: Path, fill: Callable[[Path], object]) -> None:

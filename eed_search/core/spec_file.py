@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import difflib
 import re
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,22 +112,40 @@ def read_table(path: Path) -> dict[str, Any]:
         SpecError: If there is no such file, or it holds no table.
     """
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise SpecError([f"{path}: larger than 1 MiB; a search-space file is a page of YAML"])
-        text = path.read_text(encoding="utf-8")
+        if stat.S_ISFIFO(path.lstat().st_mode):  # nobody may ever write into it
+            raise SpecError([f"{path}: is a pipe; give a file"])
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)  # some have no size beforehand
     except FileNotFoundError as error:
         raise SpecError(
             [f"{path}: no such file; name a search-space file, or give none for the embedded digits"]
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise SpecError([f"{path}: cannot be read ({error})"]) from error
+    return table_of(data, str(path))
+
+
+def table_of(data: bytes, source: str) -> dict[str, Any]:
+    """Parse a file's YAML, unchecked.
+
+    Args:
+        data: The file's content.
+        source: How messages call the file.
+
+    Raises:
+        SpecError: If it is too large, or holds no table.
+    """
+    if len(data) > MAX_FILE_BYTES:
+        raise SpecError([f"{source}: larger than 1 MiB; a search-space file is a page of YAML"])
     try:
-        plain = _read_yaml(text)
+        plain = _read_yaml(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise SpecError([f"{source}: cannot be read ({error})"]) from error
     except yaml.YAMLError as error:
-        raise SpecError([f"{path}: is not YAML: {_first_line(error)}"]) from error
+        raise SpecError([f"{source}: is not YAML: {_first_line(error)}"]) from error
     if not isinstance(plain, dict):
         held = "nothing" if plain is None else type(plain).__name__
-        raise SpecError([f"{path}: holds {held}, not a table of sections"])
+        raise SpecError([f"{source}: holds {held}, not a table of sections"])
     return plain
 
 
@@ -219,10 +238,10 @@ _Loader.add_implicit_resolver(
 
 def _read_yaml(text: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=_Loader)  # noqa: S506  # a SafeLoader
     except RecursionError as error:
         raise yaml.YAMLError("lists or tables are nested too deeply") from error
-    except ValueError as error:  # such as the date 2020-13-01
+    except (ValueError, OverflowError) as error:  # such as the date 2020-13-01
         raise yaml.YAMLError(str(error)) from error
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SCHEMES = ("file", "s3", "gs")
 _PROBE = ".eed-search-probe"
+_DEEPEST = 32  # folders within each other
 _NOT_IN_URLS = re.compile(r"""[^\x21-\x7e]|["<>\\^`{|}]""")
 
 
@@ -81,8 +82,24 @@ class Storage:
             raise StorageError(f"storage {self}: what was written is not read back; is it shared storage?")
         self.delete(name)
 
-    def read(self, name: str) -> bytes | None:
+    def local_folder(self) -> Path | None:
+        """Give the folder where it is one of this machine (`file`); none for the others."""
+        return Path(self._open()[1]) if self._has_folders else None
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Give the size in bytes of every file directly in a folder, by name; of one that is not there nothing.
+
+        Raises:
+            StorageError: If the storage cannot be reached or refuses.
+        """
+        return {name: size for name, (is_folder, size) in self._listed(folder).items() if not is_folder}
+
+    def read(self, name: str, most: int | None = None) -> bytes | None:
         """Give a file's bytes, or none where there is no such file.
+
+        Args:
+            name: Below the URL.
+            most: Bytes that are read; all by default.
 
         Raises:
             StorageError: If the storage cannot be reached or refuses.
@@ -90,7 +107,7 @@ class Storage:
         system, root = self._open()
         try:
             with system.open_input_stream(posixpath.join(root, name)) as stream:
-                return bytes(stream.read())
+                return bytes(stream.read(most))
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -141,15 +158,22 @@ class Storage:
         Raises:
             StorageError: If the storage cannot be reached or refuses.
         """
+        return [name for name, (is_folder, _) in self._listed(folder).items() if is_folder == folders]
+
+    def _listed(self, folder: str) -> dict[str, tuple[bool, int]]:
+        """List files and folders, sorted, and say of each whether it is a folder, and its bytes."""
         from pyarrow.fs import FileSelector, FileType
 
         system, root = self._open()
-        wanted = FileType.Directory if folders else FileType.File
         try:
             there = system.get_file_info(FileSelector(posixpath.join(root, folder), allow_not_found=True))
         except OSError as error:
             raise self._error("listed", folder, error) from error
-        return sorted(one.base_name for one in there if one.type == wanted and not one.base_name.startswith("."))
+        return {
+            one.base_name: (one.type == FileType.Directory, one.size or 0)
+            for one in sorted(there, key=lambda one: one.base_name)
+            if one.type in (FileType.File, FileType.Directory) and not one.base_name.startswith(".")
+        }
 
     def put_folder(self, folder: Path, name: str, last: str = "") -> None:
         """Copy all files of a folder, those in its sub-folders too.
@@ -166,21 +190,31 @@ class Storage:
         for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix() == last):
             self.write(posixpath.join(name, path.relative_to(folder).as_posix()), path.read_bytes())
 
-    def get_folder(self, name: str, folder: Path) -> int:
-        """Copy all files of a folder here, those in its sub-folders too; gives how many there were.
+    def get_folder(self, name: str, folder: Path, most: int) -> int:
+        """Copy all files of a folder here, those in its sub-folders too; gives how many bytes they had.
+
+        Args:
+            name: There.
+            folder: Here.
+            most: Bytes that they may have in all.
 
         Raises:
-            StorageError: If the storage cannot be reached or refuses.
+            StorageError: If they have more, or the storage cannot be reached or refuses.
         """
-        count = 0
-        for file in self.names(name):
-            if (data := self.read(posixpath.join(name, file))) is not None:
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / file).write_bytes(data)
-                count += 1
-        return count + sum(
-            self.get_folder(posixpath.join(name, one), folder / one) for one in self.names(name, folders=True)
-        )
+        left, todo = most, [""]
+        while todo:
+            below = todo.pop()
+            there = f"{name}/{below}".rstrip("/")
+            sizes = self.sizes(there)
+            left -= sum(sizes.values())
+            if left < 0 or below.count("/") > _DEEPEST:
+                raise StorageError(f"storage {self}: {name} has more than {most:,} bytes, or folders without end")
+            for file, size in sizes.items():
+                if (data := self.read(f"{there}/{file}", size)) is not None:
+                    (folder / below).mkdir(parents=True, exist_ok=True)
+                    (folder / below / file).write_bytes(data)
+            todo += [posixpath.join(below, one) for one in self.names(there, folders=True)]
+        return most - left
 
     @property
     def _has_folders(self) -> bool:

@@ -14,54 +14,41 @@ README.md            what it is, how to run it, and what was measured, as one ta
 ```
 
 The digests find what was altered by accident or left half done. Whoever forges a bundle can write
-them anew: compare the manifest's SHA-256, which `verify` prints, with one kept elsewhere.
+them anew: compare the manifest's SHA-256, which `verify` prints, with one kept elsewhere. What a stranger's bundle
+may do all the same is bounded: how it is read (`runtime`, `replay`), and which runtime.py is ours (`runtimes`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
 
 import eed_search
-from eed_search.core.errors import BundleError
-from eed_search.deployment import card, runtime
+from eed_search.core import plugins
+from eed_search.core.errors import BundleError, SpecError
+from eed_search.core.memory import available_bytes
+from eed_search.core.spec_file import table_of
+from eed_search.deployment import card, runtime, runtimes
+from eed_search.deployment.replay import Replay, read_replay, replay_bytes
 from eed_search.deployment.runtime import GatedClassifier, GateSettings
 
-__all__ = ["GateSettings", "Replay", "VerifyReport", "refuse_existing", "verify", "write_bundle"]
+__all__ = ["GateSettings", "Replay", "VerifyReport", "open_bundle", "refuse_existing", "verify", "write_bundle"]
 
 _REPLAY, _CLAIMS, _CONFIG, _SPACE = "replay.npz", "claims.json", "config.json", "search_space.yaml"
 _RUNTIME, _README = "runtime.py", "README.md"
 _REQUIRED = (_REPLAY, _CLAIMS, _CONFIG, _SPACE, _RUNTIME, _README)
 _ODD_BATCH = 7  # leaves a rest in almost every set and mixes exits within a batch
-
-
-@dataclass(frozen=True)
-class Replay:
-    """Inputs whose answers are known.
-
-    Attributes:
-        images: float32 [n, channels, height, width] in [0, 1]; at least one.
-        labels: Class that torch's team gave.
-        members_run: Members that it ran.
-        num_skipped: Inputs left out because rounding alone could change their answer.
-    """
-
-    images: Float[np.ndarray, "n channels height width"]
-    labels: Int[np.ndarray, " n"]
-    members_run: Int[np.ndarray, " n"]
-    num_skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,6 +62,9 @@ class VerifyReport:
         batch_sizes: Batch sizes of the replay.
         mean_members_run: Over the stored inputs.
         manifest_sha256: Names the whole bundle, since the manifest names every file.
+        foreign_runtime: SHA-256 of its runtime.py where no version of eed-search has written that; else empty.
+        plugins: User code that a launch of its search_space.yaml would run.
+        claims: What it claims, one line each.
     """
 
     num_files: int
@@ -83,6 +73,9 @@ class VerifyReport:
     batch_sizes: tuple[int, ...]
     mean_members_run: float
     manifest_sha256: str
+    foreign_runtime: str = ""
+    plugins: tuple[str, ...] = ()
+    claims: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         batches = ", ".join(map(str, self.batch_sizes))
@@ -140,16 +133,8 @@ def write_bundle(
         "versions": _versions(),
         "robust_accuracies": card.robust_accuracies(claims),
     }
-    arrays = io.BytesIO()
-    np.savez_compressed(
-        arrays,
-        images=replay.images.astype(np.float32),
-        labels=replay.labels.astype(np.int64),
-        members_run=replay.members_run.astype(np.int64),
-        num_skipped=np.int64(replay.num_skipped),
-    )
     files |= {
-        _REPLAY: arrays.getvalue(),
+        _REPLAY: replay_bytes(replay),
         _CLAIMS: _json(claims),
         _CONFIG: _json(config),
         _SPACE: search_space_yaml.encode("utf-8", "backslashreplace"),
@@ -180,40 +165,83 @@ def write_bundle(
     return out
 
 
-def verify(folder: Path) -> VerifyReport:
+def verify(folder: Path, *, strict: bool = False) -> VerifyReport:
     """Check every file's SHA-256, the manifest's too, then replay the stored inputs at batch 1, 7 and all at once.
 
-    The bundle's own runtime.py is compared by digest and not run: code from a bundle runs only when
-    its user starts it.
+    The bundle's own runtime.py is compared by digest with those that eed-search has written, and not run: code from a
+    bundle runs only when its user starts it. Its networks are run.
 
     Args:
         folder: The bundle.
+        strict: Whether a runtime.py that eed-search has never written is an error.
 
     Returns:
         What was checked.
 
     Raises:
-        BundleError: If a file is missing, altered or one too many, or an input gets another label or
-            number of members run; names the file or the input.
+        BundleError: If a file is missing, altered, too large, no regular file or one too many, or an input gets
+            another label or number of members run; names the file or the input.
     """
-    try:
-        manifest, files = runtime.read_bundle(folder)
-        _refuse_missing_and_extra(folder, files)
-        team = GatedClassifier(folder)
-        replay = _read_replay(folder, files[_REPLAY])
+    with _one_kind_of_error(folder):
+        manifest, files = _read(folder)
+        _refuse_missing_and_extra(folder, manifest, files)
+        foreign = _foreign_runtime(folder, manifest, files[_RUNTIME], strict)
+        claims = _claims(folder / _CLAIMS, files[_CLAIMS])
+        replay = read_replay(folder / _REPLAY, files[_REPLAY])
+        team = GatedClassifier.from_read(folder, manifest, files)
         batch_sizes = tuple(sorted({1, min(_ODD_BATCH, len(replay.labels)), len(replay.labels)}))
         for size in batch_sizes:
             _replay(folder, team, replay, size)
-    except runtime.RuntimeFault as fault:
-        raise BundleError(str(fault)) from fault
+        manifest_sha256 = hashlib.sha256(runtime.read_file(folder / runtime.MANIFEST, runtime.MOST_BYTES)).hexdigest()
     return VerifyReport(
         num_files=len(files),
         num_members=len(manifest["members"]),
         num_inputs=len(replay.labels),
         batch_sizes=batch_sizes,
         mean_members_run=float(replay.members_run.mean()),
-        manifest_sha256=hashlib.sha256((folder / runtime.MANIFEST).read_bytes()).hexdigest(),
+        manifest_sha256=manifest_sha256,
+        foreign_runtime=foreign,
+        plugins=_plugins(files[_SPACE]),
+        claims=claims,
     )
+
+
+def open_bundle(folder: Path) -> tuple[GatedClassifier, list[bytes], Any, Any]:
+    """Read a bundle and load its members; nothing is replayed.
+
+    Args:
+        folder: The bundle.
+
+    Returns:
+        The team, its members' ONNX bytes in gate order, its claims, and how it was made: the last two as it says, unchecked.
+
+    Raises:
+        BundleError: If the bundle is missing or altered, or holds what no bundle holds.
+    """
+    with _one_kind_of_error(folder):
+        manifest, files = _read(folder)
+        claims, config = (runtime.read_json(folder / name, files.get(name, b"{}")) for name in (_CLAIMS, _CONFIG))
+        team = GatedClassifier.from_read(folder, manifest, files)
+    return team, [files[name] for name in manifest["members"]], claims, config
+
+
+@contextmanager
+def _one_kind_of_error(folder: Path) -> Iterator[None]:
+    """Turn what goes wrong with a bundle into a BundleError."""
+    try:
+        yield
+    except runtime.RuntimeFault as fault:
+        raise BundleError(str(fault)) from fault
+    except OSError as error:
+        raise BundleError(f"{folder}: cannot be read ({error.strerror}); copy or export the bundle again") from error
+    except MemoryError as error:
+        raise BundleError(f"{folder}: memory ran out; allow this process more of it") from error
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Read a bundle that this machine's memory can hold: its files, and the networks that are loaded from them."""
+    left = available_bytes()
+    return runtime.read_bundle(folder, runtime.MOST_BYTES if left is None else min(runtime.MOST_BYTES, left // 2))
 
 
 def refuse_existing(out: Path) -> None:
@@ -226,29 +254,59 @@ def refuse_existing(out: Path) -> None:
         raise BundleError(f"{out}: exists already and is left as it is; give a new folder")
 
 
-def _refuse_missing_and_extra(folder: Path, files: Mapping[str, bytes]) -> None:
+def _refuse_missing_and_extra(folder: Path, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
     if missing := [name for name in _REQUIRED if name not in files]:
         raise BundleError(f"{folder / runtime.MANIFEST}: lists no {missing[0]}; export the bundle again")
+    # Python imports what lies beside a script that it runs: a file such as numpy.py must not be among a bundle's
+    if foreign := [name for name in files if name not in (*_REQUIRED, *manifest["members"])]:
+        raise BundleError(
+            f"{folder / foreign[0]}: is listed in the manifest, and no export has ever written such a file; do not use the"
+            " bundle"
+        )
     known = {*files, runtime.MANIFEST, runtime.MANIFEST_DIGEST}
-    if extra := sorted(path.name for path in folder.iterdir() if path.name not in known):
-        made = " (Python made it as runtime.py was imported)" if extra[0] == "__pycache__" else ""
+    with os.scandir(folder) as entries:
+        extra = next((entry.name for entry in entries if entry.name not in known), None)  # there may be millions
+    if extra is not None:
+        made = " (Python made it as runtime.py was imported)" if extra == "__pycache__" else ""
         raise BundleError(
-            f"{folder / extra[0]}: is not in the manifest{made}; take it out of the bundle or export again"
+            f"{folder / runtime.plain(extra)}: is not in the manifest{made}; take it out of the bundle or export again"
         )
 
 
-def _read_replay(folder: Path, data: bytes) -> Replay:
+def _foreign_runtime(folder: Path, manifest: Mapping[str, Any], code: bytes, strict: bool) -> str:
+    """Give the digest of a runtime.py that is not eed-search's; nothing where it is.
+
+    Raises:
+        BundleError: If it is foreign and that is not allowed.
+    """
+    if runtimes.is_shipped(code, manifest["format_version"]):
+        return ""
+    digest = hashlib.sha256(code).hexdigest()
+    if strict:
+        raise BundleError(
+            f"{folder / _RUNTIME}: is none that eed-search has written for bundles of format {manifest['format_version']}"
+            f" (SHA-256 {digest[:16]}…); do not run it. Take the one of your own installation:"
+            " `python -m eed_search.deployment.runtime BUNDLE photo.jpg`"
+        )
+    return digest
+
+
+def _claims(path: Path, data: bytes) -> tuple[str, ...]:
+    claims = runtime.read_json(path, data)
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            replay = Replay(arrays["images"], arrays["labels"], arrays["members_run"], int(arrays["num_skipped"]))
-    except (OSError, ValueError, KeyError) as error:
-        raise BundleError(f"{folder / _REPLAY}: cannot be read ({error}); export the bundle again") from error
-    counts = {len(replay.images), len(replay.labels), len(replay.members_run)}
-    if len(counts) != 1 or 0 in counts:
+        return tuple(card.claim_lines(claims))
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise BundleError(
-            f"{folder / _REPLAY}: holds no inputs, or unequal numbers of answers; export the bundle again"
-        )
-    return replay
+            f"{path}: is not as an export writes it ({type(error).__name__}); export the bundle again"
+        ) from error
+
+
+def _plugins(search_space: bytes) -> tuple[str, ...]:
+    """Name the user code of a search-space file, as far as it can be read; `check` says what is wrong with it."""
+    try:
+        return tuple(plugins.entries(table_of(search_space, _SPACE)))
+    except SpecError:
+        return ()
 
 
 def _replay(folder: Path, team: GatedClassifier, replay: Replay, batch_size: int) -> None:
@@ -301,6 +359,9 @@ def _readme(name: str, manifest: Mapping[str, Any], replay: Replay, claims: Mapp
 Everything that was measured is in claims.json.
 
 ## Use it
+
+Is it from a stranger? `eed-search verify --strict DIR` first, which says whether this runtime.py is eed-search's own; or
+run the networks with your own installation's, from another folder: `python -m eed_search.deployment.runtime DIR photo.jpg`.
 
 ```
 pip install numpy onnxruntime pillow

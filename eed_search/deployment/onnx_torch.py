@@ -132,15 +132,23 @@ def differentiable(models: Sequence[bytes], sessions: Sequence[Any], shape: tupl
         shape: Channels, height, width.
 
     Raises:
-        ModelError: If an operator is unknown, or a network answers otherwise than onnxruntime.
+        ModelError: If an operator is unknown, or a network cannot be run or answers otherwise than onnxruntime.
     """
     images = torch.rand(7, *shape, generator=torch.Generator().manual_seed(0))
     found = []
     for i, (model, session) in enumerate(zip(models, sessions, strict=True), start=1):
-        network = OnnxNetwork(model, f"member {i}").eval()
-        with torch.no_grad():
-            ours = network(images).softmax(-1).numpy()
-        difference = float(np.abs(ours - session.run([OUTPUT], {INPUT: images.numpy()})[0]).max())
+        try:
+            network = OnnxNetwork(model, f"member {i}").eval()
+            with torch.no_grad():
+                ours = network(images).softmax(-1).numpy()
+            difference = float(np.abs(ours - session.run([OUTPUT], {INPUT: images.numpy()})[0]).max())
+        except ModelError:
+            raise
+        except Exception as error:  # a file that no exporter of ours wrote can be wrong in any way
+            line = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+            raise ModelError(
+                f"member {i}: cannot be read back as a torch network ({line}); attack the run's point or the torch model instead"
+            ) from error
         if not difference <= _TOLERANCE:
             raise ModelError(
                 f"member {i}: torch gives other probabilities than onnxruntime (largest difference {difference:.1g});"

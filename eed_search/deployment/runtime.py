@@ -16,6 +16,9 @@ import hashlib
 import io
 import json
 import math
+import os
+import re
+import stat
 import sys
 import warnings
 from collections.abc import Sequence
@@ -48,6 +51,23 @@ _ONE_RUN.flags.writeable = False
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # of Pillow, with 8 bits a channel at most
 _IMAGES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif")
 _MAX_BATCH = 256  # images in one call of a member: larger batches gain nothing and their activations fill the memory
+
+# What a bundle may hold, looked at before it is read: a stranger's must not fill the memory or lead elsewhere.
+MOST_FILES, MOST_BYTES = 256, 1 << 32
+_MOST_MANIFEST, _MOST_DIGEST = 1 << 22, 1 << 10  # bytes
+_MOST_DEPTH = 50  # lists and tables within each other
+_MOST_PIXELS = 1 << 26  # channels · height · width
+_MOST_ENTRIES = 250_000  # of an ONNX file
+_MOST_SHOWN = 120  # characters of a given value in a message
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_ONNX = {  # the messages of an ONNX file in which a tensor may lie, by field: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+    "model": {7: "graph", 20: "program", 25: "program"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "program", 10: "tensor", 11: "program", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {13: "external", 14: "external"},
+}
 
 
 class RuntimeFault(Exception):
@@ -101,10 +121,10 @@ class GateSettings:
             raise BundleFault(f"gate.rule: {self.rule!r} is not one of {', '.join(RULES)}")
         for name in ("threshold", "sharpness", "tau"):
             value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if not number or value < 0 or (value == 0 and name != "threshold"):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not 0 <= value <= 1e15 or (value == 0 and name != "threshold"):  # NaN fails too
                 least = "at least 0" if name == "threshold" else "above 0"
-                raise BundleFault(f"gate.{name}: {value!r} is not a finite number {least}")
+                raise BundleFault(f"gate.{name}: {_shown(value)} is not a finite number {least} (1e15 at most)")
 
     def never_stopping(self) -> GateSettings:
         """Give a gate that costs what this one does at each step and runs every member."""
@@ -243,6 +263,7 @@ def new_session(model: bytes | str, threads: int = 1) -> ort.InferenceSession:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what goes wrong comes as an exception, with our words
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # no other form is looked through
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
@@ -267,19 +288,30 @@ class GatedClassifier:
     """
 
     def __init__(self, bundle: str | Path, threads: int = 1) -> None:
-        manifest, files = read_bundle(Path(bundle))
+        self._open(Path(bundle), *read_bundle(Path(bundle)), threads)
+
+    def _open(self, bundle: Path, manifest: dict[str, Any], files: dict[str, bytes], threads: int) -> None:
         gate = GateSettings(**manifest["gate"])
         self._set_up([_session(name, files[name], threads) for name in manifest["members"]], gate)
         self.class_names = tuple(manifest["class_names"])
         if manifest["format_version"] == FORMAT_VERSION:
-            _refuse_other_rule(Path(bundle) / MANIFEST, manifest["preprocessing"], self.image_shape)
+            _refuse_other_rule(bundle / MANIFEST, manifest["preprocessing"], self.image_shape)
         declared = (*manifest["image_shape"], manifest["num_classes"], len(self.class_names))
         if declared != (*self.image_shape, self.num_classes, self.num_classes):
             raise BundleFault(
-                f"{bundle}: {MANIFEST} says image_shape {manifest['image_shape']}, {manifest['num_classes']} classes,"
-                f" {len(self.class_names)} class names; the members take {list(self.image_shape)} and give"
-                f" {self.num_classes}; export the bundle again"
+                f"{bundle}: {MANIFEST} says image_shape {_shown(manifest['image_shape'])},"
+                f" {_shown(manifest['num_classes'])} classes, {len(self.class_names)} class names; the members take"
+                f" {list(self.image_shape)} and give {self.num_classes}; export the bundle again"
             )
+
+    @classmethod
+    def from_read(
+        cls, bundle: Path, manifest: dict[str, Any], files: dict[str, bytes], threads: int = 1
+    ) -> GatedClassifier:
+        """Build a team from what `read_bundle` gave."""
+        team = cls.__new__(cls)
+        team._open(bundle, manifest, files, threads)
+        return team
 
     @classmethod
     def from_onnx(cls, members: Sequence[bytes], gate: GateSettings, threads: int = 1) -> GatedClassifier:
@@ -303,10 +335,11 @@ class GatedClassifier:
             inputs = {entry.name: entry.shape for entry in session.get_inputs()}
             outputs = {entry.name: entry.shape for entry in session.get_outputs()}
             sizes = [*inputs.get(INPUT, [])[1:], *outputs.get(OUTPUT, [])[1:]]
-            if len(inputs) != 1 or len(sizes) != 4 or not all(isinstance(size, int) for size in sizes) or sizes[3] < 2:
+            whole = len(sizes) == 4 and all(isinstance(size, int) and size > 0 for size in sizes)
+            if len(inputs) != 1 or not whole or sizes[3] < 2 or math.prod(sizes[:3]) > _MOST_PIXELS:
                 raise BundleFault(
-                    f"member {i}: takes {inputs} and gives {outputs}; need {INPUT} [batch, channels, height, width]"
-                    f" and {OUTPUT} [batch, classes] with at least 2 classes"
+                    f"member {i}: takes {_shown(inputs)} and gives {_shown(outputs)}; need {INPUT} [batch, channels, height,"
+                    f" width] and {OUTPUT} [batch, classes] with at least 2 classes and at most {_MOST_PIXELS:,} values an image"
                 )
             forms.append(sizes)
             if sizes != forms[0]:
@@ -357,10 +390,12 @@ class GatedClassifier:
             if len(images) == 1:
                 return self._predict_one(images)
             parts = [self._predict_batch(images[i : i + _MAX_BATCH]) for i in range(0, len(images), _MAX_BATCH)]
+        except RuntimeFault:
+            raise
         except Exception as error:  # onnxruntime's own exceptions have no common public root
             if _is_memory(error):
                 raise RuntimeFault(_no_memory(f"{len(images)} images")) from error
-            raise
+            raise RuntimeFault(f"the members cannot be run on these images ({_brief(error)})") from error
         if not parts:
             return Prediction(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, self.num_classes)))
         return Prediction(*(np.concatenate(column) for column in zip(*parts, strict=True)))
@@ -518,7 +553,7 @@ def _session(name: str, model: bytes, threads: int) -> ort.InferenceSession:
     except Exception as error:  # onnxruntime's own exceptions have no common public root
         if _is_memory(error):
             raise RuntimeFault(_no_memory(name)) from error
-        raise BundleFault(f"{name}: onnxruntime {ort.__version__} cannot load it ({error})") from error
+        raise BundleFault(f"{name}: onnxruntime {ort.__version__} cannot load it ({_brief(error)})") from error
 
 
 def _is_memory(error: Exception) -> bool:
@@ -559,7 +594,7 @@ def _refuse_other_rule(path: Path, given: dict[str, Any], image_shape: Sequence[
     known = preprocessing(image_shape)
     if wrong := [key for key in known if given.get(key) != known[key]]:
         raise BundleFault(
-            f"{path}: preprocessing.{wrong[0]} is {given.get(wrong[0])!r}; this runtime knows {known[wrong[0]]!r}; export"
+            f"{path}: preprocessing.{wrong[0]} is {_shown(given.get(wrong[0]))}; this runtime knows {known[wrong[0]]!r}; export"
             " the bundle again"
         )
 
@@ -607,29 +642,108 @@ def read_image(file: str | Path, image_shape: Sequence[int]) -> np.ndarray:
 # ---------------------------------------------------------------- the bundle's files
 
 
-def read_bundle(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+def read_bundle(folder: Path, most: int = MOST_BYTES) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Read a bundle's files and check each against the manifest, and the manifest against its own digest.
+
+    Only regular files that lie in the folder itself are read, and of members only those that hold all of their
+    weights and no loops, branches or functions.
 
     Args:
         folder: The bundle.
+        most: Bytes that its files may have in all.
 
     Returns:
         The manifest, and every file that it lists, by name.
 
     Raises:
-        BundleFault: If a file is missing or altered, or the manifest cannot be read.
+        BundleFault: If a file is missing, altered, too large or no regular file, a member is no such network, or the
+            manifest cannot be read.
     """
     manifest = read_manifest(folder)
-    files = {}
+    paths = {name: folder / name for name in manifest["sha256"]}
+    try:
+        if (size := sum(size_of(path, most) for path in paths.values())) > most:  # before the first is read
+            raise BundleFault(f"{folder}: its files have {size:,} bytes, and at most {most:,} are read here")
+        files = {name: read_file(path, most) for name, path in paths.items()}
+    except OSError as error:
+        raise BundleFault(
+            f"{error.filename or folder}: is missing or cannot be read ({error.strerror}); copy or export the bundle again"
+        ) from error
     for name, digest in manifest["sha256"].items():
-        try:
-            files[name] = (folder / name).read_bytes()
-        except OSError as error:
-            raise BundleFault(
-                f"{folder / name}: is missing or cannot be read ({error.strerror}); copy or export the bundle again"
-            ) from error
-        _refuse_altered(folder / name, files[name], str(digest), "the manifest")
+        _refuse_altered(paths[name], files[name], str(digest), "the manifest")
+    for name in manifest["members"]:
+        _refuse_foreign_onnx(paths[name], files[name])
     return manifest, files
+
+
+def size_of(path: Path, most: int) -> int:
+    """Give a regular file's size in bytes.
+
+    Raises:
+        BundleFault: If it is larger than `most` bytes, or a link, folder, pipe, socket or device.
+        OSError: If it is not there.
+    """
+    return _checked_size(path, os.lstat(path), most)
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """Read a regular file of at most so many bytes; links are not followed, and nothing is waited for.
+
+    Raises:
+        BundleFault: As `size_of`.
+        OSError: If it cannot be read.
+    """
+    size_of(path, most)
+    flags = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_BINARY", "O_NOFOLLOW", "O_NONBLOCK"))
+    with open(os.open(path, flags), "rb") as file:
+        size = _checked_size(path, os.fstat(file.fileno()), most)  # again: another may lie there by now
+        try:
+            return file.read(size)
+        except MemoryError as error:
+            raise RuntimeFault(_no_memory(str(path))) from error
+
+
+def _checked_size(path: Path, found: os.stat_result, most: int) -> int:
+    if not stat.S_ISREG(found.st_mode):
+        raise BundleFault(f"{path}: is no regular file; a bundle holds no links, folders, pipes, sockets or devices")
+    if found.st_size > most:
+        raise BundleFault(f"{path}: has {found.st_size:,} bytes, and at most {most:,} are read here")
+    return found.st_size
+
+
+def _refuse_foreign_onnx(path: Path, model: bytes) -> None:
+    """Refuse an ONNX file that reads weights from other files, or holds loops, branches or functions; nothing is loaded."""
+    todo, left = [("model", 0, len(model))], _MOST_ENTRIES
+    try:
+        while todo:
+            message, at, end = todo.pop()
+            while at < end:
+                key, at = _number(model, at)
+                form, below, left = key & 7, _ONNX[message].get(key >> 3, ""), left - 1
+                value, at = _number(model, at) if form in (0, 2) else (1, at)
+                size = {0: 0, 1: 8, 2: value, 5: 4}[form]
+                if left < 0 or key >> 32 or at + size > end:
+                    raise ValueError
+                if below == "program" or (below == "external" and value):
+                    own = below == "program"
+                    what = "holds loops, branches or functions" if own else "reads weights from another file"
+                    raise BundleFault(f"{path}: {what}; a bundle's members hold their weights and run straight through")
+                if form == 2 and below in _ONNX:
+                    todo.append((below, at, at + size))
+                at += size
+    except (ValueError, LookupError) as error:
+        raise BundleFault(f"{path}: is no ONNX network; export the bundle again") from error
+
+
+def _number(data: bytes, at: int) -> tuple[int, int]:
+    """Read a number as protobuf writes it, 7 bits a byte; gives it and the place behind it."""
+    value = 0
+    for shift in range(0, 70, 7):
+        value |= (data[at] & 0x7F) << shift
+        at += 1
+        if data[at - 1] < 0x80:
+            return value, at
+    raise ValueError
 
 
 def _refuse_altered(path: Path, data: bytes, digest: str, by: str) -> None:
@@ -649,20 +763,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        data = path.read_bytes()
+        data = read_file(path, _MOST_MANIFEST)
     except OSError as error:
         raise BundleFault(f"{folder}: is no bundle ({MANIFEST}: {error.strerror}); name an exported folder") from error
     try:
-        line = (folder / MANIFEST_DIGEST).read_text(encoding="utf-8", errors="replace")
+        line = read_file(folder / MANIFEST_DIGEST, _MOST_DIGEST).decode("utf-8", "replace")
     except OSError as error:
         raise BundleFault(
             f"{folder / MANIFEST_DIGEST}: is missing or cannot be read ({error.strerror}); copy or export the bundle again"
         ) from error
     _refuse_altered(path, data, line.partition(" ")[0], MANIFEST_DIGEST)
-    try:
-        manifest = json.loads(data)
-    except ValueError as error:
-        raise BundleFault(f"{path}: is not JSON ({error}); copy or export the bundle again") from error
+    manifest = read_json(path, data)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BundleFault(f'{path}: is not the manifest of an {FORMAT} (no "format": "{FORMAT}")')
     version = manifest.get("format_version")
@@ -670,8 +781,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     rules = versions.get(version, ()) if isinstance(version, int) else ()
     if not rules:
         raise BundleFault(
-            f"{path}: has format_version {version!r}; this runtime reads {', '.join(map(str, versions))}; use the"
-            " runtime.py inside the bundle"
+            f"{path}: has format_version {_shown(version)}; this runtime reads {', '.join(map(str, versions))}; take the"
+            " runtime.py of the eed-search that made it"
         )
     kinds: dict[str, type] = {
         "members": list,
@@ -686,18 +797,51 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     for key, kind in kinds.items():
         if not isinstance(manifest.get(key), kind):
             raise BundleFault(f"{path}: {key} is missing or no {kind.__name__}; copy or export the bundle again")
-    for name in (*manifest["members"], *manifest["sha256"]):
+    members, digests = manifest["members"], manifest["sha256"]
+    if len(digests) > MOST_FILES:
+        raise BundleFault(f"{path}: lists {len(digests):,} files, where at most {MOST_FILES} are read")
+    for name in (*members, *digests):
         # a name with a folder in it could point outside the bundle
-        if not isinstance(name, str) or Path(name).name != name or name not in manifest["sha256"]:
-            raise BundleFault(f"{path}: {name!r} is not a plain file name with a SHA-256; export the bundle again")
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or name not in digests:
+            raise BundleFault(
+                f"{path}: {_shown(name)} is not a plain file name with a SHA-256; export the bundle again"
+            )
+    if len(set(members)) < len(members) or not all(name.endswith(".onnx") for name in members):
+        raise BundleFault(f"{path}: members {_shown(members)} are not different .onnx files; export the bundle again")
+    if not all(isinstance(name, str) for name in manifest["class_names"]):
+        raise BundleFault(f"{path}: class_names holds something else than text; export the bundle again")
     if set(manifest["gate"]) != {"rule", "threshold", "sharpness", "tau"}:
-        raise BundleFault(f"{path}: gate holds {sorted(manifest['gate'])}; need rule, sharpness, tau, threshold")
+        held = _shown(sorted(manifest["gate"]))
+        raise BundleFault(f"{path}: gate holds {held}; need rule, sharpness, tau, threshold")
     if manifest["gate"]["rule"] not in rules:
         raise BundleFault(
-            f"{path}: gate.rule: {manifest['gate']['rule']!r} is not one of {', '.join(rules)}, which format_version"
+            f"{path}: gate.rule: {_shown(manifest['gate']['rule'])} is not one of {', '.join(rules)}, which format_version"
             f" {version} knows; export the bundle again"
         )
     return manifest
+
+
+def read_json(path: Path, data: bytes) -> Any:
+    """Parse one of a bundle's JSON files.
+
+    Args:
+        path: For messages.
+        data: Its bytes.
+
+    Raises:
+        BundleFault: If it is not JSON, or nested too deeply for whoever looks through it.
+    """
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BundleFault(f"{path}: is not JSON ({_brief(error)}); copy or export the bundle again") from error
+    level = [found]
+    for _ in range(_MOST_DEPTH):
+        tables = [one for one in level if isinstance(one, dict | list)]
+        level = [inner for one in tables for inner in (one.values() if isinstance(one, dict) else one)]
+    if level:
+        raise BundleFault(f"{path}: is nested more than {_MOST_DEPTH} deep; copy or export the bundle again")
+    return found
 
 
 # ---------------------------------------------------------------- the command line
@@ -733,7 +877,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         return _classify_files(team, options.files, options.top, options.json)
     except RuntimeFault as fault:
-        print(_plain(str(fault)), file=sys.stderr)
+        print(plain(str(fault)), file=sys.stderr)
         return fault.exit_code
 
 
@@ -751,7 +895,7 @@ def _classify_array(team: GatedClassifier, file: str) -> None:
     answer = team.predict(images)
     print("image\tlabel\tmembers_run\tprobability")
     for i, (label, run) in enumerate(zip(answer.labels, answer.num_members_run, strict=True)):
-        print(f"{i}\t{_plain(team.class_names[label])}\t{run}\t{answer.probabilities[i, label]:.4f}")
+        print(f"{i}\t{plain(team.class_names[label])}\t{run}\t{answer.probabilities[i, label]:.4f}")
 
 
 def _classify_files(team: GatedClassifier, given: Sequence[str], top: int, as_json: bool) -> int:
@@ -764,7 +908,7 @@ def _classify_files(team: GatedClassifier, given: Sequence[str], top: int, as_js
         try:
             (answer,) = team.predict_files([file])
         except InputFault as fault:
-            print(_plain(str(fault)), file=sys.stderr)
+            print(plain(str(fault)), file=sys.stderr)
             code = fault.exit_code
             continue
         if as_json:
@@ -772,11 +916,11 @@ def _classify_files(team: GatedClassifier, given: Sequence[str], top: int, as_js
             print(json.dumps(said), flush=True)
             continue
         others = sorted(answer.probabilities.items(), key=lambda item: -item[1])[1:top]
-        rest = ", ".join(f"{_plain(name)} {100 * share:.1f} %" for name, share in others)
+        rest = ", ".join(f"{plain(name)} {100 * share:.1f} %" for name, share in others)
         run = f"{answer.num_members_run} of {team.num_members} members" if team.num_members > 1 else ""
         more = "; ".join(part for part in (rest, run) if part)
         print(
-            f"{_plain(file)}  {_plain(answer.name)}  {100 * answer.probability:.1f} %{f'  ({more})' if more else ''}",
+            f"{plain(file)}  {plain(answer.name)}  {100 * answer.probability:.1f} %{f'  ({more})' if more else ''}",
             flush=True,
         )
     return code
@@ -789,9 +933,22 @@ def _below(given: str) -> list[str]:
     return [str(file) for file in sorted(path.iterdir()) if file.suffix.lower() in _IMAGES and file.name[0] != "."]
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Write control characters out, so that no name can steer a terminal."""
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
+def _shown(value: object) -> str:
+    """Show a given value, the beginning of a long one."""
+    return _cut(repr(value))
+
+
+def _brief(error: BaseException) -> str:
+    return _cut(str(error).strip().partition("\n")[0] or type(error).__name__)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 
 if __name__ == "__main__":

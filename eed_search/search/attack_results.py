@@ -29,6 +29,7 @@ from eed_search.search.lock import driving
 
 BESIDE = ".attacks.json"  # after the bundle's name: a bundle itself never changes
 _PATIENCE_S = 20.0
+_MOST_BYTES = 1 << 26
 
 
 def write_into_run(folder: Path, id_: str, result: AttackResult) -> str:
@@ -133,12 +134,15 @@ def write_beside(bundle: Path, result: AttackResult) -> Path:
 
 def results_beside(bundle: Path) -> list[AttackResult]:
     """Read what was found on a bundle; none where there is nothing, or it was found on other files."""
+    from eed_search.deployment.runtime import RuntimeFault, read_file, read_json
+
     try:
-        table = json.loads(beside(bundle).read_bytes())
+        path = beside(bundle)
+        table = read_json(path, read_file(path, _MOST_BYTES))
         if table["manifest_sha256"] != _manifest_sha256(bundle):
             return []
         return [from_json(AttackResult, one) for one in table["results"] if one["schema_version"] in READABLE]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RuntimeFault):
         return []
 
 
@@ -162,6 +166,6 @@ def refuse_second_claim(bundle: Path, wanted: Settings) -> None:
 
 
 def _manifest_sha256(bundle: Path) -> str:
-    from eed_search.deployment.runtime import MANIFEST
+    from eed_search.deployment.runtime import MANIFEST, read_file
 
-    return hashlib.sha256((bundle / MANIFEST).read_bytes()).hexdigest()
+    return hashlib.sha256(read_file(bundle / MANIFEST, _MOST_BYTES)).hexdigest()

@@ -15,7 +15,7 @@ from eed_search.core.errors import RunError
 
 MAX_BYTES = 20 * 2**20
 JOB_VARIABLE = "EED_SEARCH_JOB"  # set by whoever sends a command as a job, with the code
-_PATTERNS = ("*.py", "py.typed")
+_PATTERNS = ("*.py", "py.typed", "runtimes.json")
 
 
 def is_sent() -> bool:

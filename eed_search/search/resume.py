@@ -15,14 +15,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from eed_search.core import plugins
 from eed_search.core.errors import EedSearchError, RunError, SpecError
 from eed_search.core.ledger import FILE_NAME, Ledger, RunView, read_run
 from eed_search.core.sent_plugins import bring
 from eed_search.core.spec import SharedStorage, Spec
-from eed_search.core.spec_file import SPACE_FILE, load, parse, to_text
+from eed_search.core.spec_file import SPACE_FILE, load, parse, read_table, to_text
 from eed_search.core.store import write_atomic
 from eed_search.search import origin
 from eed_search.search.claim import with_absolute_data
@@ -169,12 +167,11 @@ def _bring_plugins(folder: Path, view: RunView, storage: str | None) -> None:
     """
     path = folder / SPACE_FILE
     try:
-        plain = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else view.spec
-    except (OSError, ValueError, yaml.YAMLError):
+        plain = read_table(path) if path.exists() else dict(view.spec)
+    except SpecError:
         return  # whoever reads the file says what is wrong
-    if isinstance(plain, dict):
-        own = plain.get("storage")
-        bring(plugins.entries(plain), storage or (own.get("url") if isinstance(own, dict) else None))
+    own = plain.get("storage")
+    bring(plugins.entries(plain), storage or (own.get("url") if isinstance(own, dict) else None))
 
 
 def changes(view: RunView, spec: Spec) -> list[str]:

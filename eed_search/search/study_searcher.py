@@ -214,7 +214,7 @@ class StudySearcher(Searcher):
         are RUNNING but were proposed later become FAIL, since Ray does not know them any more; one that ended
         later keeps what it was told, however it ends this time.
         """
-        state = pickle.loads(Path(checkpoint_path).read_bytes())
+        state = pickle.loads(Path(checkpoint_path).read_bytes())  # noqa: S301  # our own, as the module says
         for name, value in state["kept"].items():
             setattr(self, name, value)
         for trial in state["trials"][len(self._study.get_trials(deepcopy=False)) :]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import marshal
+import os
 import re
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ import pytest
 from eed_search.core import names, plugins
 from eed_search.core.errors import SpecError, StoreError
 from eed_search.core.sent_plugins import bring, keep, pack, share
+from tests.cli.calling import python
 
 pytestmark = pytest.mark.usefixtures("forgets_plugins")
 
@@ -103,4 +108,111 @@ def test_a_home_that_cannot_be_written_is_named(laptop: Path, tmp_path: Path) ->
     shutil.rmtree(home)
     home.write_text("a file is in the way")
     with pytest.raises(StoreError, match=r"home/\.plugins/[0-9a-f]{32} cannot be written here"):
+        bring(entries, url)
+
+
+# ---------------------------------------------------------------- altered on the way
+
+
+def shared(laptop: Path, tmp_path: Path) -> tuple[list[str], Path, str]:
+    """Send both and share them, from a home that is gone; gives entries, the home, and the storage's URL."""
+    home, url = tmp_path / "home", f"file://{tmp_path}/storage"
+    entries = sent(laptop, home, tmp_path / "job")
+    share(entries, url)
+    shutil.rmtree(home)
+    return entries, home, url
+
+
+def alter(folder: Path, how: str) -> None:
+    """Change what lies under a digest."""
+    if how == "changed":
+        (folder / "sent_help.py").write_text("made = {'theirs': 1}\n")
+    elif how == "added":
+        (folder / "torch.py").write_text("raise SystemExit('theirs')\n")
+    elif how == "taken":
+        (folder / "sent_help.py").unlink()
+    elif how == "linked":
+        (folder / "sent_help.py").unlink()
+        (folder / "sent_help.py").symlink_to("/dev/zero")
+    else:
+        os.mkfifo(folder / "pipe")
+
+
+HOW = ["changed", "added", "taken", "linked"]
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_what_was_altered_on_shared_storage_is_not_taken(laptop: Path, tmp_path: Path, how: str) -> None:
+    entries, home, url = shared(laptop, tmp_path)
+    for folder in (tmp_path / "storage" / "plugins").iterdir():
+        alter(folder, how)
+    with pytest.raises(StoreError, match=r"storage/plugins/[0-9a-f]{32} was altered since it was sent"):
+        bring(entries, url)
+    assert not any((home / ".plugins").iterdir())
+
+
+@pytest.mark.parametrize("how", [*HOW, "a pipe beside"])
+def test_what_was_altered_in_the_home_is_not_run(laptop: Path, tmp_path: Path, how: str) -> None:
+    """The digest is made again from what lies there, before anything is imported."""
+    entries = sent(laptop, tmp_path / "home", tmp_path / "job")
+    trace = tmp_path / "ran"
+    for folder in (tmp_path / "home" / ".plugins").iterdir():
+        for file in ("mine.py", "ours/__init__.py"):
+            if (folder / file).exists() and how == "changed":
+                with (folder / file).open("a") as opened:
+                    opened.write(f"\nimport pathlib; pathlib.Path({str(trace)!r}).touch()\n")
+        alter(folder, how)
+    with pytest.raises(SpecError) as error:
+        plugins.load(entries)
+    assert len(error.value.problems) == 2
+    for i, problem in enumerate(error.value.problems):
+        assert re.match(rf"plugins\[{i}\]: .*/\.plugins/[0-9a-f]{{32}} was altered since it was sent", problem)
+        assert "nothing of it was run" in problem
+    assert not trace.exists()
+    assert names.find("score", "sent_one") is None
+
+
+def test_a_cache_of_python_is_neither_sent_nor_believed(laptop: Path, tmp_path: Path) -> None:
+    """A compiled file that claims to be of the text that lies there, on shared storage and in the home."""
+    trace = tmp_path / "ran"
+    entries, home, url = shared(laptop, tmp_path)
+    for _ in range(2):
+        for text in tmp_path.glob("storage/plugins/*/sent_help.py"):
+            plant(text, trace)
+        bring(entries, url)
+        for text in home.glob(".plugins/*/sent_help.py"):
+            plant(text, trace)
+    # in a process of its own, which has imported none of it yet
+    done = python("import sys; from eed_search.core import plugins; plugins.load(sys.argv[1:])", *entries)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not trace.exists()
+    plugins.drop_caches(tmp_path / "storage")
+    share(entries, url)  # after an import: Python has made its own
+    assert not list((tmp_path / "storage").rglob("__pycache__"))
+
+
+def plant(text: Path, trace: Path) -> None:
+    """Put another code's compiled file beside a text, as of that text's time and size."""
+    code = compile(f"import pathlib; pathlib.Path({str(trace)!r}).touch(); made = {{}}", str(text), "exec")
+    found = text.stat()
+    cache = Path(importlib.util.cache_from_source(str(text)))
+    cache.parent.mkdir(exist_ok=True)
+    head = importlib.util.MAGIC_NUMBER + bytes(4) + struct.pack("<II", int(found.st_mtime), found.st_size)
+    cache.write_bytes(head + marshal.dumps(code))
+
+
+def test_folders_without_end_are_not_followed(laptop: Path, tmp_path: Path) -> None:
+    entries, _, url = shared(laptop, tmp_path)
+    for folder in (tmp_path / "storage" / "plugins").iterdir():
+        (folder / "again").symlink_to(".")
+    with pytest.raises(StoreError, match=r"folders without end|was altered"):
+        bring(entries, url)
+
+
+def test_more_than_is_ever_sent_is_not_fetched(laptop: Path, tmp_path: Path) -> None:
+    entries, _, url = shared(laptop, tmp_path)
+    for folder in (tmp_path / "storage" / "plugins").iterdir():
+        with (folder / "sent_help.py").open("r+b") as file:
+            file.truncate(1 << 40)
+    with pytest.raises(StoreError, match="has more than 67,108,864 bytes"):
         bring(entries, url)

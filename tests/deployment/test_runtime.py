@@ -412,7 +412,10 @@ def test_missing_digest_of_the_manifest_is_found(bundle: Path) -> None:
     ("changes", "message"),
     [
         ({"format": "other"}, "not the manifest of an eed-search bundle"),
-        ({"format_version": 4}, "format_version 4; this runtime reads 1, 2, 3; use the runtime.py inside the bundle"),
+        (
+            {"format_version": 4},
+            "format_version 4; this runtime reads 1, 2, 3; take the runtime.py of the eed-search that made it",
+        ),
         ({"format_version": "2"}, "format_version '2'; this runtime reads 1, 2, 3"),
         ({"format_version": [1]}, r"format_version \[1\]; this runtime reads 1, 2, 3"),
         ({"format_version": 3}, "preprocessing is missing or no dict"),
