@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import io
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -56,3 +60,48 @@ def test_too_much_for_a_log_is_refused(folder: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sent_folder, "MAX_BYTES", 100)
     with pytest.raises(BundleError, match="scp or rsync"):
         list(lines(folder))
+
+
+def packed(*members: tarfile.TarInfo) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for member in members:
+            archive.addfile(member)
+    return buffer.getvalue()
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, to: str = "") -> tarfile.TarInfo:
+    made = tarfile.TarInfo(name)
+    made.type, made.linkname = kind, to
+    return made
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        packed(member("link", tarfile.SYMTYPE, "/etc/passwd")),
+        packed(member("link", tarfile.SYMTYPE, "a.txt")),
+        packed(member("link", tarfile.LNKTYPE, "a.txt")),
+        packed(member("pipe", tarfile.FIFOTYPE)),
+        packed(member("device", tarfile.CHRTYPE)),
+        packed(member("../outside")),
+        b"no archive",
+        packed(member("a.txt"))[:30],
+    ],
+)
+def test_what_is_no_folder_of_files_is_not_laid_out(tmp_path: Path, data: bytes) -> None:
+    """Whatever a head sends: one clear error, and nothing appears."""
+    taken = SentFolder(tmp_path / "out")
+    taken.take(base64.b64encode(data).decode())
+    taken.take(f"sha256 {hashlib.sha256(data).hexdigest()}")
+    with pytest.raises(BundleError, match="what arrived cannot be unpacked"):
+        taken.unpack()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_line_that_is_no_base64_is_found(tmp_path: Path) -> None:
+    taken = SentFolder(tmp_path / "out")
+    taken.take("\x1b[31m é")
+    taken.take(f"sha256 {'0' * 64}")
+    with pytest.raises(BundleError, match="not all of it arrived"):
+        taken.unpack()
