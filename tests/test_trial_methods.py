@@ -20,6 +20,7 @@ from eed_search.core.spec_file import parse
 from eed_search.deployment.bundle import verify
 from eed_search.search.proposals import first_proposals, suggest
 from eed_search.stages import open_workshop
+from eed_search.training import checkpoints
 from tests.test_trial import TINY, Session, silent, spec_with, view_of
 
 ADMM = {"epochs": 1, "batch_size": 32, "updates": 2, "rho": 0.5, "attack": {"steps": 1}}
@@ -176,8 +177,12 @@ class Cut(Exception):
 
 
 @pytest.mark.parametrize("method", ["radmm", "cstar", "learned"])
-def test_a_member_whose_making_was_cut_off_goes_on_where_it_was(tmp_path: Path, method: Any) -> None:
+def test_a_member_whose_making_was_cut_off_goes_on_where_it_was(
+    tmp_path: Path, method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The second attempt starts from the kept state and ends with the bits of one that was never cut."""
+    monkeypatch.setattr(checkpoints, "EVERY_S", 0.0)
+    monkeypatch.setattr(checkpoints, "MOST_SHARE", 1e9)
     longer = {name: {**MEMBERS[name], "epochs": 2} for name in ("radmm", "cstar", "learned")}
     lines: list[str] = []
 
@@ -200,6 +205,7 @@ def test_a_member_whose_making_was_cut_off_goes_on_where_it_was(tmp_path: Path, 
     lines.clear()
     again = shop.member(plan, base, base_key)
     assert not any("epoch 1 of 2" in line for line in lines)
+    assert any("goes on at epoch 1." in line for line in lines)
     state = again.member.model.state_dict()
     assert all(torch.equal(state[n], t) for n, t in expected.member.model.state_dict().items())
     assert not list((tmp_path / "cut" / "unfinished").iterdir())

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from eed_search.core.spec import AdmmRecipe, Augment
 from eed_search.data.splits import Split
-from eed_search.training.loop import BatchLoss, Training
+from eed_search.training.checkpoints import Checkpoint
+from eed_search.training.loop import BatchLoss, Restorable, Training
 
 Weights = Mapping[str, Tensor]
 Project = Callable[[Weights], dict[str, Tensor]]
@@ -141,8 +142,8 @@ def train_towards(
     augment: Augment = "none",
     device: torch.device | None = None,
     report: Callable[[str], None] = lambda text: None,
-    state: Weights | None = None,
-    keep: Callable[[dict[str, Tensor]], None] = lambda state: None,
+    checkpoint: Checkpoint | None = None,
+    beside: Mapping[str, Restorable] | None = None,
 ) -> tuple[Residuals, ...]:
     """Train adversarially while ADMM pulls the constrained weights into their set.
 
@@ -158,8 +159,8 @@ def train_towards(
         augment: How training images are shifted and mirrored.
         device: Where to compute; the CPU by default.
         report: Called with a line of progress after each update and each epoch, and within it about once a second.
-        state: What `keep` was given by an earlier call with the same arguments; goes on from there.
-        keep: Called after each update with everything needed to go on.
+        checkpoint: Where everything needed to go on is kept; goes on from what an earlier call left there.
+        beside: What else changes meanwhile, by name, such as what the projection remembers.
 
     Returns:
         The residuals of every update of this call; with no constrained weight there is none, and this
@@ -177,10 +178,10 @@ def train_towards(
         augment=augment,
         device=device,
         report=lambda text: report(f"ADMM: {text}"),
+        checkpoint=checkpoint,
+        beside={"admm": admm, **(beside or {})},
     )
-    if state:
-        run.restore({name.removeprefix("run/"): t for name, t in state.items() if name.startswith("run/")})
-        admm.restore({name.removeprefix("admm/"): t for name, t in state.items() if name.startswith("admm/")})
+    run.go_on()
     history: list[Residuals] = []
     while not run.done and admm.z:
         run.advance(run.num_steps * (admm.updates + 1) // recipe.updates - run.step)
@@ -193,7 +194,6 @@ def train_towards(
             break
         if not run.done:
             admm.scale_rho(min(recipe.rho_max, admm.rho * recipe.rho_growth))
-            keep({f"run/{n}": t for n, t in run.state().items()} | {f"admm/{n}": t for n, t in admm.state().items()})
     else:
         run.advance()
     run.finish()

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from eed_search.compression.member import Member
 from eed_search.compression.scores import Scores
 from eed_search.core.params import Recovery
 from eed_search.core.spec import Augment, Members
 from eed_search.data.splits import Split
+from eed_search.training.checkpoints import Checkpoint, NoCheckpoint
 
 
 @dataclass(frozen=True)
@@ -27,29 +28,6 @@ class Target:
 
     size: float
     settings: Members
-
-
-class Checkpoint(Protocol):
-    """Keeps a method's unfinished state, so that a long run can go on in another process."""
-
-    def load(self) -> dict[str, Tensor] | None:
-        """Give the state kept last, or none."""
-        ...
-
-    def save(self, state: dict[str, Tensor]) -> None:
-        """Keep a state instead of the last."""
-        ...
-
-
-class NoCheckpoint:
-    """Keeps nothing."""
-
-    def load(self) -> dict[str, Tensor] | None:
-        """Give none."""
-        return None
-
-    def save(self, state: dict[str, Tensor]) -> None:
-        """Forget the state."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +44,7 @@ class Work:
         augment: How training images are shifted and mirrored.
         device: Where to compute.
         report: Called with a line of progress.
-        checkpoint: Where a long method keeps its state.
+        checkpoint: Where a long method keeps its state; its fine-tuning keeps its own in the part `retrain`.
     """
 
     image_shape: tuple[int, int, int]

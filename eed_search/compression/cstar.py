@@ -88,9 +88,6 @@ def cstar(base: nn.Module, target: Target, work: Work) -> Member:
     allowed = RankBudget(layers, budget, recipe.block)
     model.to(work.device)
     admm = Admm({f"{n}.weight": model.get_submodule(n).get_parameter("weight") for n in layers}, allowed, recipe.rho)
-    state = work.checkpoint.load()
-    if state:
-        allowed.restore({name.removeprefix("set/"): t for name, t in state.items() if name.startswith("set/")})
     train_towards(
         model,
         admm,
@@ -101,8 +98,8 @@ def cstar(base: nn.Module, target: Target, work: Work) -> Member:
         augment=work.augment,
         device=work.device,
         report=work.report,
-        state=state,
-        keep=lambda kept: work.checkpoint.save(kept | {f"set/{n}": t for n, t in allowed.state().items()}),
+        checkpoint=work.checkpoint,
+        beside={"ranks": allowed},
     )
     model.cpu()
     dense = [name for name in weight_layers(model) if name not in allowed.ranks]

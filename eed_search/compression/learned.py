@@ -105,13 +105,10 @@ def _learn(network: MaskedNetwork, base: nn.Module, recipe: Learned, work: Work)
         augment=work.augment,
         device=work.device,
         report=lambda text: work.report(f"masks: {text}"),
+        checkpoint=work.checkpoint,
     )
-    if state := work.checkpoint.load():
-        run.restore(state)
-    while not run.done:
-        run.advance(run.steps_per_epoch)
-        if not run.done:
-            work.checkpoint.save(run.state())
+    run.go_on()
+    run.advance()
     run.finish()
 
 

@@ -20,6 +20,7 @@ from eed_search.core.spec import Augment, Members, Recipe
 from eed_search.data.splits import Split
 from eed_search.models import fit_to_state
 from eed_search.training import DistillRecovery, LabelRecovery, train
+from eed_search.training.checkpoints import Checkpoint
 from eed_search.training.loop import apply_masks
 
 
@@ -134,6 +135,7 @@ def recover(
     augment: Augment,
     device: torch.device,
     report: Callable[[str], None],
+    checkpoint: Checkpoint | None = None,
 ) -> Member:
     """Fine-tune a member adversarially, with its mask fixed.
 
@@ -148,6 +150,7 @@ def recover(
         augment: How training images are shifted and mirrored.
         device: Where to compute.
         report: Called with a line of progress after each epoch, and within it about once a second.
+        checkpoint: Where the training keeps its state.
 
     Returns:
         The member, on the CPU.
@@ -166,6 +169,7 @@ def recover(
         masks=member.masks,
         device=device,
         report=report,
+        checkpoint=checkpoint,
     )
     return Member(member.model.cpu().eval(), member.masks)
 

@@ -39,4 +39,5 @@ def retrain(member: Member, base: nn.Module, target: Target, work: Work, *, seed
         augment=work.augment,
         device=work.device,
         report=work.report,
+        checkpoint=work.checkpoint.part("retrain"),
     )

@@ -55,8 +55,7 @@ def radmm(base: nn.Module, target: Target, work: Work) -> Member:
         augment=work.augment,
         device=work.device,
         report=work.report,
-        state=work.checkpoint.load(),
-        keep=work.checkpoint.save,
+        checkpoint=work.checkpoint,
     )
     model.cpu()
     masks = choose({name: model.get_parameter(name).detach() for name in names})

@@ -29,6 +29,8 @@ POINTS = (
     "driver.trials_done",  # after the last trial, before the final latencies
     "finals.look",  # everything of a look at the frontier's contenders is measured, its decision is not written
     "driver.report",  # before the report is written
+    "training.step",  # an optimiser step is done, and no checkpoint after it is written
+    "checkpoint.write",  # before a checkpoint of unfinished work is written in one place
     "benchmark.network",  # a pruned network of a benchmark has been attacked
 )
 _HANG_S = 3600.0

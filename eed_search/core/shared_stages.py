@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from eed_search.core.errors import StorageError
+from eed_search.core.files import Files
 from eed_search.core.lease import Lease
 from eed_search.core.storage import Storage
 
@@ -38,6 +39,11 @@ class SharedStages:
     ) -> None:
         self._storage = storage
         self._patience_s, self._sleep = patience_s, sleep
+
+    @property
+    def files(self) -> Files:
+        """The storage itself, for what is not finished: it is read patiently; a write that fails fails at once."""
+        return _ReadPatiently(self._storage, self._patiently)
 
     def pull(self, stage: str, key: str, folder: Path) -> bool:
         """Fetch an artifact's files into a folder that is there.
@@ -95,3 +101,25 @@ class SharedStages:
                     raise
             self._sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+
+class _ReadPatiently:
+    """Shared storage as a place for files; what is read from it is waited for.
+
+    Args:
+        storage: The storage.
+        patiently: Does something again where the storage does not answer.
+    """
+
+    def __init__(self, storage: Storage, patiently: Callable[[Callable[[], T]], T]) -> None:
+        self._storage, self._patiently = storage, patiently
+        self.write, self.delete, self.delete_folder = storage.write, storage.delete, storage.delete_folder
+
+    def __str__(self) -> str:
+        return str(self._storage)
+
+    def read(self, name: str) -> bytes | None:
+        return self._patiently(lambda: self._storage.read(name))
+
+    def names(self, folder: str) -> list[str]:
+        return self._patiently(lambda: self._storage.names(folder))

@@ -148,6 +148,20 @@ class Storage:
         except OSError as error:
             raise self._error("deleted", name, error) from error
 
+    def delete_folder(self, name: str) -> None:
+        """Delete a folder with all that is in it; one that is not there is none.
+
+        Raises:
+            StorageError: If the storage cannot be reached or refuses.
+        """
+        system, root = self._open()
+        try:
+            system.delete_dir(posixpath.join(root, name))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise self._error("deleted", name, error) from error
+
     def names(self, folder: str, *, folders: bool = False) -> list[str]:
         """List what lies directly in a folder, sorted.
 

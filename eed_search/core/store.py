@@ -99,12 +99,14 @@ class Store:
         root: The folder; made if absent.
         on_stage: Called with the stage's name when a stage starts to compute.
         on_wait: Called with it every few seconds while another process computes the very artifact.
-        on_altered: Called with one line for each artifact that is altered or gone and has to be made again.
+        on_altered: Called with one line for each artifact that is altered or gone and has to be made again, and for each `remark`.
         read_only: Change nothing below the folder: nothing is computed or locked, and an altered artifact
             stays where it is.
         shared: The same stages on shared storage: what is not in the folder is fetched, what is computed is copied.
 
     Attributes:
+        shared: As given.
+        read_only: As given.
         uses: Every stage asked for through this object, in order: the hit counts come from here.
         remade: The lines of `on_altered`, in order.
     """
@@ -120,14 +122,13 @@ class Store:
         shared: SharedStages | None = None,
     ) -> None:
         self.root = root
-        self._shared = shared
+        self.shared, self.read_only = shared, read_only
         self._on_wait = on_wait or (lambda stage: None)
         self.uses: list[StageUse] = []
         self.remade: list[str] = []
         self._on_altered = on_altered or (lambda line: None)
         self._altered: dict[str, str] = {}  # lines by key, until the stage is made again
         self._on_stage = on_stage or (lambda stage: None)
-        self._read_only = read_only
         if read_only:
             return
         try:
@@ -141,6 +142,7 @@ class Store:
         settings: Mapping[str, Any],
         compute: Callable[[int], Artifact],
         keep: Callable[[Artifact], bool] = lambda artifact: True,
+        before_s: Callable[[], float] = lambda: 0.0,
     ) -> Stored:
         """Read the stage's artifact, or compute and keep it.
 
@@ -151,6 +153,7 @@ class Store:
                 included; JSON-ready.
             compute: Makes the artifact from the stage's own seed.
             keep: Whether the artifact is worth keeping; a noisy measurement is not.
+            before_s: Seconds of work that earlier attempts did, and the computation went on from.
 
         Returns:
             The artifact under its key.
@@ -164,7 +167,7 @@ class Store:
         start = time.perf_counter()
         folder = self._folder(stage, key)
         if (found := self._read(folder, key)) is None:
-            if self._read_only:
+            if self.read_only:
                 raise StoreError(f"{folder}: is not there, and the store is open for reading only")
             try:
                 folder.parent.mkdir(parents=True, exist_ok=True)
@@ -175,18 +178,18 @@ class Store:
             try:
                 with ExitStack() as stack:
                     found = self._read(folder, key) or self._fetch(stage, key)
-                    if found is None and self._shared is not None:
-                        stack.enter_context(self._shared.computing(stage, key, lambda: self._on_wait(stage)))
+                    if found is None and self.shared is not None:
+                        stack.enter_context(self.shared.computing(stage, key, lambda: self._on_wait(stage)))
                         found = self._fetch(stage, key)  # whoever held the lease before may have made it
                     if found is None:
                         self._on_stage(stage)
                         begin = time.perf_counter()
                         artifact = compute(seed_of(key))
-                        stored = Stored(key, artifact, time.perf_counter() - begin)
+                        stored = Stored(key, artifact, before_s() + time.perf_counter() - begin)
                         if keep(artifact):
                             self._write(folder, stage, stored, settings)
-                            if self._shared is not None:
-                                self._shared.push(stage, key, folder)
+                            if self.shared is not None:
+                                self.shared.push(stage, key, folder)
                         self._used(stage, key, False, stored.seconds)
                         return stored
             finally:
@@ -239,6 +242,11 @@ class Store:
             self._say(f"{self.root.name}/{reference} was gone; made again")
         return found
 
+    def remark(self, key: str, line: str) -> None:
+        """Say what befell an artifact while it was made; its stage's use holds it too."""
+        self._altered[key] = f"{before}; {line}" if (before := self._altered.get(key)) else line
+        self._say(line)
+
     def _say(self, line: str) -> None:
         self.remade.append(line)
         self._on_altered(line)
@@ -265,13 +273,13 @@ class Store:
                 return Stored(key, Artifact(load_file(folder / _TENSORS), meta), float(manifest["seconds"]))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):  # a manifest may hold any JSON
             pass
-        if not self._read_only:
+        if not self.read_only:
             self._quarantine(folder, f"{(folder / file).relative_to(self.root.parent)} {problem}")
         return None
 
     def _fetch(self, stage: str, key: str) -> Stored | None:
         """Bring an artifact from shared storage into the folder; none if it is not there or was altered."""
-        if self._shared is None or self._read_only:
+        if self.shared is None or self.read_only:
             return None
         folder = self._folder(stage, key)
         try:
@@ -279,7 +287,7 @@ class Store:
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
                 made = Path(name) / "artifact"
                 made.mkdir()
-                if not self._shared.pull(stage, key, made):
+                if not self.shared.pull(stage, key, made):
                     return None
                 if not folder.exists():
                     made.rename(folder)

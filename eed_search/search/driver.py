@@ -505,10 +505,12 @@ class _Search:
         else:
             self.journal.control(control)
 
-    def on_stuck(self, who: str, seconds: float) -> None:
-        """A trial, a control, the base or a final makes no progress."""
-        stacks = "; errors/ holds its stacks" if who.startswith("trial ") else ""
-        self.journal.note(f"{who}: no progress for {seconds:.0f} s, half of search.trial_timeout_s{stacks}")
+    def on_stuck(self, who: str, seconds: float, stopped: str) -> None:
+        """A trial, a control, the base or a final makes no progress; a process that stands still writes no stacks."""
+        more = stopped or ("errors/ holds its stacks" if who.startswith("trial ") else "")
+        self.journal.note(
+            f"{who}: no progress for {seconds:.0f} s, half of search.trial_timeout_s{f'; {more}' if more else ''}"
+        )
 
     def on_step(self) -> None:
         """Some time has passed."""

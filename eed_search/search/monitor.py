@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from eed_search.search.processes import Process, this_process
+
 if TYPE_CHECKING:
     from eed_search.stages import Report
 
@@ -16,10 +18,19 @@ class Post:
     Attributes:
         text: What it is doing.
         count: How many lines it has posted: grows as long as it makes progress.
+        process: Where it works; none where it does not say.
     """
 
     text: str
     count: int
+    process: Process | None = None
+
+    @property
+    def stopped(self) -> str:
+        """Say that its process stands still and what lets it go on; nothing where it does not, or runs elsewhere."""
+        if self.process is None or not self.process.is_stopped():
+            return ""
+        return f"its process {self.process.pid} is stopped, `kill -CONT {self.process.pid}` lets it go on"
 
 
 class Monitor:
@@ -28,11 +39,11 @@ class Monitor:
     def __init__(self) -> None:
         self._posts: dict[str, Post] = {}
 
-    def post(self, who: str, text: str) -> None:
+    def post(self, who: str, text: str, process: Process | None = None) -> None:
         """Replace a worker's line; an empty text removes it."""
         if text:
             before = self._posts.get(who)
-            self._posts[who] = Post(text, 1 + (before.count if before else 0))
+            self._posts[who] = Post(text, 1 + (before.count if before else 0), process)
         else:
             self._posts.pop(who, None)
 
@@ -48,7 +59,7 @@ def reporter(monitor: Any, who: str) -> Report:
     """
 
     def report(text: str) -> None:
-        monitor.post.remote(who, text)
+        monitor.post.remote(who, text, this_process())
 
     return report
 

@@ -6,7 +6,6 @@ A resumed search must go on as the one that was begun. `Origin.now` is written d
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import sys
 from collections.abc import Mapping
@@ -16,8 +15,8 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-import eed_search
 from eed_search.core import plugins
+from eed_search.core.code import code_files
 from eed_search.core.spec import Data, Spec
 from eed_search.core.store import sha256_of
 
@@ -38,15 +37,6 @@ def origin(spec: Spec) -> dict[str, dict[str, str]]:
         `code`, `data` and `plugins` (the user's own code), each from file name to `SHA-256:bytes`, in short.
     """
     return {"code": code_files(), "data": data_files(spec.data), "plugins": plugins.files(spec.plugins)}
-
-
-def code_files() -> dict[str, str]:
-    """Hash the package's Python files, by path below the package."""
-    root = Path(eed_search.__file__).parent
-    return {
-        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-        for path in sorted(root.rglob("*.py"))
-    }
 
 
 def data_files(data: Data) -> dict[str, str]:

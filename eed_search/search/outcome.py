@@ -92,10 +92,11 @@ def judge(number: int, params: Mapping[str, ParamValue], result: Mapping[str, An
     return record
 
 
-def out_of_time(number: int, params: Mapping[str, ParamValue]) -> TrialRecord:
-    """Write down a trial that waited at a rung when the time budget was over: nobody has judged it."""
-    text = "waited at a rung when search.time_budget_s was over; a resume with more time goes on with it"
-    return TrialRecord(number, dict(params), "pruned", BUDGET, text)
+def out_of_time(
+    number: int, params: Mapping[str, ParamValue], how: str = "waited at a rung when search.time_budget_s was over"
+) -> TrialRecord:
+    """Write down a trial that had not come to its end when the time budget was over: nobody has judged it."""
+    return TrialRecord(number, dict(params), "pruned", BUDGET, f"{how}; a resume with more time goes on with it")
 
 
 def failure(

@@ -136,9 +136,14 @@ class Proposer:
         return self._stopping() or (not self._out and self._next() is None)
 
     @property
+    def late(self) -> bool:
+        """Whether the deadline is over."""
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+    @property
     def out_of_time(self) -> bool:
         """Whether the deadline, and nothing else, keeps trials from being begun or taken up."""
-        return self._late() and self._next_in_time() is not None
+        return self.late and self._next_in_time() is not None
 
     def params(self, number: int) -> dict[str, ParamValue]:
         """Give the flat parameters of a trial that was proposed."""
@@ -190,7 +195,7 @@ class Proposer:
         """Say what may be handed out now, as the function that takes it: whatever has begun first, at any time."""
         if self._again:
             return self._again.popleft
-        return None if self._late() else self._next_in_time()
+        return None if self.late else self._next_in_time()
 
     def _next_in_time(self) -> Callable[[], int] | None:
         """Say what may be handed out before the deadline only: one that waits, else a new one."""
@@ -211,9 +216,6 @@ class Proposer:
         if self._num_proposed >= self._spec.search.trials:
             return False
         return self._enough is None or not self._enough()
-
-    def _late(self) -> bool:
-        return self._deadline is not None and time.monotonic() >= self._deadline
 
     def _ask(self) -> int:
         number = self._num_proposed  # Optuna's own numbers count waiting and swept ones too

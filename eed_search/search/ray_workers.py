@@ -16,7 +16,7 @@ from eed_search.core.errors import EedSearchError, TrialFailure
 from eed_search.core.spec import Resources
 from eed_search.search import ray_glue
 from eed_search.search.monitor import Monitor, Post, control_label, trial_label
-from eed_search.search.outcome import failure_of
+from eed_search.search.outcome import REPORT_KEY, failure_of, out_of_time
 from eed_search.search.placement import OneMachine, Placement
 from eed_search.search.watchdog import Alarm, Watchdog
 from eed_search.search.workers import Hooks, OnStuck, Pipeline, Poll, Work
@@ -24,6 +24,7 @@ from eed_search.search.workers import Hooks, OnStuck, Pipeline, Poll, Work
 ERRORS_FOLDER = "errors"
 _TICK_S = 0.5
 _PROBE_STARTS_S = 60.0  # that a probe may take to start again, on a busy machine
+_STILL_S = 30.0  # that a process may be stopped past the time budget; debuggers stop one for a moment
 
 
 class RayWorkers:
@@ -124,12 +125,16 @@ class RayWorkers:
         for alarm in watchdog.look({who: post.count for who, post in posts.items()}, now):
             if alarm.over:
                 raise TrialFailure("timeout", _ended(alarm, posts.get(who)))
-            on_stuck(who, alarm.seconds)
+            on_stuck(who, alarm.seconds, _stopped(posts, who))
 
     def stages(self) -> dict[str, str]:
         """Give every worker's line, as it was about a second ago."""
         self.posts()
-        return {who: post.text for who, post in self._posts.items() if who != ray_glue.PROBE}
+        return {
+            who: f"{post.text} ({stopped})" if (stopped := _stopped(self._posts, who)) else post.text
+            for who, post in self._posts.items()
+            if who != ray_glue.PROBE
+        }
 
     def posts(self) -> dict[str, Post]:
         """Ask the monitor, and give what it answered last; never waits."""
@@ -173,6 +178,8 @@ class _SideBySide:
         self._lost_controls: Counter[float] = Counter()
         self._trials: dict[int, Any] = {}  # Tune's trials by number, from their start to their end
         self._timed_out: dict[str, str] = {}
+        self._out_of_time: dict[str, str] = {}
+        self._still_since: dict[str, float] = {}
         self._ended = False
         self._probe_actor: Any = None
         self._probe_back_by = 0.0  # until it measures again, or this moment, nobody is held to have hung
@@ -272,6 +279,10 @@ class _SideBySide:
         if label in self._timed_out:
             self._hooks.on_lost(number, "timeout", self._timed_out.pop(label), "")
             return
+        if label in self._out_of_time:
+            record = out_of_time(number, {}, self._out_of_time.pop(label))
+            self._hooks.on_end(number, {REPORT_KEY: record})
+            return
         reason, message = failure_of(error) if error else ("infrastructure", "its worker process died")
         self._hooks.on_lost(number, reason, message, f"{message}\n\n{error}\n")
 
@@ -337,27 +348,39 @@ class _SideBySide:
             self._watchdog.excuse(now)
         for alarm in self._watchdog.look({who: post.count for who, post in posts.items()}, now):
             if not alarm.over:
-                self._hooks.on_stuck(alarm.who, alarm.seconds)
+                self._hooks.on_stuck(alarm.who, alarm.seconds, _stopped(posts, alarm.who))
                 continue
             # Who waits for nothing but the probe, which hangs for another, is let alone until that one is ended; then all are excused.
             waits = alarm.who != measured and self._watchdog.suspects(measured, now)
             if not waits and self._watchdog.suspects(alarm.who, now):
-                self._end_stuck(alarm, posts.get(alarm.who))
+                self._timed_out[alarm.who] = _ended(alarm, posts.get(alarm.who))
+                self._end(alarm.who)
+        if self._work.proposer.late:
+            self._end_those_that_stand_still(posts, now)
 
-    def _end_stuck(self, alarm: Alarm, last: Post | None) -> None:
+    def _end_those_that_stand_still(self, posts: Mapping[str, Post], now: float) -> None:
+        """End whoever's process has been stopped for a while when the time budget is over: nothing comes of waiting."""
+        still = {who for who in posts if _stopped(posts, who) and who != ray_glue.PROBE}
+        self._still_since = {who: self._still_since.get(who, now) for who in still}
+        for who, since in list(self._still_since.items()):
+            if now - since >= _STILL_S and who not in self._out_of_time and who not in self._timed_out:
+                how = "its process stood still when search.time_budget_s was over"
+                (self._out_of_time if who.startswith("trial ") else self._timed_out)[who] = how
+                self._end(who)
+
+    def _end(self, who: str) -> None:
         """End a worker's process; what waits for it then gets an error."""
         import ray
 
-        self._watchdog.end(alarm.who)
-        self._timed_out[alarm.who] = _ended(alarm, last)
+        self._watchdog.end(who)
         for number, trial in self._trials.items():
             actor = trial.temporary_state.ray_actor
-            if trial_label(number) == alarm.who and actor is not None:
+            if trial_label(number) == who and actor is not None:
                 ray.kill(actor)
         for ref, size in self._controls.items():
-            if control_label(size) == alarm.who:
+            if control_label(size) == who:
                 ray.cancel(ref, force=True)
-        self._free_probe(alarm.who)
+        self._free_probe(who)
 
     def _free_probe(self, ended: str) -> None:
         """Start the probe again if what it measures is for nobody any more; it would keep all others waiting."""
@@ -376,9 +399,17 @@ class _SideBySide:
         self._watchdog.excuse(now)
 
 
+def _stopped(posts: Mapping[str, Post], who: str) -> str:
+    """Say whether a worker's process stands still, or the latency probe's while it measures for that worker."""
+    probe = posts.get(ray_glue.PROBE)
+    return (posts[who].stopped if who in posts else "") or (
+        f"the latency probe: {probe.stopped}" if probe and probe.text == who and probe.stopped else ""
+    )
+
+
 def _ended(alarm: Alarm, last: Post | None) -> str:
     """Say why a worker was ended, and what to do if that was wrong."""
-    return (
-        f"no progress for {alarm.seconds:.0f} s{f' after: {last.text}' if last else ''}; ended. If it was only slow,"
-        " raise search.trial_timeout_s"
-    )
+    seen = f"no progress for {alarm.seconds:.0f} s{f' after: {last.text}' if last else ''}"
+    if last and last.stopped and last.process:
+        return f"{seen}; its process {last.process.pid} was stopped by a signal, by job control or by a debugger; ended"
+    return f"{seen}; ended. If it was only slow, raise search.trial_timeout_s"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from eed_search.trial import Setting
 
 Poll = Callable[[], None]
-OnStuck = Callable[[str, float], None]
+OnStuck = Callable[[str, float, str], None]
 
 
 class Pipeline(Protocol):
@@ -129,8 +129,8 @@ class Hooks(Protocol):
     def on_control(self, size: float, control: Reference | BaseException) -> None:
         """A control ended."""
 
-    def on_stuck(self, who: str, seconds: float) -> None:
-        """A trial or control has made no progress for half of its limit."""
+    def on_stuck(self, who: str, seconds: float, stopped: str) -> None:
+        """A trial or control has made no progress for half of its limit; `stopped` says so if its process stands still."""
 
     def on_step(self) -> None:
         """Some time has passed: at most about a second since the last call."""
@@ -180,7 +180,8 @@ class Workers(Protocol):
             who: How it is called in the progress display.
             poll: Called meanwhile.
             limit_s: Seconds without progress after which its process is ended, or none.
-            on_stuck: Told who has made no progress for half of that, and for how many seconds.
+            on_stuck: Told who has made no progress for half of that, for how many seconds, and that its process is
+                stopped, if it is.
 
         Returns:
             What the function gives.

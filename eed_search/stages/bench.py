@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from eed_search.compression.checkpoint import FileCheckpoint
 from eed_search.compression.member import Member, fresh, from_arrays
 from eed_search.core import plugins
 from eed_search.core.cores import usable_cores
@@ -55,10 +54,6 @@ class Bench:
         if spec.members.granularity == "unstructured":
             return self._untrained(0)
         return fresh(self._untrained(0), self.data.image_shape, size, spec.members.block, 0)
-
-    def _unfinished(self, stage: str, settings: dict[str, Any]) -> FileCheckpoint:
-        """Where a stage that takes long keeps what it has done so far."""
-        return FileCheckpoint(self.store.root / "unfinished" / f"{self.store.key(stage, settings)}.safetensors")
 
     @property
     def _model(self) -> dict[str, Any]:

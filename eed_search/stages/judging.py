@@ -20,6 +20,7 @@ from eed_search.evaluation.robust import Examination, Judgement, craft
 from eed_search.evaluation.slowed import NO_GATE, Slowed, slowed
 from eed_search.stages.bench import Bench
 from eed_search.stages.making import TrainedMember
+from eed_search.training.checkpoints import checkpoint_of
 
 Beaten = Callable[[Judgement], object]
 """Told what is known after a look at a part of the images; true where nothing more needs to be."""
@@ -83,7 +84,7 @@ class Judging(Bench):
             images = images.subset(torch.arange(*part))
         num = max(1, round(share * len(images)))
         ends = look_ends(num) if in_looks else (num,)
-        unfinished = self._unfinished(_JUDGEMENT, settings)
+        unfinished = checkpoint_of(self.store, self.store.key(_JUDGEMENT, settings))
 
         def compute(seed: int) -> Artifact:
             self.report(f"attack on {name}")

@@ -15,7 +15,7 @@ from eed_search.compression.cstar import rank_budget, unfactored_layers
 from eed_search.compression.member import Member, fresh, recovery_loss, to_arrays
 from eed_search.compression.methods import key_of, method_function, settings_of
 from eed_search.compression.scores import ScoreBatch, score_function
-from eed_search.core.errors import ModelError, TrialFailure
+from eed_search.core.errors import ModelError
 from eed_search.core.names import digest_of
 from eed_search.core.params import MemberChoice, Recovery, Score, TrialParams, is_scored
 from eed_search.core.plans import MemberPlan
@@ -23,13 +23,13 @@ from eed_search.core.seeds import seed_of
 from eed_search.core.spec import Choice, Recipe
 from eed_search.core.spec_file import is_sized_before, removes_channels
 from eed_search.core.store import Artifact, Stored
-from eed_search.data.splits import Split
 from eed_search.ensemble.loss import Combiner, JointLoss
 from eed_search.ensemble.loss import Members as MemberStack
 from eed_search.ensemble.subsets import subset_indices
 from eed_search.models import check_images
 from eed_search.stages.bench import Bench, Stage
 from eed_search.training import TrainingResult, train
+from eed_search.training.checkpoints import Checkpoint, kept_while_computed
 
 _MOST_NAMED = 20  # layers in one note
 _TWIN_EPOCHS = 10.0  # enough for an undefended network to be accurate
@@ -53,14 +53,14 @@ class Making(Bench):
         """Train the dense base adversarially, or read it; gives it with its key."""
         spec = self.spec
 
-        def compute(seed: int) -> Artifact:
+        def compute(seed: int, unfinished: Checkpoint) -> Artifact:
             model = self._untrained(seed)
             done = self._train(
-                model, self.data.train, spec.base, seed=seed, recovery="labels", teacher=None, name="base"
+                model, spec.base, seed=seed, recovery="labels", teacher=None, name="base", unfinished=unfinished
             )
             return _to_artifact(to_arrays(Member(model.cpu())), {"losses": list(done.losses)})
 
-        stored = self.store.get(*self.base_stage(), compute)
+        stored = kept_while_computed(self.store, *self.base_stage(), compute)
         return self.read_members(stored)[0].model, stored.key
 
     def base_stage(self) -> Stage:
@@ -113,14 +113,13 @@ class Making(Bench):
         """Train a network of a member's architecture from scratch, for as many epochs as a deployed member saw."""
         spec, recipe = self.spec, self.control_recipe()
 
-        def compute(seed: int) -> Artifact:
+        def compute(seed: int, unfinished: Checkpoint) -> Artifact:
             model = fresh(base, self.data.image_shape, size, spec.members.block, seed)
-            self._train(
-                model, self.data.train, recipe, seed=seed, recovery=recovery, teacher=base, name=f"control {recovery}"
-            )
+            name = f"control {recovery}"
+            self._train(model, recipe, seed=seed, recovery=recovery, teacher=base, name=name, unfinished=unfinished)
             return _to_artifact(to_arrays(Member(model.cpu())))
 
-        return self.store.get(*self.control_stage(size, recovery, base_key), compute)
+        return kept_while_computed(self.store, *self.control_stage(size, recovery, base_key), compute)
 
     def control_recipe(self) -> Recipe:
         """The base's recipe, for as many epochs as base, member and joint fine-tune have together."""
@@ -146,12 +145,12 @@ class Making(Bench):
         recipe = spec.base.model_copy(update={"attack": plain, "epochs": min(spec.base.epochs, _TWIN_EPOCHS)})
         settings = self._training(recipe) | {"model": self._model}
 
-        def compute(seed: int) -> Artifact:
+        def compute(seed: int, unfinished: Checkpoint) -> Artifact:
             model = self._untrained(seed)
-            self._train(model, self.data.train, recipe, seed=seed, recovery="labels", teacher=None, name="twin")
+            self._train(model, recipe, seed=seed, recovery="labels", teacher=None, name="twin", unfinished=unfinished)
             return _to_artifact(to_arrays(Member(model.cpu())))
 
-        return self.read_members(self.store.get("twin.1", settings, compute))[0].model
+        return self.read_members(kept_while_computed(self.store, "twin.1", settings, compute))[0].model
 
     # ------------------------------------------------------------ members
 
@@ -190,9 +189,8 @@ class Making(Bench):
         spec, data, choice = self.spec, self.data, plan.choice
         scored = self.scores(choice.score, base, base_key) if is_scored(choice.method) else None
         stage, settings = self.member_stage(plan, base_key)
-        unfinished = self._unfinished(stage, settings)
 
-        def compute(seed: int) -> Artifact:
+        def compute(seed: int, unfinished: Checkpoint) -> Artifact:
             split = data.train
             if plan.subsets == "shared":
                 shuffle = seed_of(data.key, f"subset/{spec.seed}/{choice.family}")
@@ -210,15 +208,9 @@ class Making(Bench):
                 report=lambda text: self.report(f"member {choice.title()}: {text}"),
                 checkpoint=unfinished,
             )
-            try:
-                member = method_function(choice.method)(base, Target(choice.size, spec.members), work)
-            except TrialFailure:  # another attempt would fail alike
-                unfinished.clear()
-                raise
-            return _to_artifact(to_arrays(member))
+            return _to_artifact(to_arrays(method_function(choice.method)(base, Target(choice.size, spec.members), work)))
 
-        stored = self.store.get(stage, settings, compute)
-        unfinished.clear()
+        stored = kept_while_computed(self.store, stage, settings, compute)
         return TrainedMember(self.read_members(stored)[0], stored.key, plan)
 
     def member_stage(self, plan: MemberPlan, base_key: str) -> Stage:
@@ -249,7 +241,7 @@ class Making(Bench):
         if combine != "probabilities":  # which was there first: its keys stay
             settings["combine"] = combine
 
-        def compute(seed: int) -> Artifact:
+        def compute(seed: int, unfinished: Checkpoint) -> Artifact:
             stack = MemberStack([m.member.model for m in members])
             masks = {f"models.{i}.{name}": mask for i, m in enumerate(members) for name, mask in m.member.masks.items()}
             train(
@@ -262,6 +254,7 @@ class Making(Bench):
                 masks=masks,
                 device=self.device,
                 report=lambda text: self.report(f"joint fine-tune: {text}"),
+                checkpoint=unfinished,
             )
             stack.cpu()
             tensors: dict[str, Tensor] = {}
@@ -270,7 +263,7 @@ class Making(Bench):
                 tensors |= {f"member{i}/{name}": tensor for name, tensor in arrays.items()}
             return _to_artifact(tensors, {"num_members": len(members)})
 
-        return self.store.get("team.1", settings, compute)
+        return kept_while_computed(self.store, "team.1", settings, compute)
 
     # ------------------------------------------------------------ shared by these stages
 
@@ -293,26 +286,27 @@ class Making(Bench):
     def _train(
         self,
         model: nn.Module,
-        split: Split,
         recipe: Recipe,
         *,
         seed: int,
         recovery: Recovery,
         teacher: nn.Module | None,
         name: str,
+        unfinished: Checkpoint,
     ) -> TrainingResult:
         loss = recovery_loss(
             recovery, teacher if teacher is not None else model, recipe, self.spec.threat.eps, self.device
         )
         return train(
             model,
-            split,
+            self.data.train,
             recipe,
             loss,
             seed=seed,
             augment=self.spec.data.augment,
             device=self.device,
             report=lambda text: self.report(f"{name}: {text}"),
+            checkpoint=unfinished,
         )
 
 

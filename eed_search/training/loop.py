@@ -1,7 +1,7 @@
 """The adversarial training loop, one for the base, the members, the controls and the joint fine-tune.
 
 Whoever calls it says what a batch's loss is (`BatchLoss`); the loop owns the optimiser, the
-schedule, averaged weights, masks, precision and the check for divergence.
+schedule, averaged weights, masks, precision, the check for divergence, and going on from a checkpoint.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from typing import Protocol
 
 import torch
@@ -19,10 +18,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from eed_search.core.errors import Diverged
+from eed_search.core.failpoints import fail_point
 from eed_search.core.pace import Clock, Pace
 from eed_search.core.spec import Augment, Recipe
 from eed_search.data.splits import Split
 from eed_search.models import layout, place
+from eed_search.training.batches import Batches
+from eed_search.training.checkpoints import Checkpoint, NoCheckpoint
+from eed_search.training.generators import generators_state, restore_generators
 
 Masks = Mapping[str, Bool[Tensor, "..."]]
 _LATE_STEPS = 20  # whose mean loss is shown
@@ -43,6 +46,16 @@ class BatchLoss(Protocol):
         ...
 
 
+class Restorable(Protocol):
+    """Something that changes while a network is trained, and goes on with it."""
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Give everything that `restore` needs."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+
+
 @dataclass(frozen=True)
 class TrainingResult:
     """What a training run tells.
@@ -59,7 +72,7 @@ class TrainingResult:
 class Training:
     """One training run; can be stopped after any step, kept, and continued with equal bits.
 
-    Call `advance` until `done`, then `finish`; `train` does both at once.
+    Call `go_on`, `advance` until `done`, then `finish`; `train` does all of it.
 
     Args:
         model: The network; trained in place on `device`.
@@ -73,6 +86,8 @@ class Training:
         device: Where to compute; the CPU by default.
         report: Called with a line of progress after each epoch, and within it about once a second.
         clock: Gives seconds, for when a line is due and for the time left; plays no part in the result.
+        checkpoint: Where the state is kept when that is due.
+        beside: What else changes meanwhile, by name; it is kept and restored with the run.
 
     Attributes:
         step: Optimiser steps done.
@@ -93,9 +108,11 @@ class Training:
         device: torch.device | None = None,
         report: Callable[[str], None] = lambda text: None,
         clock: Clock = time.monotonic,
+        checkpoint: Checkpoint | None = None,
+        beside: Mapping[str, Restorable] | None = None,
     ) -> None:
-        self._model, self._split, self._recipe, self._batch_loss = model, split, recipe, batch_loss
-        self._seed, self._augment, self._report = seed, augment, report
+        self._model, self._recipe, self._batch_loss = model, recipe, batch_loss
+        self._report, self._checkpoint, self._beside = report, checkpoint or NoCheckpoint(), beside or {}
         self._device = device = device or torch.device("cpu")
         place(model, device).train()
         self.steps_per_epoch = math.ceil(len(split) / recipe.batch_size)
@@ -109,7 +126,9 @@ class Training:
         )
         self._average = _Average(model, recipe.ema) if recipe.ema > 0 else None
         self._generator = torch.Generator(device).manual_seed(seed)
-        self._batches = self._batches_from(0)
+        self._batches = Batches(
+            split, recipe.batch_size, seed=seed, augment=augment, device=device, memory_format=layout(model)
+        )
         self._losses: list[float] = []
         self._total, self._count = torch.zeros((), device=device), 0
         self._clock = clock
@@ -120,6 +139,11 @@ class Training:
     def done(self) -> bool:
         """Whether every step was taken."""
         return self.step >= self.num_steps
+
+    def go_on(self) -> None:
+        """Start from where the checkpoint says that an earlier attempt was cut off, if it holds anything."""
+        if (state := self._checkpoint.load()) is not None:
+            self.restore(state)
 
     def advance(self, num_steps: int | None = None) -> None:
         """Take some optimiser steps, by default all that are left.
@@ -133,7 +157,7 @@ class Training:
         pace = self._pace = self._pace or Pace(self.num_steps, self.step, clock=self._clock)
         with precision_context(recipe.precision, self._device):
             while self.step < last:
-                images, labels = next(self._batches)
+                images, labels = self._batches.take()
                 for group in self._optimiser.param_groups:
                     group["lr"] = recipe.lr * learning_rate_factor(recipe.schedule, self.step / self.num_steps)
                 self._optimiser.zero_grad(set_to_none=True)
@@ -154,6 +178,9 @@ class Training:
                     due = True
                 if due:
                     self._say(pace)
+                fail_point("training.step")
+                if not self.done:
+                    self._checkpoint.at(self.state)
 
     def finish(self) -> TrainingResult:
         """Take the averaged weights where the recipe wants them, and put the network into evaluation mode.
@@ -186,6 +213,10 @@ class Training:
                 kept[f"momentum/{i}"] = momentum
         if self._average is not None:
             kept |= {f"average/{i}": tensor for i, tensor in enumerate(self._average.state)}
+        kept |= {f"batches/{name}": tensor for name, tensor in self._batches.state().items()}
+        kept |= {f"generators/{name}": tensor for name, tensor in generators_state(self._device).items()}
+        for what, other in self._beside.items():
+            kept |= {f"beside/{what}/{name}": tensor for name, tensor in other.state().items()}
         return {name: tensor.detach().clone().cpu() for name, tensor in kept.items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
@@ -194,9 +225,7 @@ class Training:
         self._generator.set_state(state["attacks"])
         self._losses = state["losses"].tolist()
         self._total = state["epoch_loss"].to(self._device)
-        self._model.load_state_dict(
-            {name.removeprefix("model/"): tensor for name, tensor in state.items() if name.startswith("model/")}
-        )
+        self._model.load_state_dict(_under("model", state))
         for i, parameter in enumerate(self._parameters()):
             if f"momentum/{i}" in state:
                 buffer = torch.empty_like(parameter).copy_(state[f"momentum/{i}"]).detach()
@@ -204,22 +233,15 @@ class Training:
         if self._average is not None:
             for i, tensor in enumerate(self._average.state):
                 tensor.copy_(state[f"average/{i}"])
-        self._batches = self._batches_from(self.step)
+        self._batches.restore(_under("batches", state))
+        restore_generators(_under("generators", state), self._device)
+        for what, other in self._beside.items():
+            other.restore(_under(f"beside/{what}", state))
+        epochs = self._recipe.epochs
+        self._report(f"goes on at epoch {_count(epochs * self.step / self.num_steps, 1)} of {epochs:g}")
 
     def _parameters(self) -> list[Tensor]:
         return [parameter for group in self._optimiser.param_groups for parameter in group["params"]]
-
-    def _batches_from(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        batches = _batches(
-            self._split,
-            self._recipe.batch_size,
-            self.num_steps,
-            seed=self._seed,
-            augment=self._augment,
-            device=self._device,
-            memory_format=layout(self._model),
-        )
-        return islice(batches, step, None)
 
     def _end_epoch(self) -> None:
         self._losses.append(_finite(float(self._total) / self._count, self.step - 1))
@@ -246,6 +268,7 @@ def train(
     device: torch.device | None = None,
     report: Callable[[str], None] = lambda text: None,
     clock: Clock = time.monotonic,
+    checkpoint: Checkpoint | None = None,
 ) -> TrainingResult:
     """Train a network in place; the arguments are those of `Training`.
 
@@ -267,7 +290,9 @@ def train(
         device=device,
         report=report,
         clock=clock,
+        checkpoint=checkpoint,
     )
+    run.go_on()
     run.advance()
     return run.finish()
 
@@ -321,6 +346,11 @@ def _count(epoch: float, digits: int) -> str:
     return f"{epoch:.0f}" if epoch == int(epoch) else f"{epoch:.{digits}f}"
 
 
+def _under(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give the part of a state below a name."""
+    return {key.removeprefix(f"{name}/"): tensor for key, tensor in state.items() if key.startswith(f"{name}/")}
+
+
 def _finite(loss: float, step: int) -> float:
     if not math.isfinite(loss):
         raise Diverged(f"the training loss is {loss} by step {step}; lower the learning rate or set clip_norm")
@@ -334,53 +364,6 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     return [
         {"params": params, "weight_decay": decay} for params, decay in ((decayed, weight_decay), (rest, 0.0)) if params
     ]
-
-
-def _batches(
-    split: Split,
-    batch_size: int,
-    num_steps: int,
-    *,
-    seed: int,
-    augment: Augment,
-    device: torch.device,
-    memory_format: torch.memory_format,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield shuffled batches, epoch after epoch; the last of an epoch may be smaller, but never single."""
-    generator = torch.Generator().manual_seed(seed)
-    done = 0
-    while done < num_steps:
-        order = torch.randperm(len(split), generator=generator)
-        for index in order.split(batch_size):
-            if done == num_steps:
-                return
-            if len(index) == 1:  # batch norm cannot train on one sample
-                index = torch.cat([index, order[:1]])
-            images = split.images[index]
-            if augment != "none":
-                images = shifted(images, generator, mirror=augment == "crop_flip")
-            yield (
-                images.to(device, non_blocking=True).contiguous(memory_format=memory_format),
-                split.labels[index].to(device, non_blocking=True),
-            )
-            done += 1
-
-
-def shifted(
-    images: Float[Tensor, "batch channels height width"], generator: torch.Generator, *, mirror: bool
-) -> Float[Tensor, "batch channels height width"]:
-    """Shift each image by up to 4 pixels (zeros come in); with `mirror`, mirror half of them."""
-    batch, _, height, width = images.shape
-    padded = nn.functional.pad(images, (4, 4, 4, 4))
-    top = torch.randint(0, 9, (batch,), generator=generator)
-    left = torch.randint(0, 9, (batch,), generator=generator)
-    flip = torch.rand(batch, generator=generator) < 0.5 if mirror else torch.zeros(batch, dtype=torch.bool)
-    rows = top[:, None] + torch.arange(height)
-    columns = torch.arange(width).expand(batch, -1)
-    columns = left[:, None] + torch.where(flip[:, None], width - 1 - columns, columns)
-    sample = torch.arange(batch)[:, None, None]
-    # NHWC indexing copies whole pixels
-    return padded.permute(0, 2, 3, 1)[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 class _Average:

@@ -31,6 +31,7 @@ from eed_search.models import build_for, count_macs, place, signature
 from eed_search.models.registry import check_images
 from eed_search.stages import machine_name
 from eed_search.training import LabelRecovery, train
+from eed_search.training.checkpoints import Checkpoint, kept_while_computed
 from eed_search.transfer.craft import craft, inputs_hash, lengths, predict
 from eed_search.transfer.grid import Choice
 from eed_search.transfer.results import Timed
@@ -128,12 +129,12 @@ class Bench:
         if self.spec.plugins:  # the model may be the user's own
             settings["code"] = [plugins.digest(entry) for entry in self.spec.plugins]
 
-        def compute(seed: int) -> Artifact:
+        def compute(seed: int, unfinished: Checkpoint) -> Artifact:
             network = self.untrained(model, seed)
-            self._train(network, self.spec.base, seed, name="base")
+            self._train(network, self.spec.base, seed, name="base", unfinished=unfinished)
             return self._to_artifact(Member(network.cpu()))
 
-        stored = self.store.get("benchmark_base.1", settings, compute)
+        stored = kept_while_computed(self.store, "benchmark_base.1", settings, compute)
         return self._network(model, stored.key, stored.artifact)
 
     def pruned(self, model: Model, choice: Choice, base: Network) -> Network:
@@ -154,17 +155,17 @@ class Bench:
         if choice.finetuned:
             settings["finetune"] = self._training(spec.finetune)
 
-        def compute(seed: int) -> Artifact:
+        def compute(seed: int, unfinished: Checkpoint) -> Artifact:
             few = data.train.subset(torch.arange(min(spec.score_samples, len(data.train))))
             evidence = Evidence(few.images, few.labels, self.seed)
             found = prune(base.model, data.image_shape, choice.scheme, choice.ratio, spec.block, evidence)
             if found.changed:
                 reestimate_norms(place(found.model, self.device), data.train)
             if choice.finetuned:
-                self._train(found.model, spec.finetune, seed, found.masks, name="fine-tuning")
+                self._train(found.model, spec.finetune, seed, found.masks, name="fine-tuning", unfinished=unfinished)
             return self._to_artifact(Member(found.model.cpu(), found.masks), found.left_dense)
 
-        stored = self.store.get("benchmark_network.1", settings, compute)
+        stored = kept_while_computed(self.store, "benchmark_network.1", settings, compute)
         return self._network(model, stored.key, stored.artifact)
 
     def refuse(self, model: Model) -> None:
@@ -281,6 +282,7 @@ class Bench:
         masks: dict[str, Tensor] | None = None,
         *,
         name: str,
+        unfinished: Checkpoint,
     ) -> None:
         train(
             network,
@@ -292,6 +294,7 @@ class Bench:
             masks=masks,
             device=self.device,
             report=lambda text: self.report(f"{name}: {text}"),
+            checkpoint=unfinished,
         )
 
     def _craft(self, network: nn.Module, case: Case, title: str) -> Tensor:

@@ -14,6 +14,7 @@ from eed_search.training.loop import train
 from eed_search.training.recovery import LabelRecovery
 
 from .conftest import batch_of
+from .test_radmm import Kept
 
 ATTACK = TrainingAttack(steps=1)
 RECIPE = AdmmRecipe(epochs=3, batch_size=16, updates=6, rho=0.1, attack=ATTACK, tolerance=0)
@@ -126,16 +127,18 @@ def test_it_stops_once_both_residuals_are_small(cnn, split):
     assert not any("epoch 1 of" in line for line in lines)  # two steps of four were enough
 
 
-@pytest.mark.parametrize("stop", [0, 2, 4])
-def test_resumed_training_equals_uninterrupted_training(cnn, split, stop):
-    """Z, U, rho, momentum, order and attacks go on where they were."""
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 0.8, 1.0])
+def test_resumed_training_equals_uninterrupted_training(cnn, split, share):
+    """Z, U, rho, momentum, order and attacks go on where they were: at an update, and between two."""
     fresh = copy.deepcopy(cnn)
-    kept = []
+    kept = Kept()
     whole = towards_sparse(cnn)
-    history = train_towards(cnn, whole, split, RECIPE, LOSS, seed=3, keep=kept.append)
+    history = train_towards(cnn, whole, split, RECIPE, LOSS, seed=3, checkpoint=kept)
     again = towards_sparse(fresh)
-    rest = train_towards(fresh, again, split, RECIPE, LOSS, seed=3, state=kept[stop])
-    assert rest == history[stop + 1 :]
+    state = kept.states[round(share * (len(kept.states) - 1))]
+    rest = train_towards(fresh, again, split, RECIPE, LOSS, seed=3, checkpoint=Kept(state))
+    assert rest == history[len(history) - len(rest) :]
+    assert len(rest) == len(history) - int(state["beside/admm/updates"])
     assert same(cnn, fresh)
     assert again.rho == whole.rho
     for name in whole.z:

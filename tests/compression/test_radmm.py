@@ -13,6 +13,7 @@ from eed_search.core.blocks import kept_channels
 from eed_search.core.spec import Members, Radmm, Recipe, TrainingAttack
 from eed_search.data.splits import Split
 from eed_search.models import count_macs
+from eed_search.training.checkpoints import NoCheckpoint
 from eed_search.training.loop import apply_masks
 
 from .conftest import batch_of
@@ -22,7 +23,7 @@ SHAPE = (1, 8, 8)
 
 
 class Kept:
-    """A checkpoint in memory."""
+    """A checkpoint in memory, after every step."""
 
     def __init__(self, state=None):
         self.state, self.states = state, []
@@ -32,6 +33,12 @@ class Kept:
 
     def save(self, state):
         self.states.append(state)
+
+    def at(self, state):
+        self.save(state())
+
+    def part(self, name):
+        return NoCheckpoint()
 
 
 def settings(kind, **changes):

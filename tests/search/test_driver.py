@@ -31,7 +31,10 @@ from eed_search.core.spec import Controls, Resources, Search, Spec, Threat
 from eed_search.search import LocalWorkers, Silent, Status, run
 from eed_search.search.claim import claim
 from eed_search.search.driver import MOST_LOSSES, ray_workers
+from eed_search.search.journal import NOW_FILE
 from eed_search.search.monitor import Post
+from eed_search.search.processes import Process
+from eed_search.search.proposer import Proposer
 from eed_search.search.racing import RUNGS
 from eed_search.search.ray_glue import PROBE, Machine
 from eed_search.search.study import STUDY_FILE, SWEPT, close_study, own_trials
@@ -501,6 +504,65 @@ def test_a_trial_that_hangs_is_ended_and_not_tried_again(tmp_path: Path, monkeyp
     assert view.attempts[0] == 1
     assert any(note.startswith("trial 0: no progress for ") for note in view.notes)
     assert "in run" in stacks.read_text()
+
+
+def test_a_worker_that_somebody_stopped_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it stands, in the note at half the limit, and as the reason of its end; its process does not stay."""
+    monkeypatch.setenv("EED_STUB_FAULTS", json.dumps({0: "sleep"}))
+    search = Search(trials=3, racing=False, trial_timeout_s=6)
+    workers: list[Process] = []
+    shown: list[str] = []
+
+    def hangs(posts: Posts, view: RunView) -> object:
+        if view.unfinished() != [0] or (post := posts().get("trial 0")) is None or post.process is None:
+            return False
+        if not workers:
+            workers.append(post.process)
+            os.kill(post.process.pid, signal.SIGSTOP)
+        with suppress(FileNotFoundError):
+            now = json.loads((tmp_path / "s" / NOW_FILE).read_text(encoding="utf-8"))
+            shown.append(now["stages"].get("trial 0", ""))
+        return bool(shown) and "stopped" in shown[-1]
+
+    view = run_until_hung(
+        Spec(name="s", threat=Threat(eps=0.15), search=search, controls=Controls(sizes=())), tmp_path, hangs
+    )
+    pid = workers[0].pid
+    assert f"members (its process {pid} is stopped, `kill -CONT {pid}` lets it go on)" in shown
+    assert (view.trials[0].outcome, view.trials[0].reason) == ("failed", "timeout")
+    assert f"after: members; its process {pid} was stopped by a signal" in view.trials[0].message
+    assert any(note.startswith("trial 0: no progress") and "is stopped, `kill -CONT" in note for note in view.notes)
+    assert [view.trials[n].outcome for n in (1, 2)] == ["done", "done"]
+    until(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def test_a_worker_that_stands_still_past_the_time_budget_does_not_keep_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a limit for trials nothing else would end it; a resume with more time takes the trial up."""
+    monkeypatch.setenv("EED_STUB_FAULTS", json.dumps({0: "sleep"}))
+    search = Search(trials=2, racing=False, trial_timeout_s=None, time_budget_s=3600)
+    spec = Spec(name="s", threat=Threat(eps=0.15), search=search, controls=Controls(sizes=()))
+    stopped: list[int] = []
+    now_s = 1000.0
+
+    def clock() -> float:
+        nonlocal now_s
+        post = there.posts().get("trial 0")
+        if post and post.process and not stopped and read_run(tmp_path / "s").unfinished() == [0]:
+            stopped.append(post.process.pid)
+            os.kill(post.process.pid, signal.SIGSTOP)
+        now_s += 10 if stopped else 0
+        return now_s
+
+    monkeypatch.setattr(Proposer, "late", property(lambda self: bool(stopped)))
+    with ray_workers(clock) as there:
+        view = run(spec, home=tmp_path, name="s", pipeline=stub_pipeline, listener=Silent(), workers=there)
+    assert view.state == "finished"
+    assert view.out_of_time() == [0]
+    assert view.trials[0].message.startswith("its process stood still when search.time_budget_s was over; a resume")
+    assert all(trial.outcome == "done" for number, trial in view.trials.items() if number)
+    until(lambda: not Path(f"/proc/{stopped[0]}").exists())
 
 
 def short_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: str) -> Spec:

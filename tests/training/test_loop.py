@@ -1,8 +1,10 @@
 """The training loop."""
 
 import math
+import random
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,7 +12,8 @@ from torch import nn
 from eed_search.core.errors import Diverged
 from eed_search.core.spec import Recipe, TrainingAttack
 from eed_search.data.splits import Split
-from eed_search.training.loop import Training, _Average, learning_rate_factor, shifted, train
+from eed_search.training.batches import shifted
+from eed_search.training.loop import Training, _Average, learning_rate_factor, train
 from eed_search.training.recovery import DistillRecovery, LabelRecovery, distill_loss, soft_label_loss
 
 ATTACK = TrainingAttack(steps=1)
@@ -160,6 +163,28 @@ def test_a_run_continued_from_its_state_ends_with_the_same_bits(split, ema, stop
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), _state(whole).values(), strict=True))
 
 
+def test_a_network_that_draws_for_itself_goes_on_with_equal_bits(split):
+    """Dropout draws from the process's own generator; user code may draw from numpy's and Python's."""
+
+    def noisy(model, images, labels, generator):
+        noise = np.random.standard_normal() + random.gauss(0, 1)
+        return nn.functional.cross_entropy(model(images + 0.01 * noise), labels)
+
+    def dropping():
+        return nn.Sequential(network(), nn.Dropout(0.5))
+
+    whole = Training(dropping(), split, RECIPE, noisy, seed=5)
+    whole.advance(7)
+    state = whole.state()
+    whole.advance()
+    torch.rand(5), np.random.standard_normal(), random.gauss(0, 1)  # another process is elsewhere in its numbers
+    again = Training(dropping(), split, RECIPE, noisy, seed=5)
+    again.restore(state)
+    again.advance()
+    assert again.finish() == whole.finish()
+    assert all(torch.equal(a, b) for a, b in zip(_state(again).values(), _state(whole).values(), strict=True))
+
+
 def _state(run):
     return {name.removeprefix("model/"): t for name, t in run.state().items() if name.startswith("model/")}
 
@@ -239,5 +264,6 @@ def test_a_run_that_goes_on_measures_its_own_steps(split):
     second = Training(network(), split, RECIPE, loss, seed=0, report=lines.append, clock=Clock(tick_s=4.0))
     second.restore(first.state())
     second.advance(2)
-    assert re.fullmatch(r"epoch 2\.2 of 3, loss 0\.\d+", lines[0])
-    assert re.fullmatch(r"epoch 2\.4 of 3, loss 0\.\d+, about 10 s left", lines[1])
+    assert lines[0] == "goes on at epoch 2 of 3"
+    assert re.fullmatch(r"epoch 2\.2 of 3, loss 0\.\d+", lines[1])
+    assert re.fullmatch(r"epoch 2\.4 of 3, loss 0\.\d+, about 10 s left", lines[2])
