@@ -43,7 +43,7 @@ class SharedStages:
     @property
     def files(self) -> Files:
         """The storage itself, for what is not finished: it is read patiently; a write that fails fails at once."""
-        return _ReadPatiently(self._storage, self._patiently)
+        return _ReadPatiently(self._storage, self)
 
     def pull(self, stage: str, key: str, folder: Path) -> bool:
         """Fetch an artifact's files into a folder that is there.
@@ -108,18 +108,20 @@ class _ReadPatiently:
 
     Args:
         storage: The storage.
-        patiently: Does something again where the storage does not answer.
+        shared: Waits for it.
     """
 
-    def __init__(self, storage: Storage, patiently: Callable[[Callable[[], T]], T]) -> None:
-        self._storage, self._patiently = storage, patiently
+    def __init__(self, storage: Storage, shared: SharedStages) -> None:
+        self._storage, self._shared = storage, shared
         self.write, self.delete, self.delete_folder = storage.write, storage.delete, storage.delete_folder
 
     def __str__(self) -> str:
         return str(self._storage)
 
     def read(self, name: str) -> bytes | None:
-        return self._patiently(lambda: self._storage.read(name))
+        """Give a file's bytes, or none where there is no such file."""
+        return self._shared._patiently(lambda: self._storage.read(name))
 
     def names(self, folder: str) -> list[str]:
-        return self._patiently(lambda: self._storage.names(folder))
+        """List the files directly in a folder."""
+        return self._shared._patiently(lambda: self._storage.names(folder))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from eed_search.core import plugins
-from eed_search.core.code import code_files
+from eed_search.core.code import code_files as code_files
 from eed_search.core.spec import Data, Spec
 from eed_search.core.store import sha256_of
 

@@ -208,7 +208,9 @@ class Making(Bench):
                 report=lambda text: self.report(f"member {choice.title()}: {text}"),
                 checkpoint=unfinished,
             )
-            return _to_artifact(to_arrays(method_function(choice.method)(base, Target(choice.size, spec.members), work)))
+            return _to_artifact(
+                to_arrays(method_function(choice.method)(base, Target(choice.size, spec.members), work))
+            )
 
         stored = kept_while_computed(self.store, stage, settings, compute)
         return TrainedMember(self.read_members(stored)[0], stored.key, plan)

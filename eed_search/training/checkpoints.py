@@ -187,7 +187,9 @@ class StageCheckpoint:
             except (StoreError, OSError) as error:
                 if not shelf.said:
                     shelf.said = True
-                    self._say(f"no checkpoint is kept for now: {error}. The work itself goes on; cut off, it would repeat more")
+                    self._say(
+                        f"no checkpoint is kept for now: {error}. The work itself goes on; cut off, it would repeat more"
+                    )
             now = self._clock()
             shelf.paid(made_s + now - begin, now)
 

@@ -536,6 +536,7 @@ def test_a_worker_that_somebody_stopped_is_said_to_be(tmp_path: Path, monkeypatc
     until(lambda: not Path(f"/proc/{pid}").exists())
 
 
+@pytest.mark.slow
 def test_a_worker_that_stands_still_past_the_time_budget_does_not_keep_the_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
