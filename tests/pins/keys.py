@@ -86,6 +86,7 @@ class Recording(Store):
         settings: Mapping[str, Any],
         compute: Callable[[int], Artifact],
         keep: Callable[[Artifact], bool] = lambda artifact: True,
+        before_s: Callable[[], float] = lambda: 0.0,
     ) -> Stored:
         """Remember what was asked for; gives what there is for every stage of that name."""
         key = self.key(stage, settings)
