@@ -196,6 +196,23 @@ def resume(
 
 
 @app.command()
+def recover(
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RUN", help="Name of a search, or its folder; the damaged one by default.", show_default=False
+        ),
+    ] = None,
+    home: Home = DEFAULT_HOME,
+    debug: Debug = False,
+) -> None:
+    """Take back what is sound of a search's damaged or deleted ledger."""
+    from eed_search.cli.recover import recover as body
+
+    body(run, home=home)
+
+
+@app.command()
 def fetch(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Name of a search that the storage holds.")],
     storage: StorageUrl = None,
@@ -493,6 +510,21 @@ def mlflow_server(
 
     wanted = Wanted(home, database, artifacts, port, tuple(allow_host or ()), upgrade)
     body(wanted, background=background)
+
+
+@app.command()
+def clean(
+    yes: Annotated[bool, typer.Option("--yes", help="Free what the plan names; without it nothing is freed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan, as without --yes.")] = False,
+    home: Home = DEFAULT_HOME,
+    debug: Debug = False,
+) -> None:
+    """Say what a home holds, and free what no search needs."""
+    from eed_search.cli.clean import clean as body
+
+    if yes and dry_run:
+        raise typer.BadParameter("--yes frees and --dry-run does not; give one", param_hint="--dry-run")
+    body(home, yes=yes)
 
 
 @app.command()

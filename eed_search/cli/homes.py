@@ -10,6 +10,7 @@ from pathlib import Path
 from eed_search.core.errors import RunError, SpecError
 from eed_search.core.home import check_home
 from eed_search.core.ledger import FILE_NAME, Ledger, RunView, read_run
+from eed_search.core.ledger_file import is_lost
 from eed_search.core.spec_file import SPACE_FILE, load
 
 
@@ -70,16 +71,36 @@ def find_by_state(home: Path, run: str | None, states: Container[str], what: str
         find_run(home, None)
     fitting = [one for one in there if one.state in states]
     if not fitting:
-        shown = ", ".join(f"{one.folder.name} ({one.state})" for one in there[-10:]) or "none that can be read"
+        names = [f"{one.folder.name} ({one.state})" for one in there[-10:]]
+        names += [f"{folder.name} (damaged: `eed-search recover {folder.name}`)" for folder in damaged_runs(home)]
+        shown = ", ".join(names) or "none that can be read"
         raise RunError(f"{home}: no search is {what}; there: {shown}. Name one of them")
     return fitting[-1]
 
 
 def run_folders(home: Path) -> list[Path]:
-    """List the searches of a home that have a ledger, the latest started last."""
+    """List the searches of a home that have a ledger, or had one that is gone, the latest started last."""
     if not home.is_dir():
         return []
-    return sorted((ledger.parent for ledger in home.glob(f"*/{FILE_NAME}")), key=_started)
+    return sorted((folder for folder in home.iterdir() if holds_search(folder)), key=_started)
+
+
+def holds_search(folder: Path) -> bool:
+    """Whether a folder is that of a search that has a ledger, or had one that is gone."""
+    return (folder / FILE_NAME).is_file() or (folder.is_dir() and is_lost(folder / FILE_NAME))
+
+
+def damaged_runs(home: Path) -> list[Path]:
+    """List the searches of a home whose ledger is gone or cannot be read."""
+    return [folder for folder in run_folders(home) if not _is_readable(folder)]
+
+
+def _is_readable(folder: Path) -> bool:
+    try:
+        read_run(folder)
+    except RunError:
+        return False
+    return True
 
 
 def find_run(home: Path, run: str | None) -> Path:
@@ -103,7 +124,7 @@ def find_run(home: Path, run: str | None) -> Path:
             )
         return folders[-1]
     for folder in (home / run, Path(run)):
-        if (folder / FILE_NAME).is_file() or only_begun(folder):
+        if holds_search(folder) or only_begun(folder):
             check_home(folder.parent)
             return folder
     there = ", ".join(folder.name for folder in folders[-10:]) or "none"
@@ -117,7 +138,7 @@ def open_run(home: Path, run: str | None) -> tuple[Path, RunView]:
         RunError: If there is none, or its ledger is not readable.
     """
     folder = find_run(home, run)
-    if not (folder / FILE_NAME).exists():
+    if not holds_search(folder):
         raise RunError(
             f"run {folder.name}: its driver was killed before anything was measured; `eed-search resume {folder.name}`"
             " begins it"
@@ -135,7 +156,8 @@ def _begun(home: Path) -> list[Path]:
 def _started(folder: Path) -> float:
     """Give the time of the first event, or of the search-space file where there is none; an unreadable ledger is the oldest."""
     if not (folder / FILE_NAME).exists():
-        return (folder / SPACE_FILE).stat().st_mtime
+        there = folder / SPACE_FILE
+        return (there if there.exists() else folder).stat().st_mtime
     try:
         with Ledger(folder / FILE_NAME) as ledger:
             return next((event.at for event in ledger.events()), 0.0)

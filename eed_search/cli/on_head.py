@@ -20,6 +20,7 @@ from typing import Any
 
 from eed_search.cli.streams import for_children, guard_streams
 from eed_search.cluster.marks import DATA, ERR, OUT
+from eed_search.core.modes import make_folder
 
 _CANNOT = 7  # the exit code of RunError
 
@@ -85,7 +86,7 @@ def problems(client: Mapping[str, Any], home: Path) -> list[str]:
             " setup_commands of the cluster file, then `ray up FILE`"
         )
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        make_folder(home)
         with tempfile.TemporaryFile(dir=home):
             pass
     except OSError as error:

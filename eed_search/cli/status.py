@@ -11,7 +11,7 @@ from typing import Any
 
 from eed_search.cli.console import as_text, console, is_terminal, say
 from eed_search.cli.elsewhere import elsewhere, flags
-from eed_search.cli.homes import Found, find_run, found_runs
+from eed_search.cli.homes import Found, damaged_runs, find_run, found_runs
 from eed_search.cli.result import command, where
 from eed_search.cli.streams import is_heard
 from eed_search.cluster.where import Wish
@@ -175,7 +175,12 @@ def next_steps(found: Found, home: Path) -> list[tuple[str, str]]:
 def others(home: Path, shown: Path) -> list[str]:
     """Name the other searches of a home that are not finished."""
     rest = [one for one in found_runs(home) if one.folder != shown and one.state not in ("finished", "cancelled")]
-    return [f"also    {one.folder.name}: {one.state}" for one in rest[-_MOST:]]
+    lines = [f"also    {one.folder.name}: {one.state}" for one in rest[-_MOST:]]
+    return lines + [
+        f"also    {folder.name}: its ledger is damaged; `{command('recover')} {folder.name}{where(home)}`"
+        for folder in damaged_runs(home)
+        if folder != shown
+    ]
 
 
 def _now(found: Found) -> dict[str, Any]:

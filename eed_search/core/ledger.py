@@ -1,7 +1,7 @@
 """The ledger: what happened in a search, in sequence, in one SQLite file that only the driver writes.
 
-Everything else (report, MLflow, Optuna's study) can be made again from it. `replay` folds the
-events into a `RunView`; order is by sequence number, never by a time stamp.
+Everything else (report, MLflow, Optuna's study) can be made again from it. The file is that of
+`ledger_file`: what was altered in it is found as it is read. `replay` folds the events into a `RunView`; order is by sequence number, never by a time stamp.
 
     run       name, settings, versions and where it all came from; once more with what was measured
     stage     a phase begins
@@ -21,155 +21,44 @@ events into a `RunView`; order is by sequence number, never by a time stamp.
 
 from __future__ import annotations
 
-import json
-import sqlite3
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from eed_search import __version__
+from eed_search.core.addresses import without_password
 from eed_search.core.attack_records import READABLE, AttackResult
 from eed_search.core.contenders import Look
-from eed_search.core.errors import RunError, StoreError
-from eed_search.core.failpoints import fail_point
+from eed_search.core.errors import RunError
+from eed_search.core.ledger_file import FILE_NAME, Event, EventKind, Ledger, is_lost, lost_error
+from eed_search.core.moved import home_of_database, spec_now
 from eed_search.core.params import ParamValue
 from eed_search.core.records import FreshCheck, Latency, Measurement, Reference, StageUse, TrialRecord, from_json
 
-EventKind = Literal[
-    "run",
-    "stage",
-    "base",
-    "control",
-    "proposal",
-    "attempt",
-    "rivals",
-    "report",
-    "decision",
-    "result",
-    "latency",
-    "confirmed",
-    "fresh",
-    "look",
-    "attack",
-    "note",
-    "tracker",
-    "request",
-    "resume",
-    "end",
+__all__ = [
+    "BUDGET",
+    "FILE_NAME",
+    "NO_RESULT",
+    "PAUSE",
+    "RESUME",
+    "STOPPED",
+    "Event",
+    "EventKind",
+    "Ledger",
+    "RunView",
+    "RungReport",
+    "fold",
+    "num_ended",
+    "read_run",
+    "replay",
 ]
 What = Literal["proposal", "report", "resume", "result"]
-FILE_NAME = "ledger.sqlite"
 PAUSE, RESUME = "pause", "resume"  # decisions: a trial waits at its rung; it goes on after all
 STOPPED = "stopped"  # the reason of a trial that ended because its search was stopped
 BUDGET = "budget"  # the reason of a trial that still waited at a rung when the search's time was over
 NO_RESULT = frozenset({STOPPED, BUDGET})  # ends that say nothing about the trial: a resume may take them back
-
-
-@dataclass(frozen=True)
-class Event:
-    """One line of the ledger.
-
-    Attributes:
-        seq: Counts from 1 without gaps.
-        kind: What happened.
-        trial: The trial it belongs to, or none.
-        data: The facts, JSON-ready.
-        at: Seconds since 1970 when it was written; for people, not for order.
-    """
-
-    seq: int
-    kind: EventKind
-    trial: int | None
-    data: dict[str, Any]
-    at: float
-
-
-class Ledger:
-    """Append-only events in SQLite (write-ahead log, full sync), one writer.
-
-    Args:
-        path: The file; made if absent and `write`.
-        write: Open for appending; else read only.
-    """
-
-    def __init__(self, path: Path, *, write: bool = False) -> None:
-        self.path = path
-        try:
-            if write:
-                if not path.exists():
-                    _make(path)
-                self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-                self._db.execute("PRAGMA synchronous=FULL")
-            else:
-                self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
-                self._db.execute("SELECT count(*) FROM event").fetchone()
-        except (sqlite3.Error, OSError) as error:
-            raise RunError(f"{path}: is not a readable ledger ({error})") from error
-
-    def append(self, kind: EventKind, data: dict[str, Any], trial: int | None = None) -> int:
-        """Write one event; it is on the disk when this returns.
-
-        Returns:
-            Its sequence number.
-
-        Raises:
-            StoreError: If the disk is full or the ledger was opened for reading.
-        """
-        row = (kind, trial, json.dumps(data, allow_nan=False), time.time())
-        try:
-            fail_point("ledger.append")
-            cursor = self._db.execute("INSERT INTO event (kind, trial, data, at) VALUES (?, ?, ?, ?)", row)
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(
-                f"{self.path}: cannot be written ({error}); free the disk or choose another --home"
-            ) from error
-        fail_point("ledger.appended")
-        return int(cursor.lastrowid or 0)
-
-    def events(self, after: int = 0) -> Iterator[Event]:
-        """Read the events after a sequence number, in order.
-
-        Raises:
-            RunError: If the file is damaged.
-        """
-        query = "SELECT seq, kind, trial, data, at FROM event WHERE seq > ? ORDER BY seq"
-        seq = after
-        try:
-            for seq, kind, trial, data, at in self._db.execute(query, (after,)):
-                yield Event(seq, kind, trial, json.loads(data), at)
-        except (sqlite3.Error, ValueError) as error:
-            raise RunError(f"{self.path}: is damaged at event {seq} ({error}); restore it from a copy") from error
-
-    def close(self) -> None:
-        """Close the file."""
-        self._db.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def _make(path: Path) -> None:
-    """Make an empty ledger; it appears with its table or not at all, so that a reader finds no half of one."""
-    made = path.with_name(f".{path.name}.new")
-    for end in ("", "-journal", "-wal", "-shm"):  # left by a kill
-        made.with_name(made.name + end).unlink(missing_ok=True)
-    with closing(sqlite3.connect(made)) as database:
-        database.execute("PRAGMA journal_mode=WAL")
-        database.execute(
-            "CREATE TABLE event (seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL,"
-            " trial INTEGER, data TEXT NOT NULL, at REAL NOT NULL)"
-        )
-    made.rename(path)
 
 
 @dataclass(frozen=True)
@@ -203,6 +92,7 @@ class RunView:
         name: The run's name.
         uid: Names the run everywhere, in other homes and on shared servers too.
         spec: Its search-space file with every default filled in.
+        home: The home that this file's paths were written in; empty where nobody knows.
         facts: Versions, machine, command, reference latency: what the run wrote down at its start.
         origin: SHA-256 of what it was made from, by file: `code` and `data`.
         state: `running` until an `end` event says `finished`, `stopped`, `failed` or `cancelled`;
@@ -240,6 +130,7 @@ class RunView:
     name: str = ""
     uid: str = ""
     spec: dict[str, Any] = field(default_factory=dict)
+    home: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
     origin: dict[str, dict[str, str]] = field(default_factory=dict)
     state: str = "running"
@@ -344,7 +235,8 @@ def fold(view: RunView, event: Event) -> None:
 
 
 def _fold_run(view: RunView, data: dict[str, Any], trial: int) -> None:
-    view.name, view.spec, view.facts = data["name"], data["spec"], data.get("facts", {})
+    view.name, view.spec, view.facts = data["name"], without_password(data["spec"]), data.get("facts", {})
+    view.home = data.get("home", view.home)
     view.uid = data.get("uid", view.uid)
     view.origin = data.get("origin", view.origin)
 
@@ -453,6 +345,8 @@ def _remember(view: RunView, lines: Iterable[str]) -> None:
 
 def _fold_tracker(view: RunView, data: dict[str, Any], trial: int) -> None:
     view.tracker.update(data)
+    if not view.home:  # an earlier version's: the home's own database lies in it
+        view.home = home_of_database(str(data.get("uri", "")))
 
 
 def _fold_request(view: RunView, data: dict[str, Any], trial: int) -> None:
@@ -463,7 +357,8 @@ def _fold_resume(view: RunView, data: dict[str, Any], trial: int) -> None:
     view.state, view.reason = "running", ""
     view.num_resumes += 1
     view.facts = {**view.facts, **data.get("facts", {})}
-    view.spec = data.get("spec", view.spec)
+    if "spec" in data:
+        view.spec, view.home = without_password(data["spec"]), data.get("home", view.home)
     view.origin = data.get("origin", view.origin)
     again = set(data.get("reopened", ()))
     for number in again:
@@ -514,6 +409,8 @@ def read_run(folder: Path) -> RunView:
         RunError: If there is no ledger in it, or it is damaged.
     """
     path = folder / FILE_NAME
+    if is_lost(path):
+        raise lost_error(path)
     if not path.is_file():
         raise RunError(
             f"{folder}: holds no search (no {FILE_NAME}); list the home's folders or name another RUN or --home"
@@ -528,4 +425,5 @@ def read_run(folder: Path) -> RunView:
                     f"{path}: event {event.seq} ({event.kind}) is not of the form that eed-search {__version__} reads;"
                     " read it with the version that wrote it, or restore it from a copy"
                 ) from error
+    view.spec = spec_now(view.spec, view.home, folder.parent)
     return view

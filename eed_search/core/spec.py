@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from eed_search.core import names
+from eed_search.core.addresses import password_problem, without_passwords
 from eed_search.core.params import SCORES, LatencyKind, Order, ParamValue, Recovery, Subsets
 
 
@@ -488,7 +489,7 @@ def shown(value: object) -> str:
     """Write a value as the file would, for a message."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return repr(value)
+    return without_passwords(repr(value))
 
 
 class Search(_Section):
@@ -536,10 +537,18 @@ class Resources(_Section):
     gpu: float = Field(0, ge=0, le=64, description="graphics processors; 0 trains on the processor")
 
 
+def _read_address(uri: str | None) -> str | None:
+    if uri is not None and (problem := password_problem(uri)):
+        raise ValueError(problem)
+    return uri
+
+
 class Tracking(_Section):
     """Where MLflow keeps the runs."""
 
-    uri: str | None = Field(None, description="an MLflow server or database; SQLite under the home by default")
+    uri: Annotated[str | None, AfterValidator(_read_address)] = Field(
+        None, description="an MLflow server or database; SQLite under the home by default"
+    )
     experiment: str = Field("eed-search", min_length=1, description="MLflow experiment that the runs belong to")
 
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eed_search.core.errors import StoreError
+from eed_search.core.modes import file_mode, make_common_folder, make_folder, umask
 from eed_search.core.records import StageUse
 from eed_search.core.seeds import canonical_json, digest, seed_of
 
@@ -35,8 +36,14 @@ _WAIT_S = 10.0  # between two words about waiting for another process
 _TENSORS, _META, _MANIFEST = "tensors.safetensors", "meta.json", "manifest.json"
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, *, private: bool = False) -> None:
     """Write a file so that a reader sees all of it or the previous one, even after a crash.
+
+    Args:
+        path: The file.
+        data: What it will hold.
+        private: For us alone (`core.modes`), unless it is there already, with modes of its own; else all may read it
+            that the umask lets.
 
     Raises:
         StoreError: If the folder cannot be written to or the disk is full.
@@ -49,7 +56,7 @@ def write_atomic(path: Path, data: bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(name, 0o644)
+            os.chmod(name, _mode(path, private))
             os.replace(name, path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
@@ -59,6 +66,12 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise StoreError(
             f"{path}: cannot be written ({error.strerror}); free the disk or choose another --home"
         ) from error
+
+
+def _mode(path: Path, private: bool) -> int:
+    if not private:
+        return 0o644 & ~umask()
+    return path.stat().st_mode & 0o777 if path.exists() else file_mode(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -132,7 +145,9 @@ class Store:
         if read_only:
             return
         try:
-            root.mkdir(parents=True, exist_ok=True)
+            if not root.is_dir():
+                make_folder(root.parent)
+                make_common_folder(root)
         except OSError as error:
             raise StoreError(f"{root}: cannot be made ({error.strerror}); choose another --home") from error
 

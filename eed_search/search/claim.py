@@ -10,11 +10,13 @@ from pathlib import Path
 
 from eed_search.core.errors import RunError
 from eed_search.core.ledger import FILE_NAME, read_run
+from eed_search.core.ledger_file import is_lost
+from eed_search.core.modes import make_folder, make_new_folder
 from eed_search.core.spec import Spec
 from eed_search.core.spec_file import SPACE_FILE, to_text
 from eed_search.core.store import write_atomic
 from eed_search.search.copies import is_on_storage
-from eed_search.search.lock import driver_of, run_state
+from eed_search.search.lock import check_locks, driver_of, run_state
 
 _BUNDLE = "manifest.json"  # beside the search-space file of an exported point
 _RESERVED = frozenset({"store", "mlartifacts", "mlflow.db"})
@@ -36,12 +38,14 @@ def check_name(home: Path, name: str | None) -> None:
 def only_begun(folder: Path) -> bool:
     """Whether a folder is that of a search whose driver was killed before it had a ledger; `resume` takes it up."""
     has = {one.name for one in folder.iterdir()} if folder.is_dir() else set()
-    return SPACE_FILE in has and not has & {FILE_NAME, _BUNDLE}
+    return SPACE_FILE in has and not has & {FILE_NAME, _BUNDLE} and not is_lost(folder / FILE_NAME)
 
 
 def _taken(home: Path, name: str) -> RunError:
     """Say what there is under a name, and what can be done about it."""
     state, folder = "no search", home / name
+    if (folder / FILE_NAME).exists() or is_lost(folder / FILE_NAME):
+        state = "damaged"
     if only_begun(folder):
         state = "running" if driver_of(folder) is not None else "killed at its start"
     elif folder.is_dir() and not any(folder.iterdir()):
@@ -51,6 +55,7 @@ def _taken(home: Path, name: str) -> RunError:
     advice = {
         "no search": "",
         "empty": f"if no launch has just begun there, remove it with `rmdir {shlex.quote(str(folder))}`, or ",
+        "damaged": f"take back what is sound with `eed-search recover {name}`, or ",
         "running": f"watch it with `eed-search status {name} --watch`, or ",
         "finished": f"take it to N trials in all with `eed-search resume {name} --trials N`, or ",
     }.get(state, f"resume it with `eed-search resume {name}`, or ")
@@ -72,10 +77,12 @@ def claim(home: Path, spec: Spec, name: str | None) -> Path:
 
     Raises:
         RunError: If the name is taken, or `home` cannot be written to.
+        StoreError: If there are no file locks there.
     """
     names = [name] if name is not None else (f"{spec.name}-{i}" for i in itertools.count(1))
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        make_folder(home)
+        check_locks(home)
         for one in names:
             if is_on_storage(spec, one):
                 if name is None:
@@ -85,13 +92,13 @@ def claim(home: Path, spec: Spec, name: str | None) -> Path:
                     f" {name} --storage {spec.storage.url}`, or choose another --name. Nothing was changed"
                 )
             with suppress(FileExistsError):
-                (home / one).mkdir()
+                make_new_folder(home / one)
                 break
         else:
             raise _taken(home, str(name))
     except OSError as error:
         raise RunError(f"{home}: cannot be written ({error.strerror}); choose another --home") from error
-    write_atomic(home / one / SPACE_FILE, to_text(spec).encode("utf-8", "backslashreplace"))
+    write_atomic(home / one / SPACE_FILE, to_text(spec).encode("utf-8", "backslashreplace"), private=True)
     return home / one
 
 

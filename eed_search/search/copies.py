@@ -24,6 +24,8 @@ from typing import Any
 from eed_search.core.errors import RunError, StoreError
 from eed_search.core.lease import BEAT_S, Lease
 from eed_search.core.ledger import FILE_NAME, read_run
+from eed_search.core.ledger_file import MARK_NAME
+from eed_search.core.modes import make_folder
 from eed_search.core.spec import Spec
 from eed_search.core.spec_file import SPACE_FILE
 from eed_search.core.storage import Storage
@@ -135,14 +137,16 @@ class Copies:
                 continue
             if (folder / FILE_NAME).exists() and last_event(folder / FILE_NAME) >= int(copy["events"]):
                 return folder
-            for file in (FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm"):
+            for file in (FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm", MARK_NAME):
                 (folder / file).unlink(missing_ok=True)
-            write_atomic(folder / FILE_NAME, data)
+            make_folder(home)
+            make_folder(folder)
+            write_atomic(folder / FILE_NAME, data, private=True)
             with closing(sqlite3.connect(folder / FILE_NAME)) as database:
                 database.execute("PRAGMA journal_mode=WAL")  # as the driver's own has it
             for name in self.storage.names(f"{self._there}/files"):
                 if (content := self.storage.read(f"{self._there}/files/{name}")) is not None:
-                    write_atomic(folder / name, content)
+                    write_atomic(folder / name, content, private=True)
             read_run(folder)
             return folder
         there = ", ".join(self.storage.names(_RUNS, folders=True)) or "none"

@@ -265,7 +265,7 @@ class _Search:
             "machine": origin.machine(self.workers.num_cpus, self.workers.num_gpus),
         }
         uid = f"{self.folder.name}-{uuid.uuid4().hex[:12]}"
-        head = {"name": self.folder.name, "uid": uid, "spec": self.spec.to_plain()}
+        head = {"name": self.folder.name, "uid": uid, "spec": self.spec.to_plain(), "home": str(self.home)}
         self.journal.append("run", {**head, "facts": facts, "origin": {"code": origin.code_files()}})
 
     def _take_up(self, again: Again) -> None:
@@ -282,7 +282,7 @@ class _Search:
         if self.view.base is not None:
             event["origin"] = origin.origin(self.spec)
         if again.changed:
-            event["spec"] = self.spec.to_plain()
+            event |= {"spec": self.spec.to_plain(), "home": str(self.home)}
         self.journal.append("resume", event)
         for note in (*again.notes, *(f"resumed although changed: {line}" for line in again.drift)):
             self.journal.note(note)
@@ -333,7 +333,7 @@ class _Search:
         facts: DataFacts = self._alone(
             "read_data", {"spec": self.spec, "store_root": self.home / "store"}, "data", self._poll
         )
-        head = {"name": view.name, "uid": view.uid, "spec": view.spec}
+        head = {"name": view.name, "uid": view.uid, "spec": view.spec, "home": view.home}
         self.journal.data({**head, "facts": view.facts | {"data": facts.to_plain()}}, facts)
 
     def _keep(self, setting: Setting) -> None:
@@ -347,7 +347,8 @@ class _Search:
         if forms := getattr(setting, "forms", ()):
             measured["forms"] = to_facts(forms)
         view = self.view
-        head = {"name": view.name, "uid": view.uid, "spec": view.spec, "facts": view.facts | measured}
+        head: dict[str, Any] = {"name": view.name, "uid": view.uid, "spec": view.spec, "home": view.home}
+        head["facts"] = view.facts | measured
         # The data's files are hashed now: a source may have been downloaded only just before.
         self.journal.append("run", {**head, "origin": origin.origin(self.spec)})
         self.journal.base(setting.base)

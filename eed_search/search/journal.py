@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from eed_search.core.contenders import Look
 from eed_search.core.data_facts import DataFacts
 from eed_search.core.ledger import RESUME, EventKind, Ledger, RunView, fold, num_ended
+from eed_search.core.modes import make_file
+from eed_search.core.moved import same_tracker
 from eed_search.core.params import ParamValue
 from eed_search.core.records import FreshCheck, Latency, Measurement, Reference, RungReading, TrialRecord, to_json
 from eed_search.search.listener import Listener, Status
@@ -191,7 +193,7 @@ class Journal:
 
         facts = tracker.start(self.view)
         # What was delivered once is delivered again where MLflow has forgotten the search.
-        known = tracker.taken_up and self.view.tracker.get("uri") == tracker.uri
+        known = tracker.taken_up and same_tracker(self.view.tracker.get("uri"), tracker.uri)
         cursor = int(self.view.tracker.get("cursor", 0)) if known else 0
         self.append("tracker", {**facts, "cursor": cursor, "complete": False})
         self._outbox = Outbox(self._ledger.path, tracker, cursor)
@@ -248,5 +250,6 @@ def _write_now(path: Path, status: Status) -> None:
     now = {"pid": os.getpid(), "at": time.time(), "stages": status.stages, "eta_s": status.eta_s}
     made = path.with_name(f".{path.name}")
     with suppress(OSError):
+        make_file(made)
         made.write_text(json.dumps(now), encoding="utf-8")
         made.replace(path)

@@ -6,8 +6,10 @@ when it started: ids are used again.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,8 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eed_search.core.errors import RunError
+from eed_search.core.errors import RunError, StoreError
 from eed_search.core.ledger import RunView
+from eed_search.core.moved import same_folder
 from eed_search.core.store import write_atomic
 
 if TYPE_CHECKING:
@@ -50,13 +53,29 @@ def this_process() -> Driver:
 
 @contextmanager
 def driving(folder: Path) -> Iterator[None]:
-    """Hold a run's driver lock for as long as the block lasts.
+    """Hold a run's driver lock for as long as the block lasts, and leave a note of who does.
 
     Raises:
         RunError: If another process drives the run; names it.
+        StoreError: If there are no file locks there.
+    """
+    with locked(folder):
+        note = asdict(this_process()) | {"folder": str(folder.resolve())}
+        write_atomic(folder / DRIVER_FILE, json.dumps(note).encode(), private=True)
+        yield
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run's driver lock without driving it, so that nobody else does meanwhile.
+
+    Raises:
+        RunError: If another process drives the run; names it.
+        StoreError: If there are no file locks there.
     """
     from filelock import Timeout
 
+    check_locks(folder)
     lock = _file_lock(folder)
     try:
         lock.acquire(timeout=_WAIT_S)
@@ -69,10 +88,27 @@ def driving(folder: Path) -> Iterator[None]:
             f" `eed-search stop {name}` first"
         ) from error
     try:
-        write_atomic(folder / DRIVER_FILE, json.dumps(asdict(this_process())).encode())
         yield
     finally:
         lock.release()
+
+
+def check_locks(folder: Path) -> None:
+    """Refuse a folder on a file system without file locks, by trying one.
+
+    Raises:
+        StoreError: If there are none.
+        OSError: If nothing can be written there.
+    """
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        try:
+            fcntl.flock(probe.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StoreError(
+                f"{folder}: its file system has no file locks ({error.strerror}), by which two searches are kept apart."
+                " Choose a --home on a local disk, or have the file system mounted with locks (NFS: its lock service;"
+                " Lustre: -o flock). Nothing was changed"
+            ) from error
 
 
 def driver_of(folder: Path) -> Driver | None:
@@ -98,9 +134,11 @@ def run_state(folder: Path, view: RunView) -> str:
 
 
 def noted(folder: Path) -> Driver | None:
-    """Read who drove a run last; none if nobody did or the note cannot be read."""
-    with suppress(OSError, ValueError, TypeError):
-        return Driver(**json.loads((folder / DRIVER_FILE).read_text(encoding="utf-8")))
+    """Read who drove a run last; none if nobody did, the note cannot be read, or it came with a copied folder."""
+    with suppress(OSError, ValueError, TypeError, AttributeError):
+        plain = json.loads((folder / DRIVER_FILE).read_text(encoding="utf-8"))
+        where = plain.pop("folder", "")
+        return None if where and not same_folder(Path(where), folder) else Driver(**plain)
     return None
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from eed_search.core.errors import RunError
 from eed_search.core.ledger import FILE_NAME, RunView, read_run
+from eed_search.core.ledger_file import MARK_NAME, is_lost
 from eed_search.core.spec import Spec
 from eed_search.search.claim import check_name
 from eed_search.search.lock import noted
@@ -26,7 +27,7 @@ class Preview:
 
     Attributes:
         name: It, or the one that was asked for and is taken.
-        state: `free`; else how the run of that name stands, or `no search`.
+        state: `free`; else how the run of that name stands, `damaged`, or `no search`.
         num_ended: Trials of that run that are finished.
         num_again: Trials that a resume would run again.
         num_trials: Trials that its file asks for.
@@ -44,6 +45,7 @@ class Preview:
             "free": "",
             "no search": "",
             "running": f"watch it with `eed-search status {self.name} --watch`, or ",
+            "damaged": f"take back what is sound with `eed-search recover {self.name}`, or ",
             "finished": f"add trials with `eed-search resume {self.name} --trials N`, or ",
         }.get(self.state, f"resume it with `eed-search resume {self.name}`, or ")
         if self.state == "free":
@@ -76,7 +78,8 @@ def preview(home: Path, spec: Spec, name: str | None) -> Preview:
     try:
         view = read_untouched(folder)
     except RunError:
-        return Preview(name, "no search")
+        there = (folder / FILE_NAME).exists() or is_lost(folder / FILE_NAME)
+        return Preview(name, "damaged" if there else "no search")
     state = view.state
     if state == "running":
         driver = noted(folder)
@@ -98,9 +101,10 @@ def read_untouched(folder: Path) -> RunView:
         RunError: If there is none, or it is damaged.
     """
     with tempfile.TemporaryDirectory() as copy:
-        for end in ("", "-wal"):  # the log first would miss what is moved into the file meanwhile
+        # The mark first: it must name nothing that comes later. The log before the file would miss what is moved into it.
+        for name in (MARK_NAME, FILE_NAME, f"{FILE_NAME}-wal"):
             with suppress(FileNotFoundError):
-                shutil.copyfile(folder / f"{FILE_NAME}{end}", Path(copy) / f"{FILE_NAME}{end}")
+                shutil.copyfile(folder / name, Path(copy) / name)
         try:
             return read_run(Path(copy))
         except RunError as error:

@@ -18,6 +18,7 @@ from typing import Any
 from eed_search.core import plugins
 from eed_search.core.errors import EedSearchError, RunError, SpecError
 from eed_search.core.ledger import FILE_NAME, Ledger, RunView, read_run
+from eed_search.core.moved import path_now
 from eed_search.core.sent_plugins import bring
 from eed_search.core.spec import SharedStorage, Spec
 from eed_search.core.spec_file import SPACE_FILE, load, parse, read_table, to_text
@@ -102,7 +103,7 @@ def resume(
         there.slots(spec.resources)
         changed = spec.to_plain() != _begun_with(view)
         if changed or not (folder / SPACE_FILE).exists():
-            write_atomic(folder / SPACE_FILE, to_text(spec).encode("utf-8", "backslashreplace"))
+            write_atomic(folder / SPACE_FILE, to_text(spec).encode("utf-8", "backslashreplace"), private=True)
         if not view.name:  # killed before its first event
             return drive(spec, folder, pipeline, listener, there, stop)
         notes = origin.version_notes(view.facts) if left else []
@@ -156,7 +157,11 @@ def stored_spec(folder: Path, view: RunView) -> Spec:
         SpecError: If it is wrong by now.
     """
     path = folder / SPACE_FILE
-    return with_absolute_data(load(path) if path.exists() else parse(view.spec, f"run {view.name}"))
+    spec = with_absolute_data(load(path) if path.exists() else parse(view.spec, f"run {view.name}"))
+    if spec.data.path is None:
+        return spec
+    there = path_now(spec.data.path, view.home, folder.parent)
+    return spec.model_copy(update={"data": spec.data.model_copy(update={"path": there})})
 
 
 def _bring_plugins(folder: Path, view: RunView, storage: str | None) -> None:

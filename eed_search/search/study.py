@@ -28,6 +28,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from eed_search.core.cost import latency_of
 from eed_search.core.errors import RunError
 from eed_search.core.ledger import RunView
+from eed_search.core.modes import make_file
 from eed_search.core.params import LatencyKind, ParamValue
 from eed_search.core.points import breaks_a_limit
 from eed_search.core.records import Measurement, SweptPoint, TrialRecord
@@ -148,6 +149,7 @@ def _storage(path: Path) -> RDBStorage:
     """
     from sqlalchemy import URL, event
 
+    make_file(path)
     storage = RDBStorage(URL.create("sqlite", database=str(path)).render_as_string(hide_password=False))
     storage.engine.dispose()  # its first connections do not know the setting yet
 

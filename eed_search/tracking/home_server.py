@@ -17,8 +17,10 @@ from filelock import FileLock, Timeout
 
 from eed_search.core.errors import RunError, StoreError
 from eed_search.core.home import path_problem
+from eed_search.core.modes import make_file, make_folder
 from eed_search.tracking import server
 from eed_search.tracking.mlflow_log import artifact_folder, database_uri, make_database
+from eed_search.tracking.moved import own_note, settle
 from eed_search.tracking.server import ServerNote
 
 LOG_NAME = "mlflow-server.log"
@@ -128,7 +130,7 @@ def serve_home(wanted: Wanted) -> Iterator[HomeServer]:
 
 @contextmanager
 def _one_starter(home: Path) -> Iterator[None]:
-    home.mkdir(parents=True, exist_ok=True)
+    make_folder(home)
     try:
         with FileLock(home / f".{server.NOTE_NAME}.lock", timeout=_STARTERS_S):
             yield
@@ -137,7 +139,7 @@ def _one_starter(home: Path) -> Iterator[None]:
 
 
 def _running(home: Path, wanted: Wanted) -> ServerNote | None:
-    note = server.read_note(home)
+    note = own_note(home)
     if note is None or not server.is_healthy(note.url):
         return None
     asked = _shown(wanted.database) if wanted.database else database_uri(home)
@@ -162,6 +164,7 @@ def _start(home: Path, wanted: Wanted) -> tuple[subprocess.Popen[bytes], ServerN
         if wanted.upgrade:
             raise RunError("--upgrade: is for PostgreSQL; give --database, or leave --upgrade out")
         make_database(home, "mlflow-server")
+        settle(home)
         uri = shown = database_uri(home)
     else:
         from eed_search.tracking.database import prepare_postgresql
@@ -169,6 +172,7 @@ def _start(home: Path, wanted: Wanted) -> tuple[subprocess.Popen[bytes], ServerN
         url = prepare_postgresql(wanted.database, artifacts, upgrade=wanted.upgrade)
         uri, shown = url.render_as_string(hide_password=False), url.render_as_string(hide_password=True)
     address = f"http://{server.HOST}:{port}"
+    make_file(home / LOG_NAME)
     with (home / LOG_NAME).open("w+b") as log:
         process = server.start(uri, artifacts, home, port, log, wanted.more_hosts)
         try:

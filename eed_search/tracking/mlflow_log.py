@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+from eed_search.core.addresses import without_passwords
 from eed_search.core.attack_records import AttackResult
 from eed_search.core.contenders import Look
 from eed_search.core.errors import EedSearchError, RunError, SpecError, StoreError
@@ -28,6 +29,7 @@ from eed_search.core.home import check_home
 from eed_search.core.ledger import NO_RESULT, Event, RunView
 from eed_search.core.loopback import past_proxies, urlopen
 from eed_search.core.machine_faults import is_full_disk
+from eed_search.core.modes import make_common_file, make_common_folder
 from eed_search.core.params import ParamValue
 from eed_search.core.points import frontier, measurement_of, run_hypervolume
 from eed_search.core.records import (
@@ -43,7 +45,8 @@ from eed_search.core.spec import Choice, Range, Spec
 from eed_search.core.testimony import gains_over_base
 from eed_search.core.texts import as_utf8
 from eed_search.tracking.mlflow_facts import attack_facts, cost_metrics, with_ends
-from eed_search.tracking.server import NOTE_NAME, is_healthy, read_note
+from eed_search.tracking.moved import own_note, settle
+from eed_search.tracking.server import NOTE_NAME, is_healthy
 from eed_search.tracking.text import flatten, team_title
 from eed_search.tracking.verdict import judge
 
@@ -84,7 +87,7 @@ def home_uri(home: Path) -> str:
         RunError: If the server keeps its data elsewhere and does not answer; nothing is split in two.
     """
     own = database_uri(home)
-    note = read_note(home)
+    note = own_note(home)
     if note is None:
         return own
     if is_healthy(note.url):
@@ -174,8 +177,9 @@ class MlflowTracker:
         """
         try:
             if self.uri == database_uri(self._home):
-                artifact_folder(self._home).mkdir(parents=True, exist_ok=True)
+                make_common_folder(artifact_folder(self._home))
                 make_database(self._home, self._name)
+                settle(self._home)
             else:
                 _reach(self.uri)
             self._mlflow = connect(self.uri)
@@ -627,6 +631,7 @@ def make_database(home: Path, name: str) -> None:
     for file in left_over:
         file.unlink(missing_ok=True)
     try:
+        make_common_file(made)
         store: Any = SqlAlchemyStore  # without types
         store(f"sqlite:///{made}", artifact_folder(home).as_uri()).engine.dispose()
         with suppress(FileExistsError):  # another search was first
@@ -648,5 +653,5 @@ def _reach(uri: str) -> None:
 
 def one_line(error: BaseException) -> str:
     """Put an error's first line into a message of ours."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    lines = without_passwords(str(error)).strip().splitlines() or [type(error).__name__]
     return lines[0].strip().rstrip(".")[:300]

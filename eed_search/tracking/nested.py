@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eed_search.core.errors import StoreError
+from eed_search.core.modes import make_common_folder, make_folder
 from eed_search.core.seeds import digest
 from eed_search.core.spec import Tracking
 from eed_search.core.texts import as_utf8
@@ -24,6 +25,7 @@ from eed_search.tracking.mlflow_log import (
     make_database,
     one_line,
 )
+from eed_search.tracking.moved import settle
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -84,10 +86,11 @@ class NestedRuns:
             StoreError: If MLflow cannot be used.
         """
         try:
-            self._home.mkdir(parents=True, exist_ok=True)
+            make_folder(self._home)
             if self.uri == database_uri(self._home):
-                artifact_folder(self._home).mkdir(parents=True, exist_ok=True)
+                make_common_folder(artifact_folder(self._home))
                 make_database(self._home, self._name)
+                settle(self._home)
             self._mlflow = connect(self.uri)
             self._experiment = self._find_experiment()
             found = self._find(f"tags.`{UID_TAG}` = '{self._uid}' and tags.kind = 'benchmark'")

@@ -22,8 +22,10 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, NoReturn
 
+from eed_search.core.addresses import without_passwords
 from eed_search.core.errors import RunError
 from eed_search.core.loopback import urlopen
+from eed_search.core.modes import make_file
 
 HOST = "127.0.0.1"
 # Exact names with any port: a tunnel may end at another one. No page of another name gets in by the browser.
@@ -53,6 +55,7 @@ class ServerNote:
 def write_note(home: Path, note: ServerNote) -> None:
     """Leave the note of a server in the home that it serves, at once or not at all."""
     made = home / f".{NOTE_NAME}.new"
+    make_file(made)
     made.write_text(json.dumps(asdict(note), indent=2) + "\n", encoding="utf-8")
     made.replace(home / NOTE_NAME)
 
@@ -157,7 +160,7 @@ def wait_until_ready(server: subprocess.Popen[bytes], url: str, log: IO[bytes]) 
     ended = server.poll()
     stop(server)
     log.seek(0)
-    last = log.read().decode(errors="replace").strip().splitlines()[-_LAST_LINES:]
+    last = without_passwords(log.read().decode(errors="replace")).strip().splitlines()[-_LAST_LINES:]
     what = f"ended with exit code {ended}" if ended is not None else f"did not answer within {_START_S:g} s"
     raise RunError(f"{url}: MLflow's server {what}; its last lines: {' | '.join(last) or 'none'}")
 

@@ -16,6 +16,7 @@ from eed_search.core.errors import RunError
 from eed_search.core.ledger import FILE_NAME, read_run
 from eed_search.tracking import server
 from eed_search.tracking.mlflow_log import PARENT_TAG, artifact_folder, connect, database_uri, home_uri, one_line
+from eed_search.tracking.moved import settle
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -97,6 +98,8 @@ def serve(home: Path, name: str | None, port: int = 5000) -> Iterator[Ui]:
         address = uri.rstrip("/")
         yield Ui(address, find_links(uri, address, name))
         return
+    if uri == database_uri(home):
+        settle(home)
     port = server.free_port(port, "eed-search ui")
     url = f"http://{server.HOST}:{port}"
     with tempfile.TemporaryFile() as log, server.ends_on_sigterm():

@@ -15,6 +15,7 @@ import torch
 from eed_search.core.cores import usable_cores
 from eed_search.core.errors import ModelError, RunError, TrialFailure
 from eed_search.core.failpoints import fail_point
+from eed_search.core.modes import make_folder
 from eed_search.core.spec import Model
 from eed_search.core.store import Store, write_atomic
 from eed_search.data.splits import load_splits
@@ -317,7 +318,8 @@ def _held(folder: Path, spec: BenchmarkSpec) -> Iterator[None]:
     text = to_text(spec)
     if (folder / "ledger.sqlite").exists():
         raise RunError(f"{folder}: holds a search; give the benchmark another --name")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
+    make_folder(folder)
     try:
         with FileLock(folder / _LOCK, timeout=0):
             known = folder / FILE_NAME
