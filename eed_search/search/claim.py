@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import re
 import shlex
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from eed_search.core.errors import RunError
+from eed_search.core.home_lock import in_use
 from eed_search.core.ledger import FILE_NAME, read_run
 from eed_search.core.ledger_file import is_lost
 from eed_search.core.modes import make_folder, make_new_folder
@@ -80,26 +81,28 @@ def claim(home: Path, spec: Spec, name: str | None) -> Path:
         StoreError: If there are no file locks there.
     """
     names = [name] if name is not None else (f"{spec.name}-{i}" for i in itertools.count(1))
-    try:
-        make_folder(home)
-        check_locks(home)
-        for one in names:
-            if is_on_storage(spec, one):
-                if name is None:
-                    continue
-                raise RunError(
-                    f"--name {name}: {spec.storage.url} holds a run of that name; go on with it by `eed-search resume"
-                    f" {name} --storage {spec.storage.url}`, or choose another --name. Nothing was changed"
-                )
-            with suppress(FileExistsError):
-                make_new_folder(home / one)
-                break
-        else:
-            raise _taken(home, str(name))
-    except OSError as error:
-        raise RunError(f"{home}: cannot be written ({error.strerror}); choose another --home") from error
-    write_atomic(home / one / SPACE_FILE, to_text(spec).encode("utf-8", "backslashreplace"), private=True)
-    return home / one
+    with ExitStack() as stack:
+        try:
+            make_folder(home)
+            check_locks(home)
+            stack.enter_context(in_use(home))
+            for one in names:
+                if is_on_storage(spec, one):
+                    if name is None:
+                        continue
+                    raise RunError(
+                        f"--name {name}: {spec.storage.url} holds a run of that name; go on with it by `eed-search resume"
+                        f" {name} --storage {spec.storage.url}`, or choose another --name. Nothing was changed"
+                    )
+                with suppress(FileExistsError):
+                    make_new_folder(home / one)
+                    break
+            else:
+                raise _taken(home, str(name))
+        except OSError as error:
+            raise RunError(f"{home}: cannot be written ({error.strerror}); choose another --home") from error
+        write_atomic(home / one / SPACE_FILE, to_text(spec).encode("utf-8", "backslashreplace"), private=True)
+        return home / one
 
 
 def with_absolute_data(spec: Spec) -> Spec:

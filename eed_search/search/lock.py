@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eed_search.core.errors import RunError, StoreError
+from eed_search.core.home_lock import in_use
 from eed_search.core.ledger import RunView
 from eed_search.core.moved import same_folder
 from eed_search.core.store import write_atomic
@@ -56,10 +57,10 @@ def driving(folder: Path) -> Iterator[None]:
     """Hold a run's driver lock for as long as the block lasts, and leave a note of who does.
 
     Raises:
-        RunError: If another process drives the run; names it.
+        RunError: If another process drives the run (names it), or its home is being cleaned.
         StoreError: If there are no file locks there.
     """
-    with locked(folder):
+    with in_use(folder.resolve().parent), locked(folder):
         note = asdict(this_process()) | {"folder": str(folder.resolve())}
         write_atomic(folder / DRIVER_FILE, json.dumps(note).encode(), private=True)
         yield

@@ -15,6 +15,7 @@ import torch
 from eed_search.core.cores import usable_cores
 from eed_search.core.errors import ModelError, RunError, TrialFailure
 from eed_search.core.failpoints import fail_point
+from eed_search.core.home_lock import in_use
 from eed_search.core.modes import make_folder
 from eed_search.core.spec import Model
 from eed_search.core.store import Store, write_atomic
@@ -321,7 +322,7 @@ def _held(folder: Path, spec: BenchmarkSpec) -> Iterator[None]:
     make_folder(folder.parent)
     make_folder(folder)
     try:
-        with FileLock(folder / _LOCK, timeout=0):
+        with in_use(folder.resolve().parent), FileLock(folder / _LOCK, timeout=0):
             known = folder / FILE_NAME
             if not known.exists():
                 write_atomic(known, text.encode())

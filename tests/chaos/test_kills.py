@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from benchmarks import kills
 from eed_search.core.ledger import FILE_NAME, read_run
 from tests.waiting import HANGS_S
+from tests.core.ledgers import rewritten
 
 pytestmark = pytest.mark.timeout(1800)  # a dozen drivers, one after another
 
@@ -81,8 +81,6 @@ def test_another_race_is_found_by_the_comparison(root: Path, tmp_path: Path, kin
     """One event of the race is missing; all else is as it was."""
     calm = kills.undisturbed(root, "tpe", TRIALS)
     other = shutil.copytree(calm, tmp_path / "other")
-    database = sqlite3.connect(other / "run" / FILE_NAME)
-    with database:
+    with rewritten(other / "run") as database:
         database.execute("DELETE FROM event WHERE seq = (SELECT max(seq) FROM event WHERE kind = ?)", (kind,))
-    database.close()
     assert problem in kills.compare(calm, other)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from eed_search.core.ledger import FILE_NAME, Event, EventKind, Ledger, RunView
+from eed_search.core.ledger_copies import COPY_NAMES
+from eed_search.core.ledger_file import MARK_NAME
 from eed_search.core.records import to_json
 
 
@@ -45,3 +49,31 @@ def facts_of(view: RunView) -> Iterator[tuple[EventKind, int | None, dict[str, A
 def events_of(view: RunView) -> list[Event]:
     """Number those events as a ledger would, one a second."""
     return [Event(seq, kind, trial, data, 1e9 + seq) for seq, (kind, trial, data) in enumerate(facts_of(view), start=1)]
+
+
+@contextmanager
+def rewritten(folder: Path) -> Iterator[sqlite3.Connection]:
+    """Open a ledger for a test to write another past into it; afterwards it is one that was written before digests."""
+    with closing(sqlite3.connect(folder / FILE_NAME)) as database:
+        with database:
+            yield database
+            left = database.execute("SELECT kind, trial, data, at FROM event ORDER BY seq").fetchall()
+            database.execute("DELETE FROM event")
+            database.execute("DELETE FROM sqlite_sequence")
+            as_before_digests(database)
+            database.executemany("INSERT INTO event (kind, trial, data, at) VALUES (?, ?, ?, ?)", left)
+    for name in (MARK_NAME, *COPY_NAMES):
+        (folder / name).unlink(missing_ok=True)
+
+
+def as_before_digests(database: sqlite3.Connection) -> None:
+    """Make an open ledger one of an earlier version."""
+    if any(column[1] == "digest" for column in database.execute("PRAGMA table_info(event)")):
+        database.execute("ALTER TABLE event DROP COLUMN digest")
+    database.execute("PRAGMA user_version = 0")
+
+
+def cut(folder: Path, last: int) -> None:
+    """Take the events after one out of a ledger, as if its driver had been killed right after it."""
+    with rewritten(folder) as database:
+        database.execute("DELETE FROM event WHERE seq > ?", (last,))

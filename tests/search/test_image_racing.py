@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import shutil
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from eed_search.search.resume import resume
 from eed_search.search.study import EXPECTED, STUDY_FILE, close_study, own_trials
 from tests.search import stub_pipeline
 from tests.tracking.factories import make_measurement, make_trial
+from tests.core.ledgers import cut
 
 pytestmark = [  # MLflow and what it brings leave connections to the garbage collector
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -169,11 +169,7 @@ def test_a_search_that_is_cut_anywhere_ends_as_if_it_was_not(finished: Path, tmp
     folder = shutil.copytree(finished, tmp_path / "home") / "s"
     cuts = [e.seq for e in events(folder) if e.kind in ("proposal", "attempt", "rivals", "result")]
     last = cuts[int(share * len(cuts))]
-    database = sqlite3.connect(folder / FILE_NAME)
-    with database:
-        database.execute("DELETE FROM event WHERE seq > ?", (last,))
-        database.execute("UPDATE sqlite_sequence SET seq = ?", (last,))
-    database.close()
+    cut(folder, last)
     view = resume(folder, pipeline=PIPELINE, listener=Silent(), workers=LocalWorkers())
     whole = read_run(finished / "s")
     assert view.proposals == whole.proposals

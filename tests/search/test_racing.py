@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import shutil
-import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from eed_search.search.racing import OUTRACED, RUNGS, Racing, outraced, with_ear
 from eed_search.search.resume import resume
 from tests.search import stub_pipeline
 from tests.tracking.factories import make_measurement, make_trial
+from tests.core.ledgers import cut
 
 pytestmark = [  # MLflow and what it brings leave connections to the garbage collector
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -280,11 +280,7 @@ def test_a_race_that_is_cut_anywhere_ends_as_if_it_was_not(finished: Path, tmp_p
     folder = shutil.copytree(finished, tmp_path / "home") / "s"
     race = [e.seq for e in events(folder) if e.kind in ("proposal", "attempt", "report", "decision", "result")]
     last = race[int(share * len(race))]
-    database = sqlite3.connect(folder / FILE_NAME)
-    with database:
-        database.execute("DELETE FROM event WHERE seq > ?", (last,))
-        database.execute("UPDATE sqlite_sequence SET seq = ?", (last,))
-    database.close()
+    cut(folder, last)
     with teams_are_weak():
         view = resume(folder, pipeline=stub_pipeline, listener=Silent(), workers=LocalWorkers())  # type: ignore[arg-type]
     whole = read_run(finished / "s")

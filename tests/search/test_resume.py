@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,6 +23,8 @@ from eed_search.search.lock import driving
 from eed_search.search.resume import mark_cancelled, resume
 from eed_search.tracking.mlflow_log import connect
 from tests.search import stub_pipeline
+from tests.core.ledgers import cut as cut_ledger
+from tests.core.ledgers import rewritten
 
 pytestmark = [  # MLflow and what it brings leave connections to the garbage collector
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -54,11 +55,7 @@ def cut(finished: Path, tmp_path: Path) -> Callable[[str, int], Path]:
     def copy(kind: str, nth: int = 1) -> Path:
         folder = shutil.copytree(finished, tmp_path / "home") / "s"
         last = [event.seq for event in events(folder) if event.kind == kind][nth - 1]
-        database = sqlite3.connect(folder / FILE_NAME)
-        with database:
-            database.execute("DELETE FROM event WHERE seq > ?", (last,))
-            database.execute("UPDATE sqlite_sequence SET seq = ?", (last,))
-        database.close()
+        cut_ledger(folder, last)
         return folder
 
     return copy
@@ -134,10 +131,8 @@ def test_the_reference_latency_stays_that_of_the_start(cut: Any, monkeypatch: py
 def test_a_kill_in_the_final_phase_needs_no_trial_again(cut: Any) -> None:
     """All trials and latencies are there: only the report and the end are missing."""
     folder = cut("end")
-    database = sqlite3.connect(folder / FILE_NAME)
-    with database:
+    with rewritten(folder) as database:
         database.execute("DELETE FROM event WHERE kind = 'end'")
-    database.close()
     pipeline = Counting()
     shutil.rmtree(folder / "report")
     assert go_on(folder, pipeline).state == "finished"
@@ -332,8 +327,6 @@ def test_a_run_that_was_killed_before_its_first_event_begins(tmp_path: Path, fin
 def test_time_between_drivers_does_not_count(cut: Any) -> None:
     """A search that slept for a day was at work for seconds."""
     folder = cut("result", 3)
-    database = sqlite3.connect(folder / FILE_NAME)
-    with database:
+    with rewritten(folder) as database:
         database.execute("UPDATE event SET at = at - 86400")
-    database.close()
     assert go_on(folder).seconds < 3600

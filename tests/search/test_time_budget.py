@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -25,6 +24,8 @@ from eed_search.search.resume import resume
 from eed_search.search.study import STUDY_FILE, close_study, open_study
 from tests.search import stub_pipeline
 from tests.search.test_racing import at, teams_are_weak
+from tests.core.ledgers import cut as cut_ledger
+from tests.core.ledgers import rewritten
 
 pytestmark = [  # MLflow and what it brings leave connections to the garbage collector
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -94,11 +95,7 @@ def cut(folder: Path, keep: Callable[[Any], bool]) -> None:
     """Forget everything in the ledger from the first event on that is not to be kept."""
     with Ledger(folder / FILE_NAME) as ledger:
         first = next(event.seq for event in ledger.events() if not keep(event))
-    database = sqlite3.connect(folder / FILE_NAME)
-    with database:
-        database.execute("DELETE FROM event WHERE seq >= ?", (first,))
-        database.execute("UPDATE sqlite_sequence SET seq = ?", (first - 1,))
-    database.close()
+    cut_ledger(folder, first - 1)
 
 
 # ---------------------------------------------------------------- what may be handed out
@@ -213,9 +210,8 @@ def test_what_ran_when_a_driver_was_killed_is_finished_though_the_time_is_over(t
     launch(tmp_path, trials=4, racing=False)
     folder = tmp_path / "s"
     cut(folder, lambda event: (event.kind, event.trial) != ("result", 2))
-    with sqlite3.connect(folder / FILE_NAME) as database:  # an hour of work
+    with rewritten(folder) as database:  # an hour of work
         database.execute("UPDATE event SET at = at - 3600 WHERE seq = 1")
-    database.close()
     edit(folder, "time_budget_s: null", "time_budget_s: 60.0")
     view = go_on(folder)
     assert view.state == "finished"
