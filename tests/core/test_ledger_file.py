@@ -8,8 +8,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -336,23 +334,3 @@ def test_a_second_writer_cannot_break_the_chain(folder: Path) -> None:
             one.append("note", {"text": "three"})
         one.append("note", {"text": "four"})
     assert read_run(folder).notes[-3:] == ["one", "two", "four"]
-
-
-@pytest.mark.realtime
-def test_reading_costs_little_more_than_without_digests(tmp_path: Path) -> None:
-    """20,000 events: less than half as much again."""
-    with Ledger(tmp_path / FILE_NAME, write=True) as ledger:
-        ledger._db.execute("PRAGMA synchronous=OFF")
-        for i in range(20_000):
-            ledger.append("note", {"text": "x" * 500, "number": i})
-    chained = min(_seconds(tmp_path) for _ in range(3))
-    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as database, database:
-        as_before_digests(database)
-    assert chained < 1.5 * min(_seconds(tmp_path) for _ in range(3))
-
-
-def _seconds(folder: Path, clock: Callable[[], float] = time.perf_counter) -> float:
-    start = clock()
-    with Ledger(folder / FILE_NAME) as ledger:
-        assert sum(1 for _ in ledger.events()) == 20_000
-    return clock() - start
