@@ -82,7 +82,7 @@ def run_folders(home: Path) -> list[Path]:
     """List the searches of a home that have a ledger, or had one that is gone, the latest started last."""
     if not home.is_dir():
         return []
-    return sorted((folder for folder in home.iterdir() if holds_search(folder)), key=_started)
+    return sorted(sorted(folder for folder in home.iterdir() if holds_search(folder)), key=_started)
 
 
 def holds_search(folder: Path) -> bool:

@@ -15,7 +15,7 @@ _FILES = frozenset({"sqlite", "file"})
 _SECRET = r"(?:[\w-]*(?:passw(?:or)?d|passwd|passphrase|pwd|secret|token|api_?key|access_?key)[\w-]*)"
 # As SQLAlchemy reads it: a password may hold anything but @.
 _USER = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*)(://)([^\s/?#@:'\"]*)(:[^\s'\"]*)?@")
-_QUERY = re.compile(rf"(?i)([?&;]{_SECRET}=)([^&;\s'\"]+)")
+_QUERY = re.compile(rf"(?i)([?&;]{_SECRET}=)([^&;,)\s'\"]+)")
 
 
 def password_problem(uri: str) -> str:

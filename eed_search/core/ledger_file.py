@@ -175,7 +175,7 @@ class Ledger:
         write_mark(self.path, event.seq)
         fail_point("ledger.appended")
         self._copy(at_end=False)
-        return event.seq
+        return int(event.seq)
 
     def events(self, after: int = 0) -> Iterator[Event]:
         """Read the events after a sequence number, in order; those up to it were read before.
@@ -183,17 +183,18 @@ class Ledger:
         Raises:
             RunError: If an event is not the one that was written, or events are missing.
         """
-        mark = 0 if after else read_mark(self.path)  # before the events: what it names is there
         last = START
         try:
+            # Before the events, for somebody may be writing: what these name is there by now.
+            least = 0 if after else max(read_mark(self.path), self._ever_written())
             chained = self._has_digests()
             last = self._link(after, chained)
             for row in self._rows(after, chained):
                 checked(row, last, chained)
                 last = self._seen = Link(row.seq, row.digest)
                 yield to_event(row)
-            if not after and (missing := max(mark, self._ever_written())) > last.seq:
-                raise Damage(f"the events up to {missing} are missing")
+            if least > last.seq:
+                raise Damage(f"the events up to {least} are missing")
         except (sqlite3.Error, ValueError) as error:
             where = last.seq + 1
             advice = f"; {how_to_recover(self.path)}" if is_damage(error) else ""
@@ -303,12 +304,15 @@ def chained(before: Link, kind: Any, trial: Any, data: Any, at: Any) -> Row:
         Damage: If they are nothing that was ever written.
     """
     seq = before.seq + 1
+    return Row(seq, kind, trial, data, at, _digest(before.digest or b"", seq, kind, trial, data, at))
+
+
+def _digest(before: bytes, seq: Any, kind: Any, trial: Any, data: Any, at: Any) -> bytes:
     try:
         head = struct.pack(">q?qdI", seq, trial is None, trial or 0, at, len(kind))
-        found = hashlib.sha256(b"".join((before.digest or b"", head, kind, data))).digest()
+        return hashlib.sha256(b"".join((before, head, kind, data))).digest()
     except (struct.error, TypeError, OverflowError) as error:
         raise Damage("it holds what no event holds") from error
-    return Row(seq, kind, trial, data, at, found)
 
 
 def checked(row: Row, before: Link, has_digest: bool) -> None:
@@ -319,7 +323,7 @@ def checked(row: Row, before: Link, has_digest: bool) -> None:
     """
     if row.seq != before.seq + 1:
         raise Damage("it is missing")
-    if has_digest and row.digest != chained(before, row.kind, row.trial, row.data, row.at).digest:
+    if has_digest and row.digest != _digest(before.digest or b"", *row[:5]):
         raise Damage("its bytes are not those that were written")
 
 

@@ -217,9 +217,7 @@ def _put_in_place(folder: Path, best: _Found, done: Recovery) -> Path | None:
         for row in (*best.rows, _note(done)):
             new = chained(last, row.kind, row.trial, row.data, row.at)
             texts = (new.seq, new.kind.decode(), new.trial, new.data.decode(), new.at, new.digest)
-            database.execute(
-                "INSERT INTO event (seq, kind, trial, data, at, digest) VALUES (?, ?, ?, ?, ?, ?)", texts
-            )
+            database.execute("INSERT INTO event (seq, kind, trial, data, at, digest) VALUES (?, ?, ?, ?, ?, ?)", texts)
             last = Link(new.seq, new.digest)
         database.execute("COMMIT")
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -270,5 +268,3 @@ def _run_again(trials: Sequence[int]) -> str:
         shown.append(f"{more} more")
     names = shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
     return f"trial{'s' if len(trials) > 1 else ''} {names} run{'' if len(trials) > 1 else 's'} again"
-
-

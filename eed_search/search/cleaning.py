@@ -36,7 +36,9 @@ _TEMPORARY = re.compile(
     r"\.(ledger\.sqlite\.(new|recovered)|ledger\.sqlite\.good-1\.new)(-wal|-shm|-journal)?"
     r"|\.(search_space\.yaml|driver\.json|request\.json|index\.html|frontier\.(csv|json))\..{8}"
 )
-_TEMPORARY_IN_HOME = re.compile(r"\.mlflow-for-.+\.db(-wal|-shm|-journal)?|\.eed-doctor-.{8}|\.mlflow-server\.json\.new")
+_TEMPORARY_IN_HOME = re.compile(
+    r"\.mlflow-for-.+\.db(-wal|-shm|-journal)?|\.eed-doctor-.{8}|\.mlflow-server\.json\.new"
+)
 _MADE = frozenset({"base", "control", "twin", "scores", "member", "team"})  # whoever needs one names it
 _ENDED = frozenset({"finished", "cancelled"})
 
@@ -124,9 +126,7 @@ def look(home: Path) -> Holdings:
         elif path.is_dir() and ((path / _BENCHMARK).is_file() or (path / _BUNDLE).is_file() or path.name == ATTACKS):
             found.others[path.name] = _size(path)
             named |= _keys_below(path)
-        elif path.name in (STORE, ARTIFACTS):
-            found.others[path.name] = _size(path)
-        elif _OURS.fullmatch(path.name):
+        elif path.name in (STORE, ARTIFACTS) or _OURS.fullmatch(path.name):
             found.others[path.name] = _size(path)
         elif _TEMPORARY_IN_HOME.fullmatch(path.name):
             found.free.append(Free(path, _size(path), "left by a process that was killed"))

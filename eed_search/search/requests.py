@@ -21,7 +21,9 @@ def ask(folder: Path, wish: Wish) -> None:
     Raises:
         StoreError: If the folder cannot be written.
     """
-    write_atomic(folder / REQUEST_FILE, json.dumps({"what": wish, "by": os.getpid(), "at": time.time()}).encode(), private=True)
+    write_atomic(
+        folder / REQUEST_FILE, json.dumps({"what": wish, "by": os.getpid(), "at": time.time()}).encode(), private=True
+    )
 
 
 def asked(folder: Path) -> Wish | None:

@@ -18,7 +18,14 @@ from eed_search.tracking.server import NOTE_NAME, ServerNote, read_note
 
 FOLDER = "mlartifacts"
 _BUSY_S = 60.0
-_COLUMNS = (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"))
+_UPDATES = {
+    "experiments": "UPDATE experiments SET artifact_location = ?1 || substr(artifact_location, ?2)"
+    " WHERE artifact_location = ?3 OR substr(artifact_location, 1, ?2) = ?3 || '/'",
+    "runs": "UPDATE runs SET artifact_uri = ?1 || substr(artifact_uri, ?2)"
+    " WHERE artifact_uri = ?3 OR substr(artifact_uri, 1, ?2) = ?3 || '/'",
+    "logged_models": "UPDATE logged_models SET artifact_location = ?1 || substr(artifact_location, ?2)"
+    " WHERE artifact_location = ?3 OR substr(artifact_location, 1, ?2) = ?3 || '/'",
+}
 
 
 def settle(home: Path) -> int:
@@ -44,7 +51,8 @@ def settle(home: Path) -> int:
                 return 0
             database.execute("BEGIN IMMEDIATE")
             there = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            changed = sum(_replace(database, *one, before, now) for one in _COLUMNS if one[0] in there)
+            updates = [update for table, update in _UPDATES.items() if table in there]
+            changed = sum(database.execute(one, (now, len(before) + 1, before)).rowcount for one in updates)
             database.execute("COMMIT")
             return changed
     except sqlite3.Error as error:
@@ -58,15 +66,6 @@ def _folder_before(database: sqlite3.Connection) -> str:
     found = database.execute("SELECT artifact_location FROM experiments WHERE experiment_id = 0").fetchone()
     place = str(found[0]) if found and found[0] else ""
     return place.removesuffix("/0") if place.startswith("file:///") and place.endswith(f"/{FOLDER}/0") else ""
-
-
-def _replace(database: sqlite3.Connection, table: str, column: str, before: str, now: str) -> int:
-    done = database.execute(
-        f"UPDATE {table} SET {column} = ? || substr({column}, ?)"  # noqa: S608  names of ours
-        f" WHERE {column} = ? OR substr({column}, 1, ?) = ?",
-        (now, len(before) + 1, before, len(before) + 1, f"{before}/"),
-    )
-    return done.rowcount
 
 
 def _to_path(uri: str) -> Path:

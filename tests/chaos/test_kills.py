@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import kills
-from eed_search.core.ledger import FILE_NAME, read_run
-from tests.waiting import HANGS_S
+from eed_search.core.ledger import read_run
 from tests.core.ledgers import rewritten
+from tests.waiting import HANGS_S
 
 pytestmark = pytest.mark.timeout(1800)  # a dozen drivers, one after another
 

@@ -54,14 +54,13 @@ def events_of(view: RunView) -> list[Event]:
 @contextmanager
 def rewritten(folder: Path) -> Iterator[sqlite3.Connection]:
     """Open a ledger for a test to write another past into it; afterwards it is one that was written before digests."""
-    with closing(sqlite3.connect(folder / FILE_NAME)) as database:
-        with database:
-            yield database
-            left = database.execute("SELECT kind, trial, data, at FROM event ORDER BY seq").fetchall()
-            database.execute("DELETE FROM event")
-            database.execute("DELETE FROM sqlite_sequence")
-            as_before_digests(database)
-            database.executemany("INSERT INTO event (kind, trial, data, at) VALUES (?, ?, ?, ?)", left)
+    with closing(sqlite3.connect(folder / FILE_NAME)) as database, database:
+        yield database
+        left = database.execute("SELECT kind, trial, data, at FROM event ORDER BY seq").fetchall()
+        database.execute("DELETE FROM event")
+        database.execute("DELETE FROM sqlite_sequence")
+        as_before_digests(database)
+        database.executemany("INSERT INTO event (kind, trial, data, at) VALUES (?, ?, ?, ?)", left)
     for name in (MARK_NAME, *COPY_NAMES):
         (folder / name).unlink(missing_ok=True)
 

@@ -50,7 +50,7 @@ def forget_copies(folder: Path) -> None:
 def alter(folder: Path, seq: int, name: str = FILE_NAME) -> None:
     """Change an event behind our back."""
     with closing(sqlite3.connect(folder / name)) as database, database:
-        database.execute("UPDATE event SET data = '{\"text\": \"a lie\"}' WHERE seq = ?", (seq,))
+        database.execute('UPDATE event SET data = \'{"text": "a lie"}\' WHERE seq = ?', (seq,))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -107,15 +107,21 @@ def test_a_file_that_was_cut_anywhere_comes_back(whole: Path, tmp_path: Path, sh
     if not copies:
         forget_copies(folder)
     before = contents(folder)
-    try:
-        done = recover(folder)
-    except RunError as error:
-        assert not copies
-        assert "Nothing was changed" in str(error)
-        assert contents(folder) == before
+    kept = kept_or_refused(folder)
+    if kept:
+        assert events(folder)[:-1] == was[:kept]
+        assert kept == len(was) if copies else kept < len(was)
     else:
-        assert events(folder)[:-1] == was[: done.kept]
-        assert done.kept == len(was) if copies else done.kept < len(was)
+        assert not copies
+        assert contents(folder) == before
+
+
+def kept_or_refused(folder: Path) -> int:
+    """Recover a ledger; 0 if there is nothing to take back."""
+    try:
+        return recover(folder).kept
+    except RunError as error:
+        return 0 if "Nothing was changed" in str(error) else -1
 
 
 def test_a_deleted_ledger_comes_back_from_its_copy(folder: Path) -> None:

@@ -26,9 +26,9 @@ from eed_search.search.learning import Portfolio
 from eed_search.search.racing import RUNGS, Racing
 from eed_search.search.resume import resume
 from eed_search.search.study import EXPECTED, STUDY_FILE, close_study, own_trials
+from tests.core.ledgers import cut
 from tests.search import stub_pipeline
 from tests.tracking.factories import make_measurement, make_trial
-from tests.core.ledgers import cut
 
 pytestmark = [  # MLflow and what it brings leave connections to the garbage collector
     pytest.mark.filterwarnings("ignore::ResourceWarning"),

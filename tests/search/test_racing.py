@@ -23,9 +23,9 @@ from eed_search.search import LocalWorkers, Silent
 from eed_search.search.driver import run
 from eed_search.search.racing import OUTRACED, RUNGS, Racing, outraced, with_earlier
 from eed_search.search.resume import resume
+from tests.core.ledgers import cut
 from tests.search import stub_pipeline
 from tests.tracking.factories import make_measurement, make_trial
-from tests.core.ledgers import cut
 
 pytestmark = [  # MLflow and what it brings leave connections to the garbage collector
     pytest.mark.filterwarnings("ignore::ResourceWarning"),

@@ -22,9 +22,9 @@ from eed_search.search.driver import run
 from eed_search.search.lock import driving
 from eed_search.search.resume import mark_cancelled, resume
 from eed_search.tracking.mlflow_log import connect
-from tests.search import stub_pipeline
 from tests.core.ledgers import cut as cut_ledger
 from tests.core.ledgers import rewritten
+from tests.search import stub_pipeline
 
 pytestmark = [  # MLflow and what it brings leave connections to the garbage collector
     pytest.mark.filterwarnings("ignore::ResourceWarning"),

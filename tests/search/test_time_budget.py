@@ -22,10 +22,10 @@ from eed_search.search.proposer import Proposer
 from eed_search.search.racing import OUTRACED, Racing
 from eed_search.search.resume import resume
 from eed_search.search.study import STUDY_FILE, close_study, open_study
-from tests.search import stub_pipeline
-from tests.search.test_racing import at, teams_are_weak
 from tests.core.ledgers import cut as cut_ledger
 from tests.core.ledgers import rewritten
+from tests.search import stub_pipeline
+from tests.search.test_racing import at, teams_are_weak
 
 pytestmark = [  # MLflow and what it brings leave connections to the garbage collector
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
