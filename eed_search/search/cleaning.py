@@ -34,7 +34,7 @@ _HALF_MADE = re.compile(r"\.([0-9a-f]{32})\..{8}")  # a folder in which an artif
 _RAY = re.compile(r"ray(-\d+)?")
 _TEMPORARY = re.compile(
     r"\.(ledger\.sqlite\.(new|recovered)|ledger\.sqlite\.good-1\.new)(-wal|-shm|-journal)?"
-    r"|\.(search_space\.yaml|driver\.json|request\.json|index\.html|frontier\.(csv|json))\..{8}"
+    r"|\.(search_space\.yaml|driver\.json|request\.json|frontier\.(html|csv|json))\..{8}"
 )
 _TEMPORARY_IN_HOME = re.compile(
     r"\.mlflow-for-.+\.db(-wal|-shm|-journal)?|\.eed-doctor-.{8}|\.mlflow-server\.json\.new"

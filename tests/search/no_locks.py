@@ -1,6 +1,6 @@
 """Runs a command as on a file system without locks: the kernel answers every flock of this process with an error.
 
-    python -m tests.search.no_locks ERRNO COMMAND...
+python -m tests.search.no_locks ERRNO COMMAND...
 """
 
 from __future__ import annotations

@@ -88,7 +88,14 @@ def test_a_deleted_ledger_is_said_and_comes_back(finished: Path, tmp_path: Path)
     """From the copy that the search left; `launch` under its name is refused until then."""
     home = shutil.copytree(finished, tmp_path / "home")
     (home / "s" / FILE_NAME).unlink()
-    for words in (["status", "s"], ["status"], ["report"], ["resume"], ["attack", "s:0.0"], ["export", "--out", tmp_path / "b"]):
+    for words in (
+        ["status", "s"],
+        ["status"],
+        ["report"],
+        ["resume"],
+        ["attack", "s:0.0"],
+        ["export", "--out", tmp_path / "b"],
+    ):
         done = call(*words, "--home", home)
         assert done.exit_code == 7, (words, done.output)
         assert "eed-search recover " in done.output, (words, done.output)

@@ -20,6 +20,7 @@ from eed_search.search.lock import driving, noted
 from eed_search.search.resume import stored_spec
 from eed_search.tracking.mlflow_log import connect, database_uri, home_uri
 from eed_search.tracking.moved import settle
+from eed_search.tracking.report import HTML_NAME
 from eed_search.tracking.server import NOTE_NAME, ServerNote, write_note
 from tests.cli.calling import python
 from tests.core.ledgers import cut
@@ -96,8 +97,8 @@ def is_whole(home: Path) -> None:
     (experiment,) = [one for one in client.search_experiments() if one.name == "eed-search"]
     parents = client.search_runs([experiment.experiment_id], "tags.kind = 'search'")
     assert len(parents) == 1
-    report = home / "s" / "report" / "index.html"
-    (page,) = (home / "mlartifacts").rglob("index.html")
+    report = home / "s" / "report" / HTML_NAME
+    (page,) = (home / "mlartifacts").rglob(HTML_NAME)
     assert page.read_bytes() == report.read_bytes()
 
 
