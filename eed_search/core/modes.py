@@ -27,7 +27,8 @@ def make_folder(path: Path) -> None:
     Raises:
         OSError: If it cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
     try:
         make_new_folder(path)
     except FileExistsError:

@@ -146,7 +146,8 @@ class Store:
             return
         try:
             if not root.is_dir():
-                make_folder(root.parent)
+                if not root.parent.exists():
+                    make_folder(root.parent)
                 make_common_folder(root)
         except OSError as error:
             raise StoreError(f"{root}: cannot be made ({error.strerror}); choose another --home") from error

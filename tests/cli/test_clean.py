@@ -56,7 +56,7 @@ class Home:
         self.view: RunView = view
         write_ledger(path / "s", view)
 
-    def keys(self) -> set[str]:
+    def artifacts(self) -> set[str]:
         """Name the artifacts that are there."""
         return {path.name for path in (self.path / "store").glob("*.*/*") if re.fullmatch("[0-9a-f]{32}", path.name)}
 
@@ -100,7 +100,7 @@ def test_the_plan_frees_nothing(home: Home, more: tuple[str, ...]) -> None:
 def test_what_a_search_needs_stays(home: Home) -> None:
     """What it names, what that was made from, what was measured on it; the rest goes, and then nothing is left to free."""
     assert "Freed " in clean(home, "--yes")
-    assert home.keys() == home.needed
+    assert home.artifacts() == home.needed
     assert "Nothing can be freed" in clean(home, "--yes")
 
 
@@ -111,7 +111,7 @@ def test_a_search_that_is_not_finished_keeps_all_that_was_made_from_its_base(tmp
     half = home.path / "store" / "unfinished" / f"{'a' * 32}.safetensors"
     half.write_bytes(b"half")
     clean(home, "--yes")
-    assert home.keys() == {*home.needed, home.unnamed}
+    assert home.artifacts() == {*home.needed, home.unnamed}
     assert half.exists()
 
 
@@ -162,14 +162,14 @@ def test_a_link_inside_of_what_goes_is_not_followed(home: Home, tmp_path: Path) 
     (outside / "precious").write_bytes(b"x")
     (home.path / "store" / "member.1" / home.unnamed / "link").symlink_to(outside)
     clean(home, "--yes")
-    assert home.unnamed not in home.keys()
+    assert home.unnamed not in home.artifacts()
     assert (outside / "precious").exists()
 
 
 @pytest.mark.parametrize("how", ["damaged", "deleted", "begun"])
 def test_a_ledger_that_cannot_be_read_keeps_the_whole_store(home: Home, how: str) -> None:
     """Nobody knows what it names; the plan says so."""
-    before = home.keys()
+    before = home.artifacts()
     other = home.path / "t"
     if how == "begun":
         other.mkdir()
@@ -181,7 +181,7 @@ def test_a_ledger_that_cannot_be_read_keeps_the_whole_store(home: Home, how: str
         else:
             (other / FILE_NAME).unlink()
     said = clean(home, "--yes")
-    assert home.keys() == before
+    assert home.artifacts() == before
     assert "nothing that may be in use is freed from the store: " in said
     assert ("eed-search recover t" in said) == (how != "begun")
 
@@ -193,7 +193,7 @@ def test_a_bundle_in_the_home_keeps_what_it_names(home: Home) -> None:
         (home.path / name / sign).write_text("{}")
         (home.path / name / "claims.json").write_text(f'{{"artifact": "member.1/{key}"}}')
     clean(home, "--yes")
-    assert home.keys() == {*home.needed, home.unnamed, home.other_member, home.other_base, home.other_judged}
+    assert home.artifacts() == {*home.needed, home.unnamed, home.other_member, home.other_base, home.other_judged}
 
 
 def test_a_search_that_runs_keeps_everybody_out(home: Home) -> None:
