@@ -91,16 +91,16 @@ def holds_search(folder: Path) -> bool:
 
 
 def damaged_runs(home: Path) -> list[Path]:
-    """List the searches of a home whose ledger is gone or cannot be read."""
-    return [folder for folder in run_folders(home) if not _is_readable(folder)]
+    """List the searches of a home whose ledger is gone or damaged; one that only another version reads is neither."""
+    return [folder for folder in run_folders(home) if _is_damaged(folder)]
 
 
-def _is_readable(folder: Path) -> bool:
+def _is_damaged(folder: Path) -> bool:
     try:
         read_run(folder)
-    except RunError:
-        return False
-    return True
+    except RunError as error:
+        return "eed-search recover" in str(error)
+    return False
 
 
 def find_run(home: Path, run: str | None) -> Path:

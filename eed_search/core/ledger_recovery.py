@@ -19,7 +19,7 @@ from pathlib import Path
 from time import time
 
 from eed_search.core.errors import RunError, StoreError
-from eed_search.core.ledger import RunView, fold
+from eed_search.core.ledger import Event, RunView, fold
 from eed_search.core.ledger_copies import COPY_NAMES, sync
 from eed_search.core.ledger_file import (
     FILE_NAME,
@@ -185,7 +185,11 @@ def _collect(database: sqlite3.Connection, found: _Found) -> None:
             continue
         try:
             checked(row, last, chain)
-            fold(found.view, to_event(row))
+            event = to_event(row)
+            if chain:
+                _fold_sound(found, event)
+            else:
+                fold(found.view, event)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             found.problem = f"event {last.seq + 1}: {error}"
             if isinstance(row.trial, int):
@@ -197,6 +201,21 @@ def _collect(database: sqlite3.Connection, found: _Found) -> None:
     if given and isinstance(given[0], int) and given[0] > found.last:
         found.last = given[0]
         found.problem = found.problem or f"the events from {last.seq + 1} to {given[0]} are missing"
+
+
+def _fold_sound(found: _Found, event: Event) -> None:
+    """Read an event that is the one that was written.
+
+    Raises:
+        RunError: If another version wrote it: it is not to be thrown away.
+    """
+    try:
+        fold(found.view, event)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{found.path}: event {event.seq} ({event.kind}) is sound, but not of the form that this version reads; read"
+            " it with the version that wrote it. Nothing was changed"
+        ) from error
 
 
 def _agree(own: _Found, other: _Found) -> bool:

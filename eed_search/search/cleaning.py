@@ -66,7 +66,7 @@ class Run:
 
     Attributes:
         name: Its folder's name.
-        state: As its ledger tells; `damaged` or `begun` where that tells nothing.
+        state: As its ledger tells; `unreadable` or `begun` where that tells nothing.
         sizes: Bytes by part: ledger, report, MLflow, Ray, other.
     """
 
@@ -210,12 +210,9 @@ def _look_at_run(folder: Path, found: Holdings, named: set[str], whole_bases: se
             state = "interrupted" if view.state == "running" else view.state
             _name_needed(folder, view, found, named, whole_bases)
             sizes["MLflow"] = _artifacts_of(folder.parent, view)
-        except RunError:
-            state = "damaged"
-            found.blocked.append(
-                f"the ledger of {folder.name} cannot be read, so nobody knows what it needs: `eed-search recover"
-                f" {folder.name}`"
-            )
+        except RunError as error:
+            state = "unreadable"
+            found.blocked.append(f"nobody knows what {folder.name} needs: {error}")
     found.runs.append(Run(folder.name, state, dict(sizes)))
 
 

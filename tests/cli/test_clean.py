@@ -183,7 +183,7 @@ def test_a_ledger_that_cannot_be_read_keeps_the_whole_store(home: Home, how: str
     said = clean(home, "--yes")
     assert home.artifacts() == before
     assert "nothing that may be in use is freed from the store: " in said
-    assert ("eed-search recover t" in said) == (how != "begun")
+    assert (f"`eed-search recover {other}`" in said) == (how != "begun")
 
 
 def test_a_bundle_in_the_home_keeps_what_it_names(home: Home) -> None:

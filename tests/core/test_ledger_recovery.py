@@ -202,6 +202,18 @@ def test_a_copy_of_another_run_is_not_taken(folder: Path, tmp_path: Path) -> Non
     assert recover(folder).kept == 6
 
 
+def test_what_another_version_wrote_is_not_thrown_away(folder: Path) -> None:
+    """Its digest is right; only we cannot read it."""
+    with Ledger(folder / FILE_NAME, write=True) as ledger:
+        seq = ledger.append("result", {"number": 0, "of": "another form"}, 0)
+    before = contents(folder)
+    with pytest.raises(
+        RunError, match=rf"event {seq} \(result\) is sound, but not of the form that this version reads"
+    ):
+        recover(folder)
+    assert contents(folder) == before
+
+
 def test_nothing_sound_changes_nothing(folder: Path) -> None:
     """One clear error."""
     forget_copies(folder)
