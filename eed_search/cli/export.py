@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import tempfile
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from eed_search.cluster.where import Wish
 from eed_search.core.attacked import summary
 from eed_search.core.errors import BundleError
 from eed_search.core.pace import now_and_then
+from eed_search.core.private import temporary_folder
 from eed_search.core.reported import select as select_point
 from eed_search.core.storage import Storage
 from eed_search.deployment.card import claim_lines
@@ -77,8 +77,8 @@ def export(
     if remote is None:
         made = str(export_point(view, point, home, Path(out), report))
     else:
-        with tempfile.TemporaryDirectory() as folder_name:
-            remote.put_folder(export_point(view, point, home, Path(folder_name) / "bundle", report), "", last=_LAST)
+        with temporary_folder("export") as made_here:
+            remote.put_folder(export_point(view, point, home, made_here / "bundle", report), "", last=_LAST)
         made = out
     say(f"written {made}")
     say(f"check   {command('verify')} {shlex.quote(made)}")
@@ -111,8 +111,8 @@ def _here(bundle: str) -> Iterator[Path]:
     if (there := storage.local_folder()) is not None and there.is_dir():
         yield there  # where it lies: a copy would follow its links
         return
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name) / "bundle"
+    with temporary_folder("bundle") as made_here:
+        folder = made_here / "bundle"
         _fetch(storage, folder)
         yield folder
 

@@ -9,18 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eed_search.cluster.connection import Connection
 from eed_search.cluster.marks import DATA, ERR, OUT
 from eed_search.core.errors import RunError
 from eed_search.core.loopback import past_proxies
+from eed_search.core.private import temporary_folder
 from eed_search.search.package import pack
 
 if TYPE_CHECKING:
@@ -79,8 +78,9 @@ class Jobs:
         Raises:
             RunError: If the cluster refuses it.
         """
-        with tempfile.TemporaryDirectory(prefix="eed-job-") as folder, _refusals("could not be sent"):
-            environment = {"working_dir": str(pack(Path(folder), files)), "env_vars": dict(variables)}
+        with temporary_folder("job") as folder, _refusals("could not be sent"):
+            (code := folder / "code").mkdir()
+            environment = {"working_dir": str(pack(code, files)), "env_vars": dict(variables)}
             deadline = time.monotonic() + _START_S
             while True:
                 try:

@@ -12,7 +12,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from eed_search.core.pace import Pace
+from eed_search.core.private import temporary_folder
 from eed_search.core.records import Denominator, Latency, from_json, to_json
 from eed_search.core.spec import LatencySpec
 from eed_search.deployment.runtime import GateSettings
@@ -227,12 +227,11 @@ def in_fresh_process(job: Job, at: At = lambda done, of: None) -> Sitting:
     Raises:
         RuntimeError: If it breaks.
     """
-    with tempfile.TemporaryDirectory(prefix="eed-sitting-") as name:
-        folder = Path(name)
+    with temporary_folder("sitting") as folder:
         job.write(folder)
         with (folder / _SAID).open("wb") as said:
             process = subprocess.Popen(
-                [sys.executable, "-m", __name__, name],
+                [sys.executable, "-m", __name__, str(folder)],
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 stdin=subprocess.PIPE,
                 stdout=said,

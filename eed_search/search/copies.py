@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -26,6 +25,7 @@ from eed_search.core.lease import BEAT_S, Lease
 from eed_search.core.ledger import FILE_NAME, read_run
 from eed_search.core.ledger_file import MARK_NAME
 from eed_search.core.modes import make_folder
+from eed_search.core.private import temporary_folder
 from eed_search.core.spec import Spec
 from eed_search.core.spec_file import SPACE_FILE
 from eed_search.core.storage import Storage
@@ -254,8 +254,8 @@ def _storage_away(error: Exception) -> str:
 
 def _snapshot(path: Path) -> tuple[bytes, int]:
     """Copy a ledger that somebody may be writing; gives its bytes and its last event."""
-    with tempfile.TemporaryDirectory() as name:
-        copy = Path(name) / FILE_NAME
+    with temporary_folder("copy") as folder:
+        copy = folder / FILE_NAME
         with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)
             target.execute("PRAGMA journal_mode=DELETE")

@@ -1,19 +1,17 @@
 """Who drives a run: one process at a time, by a file lock that the system releases when its holder dies.
 
-Beside the lock lies a note of who that is, for messages and for `status`. A process is known by its id and
-when it started: ids are used again.
+Beside the lock lies a note of who that is, for messages and for `status`.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
-import os
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +19,7 @@ from eed_search.core.errors import RunError, StoreError
 from eed_search.core.home_lock import in_use
 from eed_search.core.ledger import RunView
 from eed_search.core.moved import same_folder
+from eed_search.core.processes import Process, this_process
 from eed_search.core.store import write_atomic
 
 if TYPE_CHECKING:
@@ -28,28 +27,6 @@ if TYPE_CHECKING:
 
 LOCK_FILE, DRIVER_FILE = "driver.lock", "driver.json"
 _WAIT_S = 2.0  # `status` holds the lock for an instant
-
-
-@dataclass(frozen=True)
-class Driver:
-    """The process that drives a run, or drove it.
-
-    Attributes:
-        pid: Its id.
-        born: When it started, in the system's ticks since it was switched on; 0 where the system does not tell.
-    """
-
-    pid: int
-    born: int
-
-    def alive(self) -> bool:
-        """Whether that very process still runs."""
-        return _born(self.pid) == self.born if self.born else _exists(self.pid)
-
-
-def this_process() -> Driver:
-    """Describe this process."""
-    return Driver(os.getpid(), _born(os.getpid()))
 
 
 @contextmanager
@@ -112,7 +89,7 @@ def check_locks(folder: Path) -> None:
             ) from error
 
 
-def driver_of(folder: Path) -> Driver | None:
+def driver_of(folder: Path) -> Process | None:
     """Give the process that drives a run now, or none."""
     from filelock import Timeout
 
@@ -122,7 +99,7 @@ def driver_of(folder: Path) -> Driver | None:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        return noted(folder) or Driver(0, 0)
+        return noted(folder) or Process(0, 0)
     lock.release()
     return None
 
@@ -134,16 +111,16 @@ def run_state(folder: Path, view: RunView) -> str:
     return "interrupted" if view.state == "running" else view.state
 
 
-def noted(folder: Path) -> Driver | None:
+def noted(folder: Path) -> Process | None:
     """Read who drove a run last; none if nobody did, the note cannot be read, or it came with a copied folder."""
     with suppress(OSError, ValueError, TypeError, AttributeError):
         plain = json.loads((folder / DRIVER_FILE).read_text(encoding="utf-8"))
         where = plain.pop("folder", "")
-        return None if where and not same_folder(Path(where), folder) else Driver(**plain)
+        return None if where and not same_folder(Path(where), folder) else Process(**plain)
     return None
 
 
-def wait_until_gone(driver: Driver, seconds: float) -> bool:
+def wait_until_gone(driver: Process, seconds: float) -> bool:
     """Wait for a process to end.
 
     Returns:
@@ -161,23 +138,3 @@ def _file_lock(folder: Path) -> FileLock:
     from filelock import FileLock
 
     return FileLock(str(folder / LOCK_FILE))
-
-
-def _born(pid: int) -> int:
-    """Read when a process started; 0 if there is no such process, or it is dead and only waited for."""
-    with suppress(OSError, ValueError, IndexError):
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        return 0 if fields[0] in "ZX" else int(fields[19])
-    return 0
-
-
-def _exists(pid: int) -> bool:
-    if pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 from eed_search.core.errors import RunError
 from eed_search.core.ledger import FILE_NAME, RunView, read_run
 from eed_search.core.ledger_file import MARK_NAME, is_lost
+from eed_search.core.private import temporary_folder
 from eed_search.core.spec import Spec
 from eed_search.search.claim import check_name
 from eed_search.search.lock import noted
@@ -100,15 +100,15 @@ def read_untouched(folder: Path) -> RunView:
     Raises:
         RunError: If there is none, or it is damaged.
     """
-    with tempfile.TemporaryDirectory() as copy:
+    with temporary_folder("copy") as copy:
         # The mark first: it must name nothing that comes later. The log before the file would miss what is moved into it.
         for name in (MARK_NAME, FILE_NAME, f"{FILE_NAME}-wal"):
             with suppress(FileNotFoundError):
-                shutil.copyfile(folder / name, Path(copy) / name)
+                shutil.copyfile(folder / name, copy / name)
         try:
-            return read_run(Path(copy))
+            return read_run(copy)
         except RunError as error:
-            raise RunError(str(error).replace(copy, str(folder))) from error
+            raise RunError(str(error).replace(str(copy), str(folder))) from error
 
 
 def _check_writable(home: Path) -> None:

@@ -13,16 +13,8 @@ import pytest
 
 from eed_search.core.errors import RunError
 from eed_search.core.ledger import RunView
-from eed_search.search.lock import (
-    DRIVER_FILE,
-    Driver,
-    driver_of,
-    driving,
-    noted,
-    run_state,
-    this_process,
-    wait_until_gone,
-)
+from eed_search.core.processes import Process, this_process
+from eed_search.search.lock import DRIVER_FILE, driver_of, driving, noted, run_state, wait_until_gone
 from tests.waiting import HANGS_S
 
 HOLDS = """
@@ -76,16 +68,16 @@ def test_a_process_id_that_is_used_again_is_another_process() -> None:
     """Born at another time."""
     me = this_process()
     assert me.alive()
-    assert not Driver(me.pid, me.born + 1).alive()
-    assert Driver(me.pid, 0).alive()  # where the system does not tell, the id alone counts
-    assert not Driver(0, 0).alive()
+    assert not Process(me.pid, me.born + 1).alive()
+    assert Process(me.pid, 0).alive()  # where the system does not tell, the id alone counts
+    assert not Process(0, 0).alive()
 
 
 def test_a_process_that_is_dead_and_not_waited_for_is_gone() -> None:
     """A zombie drives nothing."""
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
     born = int(Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[19])
-    driver = Driver(process.pid, born)
+    driver = Process(process.pid, born)
     assert driver.alive()
     os.kill(process.pid, signal.SIGKILL)
     assert wait_until_gone(driver, HANGS_S)

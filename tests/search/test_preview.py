@@ -11,15 +11,16 @@ import pytest
 
 from eed_search.core.errors import RunError
 from eed_search.core.ledger import FILE_NAME, Ledger
+from eed_search.core.processes import Process, this_process
 from eed_search.core.records import TrialRecord, to_json
 from eed_search.core.spec_file import parse
-from eed_search.search.lock import DRIVER_FILE, Driver, this_process
+from eed_search.search.lock import DRIVER_FILE
 from eed_search.search.preview import preview, read_untouched
 
 SPEC = parse({"name": "t", "threat": {"eps": 0.1}, "search": {"trials": 5}}, "t")
 
 
-def _run(folder: Path, *, ended: str = "", driver: Driver | None = None) -> Path:
+def _run(folder: Path, *, ended: str = "", driver: Process | None = None) -> Path:
     """A run with one trial that is finished and one under way."""
     folder.mkdir(parents=True)
     with Ledger(folder / FILE_NAME, write=True) as ledger:
@@ -52,12 +53,12 @@ def test_the_first_free_name_is_taken(tmp_path: Path) -> None:
         ("finished", None, "finished", "add trials with `eed-search resume mine --trials N`"),
         ("stopped", None, "stopped", "resume it with `eed-search resume mine`"),
         ("", None, "interrupted", "resume it with `eed-search resume mine`"),
-        ("", Driver(2**22 + 1, 1), "interrupted", "resume it with `eed-search resume mine`"),
+        ("", Process(2**22 + 1, 1), "interrupted", "resume it with `eed-search resume mine`"),
         ("", this_process(), "running", "watch it with `eed-search status mine --watch`"),
     ],
 )
 def test_a_taken_name_says_how_that_run_stands(
-    tmp_path: Path, ended: str, driver: Driver | None, state: str, advice: str
+    tmp_path: Path, ended: str, driver: Process | None, state: str, advice: str
 ) -> None:
     """One finished trial, one that would run again, of five; and what a launch would answer."""
     folder = _run(tmp_path / "mine", ended=ended, driver=driver)
