@@ -1,6 +1,6 @@
 """`eed-search doctor`: what this machine has, what is missing, and the fix for each; or how safe a cluster file is.
 
-torch is looked at in a process of its own: an installation that crashes on import must not take
+torch and Ray are looked at in processes of their own: an installation that crashes on import must not take
 the doctor with it.
 """
 
@@ -24,7 +24,9 @@ import typer
 
 from eed_search.cli.console import as_text, say
 from eed_search.core.cores import usable_cores
+from eed_search.core.errors import RunError
 from eed_search.core.finding import Finding
+from eed_search.core.private import temporary_root
 
 _PROBE_TIMEOUT_S = 180
 _LOW_DISK_BYTES = 2 * 10**9
@@ -46,6 +48,26 @@ except RuntimeError:
     from eed_search.models.torchvision_door import torchvision
     facts["torchvision"], facts["native"] = torchvision().__version__, False
 print(json.dumps(facts))
+"""
+
+_RAY_PROBE = """
+import json, os, sys, time, warnings
+warnings.simplefilter("ignore")
+begun = time.monotonic()
+from eed_search.core.errors import EedSearchError
+from eed_search.core.private import holders
+from eed_search.core.sockets import listening
+from eed_search.search.ray_session import local_ray
+try:
+    with local_ray() as session:
+        import ray
+        ray.get(ray.remote(num_cpus=0)(lambda: 0).remote())  # workers listen as well
+        took = time.monotonic() - begun
+        ears = listening([os.getpid(), *holders(session.scratch.parent)])
+        print(json.dumps({"ray": ray.__version__, "seconds": took, "num_ears": len(ears),
+                          "open": [f"{one.address}:{one.port} ({one.program})" for one in ears if not one.on_loopback]}))
+except EedSearchError as error:
+    sys.exit(str(error))
 """
 
 
@@ -121,7 +143,9 @@ def findings(home: Path) -> Iterator[Finding]:
         _processor,
         lambda: _disk(home),
         lambda: _sqlite(home),
+        _temporary,
         _shared_memory,
+        _ray,
         _torch,
     )
     for check in checks:
@@ -243,26 +267,67 @@ def _shared_memory() -> Iterator[Finding]:
         yield Finding("ok", "shared memory", f"{free / 2**30:.1f} GiB in /dev/shm")
 
 
-def _torch() -> Iterator[Finding]:
-    fix = "pip install -c constraints.txt -e . in a checkout (torch and torchvision must be of one release)"
+def _temporary() -> Iterator[Finding]:
+    given = tempfile.gettempdir()
+    try:
+        taken = temporary_root()
+    except RunError as error:
+        yield Finding("wrong", "temporary files", str(error))
+        return
+    if taken == Path(os.path.realpath(given)):
+        yield Finding("ok", "temporary files", f"{taken}, where no other user can exchange them")
+    else:
+        fix = "`mkdir -m 700 DIR` below a folder of yours, then `export TMPDIR=DIR`"
+        yield Finding("note", "temporary files", f"{given} is open to other users, so {taken} is taken instead", fix)
+
+
+def _ray() -> Iterator[Finding]:
+    """Start Ray as a local search does, and look where it listens."""
+    fix = "pip install -c constraints.txt -e . in a checkout; if that is what is installed, report this"
+    facts, said = _ask_python(_RAY_PROBE)
+    if facts is None:
+        yield Finding("wrong", "Ray", f"does not start: {said}", fix)
+        return
+    yield Finding("ok", "Ray", f"{facts['ray']} starts in {facts['seconds']:.0f} s, asks for a token")
+    if not sys.platform.startswith("linux"):
+        yield Finding("note", "Ray's sockets", "this system does not tell where they listen; loopback was asked for")
+    elif facts["open"]:
+        yield Finding(
+            "wrong",
+            "Ray's sockets",
+            f"{', '.join(facts['open'])} can be reached from other machines, although 127.0.0.1 was asked for; the token"
+            " keeps them out",
+            fix,
+        )
+    else:
+        yield Finding("ok", "Ray's sockets", f"all {facts['num_ears']} listen on loopback only")
+
+
+def _ask_python(code: str) -> tuple[dict[str, Any] | None, str]:
+    """Run code in a process of its own; gives the JSON that it printed last, or none and what it said instead."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _TORCH_PROBE],
+            [sys.executable, "-c", code],
             capture_output=True,
             encoding="utf-8",
             errors="replace",
             timeout=_PROBE_TIMEOUT_S,
             check=False,
         )
-        facts = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
+        if done.returncode == 0:
+            return dict(json.loads(done.stdout.splitlines()[-1])), ""
     except subprocess.TimeoutExpired:
-        yield Finding("wrong", "torch", f"did not load in {_PROBE_TIMEOUT_S} s", fix)
-        return
+        return None, f"nothing for {_PROBE_TIMEOUT_S} s"
     except (IndexError, ValueError):
-        facts = None
+        pass
+    return None, next(reversed(done.stderr.strip().splitlines()), f"ended with {done.returncode}")
+
+
+def _torch() -> Iterator[Finding]:
+    fix = "pip install -c constraints.txt -e . in a checkout (torch and torchvision must be of one release)"
+    facts, said = _ask_python(_TORCH_PROBE)
     if facts is None:
-        last = next(reversed(done.stderr.strip().splitlines()), f"ended with {done.returncode}")
-        yield Finding("wrong", "torch", f"does not load: {last}", fix)
+        yield Finding("wrong", "torch", f"does not load: {said}", fix)
         return
     build = f"CUDA {facts['cuda_build']} build" if facts["cuda_build"] else "CPU build"
     devices = ", ".join(facts["devices"]) or "no CUDA device"

@@ -12,7 +12,7 @@ from collections.abc import MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
-# 127.0.0.2 is where a local Ray listens; some libraries take ranges, some only names.
+# Some libraries take ranges, some only names.
 _NAMES = ("localhost", "127.0.0.1", "127.0.0.2", "127.0.0.0/8", "::1", "[::1]")
 _EXCEPTIONS = ("no_proxy", "NO_PROXY")
 

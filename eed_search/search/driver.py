@@ -58,7 +58,7 @@ from eed_search.search.outcome import (
 )
 from eed_search.search.racing import Racing, outraced, with_earlier
 from eed_search.search.remaining import controls_to_train, ended_early, work_left
-from eed_search.search.workers import Pipeline, Poll, Work, Workers
+from eed_search.search.workers import Pipeline, Poll, SessionLost, Work, Workers
 
 if TYPE_CHECKING:
     from eed_search.search.proposer import Proposer
@@ -167,8 +167,10 @@ def drive(
         The run as its ledger tells it.
     """
     with ExitStack() as stack:
-        from eed_search.search.ray_glue import ray_log
+        from eed_search.search.ray_glue import forget_tune
+        from eed_search.search.ray_session import ray_log
 
+        forget_tune(folder)
         stack.enter_context(ray_log(folder / RAY_LOG))
         copier = stack.enter_context(copied(spec, folder))
         if spec.storage.url:
@@ -189,12 +191,12 @@ def ray_workers(clock: Callable[[], float] = time.monotonic) -> Iterator[RayWork
     Args:
         clock: Seconds by which it is told who hangs.
     """
-    from eed_search.search.ray_glue import local_ray
+    from eed_search.search.ray_session import local_ray
 
-    with local_ray() as machine:
+    with local_ray() as session:
         from eed_search.search.ray_workers import RayWorkers
 
-        yield RayWorkers(machine, clock=clock)
+        yield RayWorkers(session.machine, clock=clock, watch=session.watch, scratch=session.scratch)
 
 
 def command_line() -> str:
@@ -548,7 +550,7 @@ class _Search:
         try:
             given = one.arguments() | {"setting": setting}
             found = self._alone(one.what, given, one.who, self._poll)
-        except _Stopped:
+        except (_Stopped, SessionLost):
             raise
         except Exception as error:
             if fault := machine_fault(error):
@@ -644,8 +646,9 @@ class _Search:
         """Write down why the search broke, as far as that can be written; the error itself goes on to the caller."""
         reason = fault or (str(error) if isinstance(error, EedSearchError) else failure_of(error)[1])
         state: State = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
-        with suppress(Exception):
-            self._close_open_trials()
+        if not isinstance(error, SessionLost):  # which is no end of any trial
+            with suppress(Exception):
+                self._close_open_trials()
         with suppress(Exception):
             self.journal.close_tracker(state, None, _CANCEL_PATIENCE_S)
         with suppress(Exception):

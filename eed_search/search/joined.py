@@ -14,10 +14,12 @@ from typing import Any
 import yaml
 
 from eed_search.core.errors import RunError
+from eed_search.core.private import clear_leftovers, temporary_folder
 from eed_search.core.spec import Resources
 from eed_search.search import ray_glue
 from eed_search.search.package import is_sent, pack
 from eed_search.search.placement import Cluster, Node, fitting, only_on
+from eed_search.search.ray_session import logs_not_on_terminal, quiet_environment, variables, without_arguments
 from eed_search.search.ray_workers import RayWorkers
 from eed_search.search.reachable import check_ray
 from eed_search.search.workers import Pipeline, Poll
@@ -38,16 +40,18 @@ def joined_ray(address: str, latency_node: str | None = None) -> Iterator[Cluste
     Raises:
         RunError: If there is none, or it refuses.
     """
-    ray_glue.quiet_environment(own_token=False)
+    quiet_environment()
     import ray
 
     check_ray(address, "")
-    with ray_glue.logs_not_on_terminal(), tempfile.TemporaryDirectory(prefix="eed-join-") as folder:
+    clear_leftovers()
+    with logs_not_on_terminal(), temporary_folder("join") as folder:
         options: dict[str, Any] = {}
         if not is_sent():
-            options["runtime_env"] = {"working_dir": str(pack(Path(folder), {})), "env_vars": WORKER_VARIABLES}
+            (code := folder / "code").mkdir()
+            options["runtime_env"] = {"working_dir": str(pack(code, {})), "env_vars": WORKER_VARIABLES}
         try:
-            with ray_glue.without_arguments():
+            with without_arguments():
                 ray.init(address=address, log_to_driver=False, configure_logging=False, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             ray.shutdown()
@@ -57,7 +61,8 @@ def joined_ray(address: str, latency_node: str | None = None) -> Iterator[Cluste
                 " one, `--local` searches on this machine alone"
             ) from error
         try:
-            yield ClusterWorkers(latency_node)
+            with variables({"RAY_TMPDIR": str(folder)}):  # for lock files; while joining it says where to look for Ray
+                yield ClusterWorkers(latency_node)
         finally:
             ray.shutdown()
 

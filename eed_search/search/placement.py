@@ -52,7 +52,7 @@ class Placement(Protocol):
 
     @property
     def tries(self) -> int:
-        """How often a task that has a machine to itself is started when its machine is lost."""
+        """How often a task that has a machine to itself is started when its process or its machine is lost."""
 
     @property
     def takes_turns(self) -> frozenset[str]:
@@ -79,7 +79,7 @@ class OneMachine:
 
     num_cpus: float
     num_gpus: float
-    tries: int = 1
+    tries: int = 3
     takes_turns: frozenset[str] = frozenset()  # `prepare` trains as well: too long to make others wait
 
     def whole(self, what: str) -> dict[str, Any]:

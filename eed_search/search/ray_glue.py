@@ -1,38 +1,30 @@
-"""The door to Ray: the local session, the actors and tasks of a search, the trainable.
+"""The door to Ray: the actors and tasks of a search, the trainable.
 
-Only this module, `ray_workers`, `searcher` and `tune_callback` know that trials run under Ray. What runs
-on a worker is importable by name; the pipeline (a module) travels by name as well.
+Only this module, `ray_session`, `ray_watch`, `ray_workers`, `joined`, `searcher` and `tune_callback` know that trials run under
+Ray. What runs on a worker is importable by name; the pipeline (a module) travels by name as well.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import json
-import logging
 import os
 import platform
-import secrets
+import re
 import shutil
-import signal
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eed_search.core.cores import usable_cores
 from eed_search.core.errors import RunError, SpecError
 from eed_search.core.looks import Rival
-from eed_search.core.loopback import past_proxies
+from eed_search.core.private import machine_lock
 from eed_search.core.records import Reference, from_json
 from eed_search.core.spec import Resources
-from eed_search.search.lock import Driver, this_process
 from eed_search.search.monitor import control_label, reporter, trial_label
 from eed_search.search.outcome import attempt
-from eed_search.search.placement import PROBE_RESOURCE
 from eed_search.search.watchdog import SOFT
 from eed_search.search.workers import call
 
@@ -40,14 +32,9 @@ if TYPE_CHECKING:
     from eed_search.evaluation.latency import Probe, RatioEstimate
     from eed_search.trial import Setting
 
-START_TRIES = 3
+TUNE_FOLDER = "ray"  # in the run's folder, where all nodes must see it
 PROBE = "latency probe"  # under this name the probe posts for whom it measures
-_PREFIX, _OWNER = "eed-", "owner.json"
-_KEPT = 4  # processes besides one for each processor: the monitor, the probe, and two that wait for the next task
 _PENDING, _MOST_STARTING = "TUNE_MAX_PENDING_TRIALS_PG", 16
-_CLEAR_S = 10.0
-# Below this, the sockets of a session keep within the 107 characters that the system allows.
-_LONGEST_TEMP = 40
 
 
 @dataclass(frozen=True)
@@ -82,112 +69,6 @@ class Machine:
 
 
 @contextmanager
-def local_ray() -> Iterator[Machine]:
-    """Start Ray on this machine for the length of a search, and shut down just that.
-
-    It joins no cluster that someone else started, opens no dashboard, sends no usage reports, is
-    closed to other users by a token of its own, prints nothing, and keeps its session in a
-    temporary folder (a socket's path may not be long) that is removed at the end; of a driver that was
-    killed, by the next one.
-    """
-    quiet_environment()
-    import ray
-
-    clear_dead_sessions()
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_temp_root()))
-    (folder / _OWNER).write_text(json.dumps(asdict(this_process())), encoding="utf-8")
-    try:
-        with logs_not_on_terminal():
-            _start(folder)
-            try:
-                total = ray.cluster_resources()
-                yield Machine(total.get("CPU", 0.0), total.get("GPU", 0.0))
-            finally:
-                ray.shutdown()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _start(folder: Path) -> None:
-    """Start Ray; on a busy machine its own limit of 30 s is short, so that is tried again.
-
-    Raises:
-        RunError: If it does not start in time at the last try.
-    """
-    import ray
-
-    # Loopback where the system has a second address on it: Ray turns 127.0.0.1 into the outer one.
-    address: dict[str, Any] = {"_node_ip_address": "127.0.0.2"} if sys.platform == "linux" else {}
-    cores = usable_cores()  # Ray would count those that this process is not let on, too
-    for tried in range(1, START_TRIES + 1):
-        try:
-            with without_arguments():
-                ray.init(
-                    address="local",
-                    include_dashboard=False,
-                    num_cpus=cores,
-                    log_to_driver=False,
-                    configure_logging=False,
-                    resources={PROBE_RESOURCE: 1},
-                    _temp_dir=str(folder),
-                    # A worker that has imported torch is kept while trials run, for the finals. (Those of a GPU always end.)
-                    _system_config={"num_workers_soft_limit": cores + _KEPT},
-                    **address,
-                )
-            return
-        except Exception as error:  # Ray raises just this where it runs out of time
-            ray.shutdown()
-            if "timed out" not in str(error):
-                raise
-            if tried == START_TRIES:
-                raise RunError(
-                    f"Ray did not start within {START_TRIES} times 30 s: this machine is too busy."
-                    " End other work on it and launch again"
-                ) from error
-
-
-@contextmanager
-def without_arguments() -> Iterator[None]:
-    """Keep Ray from taking this process's command line into its own records: it ends where a file's name is no UTF-8."""
-    import ray._private.utils as private
-
-    given = getattr(private, "get_entrypoint_name", None)
-    if given is None:  # of another Ray
-        yield
-        return
-    private.get_entrypoint_name = lambda: "eed-search"
-    try:
-        yield
-    finally:
-        private.get_entrypoint_name = given
-
-
-def quiet_environment(*, own_token: bool = True) -> None:
-    """Set what Ray and Tune read from the environment, before they are imported.
-
-    Args:
-        own_token: Close a session of our own to others; one that is joined has a token already.
-    """
-    wanted = {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in a file mean what they meant to the user
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is the record
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver handles it
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what the raylet would print about dead workers
-        "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "3600",  # trials wait for controls
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    }
-    if own_token:
-        wanted["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        if "ray" not in sys.modules:
-            wanted["RAY_AUTH_MODE"] = "token"
-    for name, value in wanted.items():
-        os.environ.setdefault(name, value)
-    past_proxies()
-
-
-@contextmanager
 def started_side_by_side() -> Iterator[None]:
     """Let Tune start the workers of free slots all at once, not one after another; who proposes hands out no more than fit."""
     if _PENDING in os.environ:
@@ -198,70 +79,6 @@ def started_side_by_side() -> Iterator[None]:
         yield
     finally:
         del os.environ[_PENDING]
-
-
-def _temp_root() -> Path:
-    root = tempfile.gettempdir()
-    return Path("/tmp" if len(root) > _LONGEST_TEMP else root)
-
-
-def clear_dead_sessions() -> None:
-    """End what killed drivers' Ray sessions have left on this machine, and remove their folders.
-
-    Ray's own processes end by themselves within seconds of their driver, bar some agents.
-    """
-    for folder in _temp_root().glob(f"{_PREFIX}*"):
-        with suppress(OSError, ValueError, TypeError):
-            owner = Driver(**json.loads((folder / _OWNER).read_text(encoding="utf-8")))
-            if not owner.alive():
-                _clear(folder)
-
-
-def _clear(folder: Path) -> None:
-    """End the processes that hold a file of a session open, and remove its folder."""
-    deadline = time.monotonic() + _CLEAR_S
-    while (left := _holders(folder)) and time.monotonic() < deadline:
-        for pid in left:
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.1)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _holders(folder: Path) -> list[int]:
-    """List the processes that hold a file below a folder open."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if any(os.readlink(file).startswith(f"{folder}/") for file in (process / "fd").iterdir()):
-                found.append(int(process.name))
-    return found
-
-
-@contextmanager
-def logs_not_on_terminal() -> Iterator[None]:
-    """Keep what Ray's driver side logs off the screen."""
-    logger = logging.getLogger("ray")
-    before = (logger.handlers[:], logger.propagate)
-    logger.handlers, logger.propagate = [logging.NullHandler()], False
-    try:
-        yield
-    finally:
-        logger.handlers, logger.propagate = before
-
-
-@contextmanager
-def ray_log(path: Path) -> Iterator[None]:
-    """Write what Ray's driver side logs to a file of the run."""
-    logger = logging.getLogger("ray")
-    handler = logging.FileHandler(path, delay=True, encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        handler.close()
 
 
 # ---------------------------------------------------------------- on the workers
@@ -296,9 +113,7 @@ class ProbeActor:
 @contextmanager
 def measuring() -> Iterator[None]:
     """Hold this machine's one slot for timing among all searches of this user on it."""
-    from filelock import FileLock
-
-    with FileLock(str(Path(tempfile.gettempdir()) / f"eed-search-latency-{os.getuid()}.lock")):
+    with machine_lock("latency.lock"):
         yield
 
 
@@ -433,6 +248,13 @@ def forget_empty(path: Path) -> None:
         if path.stat().st_size == 0:
             path.unlink()
             path.parent.rmdir()
+
+
+def forget_tune(folder: Path) -> None:
+    """Remove what Tune has left in a run's folder, now or earlier: the ledger holds all that is needed of it."""
+    for path in folder.glob(f"{TUNE_FOLDER}*"):
+        if re.fullmatch(rf"{TUNE_FOLDER}(-\d+)?", path.name) and path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def alone_task(pipeline: Any, what: str, arguments: dict[str, Any], who: str, monitor: Any, timed: bool) -> Any:

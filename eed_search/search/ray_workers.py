@@ -10,14 +10,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from eed_search.core.errors import EedSearchError, TrialFailure
+from eed_search.core.memory import memory_kills
 from eed_search.core.spec import Resources
 from eed_search.search import ray_glue
 from eed_search.search.monitor import Monitor, Post, control_label, trial_label
 from eed_search.search.outcome import REPORT_KEY, failure_of, out_of_time
 from eed_search.search.placement import OneMachine, Placement
+from eed_search.search.ray_watch import Watch
 from eed_search.search.watchdog import Alarm, Watchdog
 from eed_search.search.workers import Hooks, OnStuck, Pipeline, Poll, Work
 
@@ -34,6 +37,8 @@ class RayWorkers:
         machine: What the session has.
         placement: Where in it things run; on this machine by default.
         clock: Seconds by which the watchdog tells who hangs.
+        watch: Knows whether the session still runs.
+        scratch: Where Tune keeps what nobody needs afterwards; the run's folder by default, which all nodes see.
     """
 
     def __init__(
@@ -41,10 +46,13 @@ class RayWorkers:
         machine: ray_glue.Machine,
         placement: Placement | None = None,
         clock: Callable[[], float] = time.monotonic,
+        watch: Watch | None = None,
+        scratch: Path | None = None,
     ) -> None:
         import ray
 
-        self._machine, self.clock = machine, clock
+        self._machine, self.clock, self.scratch = machine, clock, scratch
+        self.watch = watch or Watch()
         self.placement: Placement = placement or OneMachine(machine.num_cpus, machine.num_gpus)
         self._monitor: Any = ray.remote(Monitor).options(**self.placement.monitor()).remote()
         self._posts_ref: Any = None
@@ -75,27 +83,31 @@ class RayWorkers:
         limit_s: float | None,
         on_stuck: OnStuck,
     ) -> Any:
-        """Call one function of the pipeline with a whole machine; again on another one where it is lost."""
-        tried = 1
-        while True:
-            watchdog = Watchdog(limit_s)
+        """Call one function of the pipeline with a whole machine; again where its process or its machine is lost."""
+        tried, kills_before = 1, memory_kills()
+        with self.watch.guarded():
+            while True:
+                watchdog = Watchdog(limit_s)
 
-            def look(watchdog: Watchdog = watchdog) -> None:
-                poll()
-                self._watch_alone(who, watchdog, on_stuck)
+                def look(watchdog: Watchdog = watchdog) -> None:
+                    self.watch.check()
+                    poll()
+                    self._watch_alone(who, watchdog, on_stuck)
 
-            try:
-                return self._alone(pipeline, what, arguments, who, look)
-            except Exception as error:
-                reason, text = failure_of(error)
-                if isinstance(error, EedSearchError) or reason not in ("infrastructure", "oom"):
-                    raise
-                if tried >= self.placement.tries or reason == "oom":
-                    lost = "memory ran out" if reason == "oom" else "its process was lost"
-                    raise TrialFailure(
-                        reason, f"{who}: {lost} ({text}); `eed-search resume` goes on from what is finished"
-                    ) from error
-            tried += 1
+                try:
+                    return self._alone(pipeline, what, arguments, who, look)
+                except Exception as error:
+                    reason, text = failure_of(error)
+                    if isinstance(error, EedSearchError) or reason not in ("infrastructure", "oom"):
+                        raise
+                    self.watch.check_well()
+                    short = reason == "oom" or memory_kills() > kills_before  # it would happen again
+                    if tried >= self.placement.tries or short:
+                        lost = "memory ran out" if reason == "oom" else "its process was lost"
+                        raise TrialFailure(
+                            reason, f"{who}: {lost} ({text}); `eed-search resume` goes on from what is finished"
+                        ) from error
+                tried += 1
 
     def _alone(self, pipeline: Pipeline, what: str, arguments: Mapping[str, Any], who: str, poll: Poll) -> Any:
         import ray
@@ -106,7 +118,8 @@ class RayWorkers:
             while not ray.wait([ref], timeout=_TICK_S)[0]:
                 poll()
         except BaseException:
-            ray.cancel(ref, force=True)
+            if not self.watch.lost():
+                ray.cancel(ref, force=True)
             raise
         try:
             return ray.get(ref)
@@ -154,7 +167,8 @@ class RayWorkers:
 
     def side_by_side(self, pipeline: Pipeline, work: Work, hooks: Hooks) -> None:
         """Run controls and trials until the proposer has none any more, or the hooks say stop."""
-        _SideBySide(self, self._monitor, pipeline, work, hooks).run()
+        with self.watch.guarded():
+            _SideBySide(self, self._monitor, pipeline, work, hooks).run()
 
 
 class _SideBySide:
@@ -214,19 +228,25 @@ class _SideBySide:
                 self._step()
                 time.sleep(_TICK_S / 5)
         finally:
-            for ref in self._controls:
-                ray.cancel(ref, force=True)
-            ray.kill(self._probe_actor)
+            if not self._workers.watch.lost():
+                for ref in self._controls:
+                    ray.cancel(ref, force=True)
+                ray.kill(self._probe_actor)
 
     def _tune(self, probe: ray_glue.RemoteProbe) -> None:
         from ray import tune
 
         from eed_search.search.searcher import EedSearcher
-        from eed_search.search.tune_callback import DriverCallback, StopWhen, trial_folder
+        from eed_search.search.tune_callback import DriverCallback, Errors, StopWhen, kept_in_memory, trial_folder
 
         work, spec = self._work, self._work.spec
+        errors: Errors = {}
         callback = DriverCallback(
-            on_start=self._trial_started, on_end=self._trial_ended, on_error=self._trial_lost, on_step=self._step
+            on_start=self._trial_started,
+            on_end=self._trial_ended,
+            on_error=self._trial_lost,
+            errors=errors,
+            on_step=self._step,
         )
         function = tune.with_parameters(
             ray_glue.trainable,
@@ -247,16 +267,19 @@ class _SideBySide:
                 trial_dirname_creator=trial_folder,
             ),
             run_config=tune.RunConfig(
-                name="ray" if work.attempt == 1 else f"ray-{work.attempt}",
-                storage_path=str(work.folder),
+                name=ray_glue.TUNE_FOLDER,
+                storage_path=str(self._workers.scratch or work.folder),
                 verbose=0,
                 callbacks=[callback],
                 stop=StopWhen(lambda: self._hooks.stopping() or callback.fatal is not None),
                 failure_config=tune.FailureConfig(max_failures=0),  # the driver decides what is tried again
             ),
         )
-        with ray_glue.started_side_by_side():
-            tuner.fit()
+        try:
+            with ray_glue.started_side_by_side(), kept_in_memory(errors):
+                tuner.fit()
+        finally:
+            ray_glue.forget_tune(work.folder)
         if callback.fatal is not None:
             raise callback.fatal
 
@@ -283,6 +306,7 @@ class _SideBySide:
             record = out_of_time(number, {}, self._out_of_time.pop(label))
             self._hooks.on_end(number, {REPORT_KEY: record})
             return
+        self._workers.watch.check_well()  # before a trial is blamed for it
         reason, message = failure_of(error) if error else ("infrastructure", "its worker process died")
         self._hooks.on_lost(number, reason, message, f"{message}\n\n{error}\n")
 
@@ -294,6 +318,7 @@ class _SideBySide:
         """Take in finished controls, look for workers that are stuck, tell the driver."""
         import ray
 
+        self._workers.watch.check()
         ready, _ = ray.wait(list(self._controls), num_returns=1, timeout=0) if self._controls else ([], [])
         for ref in ready:
             self._control_ended(self._controls.pop(ref), ref)
@@ -322,6 +347,8 @@ class _SideBySide:
             cause = ray_glue.cause_of(error)
             if label in self._timed_out:
                 cause = TrialFailure("timeout", self._timed_out.pop(label))
+            elif failure_of(cause)[0] == "infrastructure":
+                self._workers.watch.check_well()
             self._lost_controls[size] += 1
             if failure_of(cause)[0] == "infrastructure" and self._lost_controls[size] < self._workers.placement.tries:
                 self._controls[self._train_control(size)] = size  # its node is gone: elsewhere, from the store
@@ -392,7 +419,7 @@ class _SideBySide:
             return
         ray.kill(self._probe_actor, no_restart=False)  # whoever waits for it is measured by the next one
         with suppress(ray.exceptions.RayError):
-            ray.get(self._monitor.post.remote(ray_glue.PROBE, ""))
+            ray.get(self._monitor.post.remote(ray_glue.PROBE, ""), timeout=_PROBE_STARTS_S)
         self._workers.forget_posts()  # the next ones are of after it
         now = self._workers.clock()
         self._probe_back_by = now + _PROBE_STARTS_S

@@ -19,6 +19,7 @@ from eed_search.core import plugins
 from eed_search.core.errors import EedSearchError, RunError, SpecError
 from eed_search.core.ledger import FILE_NAME, Ledger, RunView, read_run
 from eed_search.core.moved import path_now
+from eed_search.core.private import clear_leftovers
 from eed_search.core.sent_plugins import bring
 from eed_search.core.spec import SharedStorage, Spec
 from eed_search.core.spec_file import SPACE_FILE, load, parse, read_table, to_text
@@ -31,7 +32,6 @@ from eed_search.search.journal import Journal
 from eed_search.search.listener import Listener, Silent
 from eed_search.search.lock import driving
 from eed_search.search.outcome import judge
-from eed_search.search.ray_glue import clear_dead_sessions
 from eed_search.search.remaining import ended_early, to_reopen, work_left
 from eed_search.search.workers import LocalWorkers, Pipeline, Workers
 
@@ -80,7 +80,7 @@ def resume(
     folder = folder.expanduser().resolve()
     with ExitStack() as stack:
         stack.enter_context(driving(folder))
-        clear_dead_sessions()
+        clear_leftovers()
         view = _read(folder)
         _bring_plugins(folder, view, storage)
         spec = stored_spec(folder, view)
@@ -132,7 +132,7 @@ def mark_cancelled(folder: Path) -> None:
         RunError: If it runs.
     """
     with driving(folder), Ledger(folder / FILE_NAME, write=True) as ledger:
-        clear_dead_sessions()
+        clear_leftovers()
         journal = Journal(ledger, Silent(), 0, 1)
         view = journal.view
         journal.append("request", {"what": "cancel", "offline": True})

@@ -1,26 +1,60 @@
-"""What Ray Tune's loop calls in the driver: trial ends, lost trials, each step, and when to stop."""
+"""What Ray Tune's loop calls in the driver: trial ends, lost trials, each step, and when to stop.
+
+Tune leaves the error of a lost trial on the disk, as a pickle: whoever can write there runs code in whoever loads it. So
+errors are taken from Tune in this process's memory, and no pickle of them is written or loaded.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import Any
 
 from ray.tune import Callback, Stopper
+from ray.tune.analysis import ExperimentAnalysis
+from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
+
+Errors = MutableMapping[str, BaseException]
+"""Why trials were lost, by Tune's ids."""
+
+
+@contextmanager
+def kept_in_memory(errors: Errors) -> Iterator[None]:
+    """Keep the errors that Tune is told of; it is left with their texts, which it writes and reads as text.
+
+    Nor does it read back the trials of a search that has none.
+
+    Args:
+        errors: Filled meanwhile.
+    """
+    tunes_trial: Any = Trial  # whose methods are replaced
+    analysis: Any = ExperimentAnalysis
+    handle, load = tunes_trial.handle_error, analysis._load_trials
+
+    def keep(self: Trial, exc: BaseException | None = None) -> None:
+        if exc is not None:
+            errors[self.trial_id] = exc
+        handle(self, TuneError(str(exc)))
+
+    tunes_trial.handle_error, analysis._load_trials = keep, lambda self: []
+    try:
+        yield
+    finally:
+        tunes_trial.handle_error, analysis._load_trials = handle, load
 
 
 class DriverCallback(Callback):
     """Hands each trial's end to the driver.
 
     Tune swallows what a callback raises and blames the trial. Here the first such error is kept in
-    `fatal`, and `StopWhen` ends the search, so that a full disk is not mistaken for a bad trial.
+    `fatal`, and `StopWhen` ends the search, so that a full disk is not mistaken for a bad trial. What is no `Exception` passes.
 
     Args:
         on_start: Called with number and Tune's trial when its worker begins.
         on_end: Called with number and last result of a trial that ended or was stopped.
         on_error: Called with number and error of a trial that Ray lost.
+        errors: Where that error is found.
         on_step: Called on each round of Tune's loop, some ten times a second.
     """
 
@@ -29,9 +63,11 @@ class DriverCallback(Callback):
         on_start: Callable[[int, Trial], None],
         on_end: Callable[[int, dict[str, Any]], None],
         on_error: Callable[[int, BaseException | None], None],
+        errors: Errors,
         on_step: Callable[[], None],
     ) -> None:
         self._on_start, self._on_end, self._on_error, self._on_step = on_start, on_end, on_error, on_step
+        self._errors = errors
         self.fatal: BaseException | None = None
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -44,7 +80,7 @@ class DriverCallback(Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Pass on a trial that Ray lost."""
-        self._guard(lambda: self._on_error(_number(trial), _error_of(trial)))
+        self._guard(lambda: self._on_error(_number(trial), self._errors.pop(trial.trial_id, None)))
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Pass on a round of the loop."""
@@ -90,16 +126,6 @@ def trial_folder(trial: Trial) -> str:
     """Name a trial's folder by its number and attempt: Tune's own names hold every parameter."""
     attempt = int(trial.config["attempt"])
     return f"trial-{_number(trial):05d}{'' if attempt == 1 else f'-{attempt}'}"
-
-
-def _error_of(trial: Trial) -> BaseException | None:
-    """Read why Ray lost a trial; from where Tune has just written it, since its copy in the run's folder comes later."""
-    import ray.cloudpickle
-
-    with suppress(OSError, TypeError):
-        error = ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
-        return error if isinstance(error, BaseException) else None
-    return None
 
 
 def _number(trial: Trial) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from eed_search.core.data_facts import DataFacts
-from eed_search.core.errors import FailureReason
+from eed_search.core.errors import FailureReason, MachineFault
 from eed_search.core.looks import Rival
 from eed_search.core.params import TrialParams
 from eed_search.core.records import FreshCheck, Latency, Measurement, Reference, RungReading, TrialRecord
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 Poll = Callable[[], None]
 OnStuck = Callable[[str, float, str], None]
+
+
+class SessionLost(MachineFault):
+    """What runs all the trials is gone."""
 
 
 class Pipeline(Protocol):

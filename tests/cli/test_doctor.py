@@ -116,3 +116,45 @@ def test_findings_as_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
             {"level": "wrong", "what": "x", "text": "y", "fix": "z"},
         ],
     }
+
+
+def test_ray_is_started_and_where_it_listens_is_looked_at() -> None:
+    """The real one: `tests/search/test_ray_session.py` tries from outside what is said here."""
+    ray, sockets = doctor._ray()
+    assert (ray.level, sockets.level) == ("ok", "ok")
+    assert ray.text.endswith(" s, asks for a token")
+    number = int(sockets.text.removeprefix("all ").removesuffix(" listen on loopback only"))
+    assert number >= 5  # GCS, two of the raylet, a worker, this driver
+
+
+def test_a_socket_that_others_reach_is_wrong(interpreter: Path) -> None:
+    """Named with its program, and with what was tried."""
+    _program(
+        interpreter, """echo '{"ray": "2.99", "seconds": 3.2, "num_ears": 7, "open": ["0.0.0.0:44217 (python)"]}'"""
+    )
+    ray, sockets = doctor._ray()
+    assert (ray.level, ray.text) == ("ok", "2.99 starts in 3 s, asks for a token")
+    assert sockets.level == "wrong"
+    assert sockets.text == (
+        "0.0.0.0:44217 (python) can be reached from other machines, although 127.0.0.1 was asked for; the token keeps them out"
+    )
+    assert "pip install" in sockets.fix
+
+
+def test_ray_that_does_not_start_is_wrong(interpreter: Path) -> None:
+    """With the last line of what it said."""
+    _program(interpreter, "echo 'TMPDIR: /x: other users may exchange what lies in it' >&2; exit 1")
+    (finding,) = doctor._ray()
+    assert (finding.level, finding.text) == (
+        "wrong",
+        "does not start: TMPDIR: /x: other users may exchange what lies in it",
+    )
+
+
+def test_temporary_files_that_others_may_exchange_are_noted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With where they go instead, and how to have them where one wants."""
+    tmp_path.chmod(0o777)
+    monkeypatch.setattr(doctor.tempfile, "tempdir", str(tmp_path))
+    (finding,) = doctor._temporary()
+    assert (finding.level, finding.text) == ("note", f"{tmp_path} is open to other users, so /tmp is taken instead")
+    assert "mkdir -m 700 DIR" in finding.fix

@@ -352,7 +352,7 @@ def test_nothing_is_printed(done: Done) -> None:
 def test_all_files_lie_under_home(done: Done) -> None:
     """All files lie under home."""
     assert {path.name for path in done.home.iterdir()} == {"stub-1", "mlflow.db", "mlartifacts"}
-    assert {"ledger.sqlite", "study.sqlite", "search_space.yaml", "ray", "report"} <= {
+    assert {"ledger.sqlite", "study.sqlite", "search_space.yaml", "report"} <= {
         path.name for path in done.folder.iterdir()
     }
 
