@@ -55,6 +55,8 @@ FILE_NAME, MARK_NAME = "ledger.sqlite", "ledger.head"
 FORMAT = 1  # as PRAGMA user_version keeps it; 0 has no digests
 _SIGNS = (MARK_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}.good-1", f"{FILE_NAME}.good-2", "study.sqlite")
 _MARK = re.compile(rb"([0-9]{20}) ([0-9a-f]{8})\n")
+_CHAINED = "SELECT seq, kind, trial, data, at, digest FROM event WHERE seq > ? ORDER BY seq"
+_UNCHAINED = "SELECT seq, kind, trial, data, at, NULL FROM event WHERE seq > ? ORDER BY seq"
 _NOT_DAMAGE = frozenset(  # what SQLite says of a sound file too: held, not allowed, no room
     {
         sqlite3.SQLITE_BUSY,
@@ -350,9 +352,7 @@ def has_digests(database: sqlite3.Connection) -> bool:
 
 def stored_rows(database: sqlite3.Connection, after: int, has_digest: bool) -> Iterator[Row]:
     """Read events as they are stored, in order; `database` gives texts as bytes."""
-    digest = "digest" if has_digest else "NULL"
-    query = f"SELECT seq, kind, trial, data, at, {digest} FROM event WHERE seq > ? ORDER BY seq"
-    for found in database.execute(query, (after,)):
+    for found in database.execute(_CHAINED if has_digest else _UNCHAINED, (after,)):
         yield Row(*found)
 
 

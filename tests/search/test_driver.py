@@ -24,6 +24,7 @@ from optuna.trial import TrialState
 
 from eed_search.core.data_facts import DataFacts
 from eed_search.core.errors import RunError, SpecError, TrialFailure
+from eed_search.core.home_lock import LOCK_NAME
 from eed_search.core.ledger import FILE_NAME, Event, Ledger, RungReport, RunView, read_run
 from eed_search.core.records import Interval, Reference, TrialRecord
 from eed_search.core.reported import standing
@@ -351,7 +352,7 @@ def test_nothing_is_printed(done: Done) -> None:
 
 def test_all_files_lie_under_home(done: Done) -> None:
     """All files lie under home."""
-    assert {path.name for path in done.home.iterdir()} == {"stub-1", "mlflow.db", "mlartifacts"}
+    assert {path.name for path in done.home.iterdir()} == {"stub-1", "mlflow.db", "mlartifacts", LOCK_NAME}
     assert {"ledger.sqlite", "study.sqlite", "search_space.yaml", "report"} <= {
         path.name for path in done.folder.iterdir()
     }
