@@ -88,6 +88,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, to: str = "") -> tarfile.Ta
         b"no archive",
         packed(member("a.txt"))[:30],
     ],
+    ids=["link", "link to a sibling", "hard link", "pipe", "device", "outside", "no archive", "cut short"],
 )
 def test_what_is_no_folder_of_files_is_not_laid_out(tmp_path: Path, data: bytes) -> None:
     """Whatever a head sends: one clear error, and nothing appears."""

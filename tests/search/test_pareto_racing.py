@@ -16,7 +16,7 @@ from ray.tune.search import Searcher
 from eed_search.core.errors import SpecError
 from eed_search.search import ParetoRacing, StudySearcher
 from eed_search.search.pareto_racing import reading_of
-from eed_search.search.ray_glue import local_ray
+from eed_search.search.ray_session import local_ray
 from eed_search.search.simulator import Simulation, simulate
 
 METRICS = {"accuracy": "max", "cost": "min"}
