@@ -407,7 +407,9 @@ class _Search:
             finally:
                 self._proposer.close()
         finally:
-            close_study(study)
+            behind = close_study(study)
+        if behind:
+            self.journal.note(f"{STUDY_FILE} could not be written ({behind}); a resume makes it again")
         self._close_open_trials()
         self._raise_if_stopped()
 

@@ -85,7 +85,7 @@ class Model:
     """Learns from reports and proposes.
 
     What it proposes depends on what it is given alone: it remembers nothing but the settings it has fitted,
-    and to which reports, so that it need not fit them to the same ones again.
+    and to which reports, and what the space makes of parameters, so that it need not find out the same again.
 
     Args:
         space: Draws a configuration from whatever offers `suggest_float`, `suggest_int` and
@@ -119,6 +119,7 @@ class Model:
         self._cost = cost or (lambda config: 1.0)
         self._seen: dict[str, BaseDistribution] = {}
         self._names: dict[frozenset[tuple[str, Any]], Hashable] = {}  # what `same` says of parameters
+        self._ends_of: dict[frozenset[tuple[str, Any]], Mapping[int, tuple[float, float]]] = {}  # and `ends`
         self._kernels: dict[int | str, tuple[bytes, Any]] = {}  # by objective or limit: what it was fitted on, kernel
 
     def propose(
@@ -250,7 +251,9 @@ class Model:
         """Predict an objective that lies between known ends: where between them, from all whose ends differ."""
         placed = []
         for one in observations:
-            found = self._ends(self._replay(one.params).config).get(objective)
+            if (key := frozenset(one.params.items())) not in self._ends_of:
+                self._ends_of[key] = self._ends(self._replay(one.params).config)
+            found = self._ends_of[key].get(objective)
             if found is not None and found[1] > found[0]:
                 place = (one.values[objective] - found[0]) / (found[1] - found[0])
                 placed.append(replace(one, values=(place,)))

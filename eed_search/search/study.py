@@ -11,6 +11,8 @@ A trial's end is told truthfully, once:
 A swept gate threshold of a finished trial stands in the study too, as a trial of its own with that
 threshold (user attribute `swept`); its robust accuracy is an upper bound. A study that is made again for more trials
 after the finals holds what confirmed it instead, and not what broke a limit then.
+
+The study is in memory; its file (`study_file`) follows in the background.
 """
 
 from __future__ import annotations
@@ -22,7 +24,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
-from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from eed_search.core.cost import latency_of
@@ -34,6 +35,7 @@ from eed_search.core.records import Measurement, SweptPoint, TrialRecord
 from eed_search.core.spec import Spec
 from eed_search.search.proposals import first_proposals, suggest
 from eed_search.search.samplers import PORTFOLIO, make_sampler
+from eed_search.search.study_file import StudyInFile, close_database
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -67,7 +69,7 @@ def own_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def open_study(path: Path, name: str, spec: Spec) -> optuna.Study:
-    """Make the study of a search, in a SQLite file of its own that optuna-dashboard opens.
+    """Make the study of a search, with a SQLite file of its own that optuna-dashboard opens.
 
     A study of that name that is already in the file is taken up again. The proposals of
     `search.first` are queued in a new study only.
@@ -80,22 +82,31 @@ def open_study(path: Path, name: str, spec: Spec) -> optuna.Study:
     Returns:
         A study that maximises robust accuracy and minimises `latency_ms`.
     """
-    study = _create(_storage(path), name)
+    storage = StudyInFile(path)
+    storage.load(name)
+    study = _create(storage, name)
     if not study.get_trials(deepcopy=False):
         for proposal in first_proposals(spec)[: spec.search.trials]:
             study.enqueue_trial(proposal)
+    storage.show()
     return study
 
 
-def close_study(study: optuna.Study) -> None:
-    """Close the study's file."""
-    storage: Any = getattr(study._storage, "_backend", study._storage)  # Optuna wraps it in a cache
-    storage.remove_session()
-    storage.engine.dispose()
+def close_study(study: optuna.Study) -> str:
+    """Close the study's file, once it shows all of the study.
+
+    Returns:
+        Why the file lacks something; empty if it lacks nothing.
+    """
+    if isinstance(storage := study._storage, StudyInFile):
+        storage.close()
+        return storage.problem
+    close_database(getattr(storage, "_backend", storage))  # Optuna wraps it in a cache
+    return ""
 
 
 def rebuild_study(view: RunView, spec: Spec, path: Path) -> optuna.Study:
-    """Make the study again from the ledger; what stands in the file is thrown away.
+    """Make the study again from the ledger; what the file says otherwise is thrown away.
 
     Proposals and ends are replayed in their order, so that everything a sampler keeps in the study
     (the position in a sequence, generations) is what it was. Trials without an end are RUNNING, for
@@ -112,19 +123,13 @@ def rebuild_study(view: RunView, spec: Spec, path: Path) -> optuna.Study:
     Raises:
         RunError: If a trial's parameters do not fit the search space.
     """
-    replayed = _replay(view, spec)
-    new = path.with_name(f".{path.name}.new")
-    _remove(new)
-    study = _create(_storage(new), view.name)
-    _copy(replayed, study)
-    close_study(study)
-    # With the old file go its journals: SQLite would roll them back into the new one.
-    _remove(path)
-    new.rename(path)
-    return _create(_storage(path), view.name)
+    storage = StudyInFile(path)
+    study = _replay(view, spec, storage)
+    storage.show()
+    return study
 
 
-def _create(storage: RDBStorage | InMemoryStorage, name: str) -> optuna.Study:
+def _create(storage: StudyInFile, name: str) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         # Metric names are marked experimental.
@@ -139,28 +144,6 @@ def _create(storage: RDBStorage | InMemoryStorage, name: str) -> optuna.Study:
         if not study.get_trials(deepcopy=False):
             study.set_metric_names(list(OBJECTIVES))
     return study
-
-
-def _storage(path: Path) -> RDBStorage:
-    """Open the study's file without waiting for the disk at each of the many small writes.
-
-    A killed process loses nothing by it; after a power cut the study is made again from the ledger.
-    """
-    from sqlalchemy import URL, event
-
-    storage = RDBStorage(URL.create("sqlite", database=str(path)).render_as_string(hide_password=False))
-    storage.engine.dispose()  # its first connections do not know the setting yet
-
-    def relax(connection: Any, record: object) -> None:
-        connection.execute("PRAGMA synchronous=OFF")
-
-    event.listen(storage.engine, "connect", relax)
-    return storage
-
-
-def _remove(path: Path) -> None:
-    for end in ("", "-journal", "-wal", "-shm"):
-        path.with_name(path.name + end).unlink(missing_ok=True)
 
 
 class _Replayed(Trial):
@@ -178,9 +161,9 @@ class _Replayed(Trial):
         return bool(super()._is_fixed_param(name, distribution))
 
 
-def _replay(view: RunView, spec: Spec) -> optuna.Study:
-    """Live through the search again, in memory, with every draw given."""
-    study = _create(InMemoryStorage(), view.name)
+def _replay(view: RunView, spec: Spec, storage: StudyInFile) -> optuna.Study:
+    """Live through the search again, with every draw given."""
+    study = _create(storage, view.name)
     open_: dict[int, Trial] = {}
     plain = optuna.samplers.RandomSampler(seed=0)
     first = first_proposals(spec)[: spec.search.trials]
@@ -237,17 +220,6 @@ def _misfit(trial: Trial, params: Mapping[str, ParamValue], spec: Spec) -> str:
         return str(error).splitlines()[0]
     odd = [key for key in {**again, **params} if again.get(key) != params.get(key)]
     return f"{odd[0]}: was {params.get(odd[0])}, would be {again.get(odd[0])}" if odd else ""
-
-
-def _copy(source: optuna.Study, target: optuna.Study) -> None:
-    """Write a study from memory into a file, one write for each trial."""
-    trials = source.get_trials(deepcopy=False)
-    target.add_trials(trials)
-    ids = {old._trial_id: new._trial_id for old, new in zip(trials, target.get_trials(deepcopy=False), strict=True)}
-    for key, value in source._storage.get_study_system_attrs(source._study_id).items():
-        if ":parent:" in key:  # NSGA-II names the parents of a generation by the storage's own numbers
-            value = [ids[one] for one in value]
-        target._storage.set_study_system_attr(target._study_id, key, value)
 
 
 # ---------------------------------------------------------------- tell

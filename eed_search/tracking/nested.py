@@ -16,7 +16,6 @@ from eed_search.core.seeds import digest
 from eed_search.core.spec import Tracking
 from eed_search.core.texts import as_utf8
 from eed_search.tracking.mlflow_log import (
-    PARENT_TAG,
     artifact_folder,
     connect,
     database_uri,
@@ -24,6 +23,7 @@ from eed_search.tracking.mlflow_log import (
     make_database,
     one_line,
 )
+from eed_search.tracking.mlflow_runs import PARENT_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
