@@ -292,13 +292,15 @@ class _Search:
         opened = False
 
         def poll() -> None:
-            # Both take seconds: better beside the base's training than after it. A wrong
+            # All that takes seconds: better beside the base's training than after it. A wrong
             # tracking.uri shows before much of it is done.
             nonlocal opened
             if not opened:
                 opened = True
                 self._open_tracker()
-                import eed_search.search.study  # noqa: F401
+                from eed_search.search.learning import load
+
+                load(self.spec)
             self._poll()
 
         given = {"spec": self.spec, "store_root": self.home / "store"}

@@ -13,6 +13,7 @@ import math
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -349,6 +350,10 @@ def _kernel(width: int) -> Any:
 
 # ---------------------------------------------------------------- drawing and encoding
 
+# Hundreds of candidates are drawn for a proposal from the same few distributions, which nobody changes.
+_distribution: Callable[..., Any] = lru_cache(maxsize=1024, typed=True)(lambda kind, *given: kind(*given))
+_choice = lru_cache(maxsize=256, typed=True)(CategoricalDistribution)
+
 
 class RandomTrial:
     """Draws at random where an Optuna trial would be asked, near given parameters or anywhere.
@@ -372,15 +377,15 @@ class RandomTrial:
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
         """Draw a real number."""
-        return float(self._number(name, FloatDistribution(low, high, log=log, step=step)))
+        return float(self._number(name, _distribution(FloatDistribution, low, high, log, step)))
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
         """Draw a whole number."""
-        return int(self._number(name, IntDistribution(low, high, log=log, step=step)))
+        return int(self._number(name, _distribution(IntDistribution, low, high, log, step)))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """Draw one of the choices."""
-        distribution = CategoricalDistribution(tuple(choices))
+        distribution = _choice(tuple(choices))
         if name in self.params:
             return self.params[name]
         if name in self._near and self._rng.random() >= self._change:

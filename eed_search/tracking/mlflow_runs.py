@@ -32,6 +32,7 @@ UID_TAG = "search_uid"
 ENDS = {"done": "FINISHED", "infeasible": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 _MAX_TEXT = 5000  # servers older than ours refuse longer tags
 _PAGE = 100  # runs of one answer, each with all of its tags
+_FEW = 20  # so many children are looked up one by one: of a thousand, all together take seconds
 _LATE_S = 5.0  # a call that was not answered is heard within this time once its server answers again
 
 
@@ -161,6 +162,8 @@ class Runs:
             Exception: The first that MLflow raised; what is not written then is written by another call.
         """
         last = {child.point: child for child in children}
+        if len(last) > _FEW:
+            self.look_up()
         self._each(self._put, last.values())
 
     def log(
@@ -177,7 +180,7 @@ class Runs:
 
         The same values for the same step and time are kept once, however often they come.
         """
-        if point and point not in self._children:
+        if point and not self._is_there(point):
             return
         run_id = self._children[point].run_id if point else self.parent_id
         self._log(run_id, params or {}, [(time.time() if at is None else at, step, metrics or {})], tags or {})
@@ -215,9 +218,7 @@ class Runs:
     def _put(self, child: Child) -> None:
         if self.is_complete(child.point):
             return
-        if child.point not in self._children and (child.point in self._doubted or not self._looked):
-            self._find(child.point)
-        if made := child.point not in self._children:
+        if made := not self._is_there(child.point):
             self._make(child)
         known = self._children[child.point]
         # What an earlier end of the same trial said is overwritten, by nothing too.
@@ -240,6 +241,12 @@ class Runs:
         self._children[child.point] = _Known(str(run.info.run_id))
         if not again:
             self._doubted.discard(child.point)
+
+    def _is_there(self, point: str) -> bool:
+        """Whether MLflow has a child; asked where it is not known, or not sure."""
+        if point not in self._children and (point in self._doubted or not self._looked):
+            self._find(point)
+        return point in self._children
 
     def _find(self, point: str) -> None:
         found = self._search(f"tags.`{UID_TAG}` = '{self._uid}' and tags.point = '{point}'")

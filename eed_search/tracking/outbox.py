@@ -126,6 +126,8 @@ class Outbox:
                 self._deliver_until_closed(ledger)
         except Exception as error:  # the ledger itself cannot be read
             self._failed(error)
+        finally:
+            self._tracker.close()
 
     def _deliver_until_closed(self, ledger: Ledger) -> None:
         pause = 0.0

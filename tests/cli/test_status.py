@@ -171,14 +171,16 @@ def test_a_second_cancel_tells_mlflow_what_it_did_not_take(tmp_path: Path) -> No
         until(lambda: ended(home / "nine") == 1)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    (home / "mlflow.db").rename(home / "away.db")
+    for file in sorted(home.glob("mlflow.db*")):
+        file.rename(home / file.name.replace("mlflow", "away"))
     (home / "mlflow.db").write_text("no database, but long enough to be taken for one " * 50)
     done = call("cancel", "nine", "--home", home)
     assert done.exit_code == 0, done.stderr
     view = read_run(home / "nine")
     assert view.state == "cancelled"
     assert any("MLflow could not be told of the end" in note for note in view.notes)
-    (home / "away.db").replace(home / "mlflow.db")
+    for file in sorted(home.glob("away.db*")):
+        file.replace(home / file.name.replace("away", "mlflow"))
     done = python("from eed_search.cli import main; main()", "cancel", "nine", "--home", home)
     assert (done.returncode, done.stderr) == (0, "")
     assert _open_runs(read_run(home / "nine")) == []

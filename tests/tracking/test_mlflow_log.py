@@ -340,7 +340,10 @@ def test_the_database_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: A
             MlflowTracker(make_spec(), tmp_path, "digits").start(make_view(0))
     assert not (tmp_path / "mlflow.db").exists()
     (tmp_path / ".mlflow-for-digits.db").write_bytes(b"left by a kill")
-    MlflowTracker(make_spec(), tmp_path, "digits").start(make_view(0))
+    (tmp_path / "mlflow.db-wal").write_bytes(b"left by a database that was moved away")
+    tracker = MlflowTracker(make_spec(), tmp_path, "digits")
+    tracker.start(make_view(0))
+    tracker.close()
     assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlartifacts"}
 
 
