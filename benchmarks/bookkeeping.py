@@ -203,7 +203,9 @@ def _events(home: Path) -> list[Event]:
 
 def table(rows: Sequence[Driven]) -> str:
     """Write what was measured as lines of one width."""
-    head = f"{'':<8}{'trials':>7}{'first trial':>13}{'a minute':>10}{'after the last':>16}{'for MLflow':>12}{'memory':>10}"
+    head = (
+        f"{'':<8}{'trials':>7}{'first trial':>13}{'a minute':>10}{'after the last':>16}{'for MLflow':>12}{'memory':>10}"
+    )
     lines = [
         f"{one.what:<8}{one.trials:>7}{one.first_s:>11.1f} s{one.per_minute:>10.0f}{one.after_s:>14.1f} s"
         f"{one.close_s:>10.1f} s{one.memory_mib:>6.0f} MiB{'' if one.complete else '   INCOMPLETE'}"
@@ -216,9 +218,7 @@ def problems(rows: Sequence[Driven]) -> list[str]:
     """Say what does not hold."""
     by_name = {one.what: one for one in rows}
     found = [f"{one.what}: MLflow lacks something" for one in rows if not one.complete]
-    found += [
-        f"{one.what}: MLflow took {one.close_s:.0f} s after the end" for one in rows if one.close_s > COMPLETE_S
-    ]
+    found += [f"{one.what}: MLflow took {one.close_s:.0f} s after the end" for one in rows if one.close_s > COMPLETE_S]
     found += [f"{one.what}: {one.memory_mib:.0f} MiB" for one in rows if one.memory_mib > MEMORY_MIB]
     later = by_name["resume"].first_s - by_name["fresh"].first_s
     if later > LATER_S:

@@ -210,9 +210,7 @@ class Journal:
         if complete:
             self.append("tracker", {"complete": True})
         elif outbox.is_full:
-            self.note(
-                f"MLflow's disk is full, so it lacks a part of this search; make room, then {again} completes it"
-            )
+            self.note(f"MLflow's disk is full, so it lacks a part of this search; make room, then {again} completes it")
         else:
             self.note(f"MLflow did not answer to the end and lacks a part of this search; {again} completes it")
 

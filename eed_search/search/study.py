@@ -51,8 +51,9 @@ OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {"robust_accuracy": "ma
 
 # ---------------------------------------------------------------- samplers
 
-# These keep nothing in the study for a trial that has ended: a study can be made again without them.
-_KEEP_NOTHING = frozenset({"tpe", "random", PORTFOLIO})
+# These keep nothing in the study, the last one nothing for a trial that has ended: a study can be made again without them.
+_KEEP_NOTHING = frozenset({"random", PORTFOLIO})
+_KEEP_NOTHING_LONG = _KEEP_NOTHING | {"tpe"}
 
 
 def sampler_for(spec: Spec, number: int) -> BaseSampler:
@@ -220,9 +221,12 @@ def _replay(view: RunView, spec: Spec, storage: StudyInFile) -> optuna.Study:
             raise RunError(f"run {view.name}: its ledger lacks proposal {num_proposed}; restore it from a copy")
         num_proposed += 1
         given = first[number] if number < len(first) else None
-        ended = number in view.trials
-        alone = ended and spec.search.sampler in _KEEP_NOTHING and given is None
-        open_[number] = _added(study, view, spec, number) if alone else _asked(study, view, spec, number, given)
+        plain = spec.search.sampler in (_KEEP_NOTHING_LONG if number in view.trials else _KEEP_NOTHING)
+        if plain and given is None:
+            open_[number] = _added(study, view, spec, number)
+        else:
+            sampler = optuna.samplers.RandomSampler(seed=0) if plain else sampler_for(spec, number)
+            open_[number] = _asked(study, view, spec, number, sampler, given)
     return study
 
 
@@ -230,15 +234,17 @@ def _added(study: optuna.Study, view: RunView, spec: Spec, number: int) -> Trial
     """Add a proposal as it was made."""
     given = _Given(view.drawn[number])
     _check(given, view, spec, number)
-    storage = study._storage
-    begun = optuna.trial.create_trial(
-        state=TrialState.RUNNING, params=given.params, distributions=given.distributions
-    )
-    return Trial(study, storage.create_new_trial(study._study_id, begun))
+    begun = optuna.trial.create_trial(state=TrialState.RUNNING, params=given.params, distributions=given.distributions)
+    return Trial(study, study._storage.create_new_trial(study._study_id, begun))
 
 
 def _asked(
-    study: optuna.Study, view: RunView, spec: Spec, number: int, given: Mapping[str, ParamValue] | None
+    study: optuna.Study,
+    view: RunView,
+    spec: Spec,
+    number: int,
+    sampler: BaseSampler,
+    given: Mapping[str, ParamValue] | None,
 ) -> Trial:
     """Ask for a proposal as it was asked for.
 
@@ -247,10 +253,10 @@ def _asked(
         view: The run.
         spec: Its search-space file.
         number: The proposal's.
+        sampler: Who is asked.
         given: What the file gave of it; none if it gave nothing.
     """
-    plain = number in view.trials and spec.search.sampler in _KEEP_NOTHING
-    study.sampler = optuna.samplers.RandomSampler(seed=0) if plain else sampler_for(spec, number)
+    study.sampler = sampler
     if given is None:
         study.enqueue_trial(view.drawn[number])
     trial = _Replayed(study, study.ask()._trial_id)
