@@ -103,7 +103,8 @@ def close_study(study: optuna.Study) -> str:
     if isinstance(storage := study._storage, StudyInFile):
         storage.close()
         return storage.problem
-    close_database(getattr(storage, "_backend", storage))  # Optuna wraps it in a cache
+    behind: Any = getattr(storage, "_backend", storage)  # Optuna wraps it in a cache
+    close_database(behind)
     return ""
 
 

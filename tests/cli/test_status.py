@@ -174,14 +174,15 @@ def test_a_second_cancel_tells_mlflow_what_it_did_not_take(tmp_path: Path) -> No
     for file in sorted(home.glob("mlflow.db*")):
         file.rename(home / file.name.replace("mlflow", "away"))
     (home / "mlflow.db").write_text("no database, but long enough to be taken for one " * 50)
-    done = call("cancel", "nine", "--home", home)
-    assert done.exit_code == 0, done.stderr
+    cancel = "from eed_search.cli import main; main()"
+    done = python(cancel, "cancel", "nine", "--home", home)
+    assert (done.returncode, done.stderr) == (0, "")
     view = read_run(home / "nine")
     assert view.state == "cancelled"
     assert any("MLflow could not be told of the end" in note for note in view.notes)
     for file in sorted(home.glob("away.db*")):
         file.replace(home / file.name.replace("away", "mlflow"))
-    done = python("from eed_search.cli import main; main()", "cancel", "nine", "--home", home)
+    done = python(cancel, "cancel", "nine", "--home", home)
     assert (done.returncode, done.stderr) == (0, "")
     assert _open_runs(read_run(home / "nine")) == []
     again = call("cancel", "nine", "--home", home)
