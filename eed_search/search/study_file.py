@@ -8,6 +8,7 @@ written anew, beside the old file until it is whole.
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 from collections.abc import Mapping, Sequence
@@ -261,7 +262,7 @@ class _File:
         Raises:
             _Misfit: If what stands there cannot become it.
         """
-        number = trial.number
+        trial, number = _as_it_is(trial), trial.number
         if number not in self.written:
             self._ids[number] = self._storage.create_new_trial(self._study_id, trial)
         elif not _may_become(before := self.written[number], trial):
@@ -323,6 +324,14 @@ def _relaxed(path: Path, only_ours: bool) -> RDBStorage:
 
     event.listen(storage.engine, "connect", relax)
     return storage
+
+
+def _as_it_is(trial: FrozenTrial) -> FrozenTrial:
+    """Copy a trial: who draws its parameters writes them into what the storage gave, too."""
+    made = copy.copy(trial)
+    made.params, made.distributions = dict(trial.params), dict(trial.distributions)
+    made.user_attrs, made.system_attrs = dict(trial.user_attrs), dict(trial.system_attrs)
+    return made
 
 
 def _content(trial: FrozenTrial) -> tuple[Any, ...]:

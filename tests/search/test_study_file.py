@@ -47,6 +47,26 @@ def test_the_file_follows_while_trials_run(tmp_path: Path) -> None:
     assert _states(path)[0] == "PRUNED"
 
 
+def test_what_was_written_half_way_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is brought up to date after each of a trial's small changes, at once instead of by its thread."""
+    changed = StudyInFile._changed
+
+    def at_once(self: StudyInFile, trial_id: int) -> None:
+        changed(self, trial_id)
+        if self._thread is not None:
+            self._try()
+
+    def only_close(self: StudyInFile) -> None:
+        self._over.wait()
+        assert self._file is not None
+        self._file.close()
+
+    monkeypatch.setattr(StudyInFile, "_changed", at_once)
+    monkeypatch.setattr(StudyInFile, "_work", only_close)
+    _, held = undisturbed(tmp_path / "whole", spec_of("portfolio", 6))
+    assert shown(tmp_path / "whole" / STUDY_FILE) == held
+
+
 def _states(path: Path) -> list[str]:
     database = sqlite3.connect(path)
     try:
