@@ -48,12 +48,13 @@ def test_the_file_follows_while_trials_run(tmp_path: Path) -> None:
 
 
 def test_what_was_written_half_way_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is brought up to date after each of a trial's small changes, at once instead of by its thread."""
+    """The file is brought up to date when a trial has begun and when it has ended, at once instead of by its thread."""
     changed = StudyInFile._changed
 
     def at_once(self: StudyInFile, trial_id: int) -> None:
         changed(self, trial_id)
-        if self._thread is not None:
+        trial = self.get_trial(trial_id)
+        if self._thread is not None and (not trial.params or trial.state.is_finished()):
             self._try()
 
     def only_close(self: StudyInFile) -> None:
