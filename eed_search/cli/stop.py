@@ -48,7 +48,7 @@ def stop(run: str | None, *, home: Path, wish: Wish) -> None:
 
 
 def cancel(run: str | None, *, home: Path, wish: Wish) -> None:
-    """End a search at once and mark it as cancelled.
+    """End a search at once and mark it as cancelled; of one that is, complete what its MLflow did not take then.
 
     Raises:
         RunError: If it is finished, none runs, or several run and none is named.
@@ -58,7 +58,8 @@ def cancel(run: str | None, *, home: Path, wish: Wish) -> None:
         return
     found = _running(home, run)
     name = found.folder.name
-    if found.state in ("finished", "cancelled"):
+    lacking = _lacks_its_end(found)
+    if found.state in ("finished", "cancelled") and not lacking:
         raise RunError(f"run {name}: is {found.state}, so there is nothing to cancel")
     if (driver := driver_of(found.folder)) is not None:
         requests.ask(found.folder, "cancel")
@@ -72,12 +73,17 @@ def cancel(run: str | None, *, home: Path, wish: Wish) -> None:
                 raise RunError(f"run {name}: process {driver.pid} could not be ended; end it yourself and try again")
         requests.withdraw(found.folder)
     after = Found.at(found.folder)
-    if after.state not in ("finished", "cancelled"):
+    if after.state not in ("finished", "cancelled") or lacking:
         from eed_search.search.resume import mark_cancelled
 
         mark_cancelled(found.folder)
         after = Found.at(found.folder)
     _tell(after, home)
+
+
+def _lacks_its_end(found: Found) -> bool:
+    """Whether a search is cancelled, and its MLflow did not take that then."""
+    return found.state == "cancelled" and not found.view.tracker.get("complete", True)
 
 
 def _running(home: Path, run: str | None) -> Found:

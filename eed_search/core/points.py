@@ -45,10 +45,10 @@ def points(
         if trial.outcome != "done" or trial.measurement is None:
             continue
         for point in _points_of(number, trial, view):
-            deployed = _deployed(point)
-            if deployed in seen and not twins:
+            ships = deployed(point)
+            if ships in seen and not twins:
                 continue
-            seen.add(deployed)
+            seen.add(ships)
             final = view.latencies.get(point.id)
             if point.id in without or not (point.confirmed or unconfirmed):
                 continue
@@ -81,7 +81,7 @@ def _points_of(number: int, trial: TrialRecord, view: RunView) -> list[Point]:
     return own
 
 
-def _deployed(point: Point) -> tuple[str, object]:
+def deployed(point: Point) -> tuple[str, object]:
     """Say what ships: the trained team and, where there is a gate to ask, its threshold."""
     threshold = point.params.get("gate_threshold") if point.measurement.num_members > 1 else None
     return point.measurement.artifact, threshold

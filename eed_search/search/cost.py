@@ -8,6 +8,7 @@ store may hold is not looked at.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -33,6 +34,8 @@ class Costs:
         self._num_events = -1
         self._known: tuple[float, float] | None = None
         self._there: set[MemberPlan] = set()
+        self._shares: dict[int, _Share] = {}
+        self._plans_of: dict[int, list[MemberPlan]] = {}  # by trial that has not ended
 
     def __call__(self, params: Mapping[str, ParamValue]) -> float:
         """Estimate one.
@@ -55,20 +58,52 @@ class Costs:
     def _gather(self) -> None:
         view = self._view
         self._num_events = view.num_events
-        trials = view.trials.values()
-        trained = [use.seconds for t in trials for use in t.stages if use.stage.startswith("member.") and not use.hit]
-        beside = [
-            t.seconds - sum(use.seconds for use in t.stages if use.stage.startswith("member.") and not use.hit)
-            for t in trials
-            if t.outcome == "done"
-        ]
+        shares = [self._share_of(trial) for trial in view.trials.values()]
+        trained = [seconds for share in shares for seconds in share.trained]
+        beside = [share.beside for share in shares if share.beside is not None]
         self._known = (float(np.mean(beside)), float(np.mean(trained))) if trained and beside else None
         if self._known is None:
             return
+        self._there = {plan for number in view.unfinished() for plan in self._planned(number)}
+        self._there.update(*(share.made for share in shares))
+
+    def _planned(self, number: int) -> list[MemberPlan]:
+        if number not in self._plans_of:
+            self._plans_of[number] = _plans(self._view.proposals[number])
+        return self._plans_of[number]
+
+    def _share_of(self, trial: TrialRecord) -> _Share:
+        known = self._shares.get(trial.number)
+        if known is None or known.trial is not trial:
+            known = self._shares[trial.number] = _Share.of(trial)
+        return known
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What one trial that has ended tells.
+
+    Attributes:
+        trial: Its record.
+        trained: Seconds of each member's training.
+        beside: Seconds of all else, if it is done.
+        made: Members that are there since.
+    """
+
+    trial: TrialRecord
+    trained: tuple[float, ...]
+    beside: float | None
+    made: tuple[MemberPlan, ...]
+
+    @classmethod
+    def of(cls, trial: TrialRecord) -> _Share:
+        trained = [use.seconds for use in trial.stages if use.stage.startswith("member.") and not use.hit]
+        plans = _plans(trial.params)
         # a proposal that was turned away before any training has made nothing
-        making = (view.proposals[number] for number in view.unfinished())
-        made = (t.params for t in trials if _num_members(t) >= len(_plans(t.params)))
-        self._there = {plan for given in (*making, *made) for plan in _plans(given)}
+        made = plans if _num_members(trial) >= len(plans) else []
+        return cls(
+            trial, tuple(trained), trial.seconds - sum(trained) if trial.outcome == "done" else None, tuple(made)
+        )
 
 
 def _num_members(trial: TrialRecord) -> int:

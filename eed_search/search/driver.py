@@ -302,13 +302,15 @@ class _Search:
         opened = False
 
         def poll() -> None:
-            # Both take seconds: better beside the base's training than after it. A wrong
+            # All that takes seconds: better beside the base's training than after it. A wrong
             # tracking.uri shows before much of it is done.
             nonlocal opened
             if not opened:
                 opened = True
                 self._open_tracker()
-                import eed_search.search.study  # noqa: F401
+                from eed_search.search.learning import load
+
+                load(self.spec)
             self._poll()
 
         given = {"spec": self.spec, "store_root": self.home / "store"}
@@ -418,7 +420,9 @@ class _Search:
             finally:
                 self._proposer.close()
         finally:
-            close_study(study)
+            behind = close_study(study)
+        if behind:
+            self.journal.note(f"{STUDY_FILE} could not be written ({behind}); a resume makes it again")
         self._close_open_trials()
         self._raise_if_stopped()
 

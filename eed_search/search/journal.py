@@ -203,6 +203,7 @@ class Journal:
         """Complete what the tracker shows, and close its runs; what cannot be done is noted."""
         if (outbox := self._outbox) is None:
             return
+        again = f"`eed-search {'cancel' if state == 'cancelled' else 'resume'} {self.view.name}`"
         complete = outbox.finish(
             replace(self.view, state=state), report_folder, state, patience_s, self.listener.on_note
         )
@@ -211,15 +212,9 @@ class Journal:
         if complete:
             self.append("tracker", {"complete": True})
         elif outbox.is_full:
-            self.note(
-                "MLflow's disk is full, so it lacks a part of this search; make room, then"
-                f" `eed-search resume {self.view.name}` completes it"
-            )
+            self.note(f"MLflow's disk is full, so it lacks a part of this search; make room, then {again} completes it")
         else:
-            self.note(
-                "MLflow did not answer to the end and lacks a part of this search;"
-                f" `eed-search resume {self.view.name}` completes it"
-            )
+            self.note(f"MLflow did not answer to the end and lacks a part of this search; {again} completes it")
 
     def _remember_cursor(self) -> None:
         if self._outbox is None:

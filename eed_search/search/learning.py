@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 _LATENCY = list(OBJECTIVES).index("latency_ms")
 
 
+def load(spec: Spec) -> None:
+    """Load what the portfolio's model needs, which takes seconds: while something else runs, rather than when it is asked."""
+    if spec.search.sampler == PORTFOLIO:
+        import sklearn.gaussian_process  # noqa: F401
+
+
 class Portfolio:
     """Makes the proposals of sampler `portfolio`: a third at random, the others by a model.
 

@@ -13,6 +13,7 @@ import math
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,7 @@ class Model:
     """Learns from reports and proposes.
 
     What it proposes depends on what it is given alone: it remembers nothing but the settings it has fitted,
-    and to which reports, so that it need not fit them to the same ones again.
+    and to which reports, and what the space makes of parameters, so that it need not find out the same again.
 
     Args:
         space: Draws a configuration from whatever offers `suggest_float`, `suggest_int` and
@@ -119,6 +120,7 @@ class Model:
         self._cost = cost or (lambda config: 1.0)
         self._seen: dict[str, BaseDistribution] = {}
         self._names: dict[frozenset[tuple[str, Any]], Hashable] = {}  # what `same` says of parameters
+        self._ends_of: dict[frozenset[tuple[str, Any]], Mapping[int, tuple[float, float]]] = {}  # and `ends`
         self._kernels: dict[int | str, tuple[bytes, Any]] = {}  # by objective or limit: what it was fitted on, kernel
 
     def propose(
@@ -250,7 +252,9 @@ class Model:
         """Predict an objective that lies between known ends: where between them, from all whose ends differ."""
         placed = []
         for one in observations:
-            found = self._ends(self._replay(one.params).config).get(objective)
+            if (key := frozenset(one.params.items())) not in self._ends_of:
+                self._ends_of[key] = self._ends(self._replay(one.params).config)
+            found = self._ends_of[key].get(objective)
             if found is not None and found[1] > found[0]:
                 place = (one.values[objective] - found[0]) / (found[1] - found[0])
                 placed.append(replace(one, values=(place,)))
@@ -346,6 +350,10 @@ def _kernel(width: int) -> Any:
 
 # ---------------------------------------------------------------- drawing and encoding
 
+# Hundreds of candidates are drawn for a proposal from the same few distributions, which nobody changes.
+_distribution: Callable[..., Any] = lru_cache(maxsize=1024, typed=True)(lambda kind, *given: kind(*given))
+_choice = lru_cache(maxsize=256, typed=True)(CategoricalDistribution)
+
 
 class RandomTrial:
     """Draws at random where an Optuna trial would be asked, near given parameters or anywhere.
@@ -369,15 +377,15 @@ class RandomTrial:
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
         """Draw a real number."""
-        return float(self._number(name, FloatDistribution(low, high, log=log, step=step)))
+        return float(self._number(name, _distribution(FloatDistribution, low, high, log, step)))
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
         """Draw a whole number."""
-        return int(self._number(name, IntDistribution(low, high, log=log, step=step)))
+        return int(self._number(name, _distribution(IntDistribution, low, high, log, step)))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """Draw one of the choices."""
-        distribution = CategoricalDistribution(tuple(choices))
+        distribution = _choice(tuple(choices))
         if name in self.params:
             return self.params[name]
         if name in self._near and self._rng.random() >= self._change:

@@ -78,7 +78,7 @@ class Racing:
 
     @classmethod
     def replay(cls, view: RunView, eta: int) -> Racing:
-        """Live through a run's trials again."""
+        """Live through a run's trials again: what was decided stands, and only what was not is decided now."""
         racing = cls(eta, latency_kind(view))
         seen: dict[int, int] = {}
         for what, number in view.history:
@@ -87,7 +87,7 @@ class Racing:
             elif what == "report":
                 report = view.reports[number][seen.setdefault(number, 0)]
                 seen[number] += 1
-                racing.reported(number, report)
+                racing._recalled(number, report)
             elif what == "resume":
                 racing.resumed(number)
             else:
@@ -110,13 +110,24 @@ class Racing:
         Raises:
             ValueError: If a metric is missing or not finite.
         """
+        return self._race.report(number, report.rung, self._enter(number, report))
+
+    def _recalled(self, number: int, report: RungReport) -> None:
+        """A trial came to a rung, and what was made of it stands in the ledger."""
+        if not report.decision or not self._race.is_new(number, report.rung):  # a driver was killed before it could say
+            self.reported(number, report)
+            return
+        went_on: Verdict = "continue" if report.decision == "continue" else "pause"
+        self._race.recall(number, report.rung, self._enter(number, report), went_on)
+
+    def _enter(self, number: int, report: RungReport) -> Reading:
         rung, reading = report.rung, reading_of(report.metrics, _SIGNS)
         if reading is None:
             raise ValueError(f"trial {number}: {report.metrics} at rung {rung} lacks a finite metric")
         self._next_rung[number] = rung + 1
         self._right[number, rung] = unpack_bits(report.robust_hex, report.num_samples)
         self._note(number, rung, reading)
-        return self._race.report(number, rung, reading)
+        return reading
 
     def resumed(self, number: int) -> None:
         """A trial that waited goes on."""

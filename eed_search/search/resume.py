@@ -35,7 +35,7 @@ from eed_search.search.outcome import judge
 from eed_search.search.remaining import ended_early, to_reopen, work_left
 from eed_search.search.workers import LocalWorkers, Pipeline, Workers
 
-_PATIENCE_S = 10.0
+_PATIENCE_S = 30.0
 FREE = (
     "search.trials",
     "search.time_budget_s",
@@ -123,10 +123,10 @@ def _read(folder: Path) -> RunView:
 
 
 def mark_cancelled(folder: Path) -> None:
-    """Write down that a run without a driver is cancelled, and close what it left open in MLflow.
+    """Write down that a run without a driver is cancelled, and close what it left open in Optuna's study and in MLflow.
 
     Args:
-        folder: The run's.
+        folder: The run's; one that is cancelled already gets what its MLflow did not take then.
 
     Raises:
         RunError: If it runs.
@@ -138,16 +138,32 @@ def mark_cancelled(folder: Path) -> None:
         journal.append("request", {"what": "cancel", "offline": True})
         for number in view.unfinished():
             journal.result(judge(number, view.proposals[number], None))
-        if view.tracker:
-            from eed_search.tracking.mlflow_log import MlflowTracker
-
-            try:
-                spec = stored_spec(folder, view)
-                journal.open_tracker(MlflowTracker(spec, folder.parent, view.name, view.uid))
-            except EedSearchError as error:
-                journal.note(f"MLflow could not be told of the end ({str(error).splitlines()[0]})")
-            journal.close_tracker("cancelled", None, _PATIENCE_S)
+        _close_views(folder, journal)
         journal.end("cancelled", "cancel")
+
+
+def _close_views(folder: Path, journal: Journal) -> None:
+    """Bring Optuna's study and MLflow to a cancelled run's end; what cannot be told of it is noted."""
+    from eed_search.search.study import STUDY_FILE, close_study, rebuild_study
+
+    view = journal.view
+    try:
+        spec = stored_spec(folder, view)
+        if (folder / STUDY_FILE).exists():
+            close_study(rebuild_study(view, spec, folder / STUDY_FILE))
+    except EedSearchError as error:
+        journal.note(f"{STUDY_FILE} could not be told of the end ({str(error).splitlines()[0]})")
+    if not view.name:  # killed before its first event
+        return
+    from eed_search.tracking.mlflow_log import MlflowTracker
+
+    try:
+        spec = stored_spec(folder, view)
+        journal.open_tracker(MlflowTracker(spec, folder.parent, view.name, view.uid))
+    except EedSearchError as error:
+        journal.append("tracker", {"complete": False})
+        journal.note(f"MLflow could not be told of the end ({str(error).splitlines()[0]})")
+    journal.close_tracker("cancelled", None, _PATIENCE_S)
 
 
 def stored_spec(folder: Path, view: RunView) -> Spec:

@@ -11,30 +11,32 @@ A trial's end is told truthfully, once:
 A swept gate threshold of a finished trial stands in the study too, as a trial of its own with that
 threshold (user attribute `swept`); its robust accuracy is an upper bound. A study that is made again for more trials
 after the finals holds what confirmed it instead, and not what broke a limit then.
+
+The study is in memory; its file (`study_file`) follows in the background.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
-from optuna.storages import InMemoryStorage, RDBStorage
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from eed_search.core.cost import latency_of
 from eed_search.core.errors import RunError
 from eed_search.core.ledger import RunView
-from eed_search.core.modes import make_file
 from eed_search.core.params import LatencyKind, ParamValue
 from eed_search.core.points import breaks_a_limit
 from eed_search.core.records import Measurement, SweptPoint, TrialRecord
 from eed_search.core.spec import Spec
 from eed_search.search.proposals import first_proposals, suggest
 from eed_search.search.samplers import PORTFOLIO, make_sampler
+from eed_search.search.study_file import StudyInFile, close_database
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -49,8 +51,9 @@ OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {"robust_accuracy": "ma
 
 # ---------------------------------------------------------------- samplers
 
-# These keep nothing in the study for a trial that has ended: a study can be made again without them.
-_KEEP_NOTHING = frozenset({"tpe", "random", PORTFOLIO})
+# These keep nothing in the study, the last one nothing for a trial that has ended: a study can be made again without them.
+_KEEP_NOTHING = frozenset({"random", PORTFOLIO})
+_KEEP_NOTHING_LONG = _KEEP_NOTHING | {"tpe"}
 
 
 def sampler_for(spec: Spec, number: int) -> BaseSampler:
@@ -68,7 +71,7 @@ def own_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def open_study(path: Path, name: str, spec: Spec) -> optuna.Study:
-    """Make the study of a search, in a SQLite file of its own that optuna-dashboard opens.
+    """Make the study of a search, with a SQLite file of its own that optuna-dashboard opens.
 
     A study of that name that is already in the file is taken up again. The proposals of
     `search.first` are queued in a new study only.
@@ -81,22 +84,32 @@ def open_study(path: Path, name: str, spec: Spec) -> optuna.Study:
     Returns:
         A study that maximises robust accuracy and minimises `latency_ms`.
     """
-    study = _create(_storage(path), name)
+    storage = StudyInFile(path)
+    storage.load(name)
+    study = _create(storage, name)
     if not study.get_trials(deepcopy=False):
         for proposal in first_proposals(spec)[: spec.search.trials]:
             study.enqueue_trial(proposal)
+    storage.show()
     return study
 
 
-def close_study(study: optuna.Study) -> None:
-    """Close the study's file."""
-    storage: Any = getattr(study._storage, "_backend", study._storage)  # Optuna wraps it in a cache
-    storage.remove_session()
-    storage.engine.dispose()
+def close_study(study: optuna.Study) -> str:
+    """Close the study's file, once it shows all of the study.
+
+    Returns:
+        Why the file lacks something; empty if it lacks nothing.
+    """
+    if isinstance(storage := study._storage, StudyInFile):
+        storage.close()
+        return storage.problem
+    behind: Any = getattr(storage, "_backend", storage)  # Optuna wraps it in a cache
+    close_database(behind)
+    return ""
 
 
 def rebuild_study(view: RunView, spec: Spec, path: Path) -> optuna.Study:
-    """Make the study again from the ledger; what stands in the file is thrown away.
+    """Make the study again from the ledger; what the file says otherwise is thrown away.
 
     Proposals and ends are replayed in their order, so that everything a sampler keeps in the study
     (the position in a sequence, generations) is what it was. Trials without an end are RUNNING, for
@@ -113,19 +126,13 @@ def rebuild_study(view: RunView, spec: Spec, path: Path) -> optuna.Study:
     Raises:
         RunError: If a trial's parameters do not fit the search space.
     """
-    replayed = _replay(view, spec)
-    new = path.with_name(f".{path.name}.new")
-    _remove(new)
-    study = _create(_storage(new), view.name)
-    _copy(replayed, study)
-    close_study(study)
-    # With the old file go its journals: SQLite would roll them back into the new one.
-    _remove(path)
-    new.rename(path)
-    return _create(_storage(path), view.name)
+    storage = StudyInFile(path)
+    study = _replay(view, spec, storage)
+    storage.show()
+    return study
 
 
-def _create(storage: RDBStorage | InMemoryStorage, name: str) -> optuna.Study:
+def _create(storage: StudyInFile, name: str) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         # Metric names are marked experimental.
@@ -140,29 +147,6 @@ def _create(storage: RDBStorage | InMemoryStorage, name: str) -> optuna.Study:
         if not study.get_trials(deepcopy=False):
             study.set_metric_names(list(OBJECTIVES))
     return study
-
-
-def _storage(path: Path) -> RDBStorage:
-    """Open the study's file without waiting for the disk at each of the many small writes.
-
-    A killed process loses nothing by it; after a power cut the study is made again from the ledger.
-    """
-    from sqlalchemy import URL, event
-
-    make_file(path)
-    storage = RDBStorage(URL.create("sqlite", database=str(path)).render_as_string(hide_password=False))
-    storage.engine.dispose()  # its first connections do not know the setting yet
-
-    def relax(connection: Any, record: object) -> None:
-        connection.execute("PRAGMA synchronous=OFF")
-
-    event.listen(storage.engine, "connect", relax)
-    return storage
-
-
-def _remove(path: Path) -> None:
-    for end in ("", "-journal", "-wal", "-shm"):
-        path.with_name(path.name + end).unlink(missing_ok=True)
 
 
 class _Replayed(Trial):
@@ -180,11 +164,50 @@ class _Replayed(Trial):
         return bool(super()._is_fixed_param(name, distribution))
 
 
-def _replay(view: RunView, spec: Spec) -> optuna.Study:
-    """Live through the search again, in memory, with every draw given."""
-    study = _create(InMemoryStorage(), view.name)
+class _Given:
+    """Answers where an Optuna trial would be asked, a hundred times faster: every draw is known, no sampler is asked.
+
+    Args:
+        drawn: What was drawn, by name.
+
+    Attributes:
+        params: What was asked for, by name.
+        distributions: From what, by name.
+    """
+
+    def __init__(self, drawn: Mapping[str, ParamValue]) -> None:
+        self.params: dict[str, ParamValue] = {}
+        self.distributions: dict[str, BaseDistribution] = {}
+        self._drawn = drawn
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> ParamValue:
+        """Give a real number."""
+        return self._give(name, FloatDistribution(low, high, log=log, step=step))
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> ParamValue:
+        """Give a whole number."""
+        return self._give(name, IntDistribution(low, high, log=log, step=step))
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> ParamValue:
+        """Give one of the choices."""
+        return self._give(name, CategoricalDistribution(tuple(choices)))
+
+    def _give(self, name: str, distribution: BaseDistribution) -> ParamValue:
+        if name not in self._drawn:
+            raise ValueError(f"{name}: was not drawn")
+        value = self._drawn[name]
+        if not distribution._contains(distribution.to_internal_repr(value)):
+            raise ValueError(f"{name}: {value} is not in {distribution}")
+        self.params[name], self.distributions[name] = value, distribution
+        return value
+
+
+def _replay(view: RunView, spec: Spec, storage: StudyInFile) -> optuna.Study:
+    """Live through the search again, with every draw given."""
+    study = _create(storage, view.name)
     open_: dict[int, Trial] = {}
-    plain = optuna.samplers.RandomSampler(seed=0)
     first = first_proposals(spec)[: spec.search.trials]
     for number, proposal in enumerate(first):  # as `open_study` did, so that Optuna's own numbers are what they were
         study.enqueue_trial(view.drawn.get(number, proposal))
@@ -198,19 +221,62 @@ def _replay(view: RunView, spec: Spec) -> optuna.Study:
         if number != num_proposed:
             raise RunError(f"run {view.name}: its ledger lacks proposal {num_proposed}; restore it from a copy")
         num_proposed += 1
-        ended = number in view.trials
-        study.sampler = plain if ended and spec.search.sampler in _KEEP_NOTHING else sampler_for(spec, number)
-        if number >= len(first):
-            study.enqueue_trial(view.drawn[number])
-        trial = _Replayed(study, study.ask()._trial_id)
-        trial.given_before = frozenset(first[number]) if number < len(first) else frozenset()
-        if (problem := _misfit(trial, view.proposals[number], spec)) != "":
-            raise RunError(
-                f"run {view.name}: trial {number} does not fit the search space any more ({problem}); put search.space"
-                " back, or launch the changed file under another name: finished stages are reused"
-            )
-        open_[number] = trial
+        given = first[number] if number < len(first) else None
+        plain = spec.search.sampler in (_KEEP_NOTHING_LONG if number in view.trials else _KEEP_NOTHING)
+        if plain and given is None:
+            open_[number] = _added(study, view, spec, number)
+        else:
+            sampler = optuna.samplers.RandomSampler(seed=0) if plain else sampler_for(spec, number)
+            open_[number] = _asked(study, view, spec, number, sampler, given)
     return study
+
+
+def _added(study: optuna.Study, view: RunView, spec: Spec, number: int) -> Trial:
+    """Add a proposal as it was made."""
+    given = _Given(view.drawn[number])
+    _check(given, view, spec, number)
+    begun = optuna.trial.create_trial(state=TrialState.RUNNING, params=given.params, distributions=given.distributions)
+    return Trial(study, study._storage.create_new_trial(study._study_id, begun))
+
+
+def _asked(
+    study: optuna.Study,
+    view: RunView,
+    spec: Spec,
+    number: int,
+    sampler: BaseSampler,
+    given: Mapping[str, ParamValue] | None,
+) -> Trial:
+    """Ask for a proposal as it was asked for.
+
+    Args:
+        study: The study up to it.
+        view: The run.
+        spec: Its search-space file.
+        number: The proposal's.
+        sampler: Who is asked.
+        given: What the file gave of it; none if it gave nothing.
+    """
+    study.sampler = sampler
+    if given is None:
+        study.enqueue_trial(view.drawn[number])
+    trial = _Replayed(study, study.ask()._trial_id)
+    trial.given_before = frozenset(given or ())
+    _check(trial, view, spec, number)
+    return trial
+
+
+def _check(trial: Any, view: RunView, spec: Spec, number: int) -> None:
+    """Draw a proposal again.
+
+    Raises:
+        RunError: If it does not become what it was.
+    """
+    if problem := _misfit(trial, view.proposals[number], spec):
+        raise RunError(
+            f"run {view.name}: trial {number} does not fit the search space any more ({problem}); put search.space"
+            " back, or launch the changed file under another name: finished stages are reused"
+        )
 
 
 def _swept_now(view: RunView, spec: Spec, number: int) -> dict[str, SweptPoint]:
@@ -230,7 +296,7 @@ def _swept_now(view: RunView, spec: Spec, number: int) -> dict[str, SweptPoint]:
     return found
 
 
-def _misfit(trial: Trial, params: Mapping[str, ParamValue], spec: Spec) -> str:
+def _misfit(trial: Any, params: Mapping[str, ParamValue], spec: Spec) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # Optuna takes a value that is out of range with a warning
@@ -239,17 +305,6 @@ def _misfit(trial: Trial, params: Mapping[str, ParamValue], spec: Spec) -> str:
         return str(error).splitlines()[0]
     odd = [key for key in {**again, **params} if again.get(key) != params.get(key)]
     return f"{odd[0]}: was {params.get(odd[0])}, would be {again.get(odd[0])}" if odd else ""
-
-
-def _copy(source: optuna.Study, target: optuna.Study) -> None:
-    """Write a study from memory into a file, one write for each trial."""
-    trials = source.get_trials(deepcopy=False)
-    target.add_trials(trials)
-    ids = {old._trial_id: new._trial_id for old, new in zip(trials, target.get_trials(deepcopy=False), strict=True)}
-    for key, value in source._storage.get_study_system_attrs(source._study_id).items():
-        if ":parent:" in key:  # NSGA-II names the parents of a generation by the storage's own numbers
-            value = [ids[one] for one in value]
-        target._storage.set_study_system_attr(target._study_id, key, value)
 
 
 # ---------------------------------------------------------------- tell

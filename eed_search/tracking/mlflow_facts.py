@@ -1,4 +1,4 @@
-"""What costs and attacks say to MLflow: metrics by name, each with the ends of its interval; names that keep badges apart."""
+"""What measurements, costs and attacks say to MLflow: metrics by name, each with the ends of its interval; names that keep badges apart."""
 
 from __future__ import annotations
 
@@ -7,7 +7,52 @@ from typing import Any
 from eed_search.core.attack_records import AttackResult
 from eed_search.core.attacked import attacked_cost, was_certified
 from eed_search.core.cost import Cost, costs
-from eed_search.core.records import Accuracy, Interval, Measurement, RobustAccuracy
+from eed_search.core.records import Accuracy, Interval, Latency, Measurement, RobustAccuracy
+
+
+def measurement_metrics(m: Measurement) -> dict[str, float | None]:
+    """All that was measured on a classifier."""
+    return {
+        "robust_accuracy": m.robust_accuracy.value,
+        "robust_accuracy_low": m.robust_accuracy.low,
+        "robust_accuracy_high": m.robust_accuracy.high,
+        "clean_accuracy": m.clean_accuracy.value,
+        "clean_accuracy_low": m.clean_accuracy.low,
+        "clean_accuracy_high": m.clean_accuracy.high,
+        "num_samples": m.robust_accuracy.num_samples,
+        **latency_metrics(m.latency),
+        **cost_metrics(m),
+        **(with_ends("chose_difference_to_base", m.difference_to_base) if m.difference_to_base else {}),
+        "mean_members_run": m.mean_members_run,
+        "num_members": m.num_members,
+        "macs": m.macs,
+        "worst_case_macs": m.worst_case_macs,
+        "size_bytes": m.size_bytes,
+    }
+
+
+def latency_metrics(latency: Latency) -> dict[str, float | None]:
+    """How fast a classifier is."""
+    return {
+        **with_ends("latency_ms", latency.latency_ms),
+        "latency_ms_p50": latency.p50_ms,
+        "latency_ms_p95": latency.p95_ms,
+        "latency_ms_worst_case": latency.worst_case_ms,
+        **with_ends("speedup", latency.speedup),
+        "worst_case_speedup": latency.worst_case_speedup,
+    }
+
+
+def origin_tags(m: Measurement) -> dict[str, Any]:
+    """Say what the robust accuracy and the latency rest on: never a number without it."""
+    return {
+        "attack": m.robust_accuracy.attack,
+        "eps": m.robust_accuracy.eps,
+        "badge": m.robust_accuracy.badge,
+        "latency_method": m.latency.method,
+        "latency_noisy": "yes" if m.latency.noisy else "no",
+        "artifact": m.artifact,
+    }
 
 
 def cost_metrics(m: Measurement) -> dict[str, float | None]:

@@ -1,68 +1,55 @@
 """The one door to MLflow: a search is a run, each trial, the dense base and each control a child of it.
 
-Order of calls: `start`, then `deliver` for each event of the ledger, `finish` at the end. MLflow is a
-view: every call may be repeated, by this process or by the next one after a kill. Each run carries the
+Order of calls: `start`, then `deliver` for each event of the ledger and `flush` for some at a time, `finish` at the
+end. MLflow is a view: every call may be repeated, by this process or by the next one after a kill. Each run carries the
 search's `uid`, and each child its point; what is there is looked up before anything is created, and
-what is half written is completed. `tracking.outbox` calls all this in the background.
+what is half written is completed (`mlflow_runs`). `tracking.outbox` calls all this in the background.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import os
 import time
 import urllib.error
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlsplit
 
 from eed_search.core.addresses import without_passwords
-from eed_search.core.attack_records import AttackResult
 from eed_search.core.contenders import Look
 from eed_search.core.errors import EedSearchError, RunError, SpecError, StoreError
 from eed_search.core.failpoints import fail_point
+from eed_search.core.growth import Growth
 from eed_search.core.home import check_home
-from eed_search.core.ledger import NO_RESULT, Event, RunView
+from eed_search.core.ledger import Event, RunView
 from eed_search.core.loopback import past_proxies, urlopen
 from eed_search.core.machine_faults import is_full_disk
 from eed_search.core.modes import make_common_file, make_common_folder
-from eed_search.core.params import ParamValue
-from eed_search.core.points import frontier, measurement_of, run_hypervolume
-from eed_search.core.records import (
-    FreshCheck,
-    Latency,
-    Measurement,
-    Reference,
-    TrialRecord,
-    from_json,
-)
+from eed_search.core.points import measurement_of
+from eed_search.core.records import FreshCheck, from_json
 from eed_search.core.reported import standing
-from eed_search.core.spec import Choice, Range, Spec
+from eed_search.core.spec import Spec
 from eed_search.core.testimony import gains_over_base
-from eed_search.core.texts import as_utf8
-from eed_search.tracking.mlflow_facts import attack_facts, cost_metrics, with_ends
+from eed_search.tracking.mlflow_children import reference_child, trial_child
+from eed_search.tracking.mlflow_facts import attack_facts, cost_metrics, latency_metrics, with_ends
+from eed_search.tracking.mlflow_runs import Child, Runs, Step
 from eed_search.tracking.moved import own_note, settle
 from eed_search.tracking.server import NOTE_NAME, is_healthy
-from eed_search.tracking.text import flatten, team_title
+from eed_search.tracking.text import flatten
 from eed_search.tracking.verdict import judge
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
-ReferenceKind = Literal["base", "control"]
 State = Literal["finished", "stopped", "failed", "cancelled"]
 
-PARENT_TAG = "mlflow.parentRunId"
-UID_TAG = "search_uid"
 SETTING = "setting."
-_MAX_TEXT = 5000  # servers older than ours refuse longer tags
-_MAX_BATCH = 100  # parameters or tags in one call
-_STATUS = {"done": "FINISHED", "infeasible": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
+_AT_ONCE = 4  # runs that are written side by side, where MLflow's database is no file of ours
+_AT_A_TIME = 50  # events that are shown together
 _END = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "cancelled": "KILLED"}
 
 
@@ -107,7 +94,8 @@ def quiet_mlflow() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     # A server that died would otherwise hold the search for four minutes at each call.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    # Nor is anything tried again behind our back: a run would be made twice.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -140,25 +128,32 @@ class MlflowTracker:
 
     Attributes:
         uri: The tracking URI.
-        parent_run_id: MLflow's id of the search; empty before `start`.
         taken_up: Whether `start` found the search in MLflow.
-        num_calls: Calls that MLflow has answered: shows whether it is alive.
     """
 
     def __init__(self, spec: Spec, home: Path, name: str, uid: str = "") -> None:
         self.uri = spec.tracking.uri or home_uri(home)
-        self.parent_run_id = ""
         self.taken_up = False
-        self.num_calls = 0
         self._spec = spec
         self._home = home
         self._name = name
         self._uid = uid or name
         self._experiment_id = ""
-        self._children: dict[str, str] = {}  # point id or reference's name → run id
-        self._complete: set[str] = set()
-        self._unsure = False  # whether MLflow may hold a run that is not in `_children`
+        self._growth = Growth()
+        self._waiting = _Waiting()
+        self._close_files: Callable[[], None] = lambda: None
         self._mlflow: MlflowClient | None = None
+        self._its_runs: Runs | None = None
+
+    @property
+    def parent_run_id(self) -> str:
+        """MLflow's id of the search; empty before `start`."""
+        return self._its_runs.parent_id if self._its_runs else ""
+
+    @property
+    def num_calls(self) -> int:
+        """Calls that MLflow has answered: shows whether it is alive."""
+        return self._its_runs.num_calls if self._its_runs else 0
 
     # ------------------------------------------------------------ start
 
@@ -180,17 +175,23 @@ class MlflowTracker:
                 make_common_folder(artifact_folder(self._home))
                 make_database(self._home, self._name)
                 settle(self._home)
+                self._close_files = _write_ahead(self._home)
             else:
                 _reach(self.uri)
             self._mlflow = connect(self.uri)
             self._experiment_id = self._experiment(self._spec.tracking.experiment)
-            self._look_up()
-            self.taken_up = bool(self.parent_run_id)
-            if self.taken_up:
-                self._client.update_run(self.parent_run_id, status="RUNNING")
-                self._client.set_tag(self.parent_run_id, "state", "running")
-            else:
-                self.parent_run_id = self._create_parent(view)
+            settings = flatten(self._spec.to_plain())
+            self._its_runs = runs = Runs(
+                self._mlflow,
+                self._experiment_id,
+                self._uid,
+                at_once=1 if self.uri.startswith("sqlite:") else _AT_ONCE,
+                common={"search": self._name} | {SETTING + key: value for key, value in settings.items()},
+            )
+            self.taken_up = runs.find_parent(view.tracker.get("parent_run_id", ""))
+            if not self.taken_up:
+                tags = {"kind": "search", "search": self._name, "state": "running", **_fact_tags(view)}
+                runs.make_parent(self._name, tags, settings)
         except EedSearchError:
             raise
         except Exception as error:
@@ -237,99 +238,72 @@ class MlflowTracker:
                 raise
             return str(found.experiment_id)  # another search was first
 
-    def _look_up(self) -> None:
-        """Find what MLflow holds of this search, so that nothing is doubled."""
-        for run in self._search(f"tags.`{UID_TAG}` = '{self._uid}'"):
-            tags = run.data.tags
-            if tags.get("kind") == "search":
-                self.parent_run_id = run.info.run_id
-            elif point := tags.get("point"):
-                self._children[point] = run.info.run_id
-                # A trial that only ended because the search was stopped, or was out of time, may have run again since.
-                if run.info.status != "RUNNING" and tags.get("reason") not in NO_RESULT:
-                    self._complete.add(point)
-        self._unsure = False
-
-    def _create_parent(self, view: RunView) -> str:
-        tags = {"kind": "search", "search": self._name, UID_TAG: self._uid, "state": "running", **_fact_tags(view)}
-        fail_point("tracker.create")
-        run = self._client.create_run(self._experiment_id, tags=_texts(tags), run_name=self._name)
-        fail_point("tracker.created")
-        self._log(run.info.run_id, params=self._settings())
-        return str(run.info.run_id)
-
-    def _settings(self) -> dict[str, Any]:
-        return flatten(self._spec.to_plain())
-
     # ------------------------------------------------------------ while the search runs
 
     def deliver(self, event: Event, view: RunView) -> None:
-        """Show one event of the ledger; kinds that MLflow has no place for are passed over.
+        """Take in one event of the ledger for the next `flush`; kinds that MLflow has no place for are passed over.
 
         Args:
             event: The event.
             view: The run up to it, itself included.
         """
+        told, at = self._waiting, event.at
         if event.kind in ("run", "resume"):
-            self._log(self.parent_run_id, tags=_fact_tags(view), at=event.at)
+            told.log("", tags=_fact_tags(view), at=at)
         elif event.kind == "base" and view.base is not None:
-            self._reference(view.base, "base", event.at)
+            told.put(reference_child(view.base, "base", at))
         elif event.kind == "control":
-            self._reference(view.controls[-1], "control", event.at)
+            told.put(reference_child(view.controls[-1], "control", at))
         elif event.kind == "result" and event.trial in view.trials:
-            self._trial(view.trials[event.trial], event.at)
-            self._progress(view, event.at)
+            told.put(trial_child(view.trials[event.trial], self._spec, at))
+            told.steps.append((at, len(view.trials), self._progress(view)))
         elif event.kind == "latency":
-            self._final_latency(event.data["id"], view, event.at)
+            told.log(event.data["id"], **_final_latency(event.data["id"], view), step=1, at=at)
         elif event.kind == "confirmed":
-            self._swept(event.data["id"], view, event.at)
+            told.put(self._swept(event.data["id"], view, at))
         elif event.kind == "look":
-            self._look(from_json(Look, event.data), event.at)
+            look = from_json(Look, event.data)
+            for point, sure in look.probability.items():
+                told.log(point, metrics={"front_probability": sure}, step=look.number, at=at)
         elif event.kind == "fresh" and "chose_from" not in event.data:
-            self._fresh(event.data["id"], view.fresh[event.data["id"]], event.at)
+            told.log(event.data["id"], metrics=_fresh(view.fresh[event.data["id"]]), at=at)
         elif event.kind == "attack":
-            self._attacked(event.data["id"], view.attacks.get(event.data["id"], [])[-1:], event.at)
-
-    def _attacked(self, point: str, results: Sequence[AttackResult], at: float) -> None:
-        """Show what `eed-search attack` found on a point; the names say the badge, so that badges never mix."""
-        if run_id := self._children.get(point):
-            for result in results:
+            for result in view.attacks.get(event.data["id"], [])[-1:]:
                 metrics, tags = attack_facts(result)
-                self._log(run_id, metrics=metrics, tags=tags, at=at)
+                told.log(event.data["id"], metrics=metrics, tags=tags, at=at)
 
-    def _swept(self, point: str, view: RunView, at: float) -> None:
+    @property
+    def is_full(self) -> bool:
+        """Whether so much waits that a `flush` is due."""
+        return len(self._waiting.children) + len(self._waiting.logs) >= _AT_A_TIME
+
+    def flush(self) -> None:
+        """Show the events that wait; what fails waits on, and may be shown twice without harm."""
+        told = self._waiting
+        self._runs.put(told.children)
+        told.children = []
+        while told.logs:
+            point, what = told.logs[0]
+            self._runs.log(point, **what)
+            del told.logs[0]
+        self._runs.log_steps(told.steps)
+        told.steps = []
+
+    def _swept(self, point: str, view: RunView, at: float) -> Child:
         """Show a confirmed swept threshold as a run beside its trial's own."""
         number, _, place = point.partition(".")
         trial = view.trials[int(number)]
         params = trial.params | {"gate_threshold": trial.swept[int(place) - 1].gate_threshold}
-        self._trial(replace(trial, params=params, measurement=view.confirmed[point], seconds=0.0), at, point)
+        record = replace(trial, params=params, measurement=view.confirmed[point], seconds=0.0)
+        return trial_child(record, self._spec, at, point)
 
-    def _fresh(self, point: str, check: FreshCheck, at: float) -> None:
-        if run_id := self._children.get(point):
-            metrics = with_ends("robust_accuracy_fresh", check.robust_accuracy)
-            metrics |= with_ends("clean_accuracy_fresh", check.clean_accuracy)
-            self._log(run_id, metrics=metrics, at=at)
-
-    def _look(self, look: Look, at: float) -> None:
-        """Show how sure each contender's place on the frontier is after a look, the look's number as the step."""
-        for point, sure in look.probability.items():
-            if run_id := self._children.get(point):
-                self._log(run_id, metrics={"front_probability": sure}, step=look.number, at=at)
-
-    def _final_latency(self, point: str, view: RunView, at: float) -> None:
-        latency, measured = view.latencies[point], measurement_of(view, point)
-        if run_id := self._children.get(point):
-            # Step 1, so that MLflow shows the final latency and keeps the search's own at step 0.
-            tags = {"latency_method": latency.method}
-            metrics = _latency_metrics(latency) | (cost_metrics(measured) if measured else {})
-            self._log(run_id, metrics=metrics, tags=tags, step=1, at=at)
-
-    def _progress(self, view: RunView, at: float) -> None:
-        """Write how far the search is, as metrics of the search's run over time."""
+    def _progress(self, view: RunView) -> dict[str, float]:
+        """Say how far the search is."""
         metrics: dict[str, float] = {"num_done": view.num_trials()["done"]}
         if view.base is not None and "num_classes" in view.facts:
-            metrics |= {"hypervolume": run_hypervolume(view), "frontier_size": len(frontier(view))}
-        self._log(self.parent_run_id, metrics=metrics, step=len(view.trials), at=at)
+            volume, size = self._growth.now(view)
+            metrics |= {"hypervolume": volume, "frontier_size": size}
+        return metrics
 
     # ------------------------------------------------------------ end
 
@@ -358,41 +332,45 @@ class MlflowTracker:
             try:
                 step()
             except Exception as error:
-                self._unsure = True
                 errors.append(error)
         if errors:
             raise errors[0]
 
+    def close(self) -> None:
+        """Close the files of the home's own database, so that one file holds all of it."""
+        self._close_files()
+
     def _catch_up(self, view: RunView) -> None:
+        self._runs.look_up()
+        self.flush()
         at = time.time() if view.last_at is None else view.last_at
-        if view.base is not None:
-            self._reference(view.base, "base", at)
-        for control in view.controls:
-            self._reference(control, "control", at)
-        for record in view.trials.values():
-            self._trial(record, at)
-        for point in view.confirmed:
-            self._swept(point, view, at)
+        lacks = [
+            *([view.base] if view.base is not None and not self._runs.is_complete(view.base.name) else []),
+            *(control for control in view.controls if not self._runs.is_complete(control.name)),
+        ]
+        self._runs.put(reference_child(one, "base" if one is view.base else "control", at) for one in lacks)
+        records = [one for one in view.trials.values() if not self._runs.is_complete(f"{one.number}.0")]
+        self._runs.put(trial_child(record, self._spec, at) for record in records)
+        points = [point for point in view.confirmed if not self._runs.is_complete(point)]
+        self._runs.put(self._swept(point, view, at) for point in points)
         for point, results in view.attacks.items():
-            self._attacked(point, results, at)
+            for metrics, tags in map(attack_facts, results):
+                self._runs.log(point, metrics=metrics, tags=tags, at=at)
 
     def _attach(self, folder: Path | None) -> None:
         for path in sorted(folder.iterdir()) if folder and folder.is_dir() else ():
             if path.suffix in (".html", ".csv", ".json"):
                 self._client.log_artifact(self.parent_run_id, str(path), "report")
-                self.num_calls += 1
+                self._runs.num_calls += 1
 
     def _mark(self, view: RunView) -> None:
         found = standing(view)
         place = {point.id: "yes" for point in found.front} | {point.id: "may belong" for point in found.maybe}
-        for point in [f"{number}.0" for number in view.trials] + list(view.confirmed):
-            if run_id := self._children.get(point):
-                self._client.set_tag(run_id, "frontier", place.get(point, "no"))
-                self.num_calls += 1
+        points = [f"{number}.0" for number in view.trials] + list(view.confirmed)
+        self._runs.mark({point: place.get(point, "no") for point in points})
         for point, gain in gains_over_base(view, found.front).items():
-            if run_id := self._children.get(point):
-                metrics = with_ends("difference_to_base", gain.difference) | {"difference_to_base_num": gain.num_images}
-                self._log(run_id, metrics=metrics, tags={"difference_to_base_on": gain.source}, at=view.last_at)
+            metrics = with_ends("difference_to_base", gain.difference) | {"difference_to_base_num": gain.num_images}
+            self._runs.log(point, metrics=metrics, tags={"difference_to_base_on": gain.source}, at=view.last_at)
 
     def _summary(self, view: RunView) -> None:
         counts = view.num_trials()
@@ -403,108 +381,14 @@ class MlflowTracker:
             "verdict": verdict.text,
             **{f"num_{outcome}": count for outcome, count in counts.items()},
         }
-        self._log(self.parent_run_id, tags=tags)
-        self._progress(view, time.time() if view.last_at is None else view.last_at)
+        self._runs.log("", tags=tags)
+        at = time.time() if view.last_at is None else view.last_at
+        self._runs.log_steps([(at, len(view.trials), self._progress(view))])
 
     def _close(self, state: State) -> None:
         fail_point("tracker.close")
-        for child in self._search(f"tags.`{PARENT_TAG}` = '{self.parent_run_id}' and attributes.status = 'RUNNING'"):
-            self._client.set_terminated(child.info.run_id, "KILLED")
-            self.num_calls += 1
-        self._client.set_tag(self.parent_run_id, "state", state)
-        self._client.set_terminated(self.parent_run_id, _END[state])
-
-    # ------------------------------------------------------------ child runs
-
-    def _reference(self, reference: Reference, kind: ReferenceKind, at: float) -> None:
-        tags = {"kind": kind, "recipe": reference.recipe, "frontier": "no", **_origin(reference.measurement)}
-        metrics = {**_metrics(reference.measurement), "seconds": reference.seconds}
-        params = {"size": reference.size, "recipe": reference.recipe}
-        self._child(reference.name, reference.name, params, metrics, tags, "FINISHED", (reference.seconds, at))
-
-    def _trial(self, record: TrialRecord, at: float, point: str = "") -> None:
-        point = point or f"{record.number}.0"
-        place = "" if point.endswith(".0") else f" at {record.params['gate_threshold']:.3g}"
-        title = f"{record.number:03d} {team_title(record.params)}{place}".strip()
-        tags = {
-            "kind": "swept" if place else "trial",
-            "trial": record.number,
-            "team": team_title(record.params),
-            "outcome": record.outcome,
-            "reason": record.reason,
-            "message": record.message,
-            "notes": "\n".join(record.notes),
-            "frontier": "open" if record.outcome == "done" else "no",
-            **(_origin(record.measurement) if record.measurement else {}),
-        }
-        # The order counts: MLflow's parallel coordinates open with the first metric.
-        metrics: dict[str, float | None] = {} if record.measurement is None else _metrics(record.measurement)
-        metrics |= {"robust_diversity": record.robust_diversity, "seconds": record.seconds}
-        metrics |= {f"constraint.{name}": broken for name, broken in record.constraints.items()}
-        params = {**record.params, **self._absent_members(record)}
-        status = _STATUS[record.outcome]
-        self._child(point, title, params, metrics, tags, status, (record.seconds, at))
-
-    def _absent_members(self, record: TrialRecord) -> dict[str, ParamValue]:
-        """Say `none` and size 0 for members that a smaller team lacks.
-
-        Where a parameter is missing, MLflow's parallel coordinates draw the run at the axis' top.
-        """
-        dimension = self._spec.search.space.num_members
-        largest = dimension.high if isinstance(dimension, Range) else max(float(v) for v in dimension.values)
-        missing = range(int(record.params.get("num_members", largest)) + 1, int(largest) + 1)
-        absent: dict[str, ParamValue] = {}
-        for i in missing:
-            absent |= {f"member{i}.score": "none", f"member{i}.size": 0.0}
-        if self._spec.search.space.method != Choice(values=("prune",)):
-            there = range(1, int(record.params.get("num_members", largest)) + 1)
-            absent |= {name: "prune" for i in there if (name := f"member{i}.method") not in record.params}
-            absent |= {f"member{i}.method": "none" for i in missing}
-        return absent
-
-    def _child(
-        self,
-        point: str,
-        title: str,
-        params: Mapping[str, Any],
-        metrics: Mapping[str, float | None],
-        tags: Mapping[str, Any],
-        status: str,
-        when: tuple[float, float],
-    ) -> None:
-        """Create, fill and end a child run; one that an earlier process left half written is completed.
-
-        Args:
-            point: The point's id, or the reference's name.
-            title: The run's name.
-            params: Its parameters.
-            metrics: Its metrics; those that are no finite numbers are left out.
-            tags: Its tags.
-            status: MLflow's word for its end.
-            when: Seconds that it took, and when it ended.
-        """
-        if self._unsure:
-            self._look_up()
-        if point in self._complete:
-            return
-        seconds, at = when
-        if new := point not in self._children:
-            settings = {SETTING + key: value for key, value in self._settings().items()}
-            mine = {PARENT_TAG: self.parent_run_id, UID_TAG: self._uid, "search": self._name, "point": point}
-            start = int(1000 * (at - (seconds if math.isfinite(seconds) else 0)))
-            fail_point("tracker.create")
-            self._unsure = True  # a call that is not answered may have been heard
-            run = self._client.create_run(self._experiment_id, start, _texts({**mine, **tags, **settings}), title)
-            self._unsure = False
-            fail_point("tracker.created")
-            self._children[point] = str(run.info.run_id)
-        run_id = self._children[point]
-        # What an earlier end of the same trial said is overwritten, by nothing too.
-        self._log(run_id, params=params, metrics=metrics, tags={} if new else _texts(tags, empty=True), at=at)
-        self._client.set_terminated(run_id, status, end_time=int(1000 * at))
-        self.num_calls += 1
-        if tags.get("reason") not in NO_RESULT:
-            self._complete.add(point)
+        self._runs.end_open()
+        self._runs.end_parent(_END[state], state)
 
     # ------------------------------------------------------------ MLflow itself
 
@@ -513,102 +397,48 @@ class MlflowTracker:
         assert self._mlflow is not None, "start comes first"
         return self._mlflow
 
-    def _search(self, query: str) -> list[Run]:
-        found: list[Run] = []
-        token = None
-        while True:
-            page = self._client.search_runs([self._experiment_id], query, max_results=1000, page_token=token)
-            found += page
-            self.num_calls += 1
-            token = page.token
-            if not token:
-                return found
-
-    def _log(
-        self,
-        run_id: str,
-        *,
-        params: Mapping[str, Any] | None = None,
-        metrics: Mapping[str, float | None] | None = None,
-        tags: Mapping[str, Any] | None = None,
-        step: int = 0,
-        at: float | None = None,
-    ) -> None:
-        """Write to a run; the same values for the same step and time are kept once, however often they come."""
-        from mlflow.entities import Metric, Param, RunTag
-
-        now = int(1000 * (time.time() if at is None else at))
-        finite = {k: float(v) for k, v in (metrics or {}).items() if v is not None and math.isfinite(v)}
-        self._client.log_batch(
-            run_id,
-            metrics=[Metric(key, value, now, step) for key, value in finite.items()],
-            tags=[RunTag(key, value) for key, value in _texts(tags or {}, empty=True).items()],
-        )
-        rows = [Param(key, value) for key, value in _texts(params or {}, empty=True).items()]
-        for i in range(0, len(rows), _MAX_BATCH):
-            self._client.log_batch(run_id, params=rows[i : i + _MAX_BATCH])
-        self.num_calls += 1
+    @property
+    def _runs(self) -> Runs:
+        assert self._its_runs is not None, "start comes first"
+        return self._its_runs
 
 
-# ---------------------------------------------------------------- what a record says to MLflow
+@dataclass
+class _Waiting:
+    """What is to be shown next.
+
+    Attributes:
+        children: Runs below the search's own.
+        logs: Further facts by point; without a point, of the search's own run.
+        steps: How far the search was.
+    """
+
+    children: list[Child] = field(default_factory=list)
+    logs: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+
+    def put(self, child: Child) -> None:
+        self.children.append(child)
+
+    def log(self, point: str, **what: Any) -> None:
+        self.logs.append((point, what))
 
 
-def _metrics(m: Measurement) -> dict[str, float | None]:
-    return {
-        "robust_accuracy": m.robust_accuracy.value,
-        "robust_accuracy_low": m.robust_accuracy.low,
-        "robust_accuracy_high": m.robust_accuracy.high,
-        "clean_accuracy": m.clean_accuracy.value,
-        "clean_accuracy_low": m.clean_accuracy.low,
-        "clean_accuracy_high": m.clean_accuracy.high,
-        "num_samples": m.robust_accuracy.num_samples,
-        **_latency_metrics(m.latency),
-        **cost_metrics(m),
-        **(with_ends("chose_difference_to_base", m.difference_to_base) if m.difference_to_base else {}),
-        "mean_members_run": m.mean_members_run,
-        "num_members": m.num_members,
-        "macs": m.macs,
-        "worst_case_macs": m.worst_case_macs,
-        "size_bytes": m.size_bytes,
-    }
+def _final_latency(point: str, view: RunView) -> dict[str, Any]:
+    """Give what replaces a point's latency of the search; at step 1 MLflow shows it, and keeps the search's own at 0."""
+    latency, measured = view.latencies[point], measurement_of(view, point)
+    metrics = latency_metrics(latency) | (cost_metrics(measured) if measured else {})
+    return {"metrics": metrics, "tags": {"latency_method": latency.method}}
 
 
-def _latency_metrics(latency: Latency) -> dict[str, float | None]:
-    return {
-        **with_ends("latency_ms", latency.latency_ms),
-        "latency_ms_p50": latency.p50_ms,
-        "latency_ms_p95": latency.p95_ms,
-        "latency_ms_worst_case": latency.worst_case_ms,
-        **with_ends("speedup", latency.speedup),
-        "worst_case_speedup": latency.worst_case_speedup,
-    }
-
-
-def _origin(m: Measurement) -> dict[str, Any]:
-    """Say what the robust accuracy and the latency rest on: never a number without it."""
-    return {
-        "attack": m.robust_accuracy.attack,
-        "eps": m.robust_accuracy.eps,
-        "badge": m.robust_accuracy.badge,
-        "latency_method": m.latency.method,
-        "latency_noisy": "yes" if m.latency.noisy else "no",
-        "artifact": m.artifact,
-    }
+def _fresh(check: FreshCheck) -> dict[str, float | None]:
+    return with_ends("robust_accuracy_fresh", check.robust_accuracy) | with_ends(
+        "clean_accuracy_fresh", check.clean_accuracy
+    )
 
 
 def _fact_tags(view: RunView) -> dict[str, Any]:
     return {f"fact.{key}": value for key, value in flatten(view.facts).items()}
-
-
-def _texts(table: Mapping[str, Any], *, empty: bool = False) -> dict[str, str]:
-    """Turn values into texts that every MLflow server takes; leave empty ones out unless asked."""
-    texts = {_name(key): as_utf8(str(value))[:_MAX_TEXT] for key, value in table.items()}
-    return texts if empty else {key: text for key, text in texts.items() if text}
-
-
-def _name(key: str) -> str:
-    """Keep to the characters that MLflow allows in names."""
-    return "".join(c if c.isalnum() or c in "_-. :/" else "_" for c in key)[:250]
 
 
 def make_database(home: Path, name: str) -> None:
@@ -625,6 +455,8 @@ def make_database(home: Path, name: str) -> None:
     path = home.resolve() / "mlflow.db"
     if path.exists():
         return
+    for end in ("-journal", "-wal", "-shm"):  # of a file that was moved away: they would be taken for the new one's
+        path.with_name(path.name + end).unlink(missing_ok=True)
     quiet_mlflow()
     made = path.with_name(f".mlflow-for-{name}.db")  # one driver for each name, so one writer
     left_over = [made.with_name(made.name + end) for end in ("", "-journal", "-wal", "-shm")]
@@ -639,6 +471,30 @@ def make_database(home: Path, name: str) -> None:
     finally:
         for file in left_over:
             file.unlink(missing_ok=True)
+
+
+def _write_ahead(home: Path) -> Callable[[], None]:
+    """Let the home's own database wait for the disk now and then, rather than thrice at each of a trial's four writes.
+
+    A killed process loses nothing by it. After a power cut the last moments may be missing: a resume completes them.
+
+    Returns:
+        Closes the files.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from sqlalchemy import event
+
+    store: Any = SqlAlchemyStore  # without types
+    engine = store(database_uri(home), artifact_folder(home).as_uri()).engine  # the one that all of MLflow uses here
+    if not event.contains(engine, "connect", _relax):
+        event.listen(engine, "connect", _relax)
+    engine.dispose()  # its first connections do not know the setting yet
+    return cast("Callable[[], None]", engine.dispose)
+
+
+def _relax(connection: Any, record: object) -> None:
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
 
 
 def _reach(uri: str) -> None:

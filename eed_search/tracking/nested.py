@@ -17,7 +17,6 @@ from eed_search.core.seeds import digest
 from eed_search.core.spec import Tracking
 from eed_search.core.texts import as_utf8
 from eed_search.tracking.mlflow_log import (
-    PARENT_TAG,
     artifact_folder,
     connect,
     database_uri,
@@ -25,6 +24,7 @@ from eed_search.tracking.mlflow_log import (
     make_database,
     one_line,
 )
+from eed_search.tracking.mlflow_runs import PARENT_TAG
 from eed_search.tracking.moved import settle
 
 if TYPE_CHECKING:

@@ -40,7 +40,6 @@ class Outbox:
         self._path = path
         self._tracker = tracker
         self._cursor = cursor
-        self._seen = 0
         self._view = RunView()
         self._note = ""
         self._close: Callable[[], None] | None = None
@@ -127,6 +126,8 @@ class Outbox:
                 self._deliver_until_closed(ledger)
         except Exception as error:  # the ledger itself cannot be read
             self._failed(error)
+        finally:
+            self._tracker.close()
 
     def _deliver_until_closed(self, ledger: Ledger) -> None:
         pause = 0.0
@@ -148,15 +149,20 @@ class Outbox:
                 pause = min(_LONGEST_PAUSE_S, max(1.0, 2 * pause))
 
     def _deliver(self, ledger: Ledger) -> None:
-        for event in ledger.events(self._seen):
+        for event in ledger.events(self._view.num_events):
             if self._ended:
                 return
-            if event.seq > self._view.num_events:
-                fold(self._view, event)
+            fold(self._view, event)
             if event.seq > self._cursor:
                 self._tracker.deliver(event, self._view)
-                self._cursor = event.seq
-            self._seen = event.seq
+            if self._tracker.is_full:
+                self._flush()
+        self._flush()
+
+    def _flush(self) -> None:
+        """Show what was taken in; what could not be shown stays with the tracker, for the next time."""
+        self._tracker.flush()
+        self._cursor = max(self._cursor, self._view.num_events)
 
     def _failed(self, error: Exception) -> None:
         self.num_failures += 1

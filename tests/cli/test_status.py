@@ -6,17 +6,19 @@ import json
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from eed_search.core.ledger import FILE_NAME, Ledger, read_run
+from eed_search.core.ledger import FILE_NAME, Ledger, RunView, read_run
 from eed_search.search.lock import driving
+from eed_search.search.study import STUDY_FILE
 from tests.cli.calling import ROOT, STUBBED, call, environment, python
 from tests.core.ledgers import write_ledger
 from tests.tracking.factories import make_view
@@ -143,6 +145,64 @@ def test_cancel_ends_a_running_search_at_once(tmp_path: Path) -> None:
         assert process.wait(HANGS_S) == 130
     assert not (home / "three" / "report").exists()
     assert read_run(home / "three").state == "cancelled"
+
+
+def test_cancel_of_a_frozen_search_leaves_nothing_open(tmp_path: Path) -> None:
+    """Its driver hears nothing and is killed: ledger, Optuna's study and MLflow are closed by that very command."""
+    home = tmp_path / "home"
+    with launched(home, "eight", {"1": "sleep", "2": "sleep", "3": "sleep"}) as process:
+        until(lambda: ended(home / "eight") == 1 and len(read_run(home / "eight").attempts) > 1)
+        until(lambda: "RUNNING" in _trial_states(home / "eight"))
+        process.send_signal(signal.SIGSTOP)
+        at_once = "from eed_search.cli import main, stop; stop._CANCEL_S = 0.0; main()"
+        done = python(at_once, "cancel", "eight", "--home", home)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "It does not answer: killing it." in done.stdout
+    view = read_run(home / "eight")
+    assert (view.state, view.unfinished()) == ("cancelled", [])
+    assert sorted(set(_trial_states(home / "eight"))) == ["COMPLETE", "PRUNED"]
+    assert _open_runs(view) == []
+
+
+def test_a_second_cancel_tells_mlflow_what_it_did_not_take(tmp_path: Path) -> None:
+    """MLflow was broken at the first one; there is nothing to cancel after the second."""
+    home = tmp_path / "home"
+    with launched(home, "nine", {"1": "sleep", "2": "sleep", "3": "sleep"}) as process:
+        until(lambda: ended(home / "nine") == 1)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    for file in sorted(home.glob("mlflow.db*")):
+        file.rename(home / file.name.replace("mlflow", "away"))
+    (home / "mlflow.db").write_text("no database, but long enough to be taken for one " * 50)
+    cancel = "from eed_search.cli import main; main()"
+    done = python(cancel, "cancel", "nine", "--home", home)
+    assert (done.returncode, done.stderr) == (0, "")
+    view = read_run(home / "nine")
+    assert view.state == "cancelled"
+    assert any("MLflow could not be told of the end" in note for note in view.notes)
+    for file in sorted(home.glob("away.db*")):
+        file.replace(home / file.name.replace("away", "mlflow"))
+    done = python(cancel, "cancel", "nine", "--home", home)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert _open_runs(read_run(home / "nine")) == []
+    again = call("cancel", "nine", "--home", home)
+    assert again.exit_code == 7
+    assert "run nine: is cancelled, so there is nothing to cancel" in again.stderr
+
+
+def _trial_states(folder: Path) -> list[str]:
+    """How Optuna's trials are."""
+    with suppress(sqlite3.Error), closing(sqlite3.connect(f"{(folder / STUDY_FILE).as_uri()}?mode=ro", uri=True)) as db:
+        return [state for (state,) in db.execute("SELECT state FROM trials ORDER BY number")]
+    return []
+
+
+def _open_runs(view: RunView) -> list[str]:
+    """Name the runs that MLflow shows as RUNNING."""
+    from eed_search.tracking.mlflow_log import connect
+
+    runs = connect(view.tracker["uri"]).search_runs([view.tracker["experiment_id"]])
+    return [run.info.run_name for run in runs if run.info.status == "RUNNING"]
 
 
 @pytest.mark.slow

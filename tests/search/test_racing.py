@@ -274,6 +274,17 @@ def test_every_decision_follows_from_the_events_before_it(finished: Path) -> Non
     assert num_checked > NUM_TRIALS
 
 
+@pytest.mark.parametrize(("decision", "waiting"), [("continue", [0, 1]), ("pause", [0, 1, 2]), ("", [0, 1])])
+def test_a_decision_that_stands_in_the_ledger_is_not_taken_again(decision: str, waiting: list[int]) -> None:
+    """Trial 2 would go on today: where the ledger says that it waits, it waits."""
+    view = RunView(name="s")
+    for number, robust in enumerate((0.6, 0.5, 0.7)):
+        what = decision if number == 2 else "pause"
+        view.reports[number] = [replace(at(0, robust, 0.5 - robust / 10), decision=what)]
+        view.history += [("proposal", number), ("report", number)]
+    assert Racing.replay(view, 3).paused() == waiting
+
+
 @pytest.mark.parametrize("share", [0.15, 0.3, 0.45, 0.6, 0.75, 0.9])
 def test_a_race_that_is_cut_anywhere_ends_as_if_it_was_not(finished: Path, tmp_path: Path, share: float) -> None:
     """Killed after any event: the same trials, the same decisions, nothing proposed twice."""

@@ -35,6 +35,7 @@ def deliver(tracker: MlflowTracker, view: RunView) -> None:
     for event in events_of(view):
         fold(so_far, event)
         tracker.deliver(event, so_far)
+    tracker.flush()
 
 
 def children(tracker: MlflowTracker, query: str = "") -> dict[str, Any]:
@@ -163,6 +164,7 @@ def test_a_look_is_a_step_of_how_sure_each_contender_is(finished: MlflowTracker,
     finished.deliver(Event(998, "fresh", None, check, 0.0), view)
     for number, sure in enumerate((0.4, 0.9)):
         finished.deliver(Event(999 + number, "look", None, to_json(Look(number, {"7.0": sure}, ("7.0",))), 0.0), view)
+    finished.flush()
     run = children(finished, "tags.point = '7.0'").popitem()[1]
     assert run.data.metrics == before | {"front_probability": 0.9}
     history = connect(finished.uri).get_metric_history(run.info.run_id, "front_probability")
@@ -251,6 +253,7 @@ def test_not_a_number_is_never_logged(tmp_path: Path) -> None:
     )
     tracker = track(tmp_path, view)
     tracker.deliver(Event(99, "result", 0, {}, 1e9), replace(view, trials={0: odd}))
+    tracker.flush()
     metrics = children(tracker, "tags.kind = 'trial'").popitem()[1].data.metrics
     assert all(math.isfinite(value) for value in metrics.values())
     assert not {"mean_members_run", "seconds", "robust_diversity"} & set(metrics)
@@ -266,6 +269,7 @@ def test_a_resumed_search_continues_its_run(tmp_path: Path) -> None:
     facts = first.start(view)
     assert not first.taken_up
     first.deliver(Event(9, "result", 0, {}, 1e9), replace(view, trials={0: view.trials[0]}))
+    first.flush()
     resumed = MlflowTracker(make_spec(), tmp_path, view.name, view.uid)
     assert resumed.start(view) == facts
     assert resumed.taken_up
@@ -313,12 +317,12 @@ def test_a_call_that_was_heard_but_not_answered_doubles_nothing(tmp_path: Path, 
         create(*arguments, **options)
         raise TimeoutError("no answer")
 
-    event = Event(9, "result", 0, {}, 1e9)
+    tracker.deliver(Event(9, "result", 0, {}, 1e9), view)
     with monkeypatch.context() as patch:
         patch.setattr(client, "create_run", unanswered)
         with pytest.raises(TimeoutError):
-            tracker.deliver(event, view)
-    tracker.deliver(event, view)
+            tracker.flush()
+    tracker.flush()
     assert len(children(tracker, "tags.kind = 'trial'")) == 1
 
 
@@ -336,7 +340,10 @@ def test_the_database_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: A
             MlflowTracker(make_spec(), tmp_path, "digits").start(make_view(0))
     assert not (tmp_path / "mlflow.db").exists()
     (tmp_path / ".mlflow-for-digits.db").write_bytes(b"left by a kill")
-    MlflowTracker(make_spec(), tmp_path, "digits").start(make_view(0))
+    (tmp_path / "mlflow.db-wal").write_bytes(b"left by a database that was moved away")
+    tracker = MlflowTracker(make_spec(), tmp_path, "digits")
+    tracker.start(make_view(0))
+    tracker.close()
     assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlartifacts"}
 
 

@@ -146,7 +146,7 @@ def test_trying_the_same_again_is_no_progress(tmp_path: Path) -> None:
     tracker = started(tmp_path, view)
 
     def fails(event: Any, view: RunView) -> None:
-        tracker.num_calls += 3
+        tracker._runs.num_calls += 3
         raise RuntimeError("the same every time")
 
     tracker.deliver = fails  # type: ignore[method-assign]
