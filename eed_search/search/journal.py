@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 NOW_FILE = "now.json"
 _EVERY_S = 2.0
+# What follows from them MLflow shows with the next event: beside the replay of a long run's ledger delivery would cost
+# its first trial seconds.
+_NO_NEWS = frozenset({"run", "resume", "stage", "note", "tracker"})
 
 
 class Journal:
@@ -64,7 +67,7 @@ class Journal:
         """Write one event and bring the view up to date; gives its sequence number."""
         seq = self._ledger.append(kind, data, trial)
         self._read()
-        if self._outbox:
+        if self._outbox and kind not in _NO_NEWS:
             self._outbox.wake()
         return seq
 
@@ -197,7 +200,6 @@ class Journal:
         cursor = int(self.view.tracker.get("cursor", 0)) if known else 0
         self.append("tracker", {**facts, "cursor": cursor, "complete": False})
         self._outbox = Outbox(self._ledger.path, tracker, cursor)
-        self._outbox.wake()
 
     def close_tracker(self, state: State, report_folder: Path | None, patience_s: float = 60.0) -> None:
         """Complete what the tracker shows, and close its runs; what cannot be done is noted."""

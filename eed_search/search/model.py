@@ -13,7 +13,6 @@ import math
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from optuna.distributions import (
 )
 
 from eed_search.core.frontier import non_dominated
+from eed_search.search import distributions
 from eed_search.search.improvement import expected_improvement
 
 Params = dict[str, Any]
@@ -350,10 +350,6 @@ def _kernel(width: int) -> Any:
 
 # ---------------------------------------------------------------- drawing and encoding
 
-# Hundreds of candidates are drawn for a proposal from the same few distributions, which nobody changes.
-_distribution: Callable[..., Any] = lru_cache(maxsize=1024, typed=True)(lambda kind, *given: kind(*given))
-_choice = lru_cache(maxsize=256, typed=True)(CategoricalDistribution)
-
 
 class RandomTrial:
     """Draws at random where an Optuna trial would be asked, near given parameters or anywhere.
@@ -377,15 +373,15 @@ class RandomTrial:
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
         """Draw a real number."""
-        return float(self._number(name, _distribution(FloatDistribution, low, high, log, step)))
+        return float(self._number(name, distributions.real(low, high, log, step)))
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
         """Draw a whole number."""
-        return int(self._number(name, _distribution(IntDistribution, low, high, log, step)))
+        return int(self._number(name, distributions.whole(low, high, log, step)))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """Draw one of the choices."""
-        distribution = _choice(tuple(choices))
+        distribution = distributions.choice(choices)
         if name in self.params:
             return self.params[name]
         if name in self._near and self._rng.random() >= self._change:

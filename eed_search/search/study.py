@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from eed_search.core.cost import latency_of
@@ -34,6 +34,7 @@ from eed_search.core.params import LatencyKind, ParamValue
 from eed_search.core.points import breaks_a_limit
 from eed_search.core.records import Measurement, SweptPoint, TrialRecord
 from eed_search.core.spec import Spec
+from eed_search.search import distributions
 from eed_search.search.proposals import first_proposals, suggest
 from eed_search.search.samplers import PORTFOLIO, make_sampler
 from eed_search.search.study_file import StudyInFile, close_database
@@ -184,15 +185,15 @@ class _Given:
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> ParamValue:
         """Give a real number."""
-        return self._give(name, FloatDistribution(low, high, log=log, step=step))
+        return self._give(name, distributions.real(low, high, log, step))
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> ParamValue:
         """Give a whole number."""
-        return self._give(name, IntDistribution(low, high, log=log, step=step))
+        return self._give(name, distributions.whole(low, high, log, step))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> ParamValue:
         """Give one of the choices."""
-        return self._give(name, CategoricalDistribution(tuple(choices)))
+        return self._give(name, distributions.choice(choices))
 
     def _give(self, name: str, distribution: BaseDistribution) -> ParamValue:
         if name not in self._drawn:
