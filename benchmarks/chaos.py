@@ -382,11 +382,11 @@ def _until_room(
 @fault("the study's file is damaged", "made again from the ledger; the undisturbed result")
 def damaged_study(scene: Scene) -> list[str]:
     """Noise in its middle, after the driver was killed."""
-    process = scene.launch()
+    process, path = scene.launch(env={"EED_STUB_SECONDS": "0.3"}), scene.run / "study.sqlite"
     scene.until_events(30, process)
+    wait(path.exists)  # it follows the search in the background
     process.kill()
     process.wait()
-    path = scene.run / "study.sqlite"
     data = bytearray(path.read_bytes())
     data[len(data) // 4 : len(data) // 2] = os.urandom(len(data) // 2 - len(data) // 4)
     path.write_bytes(data)
