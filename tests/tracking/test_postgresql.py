@@ -211,7 +211,7 @@ def test_ui_leads_to_the_server(output: str, home: Path) -> None:
 
 def test_searches_do_not_split_their_data_when_the_server_is_gone(home: Path, tmp_path: Path, output: str) -> None:
     """They name the command that brings it back, instead of starting a database in the home."""
-    note = (home / NOTE_NAME).read_text(encoding="utf-8")
+    note = (home / NOTE_NAME).read_text(encoding="utf-8").replace(str(home), str(tmp_path))
     (tmp_path / NOTE_NAME).write_text(re.sub(r"127.0.0.1:\d+", "127.0.0.1:1", note), encoding="utf-8")
     with pytest.raises(RunError, match="does not answer; start it again: eed-search mlflow-server --background"):
         MlflowTracker(make_spec(), tmp_path, "x")
