@@ -13,7 +13,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -277,11 +277,19 @@ def logs_not_on_terminal() -> Iterator[None]:
 def ray_log(path: Path) -> Iterator[None]:
     """Write what Ray's driver side logs to a file of the run."""
     logger = logging.getLogger("ray")
-    handler = logging.FileHandler(path, delay=True, encoding="utf-8", errors="backslashreplace")
+    handler = _Log(path, delay=True, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger.addHandler(handler)
     try:
         yield
     finally:
         logger.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):
+            handler.close()
+
+
+class _Log(logging.FileHandler):
+    """A file for lines that nobody has to read: a full disk costs them, and is said elsewhere."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -22,7 +23,7 @@ from eed_search.core.private import holders, owner_of
 from eed_search.core.processes import process
 from eed_search.core.sockets import Listening, listening
 from eed_search.search import Silent, run
-from eed_search.search.ray_session import _LONGEST_ROOT, _LONGEST_SOCKET
+from eed_search.search.ray_session import _LONGEST_ROOT, _LONGEST_SOCKET, ray_log
 from tests.others import UID, as_other, can_be_changed, needs_root, started_as_other
 from tests.search import stub_pipeline
 from tests.search.test_driver import spec_of
@@ -243,3 +244,11 @@ def test_another_user_finds_nothing_to_replace_while_a_search_runs(
     assert "seen eed-" in (notes / "seen").read_text(), "he was there"
     assert said == ""
     assert [path.name for path in tmp_root.glob("eed-*") if owner_of(path)] == []
+
+
+def test_a_log_that_finds_no_room_is_nobodys_fault(capfd: pytest.CaptureFixture[str]) -> None:
+    """What Ray's driver side logs is lost on a full disk, and neither printed nor raised."""
+    with ray_log(Path("/dev/full")):
+        for _ in range(3):
+            logging.getLogger("ray").warning("x" * 10_000)
+    assert capfd.readouterr() == ("", "")
