@@ -67,9 +67,9 @@ class StudyInFile(InMemoryStorage):
             file.close()
 
     def show(self) -> None:
-        """Begin to bring the file up to date."""
+        """Bring the file up to date from the next change on: beside a first proposal it would cost that seconds."""
         self._behind = {trial.number for trial in self._trials()}
-        self._news.set()
+        self._news.clear()
         self._thread = threading.Thread(target=self._work, name="study's file", daemon=True)
         self._thread.start()
 

@@ -135,9 +135,12 @@ def test_room_that_is_made_is_used(tmp_path: Path) -> None:
     study = open_study(later / STUDY_FILE, "s", spec)
     storage = study._storage
     assert isinstance(storage, StudyInFile)
+    proposer = Proposer(study, spec, on_proposal=ledger.proposal)
+    assert proposer.propose() is not None
     until(lambda: storage.problem)
     later.mkdir()
-    work(Proposer(study, spec, on_proposal=ledger.proposal), ledger)
+    proposer.again(0)
+    work(proposer, ledger)
     assert close_study(study) == ""
     assert shown(later / STUDY_FILE) == contents(study)
 
