@@ -72,6 +72,7 @@ def _row(table: str, step: str) -> list[str]:
     return [cell.strip() for cell in line.split("|")][1:]
 
 
+@pytest.mark.slow
 def test_a_step_that_is_done_is_not_repeated(tmp_path: Path) -> None:
     """The table has its counts; others are left, so the exit code is 3."""
     made = _repository(tmp_path, PASSES)

@@ -23,6 +23,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("kills")
 
 
+@pytest.mark.slow
 def test_random_kills_change_nothing(root: Path) -> None:
     """Two kills of a search in the driver's own process, one of one under Ray; `benchmarks/kills.py` does many."""
     seed = 5  # its three moments are numbers of events: seconds would hit another place on each machine, or none
