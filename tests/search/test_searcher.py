@@ -22,6 +22,7 @@ from eed_search.search.samplers import SAMPLERS
 from eed_search.search.searcher import EedSearcher
 from eed_search.search.study import STUDY_FILE, close_study, open_study
 from tests.search.stub_pipeline import measurement
+from tests.waiting import until
 
 
 def spec_of(**search: Any) -> Spec:
@@ -251,8 +252,10 @@ def test_the_study_opens_by_its_address_alone(make: Any, tmp_path: Path) -> None
     searcher, _ = make()
     searcher.suggest("a")
     searcher.on_trial_complete("a", {"record": done(0.8, 0.5)})
+    until((tmp_path / STUDY_FILE).exists)  # it follows in the background
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path / STUDY_FILE}")
     try:
+        until(lambda: study.best_trials)
         assert study.metric_names == ["robust_accuracy", "latency_ms"]
         assert study.best_trials[0].values == [0.8, 0.5]
     finally:
