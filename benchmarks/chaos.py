@@ -256,7 +256,9 @@ def ended(process: Any, code: int = 0, what: str = "the search") -> list[str]:
 def worker_killed(scene: Scene) -> list[str]:
     """The process that runs the third trial is killed."""
     (scene.folder / "pids").mkdir()
-    process = scene.launch(ray=True, env={"EED_STUB_PIDS": str(scene.folder / "pids"), "EED_STUB_PHASE_SECONDS": "0.15"})
+    process = scene.launch(
+        ray=True, env={"EED_STUB_PIDS": str(scene.folder / "pids"), "EED_STUB_PHASE_SECONDS": "0.15"}
+    )
     os.kill(scene.pid_of("run", 3), signal.SIGKILL)
     problems = ended(process) + scene.as_calm()
     return problems + ([] if scene.view.losses else ["no worker was lost"])

@@ -6,7 +6,6 @@ copy that cannot be made costs nothing but itself: the search goes on, and where
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 from contextlib import closing, suppress
@@ -22,6 +21,7 @@ from eed_search.core.ledger_file import (
     stored_rows,
 )
 from eed_search.core.modes import make_file
+from eed_search.core.store import sync
 
 EVERY = 200  # events, at least, between two copies while a search runs
 COPY_NAMES = (f"{FILE_NAME}.good-1", f"{FILE_NAME}.good-2")
@@ -91,12 +91,3 @@ def _check(database: sqlite3.Connection) -> None:
 def _remove(made: Path) -> None:
     for end in ("", "-journal", "-wal", "-shm"):
         made.with_name(made.name + end).unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Bring a file, or a folder's names, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

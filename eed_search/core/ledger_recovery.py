@@ -20,7 +20,7 @@ from time import time
 
 from eed_search.core.errors import RunError, StoreError
 from eed_search.core.ledger import Event, RunView, fold
-from eed_search.core.ledger_copies import COPY_NAMES, sync
+from eed_search.core.ledger_copies import COPY_NAMES
 from eed_search.core.ledger_file import (
     FILE_NAME,
     START,
@@ -36,6 +36,7 @@ from eed_search.core.ledger_file import (
     to_event,
     write_mark,
 )
+from eed_search.core.store import sync
 
 _MOST_NAMED = 20
 

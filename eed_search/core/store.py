@@ -61,7 +61,7 @@ def write_atomic(path: Path, data: bytes, *, private: bool = False) -> None:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise StoreError(
             f"{path}: cannot be written ({error.strerror}); free the disk or choose another --home"
@@ -74,8 +74,9 @@ def _mode(path: Path, private: bool) -> int:
     return path.stat().st_mode & 0o777 if path.exists() else file_mode(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Bring a file, or a folder's names, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -345,7 +346,7 @@ class Store:
                 }
                 write_atomic(made / _MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
                 made.rename(folder)
-                _sync_folder(folder.parent)
+                sync(folder.parent)
         except OSError as error:
             raise StoreError(
                 f"{folder}: cannot be written ({error.strerror}); free the disk or choose another --home"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from eed_search.search.processes import Process, this_process
+from eed_search.core.processes import Worker, this_worker
 
 if TYPE_CHECKING:
     from eed_search.stages import Report
@@ -23,7 +23,7 @@ class Post:
 
     text: str
     count: int
-    process: Process | None = None
+    process: Worker | None = None
 
     @property
     def stopped(self) -> str:
@@ -39,7 +39,7 @@ class Monitor:
     def __init__(self) -> None:
         self._posts: dict[str, Post] = {}
 
-    def post(self, who: str, text: str, process: Process | None = None) -> None:
+    def post(self, who: str, text: str, process: Worker | None = None) -> None:
         """Replace a worker's line; an empty text removes it."""
         if text:
             before = self._posts.get(who)
@@ -59,7 +59,7 @@ def reporter(monitor: Any, who: str) -> Report:
     """
 
     def report(text: str) -> None:
-        monitor.post.remote(who, text, this_process())
+        monitor.post.remote(who, text, this_worker())
 
     return report
 

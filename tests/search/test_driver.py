@@ -26,6 +26,7 @@ from eed_search.core.data_facts import DataFacts
 from eed_search.core.errors import RunError, SpecError, TrialFailure
 from eed_search.core.home_lock import LOCK_NAME
 from eed_search.core.ledger import FILE_NAME, Event, Ledger, RungReport, RunView, read_run
+from eed_search.core.processes import Worker
 from eed_search.core.records import Interval, Reference, TrialRecord
 from eed_search.core.reported import standing
 from eed_search.core.spec import Controls, Resources, Search, Spec, Threat
@@ -34,7 +35,6 @@ from eed_search.search.claim import claim
 from eed_search.search.driver import MOST_LOSSES, ray_workers
 from eed_search.search.journal import NOW_FILE
 from eed_search.search.monitor import Post
-from eed_search.search.processes import Process
 from eed_search.search.proposer import Proposer
 from eed_search.search.racing import RUNGS
 from eed_search.search.ray_glue import PROBE, Machine
@@ -511,7 +511,7 @@ def test_a_worker_that_somebody_stopped_is_said_to_be(tmp_path: Path, monkeypatc
     """While it stands, in the note at half the limit, and as the reason of its end; its process does not stay."""
     monkeypatch.setenv("EED_STUB_FAULTS", json.dumps({0: "sleep"}))
     search = Search(trials=3, racing=False, trial_timeout_s=6)
-    workers: list[Process] = []
+    workers: list[Worker] = []
     shown: list[str] = []
 
     def hangs(posts: Posts, view: RunView) -> object:

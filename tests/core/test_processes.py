@@ -11,21 +11,21 @@ from dataclasses import replace
 
 import pytest
 
+from eed_search.core.processes import Worker, _looked_up, this_worker
 from eed_search.search.monitor import Monitor, Post
-from eed_search.search.processes import Process, _looked_up, this_process
 from tests.waiting import until
 
 
 @pytest.fixture
-def sleeper() -> Iterator[Process]:
+def sleeper() -> Iterator[Worker]:
     """A process that waits."""
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
-    yield replace(this_process(), pid=child.pid, born=_looked_up(child.pid)[1])
+    yield replace(this_worker(), pid=child.pid, born=_looked_up(child.pid)[1])
     child.kill()
     child.wait()
 
 
-def test_a_process_is_stopped_until_it_goes_on(sleeper: Process) -> None:
+def test_a_process_is_stopped_until_it_goes_on(sleeper: Worker) -> None:
     assert not sleeper.is_stopped()
     os.kill(sleeper.pid, signal.SIGSTOP)
     until(sleeper.is_stopped)
@@ -35,14 +35,14 @@ def test_a_process_is_stopped_until_it_goes_on(sleeper: Process) -> None:
     until(lambda: not sleeper.is_stopped())
 
 
-def test_one_that_is_gone_or_runs_is_not_stopped(sleeper: Process) -> None:
-    assert not this_process().is_stopped()
+def test_one_that_is_gone_or_runs_is_not_stopped(sleeper: Worker) -> None:
+    assert not this_worker().is_stopped()
     os.kill(sleeper.pid, signal.SIGKILL)
     until(lambda: _looked_up(sleeper.pid)[0] in ("Z", ""))
     assert not sleeper.is_stopped()
 
 
-def test_a_line_says_what_lets_it_go_on(sleeper: Process) -> None:
+def test_a_line_says_what_lets_it_go_on(sleeper: Worker) -> None:
     """The monitor keeps where each worker works."""
     monitor = Monitor()
     monitor.post("trial 0", "members", sleeper)
