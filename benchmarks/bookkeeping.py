@@ -33,6 +33,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
@@ -93,17 +94,18 @@ def write_ledger(folder: Path, trials: int, racing: bool) -> None:
     from eed_search.search.study import close_study, open_study
     from tests.search import stub_pipeline
 
+    stub: Any = stub_pipeline
     spec = with_absolute_data(spec_of(trials, racing))
     folder.mkdir(parents=True)
     (folder / SPACE_FILE).write_text(to_text(spec), encoding="utf-8")
-    setting = stub_pipeline.prepare(spec, folder.parent / "store", lambda text: None)  # type: ignore[no-untyped-call]
+    setting = stub.prepare(spec, folder.parent / "store", lambda text: None)
     facts = {
         "versions": origin.versions(),
         "machine": origin.machine(1.0, 0.0),
         "num_classes": setting.num_classes,
         "image_shape": list(setting.image_shape),
         "reference_ms": 1.0,
-        "data": stub_pipeline.read_data(spec, None, None).to_plain(),  # type: ignore[no-untyped-call]
+        "data": stub.read_data(spec, None, None).to_plain(),
     }
     random = spec_of(trials, racing, "random")
     study = open_study(folder / "made.sqlite", NAME, random)
@@ -112,7 +114,7 @@ def write_ledger(folder: Path, trials: int, racing: bool) -> None:
         head = {"name": NAME, "uid": f"{NAME}-books", "spec": spec.to_plain(), "facts": facts}
         journal.append("run", {**head, "origin": origin.origin(spec)})
         journal.base(setting.base)
-        journal.control(stub_pipeline.control(0.5, setting, None, lambda text: None))  # type: ignore[no-untyped-call]
+        journal.control(stub.control(0.5, setting, None, lambda text: None))
         proposer = Proposer(
             study,
             random,
@@ -124,9 +126,7 @@ def write_ledger(folder: Path, trials: int, racing: bool) -> None:
         while (proposal := proposer.propose()) is not None:
             number, params = proposal.number, TrialParams.from_flat(proposal.params)
             journal.attempt(number)
-            made = stub_pipeline.run(  # type: ignore[no-untyped-call]
-                number, params, setting, stub_pipeline.Probe(), lambda text: None, proposal.rung
-            )
+            made = stub.run(number, params, setting, stub.Probe(), lambda text: None, proposal.rung)
             if proposal.rung is not None:
                 journal.report(number, made)
                 verdict = proposer.report(number, journal.view.reports[number][-1])
@@ -158,13 +158,13 @@ def drive(home: Path, trials: int, racing: bool) -> None:
         close(self, *arguments, **options)
         waited[0] = time.monotonic() - start
 
-    Journal.close_tracker = timed  # type: ignore[method-assign]
     pipeline: Any = stub_pipeline
-    if (home / NAME / FILE_NAME).exists():
-        resume(home / NAME, pipeline=pipeline, listener=Silent(), trials=trials, workers=LocalWorkers())
-    else:
-        spec = spec_of(trials, racing)
-        run(spec, home=home, name=NAME, pipeline=pipeline, listener=Silent(), workers=LocalWorkers())
+    with mock.patch.object(Journal, "close_tracker", timed):
+        if (home / NAME / FILE_NAME).exists():
+            resume(home / NAME, pipeline=pipeline, listener=Silent(), trials=trials, workers=LocalWorkers())
+        else:
+            spec = spec_of(trials, racing)
+            run(spec, home=home, name=NAME, pipeline=pipeline, listener=Silent(), workers=LocalWorkers())
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"close_s": waited[0], "memory_mib": memory}))
 

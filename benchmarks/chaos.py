@@ -31,6 +31,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 ROOT = Path(__file__).parents[1]
 if str(ROOT) not in sys.path:
@@ -195,11 +196,15 @@ def _be_command(words: tuple[str, ...], env: dict[str, str], folder: Path) -> No
     def local(place: Any, node: Any) -> Any:
         yield LocalWorkers()
 
-    sys.modules["eed_search.trial"] = eed_search.trial = stub_pipeline  # type: ignore[attr-defined]
-    launch.workers_at = resume.workers_at = local  # type: ignore[assignment]
     sys.argv = ["eed-search", *words]
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
-    main()
+    with (
+        mock.patch.dict(sys.modules, {"eed_search.trial": stub_pipeline}),
+        mock.patch.object(eed_search, "trial", stub_pipeline, create=True),
+        mock.patch.object(launch, "workers_at", local),
+        mock.patch.object(resume, "workers_at", local),
+    ):
+        main()
 
 
 def wait(condition: Callable[[], Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from inspect import signature
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Faulty:
     def __getattr__(self, name: str) -> Any:
         function = getattr(stub_pipeline, name)
 
+        @wraps(function)
         def called(*arguments: Any, **keywords: Any) -> Any:
             if name == self._what:
                 self._left -= 1
@@ -41,7 +42,6 @@ class Faulty:
                     raise self._error
             return function(*arguments, **keywords)
 
-        called.__signature__ = signature(function)  # type: ignore[attr-defined]
         return called
 
 
