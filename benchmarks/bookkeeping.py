@@ -121,7 +121,7 @@ def write_ledger(folder: Path, trials: int, racing: bool) -> None:
             on_proposal=journal.proposal,
             racing=Racing(spec.search.eta) if racing else None,
             on_resume=lambda number, rung: journal.decision(number, rung, RESUME),
-            should_stop=lambda: len(journal.view.proposals) >= trials and not proposer._out,
+            should_stop=lambda: len(journal.view.proposals) >= trials,
         )
         while (proposal := proposer.propose()) is not None:
             number, params = proposal.number, TrialParams.from_flat(proposal.params)
