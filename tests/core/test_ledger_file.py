@@ -19,22 +19,9 @@ from eed_search.core.errors import RunError, StoreError
 from eed_search.core.ledger import FILE_NAME, Ledger, RunView, read_run
 from eed_search.core.ledger_copies import COPY_NAMES, EVERY, last_copied
 from eed_search.core.ledger_file import MARK_NAME, read_mark
-from tests.core.ledgers import as_before_digests, write_ledger
-from tests.tracking.factories import make_view
+from tests.core.ledgers import as_before_digests
 
 LOOSE = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run's folder with a ledger of some dozens of events."""
-    return write_ledger(tmp_path_factory.mktemp("whole") / "run", make_view(12))
-
-
-@pytest.fixture
-def folder(whole: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
-    return shutil.copytree(whole, tmp_path / "run")
 
 
 def ask(folder: Path, statement: str, *given: object) -> list[tuple[object, ...]]:

@@ -23,18 +23,6 @@ from tests.tracking.factories import make_view
 LOOSE = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run's folder with a ledger of some dozens of events, and its copy."""
-    return write_ledger(tmp_path_factory.mktemp("whole") / "run", make_view(12))
-
-
-@pytest.fixture
-def folder(whole: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
-    return shutil.copytree(whole, tmp_path / "run")
-
-
 def events(folder: Path) -> list[Event]:
     """Read them all."""
     with Ledger(folder / FILE_NAME) as ledger:
