@@ -63,8 +63,10 @@ def machine_fault(error: BaseException) -> str:
     """Say in one line what is wrong with the machine, and what to do; nothing if the error is not of that kind.
 
     Args:
-        error: What was raised; what it was made from is looked at too.
+        error: What was raised; what it was made from is looked at too. An interrupt is none, whatever it interrupted.
     """
+    if not isinstance(error, Exception):
+        return ""
     for one in _causes(error):
         if isinstance(one, MachineFault | StorageError):
             return _first_line(str(one))

@@ -118,6 +118,13 @@ def test_what_is_the_trials_own_is_none(error: Exception) -> None:
     assert fault_in("".join(traceback.format_exception(error))) == ""
 
 
+def test_an_interrupt_is_none() -> None:
+    """Ctrl-C while a full disk is dealt with still ends the search as Ctrl-C does."""
+    interrupt = KeyboardInterrupt()
+    interrupt.__context__ = OSError(errno.ENOSPC, "No space left on device")
+    assert machine_fault(interrupt) == ""
+
+
 def test_a_traceback_of_another_process_is_read_from_its_end() -> None:
     """The last line that says so is the one that is shown."""
     text = (
