@@ -108,7 +108,7 @@ def living_folders() -> list[tuple[Path, Process]]:
 
 
 def end_holders(folder: Path, patience_s: float = 0.0) -> None:
-    """End the processes that hold a file below a folder open, but for this one.
+    """End the processes that work in a folder, but for this one.
 
     Args:
         folder: Of this user alone.
@@ -123,15 +123,27 @@ def end_holders(folder: Path, patience_s: float = 0.0) -> None:
 
 
 def holders(folder: Path) -> list[int]:
-    """List the processes that hold a file below a folder open, but for this one."""
+    """List the processes that hold a file below a folder open, but for this one.
+
+    Who only reads the owner's note, or holds folders while it removes them, clears up as we do and is none of them.
+    """
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         if int(process.name) == os.getpid():
             continue
         with suppress(OSError):
-            if any(os.readlink(file).startswith(f"{folder}/") for file in (process / "fd").iterdir()):
+            if any(_works_in(folder, file) for file in (process / "fd").iterdir()):
                 found.append(int(process.name))
     return found
+
+
+def _works_in(folder: Path, handle: Path) -> bool:
+    """Whether a process's open file is one that only who works in the folder opens."""
+    with suppress(OSError):  # closed meanwhile
+        name = os.readlink(handle)
+        note = f"{folder}/{_OWNER}"
+        return name.startswith(f"{folder}/") and not name.startswith(note) and not handle.is_dir()
+    return False
 
 
 # ---------------------------------------------------------------- one lock for a user's processes

@@ -73,6 +73,24 @@ def test_what_still_runs_in_a_left_folder_is_ended(root: Path) -> None:
     assert not folder.exists()
 
 
+def test_who_clears_up_at_the_same_time_is_left_alone(root: Path) -> None:
+    """It has the note open, or folders that it removes: so two searches that begin at once do not end each other."""
+    folder = left(root / "eed-dead")
+    (folder / "inner").mkdir()
+    script = "import os, sys; [os.open(one, os.O_RDONLY) for one in sys.argv[1:]]; print(flush=True); sys.stdin.read()"
+    opened = [folder / "owner.json", folder / "inner"]
+    with subprocess.Popen(
+        [sys.executable, "-c", script, *opened], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        clear_leftovers()
+        assert not folder.exists()
+        assert other.poll() is None
+        other.communicate(b"")
+    assert other.returncode == 0
+
+
 NOTES = {
     "none": "",
     "no-json": "echo nonsense > $1/owner.json",
