@@ -1,8 +1,10 @@
-# Two commands: `make launch` searches on the embedded digits, `make test` checks everything.
+# Two commands: `make launch` searches on the embedded digits, `make test` checks the code in ten minutes.
 # Both set .venv up first, and do that again only when pyproject.toml or constraints.txt changed.
 #
 #   make launch ARGS="search_spaces/cifar10_small.yaml --data FOLDER --name mine"
 #   make test PYTHON=python3.12
+#
+# `make whole` runs the tests that take longer: whole searches, killed and resumed, in processes of their own.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,7 +17,7 @@ INSTALLED_DEV := $(VENV)/.installed-dev-$(KEY)
 
 FAST := -n 2 --dist loadscope --no-loadscope-reorder
 
-.PHONY: launch test install lint fast flags chaos help
+.PHONY: launch test install lint fast whole flags chaos help
 
 launch: $(INSTALLED)
 	$(BIN)/eed-search launch $(ARGS)
@@ -30,6 +32,9 @@ lint: $(INSTALLED_DEV)
 
 fast: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest $(FAST) $(ARGS)
+
+whole: $(INSTALLED_DEV)
+	$(BIN)/python -m pytest $(FAST) -m "whole and not slow and not gpu and not cluster" $(ARGS)
 
 chaos: $(INSTALLED_DEV)
 	$(BIN)/python benchmarks/chaos.py --out docs/chaos.md $(ARGS)

@@ -42,6 +42,7 @@ def package(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.whole
 def test_a_bundle_is_attacked_by_both(tmp_path: Path, package: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Paired, on the same samples, judged as deployed; one gradient step finds less than our tier."""
     home = unpack(tmp_path)

@@ -28,6 +28,7 @@ def test_wrong_arguments_are_refused(capsys: pytest.CaptureFixture[str]) -> None
     assert "2 or more processes" in capsys.readouterr().err
 
 
+@pytest.mark.whole
 def test_it_runs(capsys: pytest.CaptureFixture[str]) -> None:
     """Once, with a small base, two processes."""
     assert main(["--repeats", "1", "--processes", "2", "--width", "16"]) == 0

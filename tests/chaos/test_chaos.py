@@ -21,6 +21,7 @@ def provoked(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=home.parent, env=environment(), capture_output=True, text=True, check=False)
 
 
+@pytest.mark.whole
 def test_the_quick_ones_are_fine(tmp_path: Path) -> None:
     """Those that need not be waited for; full disks only where small ones can be mounted."""
     done = provoked(tmp_path / "home", "--quick")

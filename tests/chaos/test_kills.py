@@ -33,6 +33,7 @@ def test_random_kills_change_nothing(root: Path) -> None:
     assert sum(len(searched.kills) for searched in done) >= 2
 
 
+@pytest.mark.whole
 def test_a_kill_at_each_critical_place_changes_nothing(root: Path) -> None:
     """One search, killed at one place after the other; each driver goes on where the last one died."""
     places = (

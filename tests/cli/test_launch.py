@@ -103,6 +103,7 @@ def written(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in files}
 
 
+@pytest.mark.whole
 def test_a_search_without_a_point_says_why(tmp_path: Path) -> None:
     """Every trial failed: the reasons are shown, the exit code is not 0."""
     (tmp_path / "quick.yaml").write_text(FILE, encoding="utf-8")
@@ -128,6 +129,7 @@ def test_a_file_with_mistakes_starts_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "home").exists()
 
 
+@pytest.mark.whole
 def test_ctrl_c_in_a_terminal_keeps_what_is_finished(tmp_path: Path) -> None:
     """On a terminal the live page runs; Ctrl-C ends the search with its result so far and exit code 130."""
     (tmp_path / "quick.yaml").write_text(FILE, encoding="utf-8")

@@ -44,6 +44,7 @@ def on_small_disk(
     )
 
 
+@pytest.mark.whole
 def test_a_search_says_at_once_that_room_is_short_and_waits_for_none(tmp_path: Path) -> None:
     """Room for everything but MLflow's copy of the report: the result is there, and the notes say what lacks and what to do."""
     (tmp_path / "quick.yaml").write_text(FILE, encoding="utf-8")
@@ -60,6 +61,7 @@ def test_a_search_says_at_once_that_room_is_short_and_waits_for_none(tmp_path: P
     assert not any("waiting for MLflow" in line for line in lines)
 
 
+@pytest.mark.whole
 def test_mlflows_database_that_finds_no_room_is_one_clear_error(tmp_path: Path) -> None:
     """With what to do."""
     (tmp_path / "quick.yaml").write_text(FILE, encoding="utf-8")
@@ -86,6 +88,7 @@ def test_sizes_are_said_so_that_little_is_not_nothing(num_bytes: float, text: st
     assert size_of(num_bytes) == text
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("racing", ["false", "true"])
 def test_a_disk_that_fills_up_while_trials_run_ends_no_trial(tmp_path: Path, racing: str) -> None:
     """The search ends with one line and code 6, its trials stay open; with room a resume is the undisturbed search."""

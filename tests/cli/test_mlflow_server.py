@@ -69,6 +69,7 @@ def test_a_damaged_note_is_one_clear_error(tmp_path: Path) -> None:
     assert result.stderr.endswith("remove it and start the server again: eed-search mlflow-server\n")
 
 
+@pytest.mark.whole
 def test_a_proxy_is_not_asked_for_a_server_on_this_machine(tmp_path: Path) -> None:
     """It starts, and a search writes to it, although the proxy of the environment answers nothing."""
     (tmp_path / "quick.yaml").write_text(FILE, encoding="utf-8")

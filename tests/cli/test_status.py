@@ -68,6 +68,7 @@ def ended(folder: Path) -> int:
     return len(read_run(folder).trials) if (folder / FILE_NAME).exists() else 0
 
 
+@pytest.mark.whole
 def test_a_running_search_is_watched_stopped_and_resumed(tmp_path: Path) -> None:
     """One search through its states: running, stopped by request, resumed to its end."""
     home = tmp_path / "home"
@@ -106,6 +107,7 @@ def test_a_running_search_is_watched_stopped_and_resumed(tmp_path: Path) -> None
     assert not (home / "one" / "request.json").exists()
 
 
+@pytest.mark.whole
 def test_a_killed_search_is_interrupted_and_can_be_cancelled(tmp_path: Path) -> None:
     """Nobody is there to say its end: `status` sees that, `cancel` writes it down and closes MLflow's runs."""
     home = tmp_path / "home"
@@ -134,6 +136,7 @@ def test_a_killed_search_is_interrupted_and_can_be_cancelled(tmp_path: Path) -> 
     assert "--force` takes it up all the same" in again.stderr
 
 
+@pytest.mark.whole
 def test_cancel_ends_a_running_search_at_once(tmp_path: Path) -> None:
     """Its process ends by itself with 130; no report is written."""
     home = tmp_path / "home"
@@ -147,6 +150,7 @@ def test_cancel_ends_a_running_search_at_once(tmp_path: Path) -> None:
     assert read_run(home / "three").state == "cancelled"
 
 
+@pytest.mark.whole
 def test_cancel_of_a_frozen_search_leaves_nothing_open(tmp_path: Path) -> None:
     """Its driver hears nothing and is killed: ledger, Optuna's study and MLflow are closed by that very command."""
     home = tmp_path / "home"
@@ -164,6 +168,7 @@ def test_cancel_of_a_frozen_search_leaves_nothing_open(tmp_path: Path) -> None:
     assert _open_runs(view) == []
 
 
+@pytest.mark.whole
 def test_a_second_cancel_tells_mlflow_what_it_did_not_take(tmp_path: Path) -> None:
     """MLflow was broken at the first one; there is nothing to cancel after the second."""
     home = tmp_path / "home"

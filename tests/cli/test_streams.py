@@ -108,7 +108,16 @@ def test_files_do_not_get_the_numbers_of_closed_streams(tmp_path: Path) -> None:
     assert int((tmp_path / "y").read_text(encoding="utf-8")) > 2
 
 
-@pytest.mark.parametrize("words", [("check", "digits"), ("--help",), ("launch", "--help"), ("--version",), ("doctor",)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("check", "digits"),
+        ("--help",),
+        ("launch", "--help"),
+        ("--version",),
+        pytest.param(("doctor",), marks=pytest.mark.whole),
+    ],
+)
 @pytest.mark.parametrize(
     ("line", "why"),
     [('"$@" > /dev/full', "cannot be written (No space left on device)"), ('"$@" >&-', "is closed")],
@@ -137,6 +146,7 @@ def test_a_reader_that_leaves_early_is_quiet(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("line", "more"),
     [

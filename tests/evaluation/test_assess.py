@@ -179,6 +179,7 @@ def _evaluate(home: Path, out: Path, steps: int = 0) -> tuple[int, list[str]]:
     return done.returncode, done.stdout.splitlines()
 
 
+@pytest.mark.whole
 @pytest.mark.timeout(900)
 def test_a_killed_evaluation_goes_on_and_gives_the_identical_result(tmp_path: Path) -> None:
     """SIGKILL in the middle, twice; the third start reads what is finished and ends as an undisturbed one does."""

@@ -85,6 +85,7 @@ def test_a_point_is_exported_from_what_was_trained(home: Path) -> None:
     assert stored(home) == before
 
 
+@pytest.mark.whole
 def test_an_attack_of_before_stays_and_a_new_one_is_judged_by_the_one_judge(home: Path) -> None:
     """What was found then stands in the report; the same command attacks again, for the judge is another, and trains nothing."""
     before = stored(home)
@@ -102,6 +103,7 @@ def test_an_attack_of_before_stays_and_a_new_one_is_judged_by_the_one_judge(home
     assert stored(home) == before
 
 
+@pytest.mark.whole
 def test_another_point_is_attacked_on_what_was_trained(home: Path) -> None:
     """Its result is written into the run, and no stage is made again."""
     before = stored(home)
@@ -120,6 +122,7 @@ def test_every_stage_is_found_by_its_settings(home: Path) -> None:
         assert store.load(reference).key == manifest["key"]
 
 
+@pytest.mark.whole
 def test_the_search_gets_another_trial(home: Path) -> None:
     """What is finished stays as it is; the new trial reads the base."""
     files, made, then = stored(home), stages(home), read_run(home / RUN)

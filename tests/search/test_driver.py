@@ -426,6 +426,7 @@ def test_slots_are_what_fits_at_once(cpu: float, gpu: float, slots: int) -> None
     assert Machine(num_cpus=8, num_gpus=2).slots(Resources(cpu=cpu, gpu=gpu)) == slots
 
 
+@pytest.mark.whole
 def test_an_interrupt_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trial 1 would sleep for ten minutes; the interrupt comes when trial 0 is done."""
 
@@ -484,6 +485,7 @@ def failed(view: RunView) -> bool:
     return any(trial.outcome == "failed" for trial in view.trials.values())
 
 
+@pytest.mark.whole
 def test_a_trial_that_hangs_is_ended_and_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After half the limit it is said, after the whole limit its process is ended; the search goes on."""
     monkeypatch.setenv("EED_STUB_FAULTS", json.dumps({0: "sleep"}))
@@ -507,6 +509,7 @@ def test_a_trial_that_hangs_is_ended_and_not_tried_again(tmp_path: Path, monkeyp
     assert "in run" in stacks.read_text()
 
 
+@pytest.mark.whole
 def test_a_worker_that_somebody_stopped_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While it stands, in the note at half the limit, and as the reason of its end; its process does not stay."""
     monkeypatch.setenv("EED_STUB_FAULTS", json.dumps({0: "sleep"}))
@@ -574,6 +577,7 @@ def short_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: str) -> Spe
     return Spec(name="s", threat=Threat(eps=0.15), search=search, controls=Controls(sizes=()))
 
 
+@pytest.mark.whole
 def test_a_measurement_that_hangs_keeps_no_other_trial_from_its_latency(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -645,6 +649,7 @@ def test_a_base_that_hangs_is_one_clear_error(tmp_path: Path, monkeypatch: pytes
     assert read_run(tmp_path / "s").state == "failed"
 
 
+@pytest.mark.whole
 def test_a_base_that_fails_ends_the_search_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A base that fails ends the search with its reason."""
     monkeypatch.setenv("EED_STUB_PREPARE", "no data")
@@ -656,6 +661,7 @@ def test_a_base_that_fails_ends_the_search_with_its_reason(tmp_path: Path, monke
     assert not ray.is_initialized()
 
 
+@pytest.mark.whole
 def test_a_race_under_ray(tmp_path: Path) -> None:
     """Every trial stops at both rungs on its way, waits or goes on as the ledger says, and comes to an end."""
     watcher = Watcher()

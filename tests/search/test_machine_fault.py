@@ -72,10 +72,10 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/somewhere/x")
     [
         pytest.param("read_data", 1, FULL, marks=pytest.mark.slow),
         pytest.param("prepare", 1, FULL, marks=pytest.mark.slow),
-        ("control", 1, FULL),
+        pytest.param("control", 1, FULL, marks=pytest.mark.whole),
         pytest.param("run", 1, FULL, marks=pytest.mark.slow),
         ("run", 4, FULL),
-        ("run", 6, StorageError("storage s3://bucket: x cannot be read (away)")),
+        pytest.param("run", 6, StorageError("storage s3://bucket: x cannot be read (away)"), marks=pytest.mark.whole),
         pytest.param("run", 3, OSError(errno.EROFS, os.strerror(errno.EROFS)), marks=pytest.mark.slow),
         ("final_latencies", 1, FULL),
         pytest.param("confirm", 1, FULL, marks=pytest.mark.slow),

@@ -218,6 +218,7 @@ def space(trial: Any) -> dict[str, Any]:
     return {"best": trial.suggest_float("best", 0.1, 0.9), "cost": 1.0}
 
 
+@pytest.mark.whole
 @pytest.mark.timeout(900)
 def test_a_restored_search_goes_on_with_its_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of twelve trials a third goes on, though the search was cut off in their midst; and Optuna knows how all ended."""

@@ -224,6 +224,7 @@ done
 """
 
 
+@pytest.mark.whole
 @needs_root
 def test_another_user_finds_nothing_to_replace_while_a_search_runs(
     tmp_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -151,6 +151,7 @@ def test_a_note_of_a_ray_that_has_ended_is_an_error() -> None:
     assert re.search(rf"--address auto \([\d.]+:{port}\): nobody answers there \(", done.stderr)
 
 
+@pytest.mark.whole
 def test_a_ray_is_found_and_its_token_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that runs, with the right token, with a wrong one and with none."""
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)  # a search of another test leaves its own to this process

@@ -63,7 +63,14 @@ def what(view: RunView) -> object:
     return view.state, view.proposals, figures
 
 
-@pytest.mark.parametrize(("kind", "trial"), [("result", 1), ("proposal", 3), ("result", 4)])
+@pytest.mark.parametrize(
+    ("kind", "trial"),
+    [
+        ("result", 1),
+        pytest.param("proposal", 3, marks=pytest.mark.whole),
+        pytest.param("result", 4, marks=pytest.mark.whole),
+    ],
+)
 def test_recovered_and_taken_up_it_is_the_undisturbed_search(home: Path, finished: Path, kind: str, trial: int) -> None:
     """`status`, `report` and `resume` name the damage and the way out; it is gone; the search ends as it would have."""
     folder = home / "s"

@@ -109,6 +109,7 @@ VITAL = [
 ]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("name", "at"), VITAL)
 def test_without_a_vital_process_the_search_ends_in_order_and_goes_on_later(
     calm: RunView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, at: str
@@ -140,6 +141,7 @@ WORKERS = [
 ]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("name", "at"), WORKERS)
 def test_without_one_of_the_others_it_goes_on(
     calm: RunView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, at: str

@@ -114,7 +114,9 @@ def contents(study: optuna.Study) -> dict[int, Any]:
     return {t.number: (t.state, t.values, t.params, t.distributions, t.constraints) for t in study.trials}
 
 
-@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+@pytest.mark.parametrize(
+    "sampler", [pytest.param(one, marks=pytest.mark.whole) if one == "gp" else one for one in sorted(SAMPLERS)]
+)
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_a_resumed_search_proposes_what_the_undisturbed_one_does(tmp_path: Path, sampler: str, at_once: int) -> None:
     """Killed after any of some events: proposals, drawn values and the study's content are the same.

@@ -165,6 +165,7 @@ def test_trials_that_wait_when_the_time_is_over_are_not_called_beaten(tmp_path: 
     assert "waited at a rung when search.time_budget_s was over" in view.trials[min(waited)].message
 
 
+@pytest.mark.whole
 def test_more_time_goes_on_with_the_trials_that_waited(tmp_path: Path, clock: Clock) -> None:
     """In the end it is the search that never ran out of time."""
     clock.late_after = 9

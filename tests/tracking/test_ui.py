@@ -135,6 +135,7 @@ def test_a_search_writes_to_a_server_as_to_a_database(served: Ui, tmp_path: Path
     assert not (tmp_path / "mlflow.db").exists()
 
 
+@pytest.mark.whole
 def test_sigterm_ends_the_server(home: Path, tmp_path: Path) -> None:
     """The process that serves is told to end: its server ends too."""
     script = (
