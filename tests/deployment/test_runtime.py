@@ -165,7 +165,7 @@ class _Table:
     def get_outputs(self) -> list[_Entry]:
         return [_Entry("probabilities", ["batch", self.answers.shape[1]])]
 
-    def run(self, names: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def run(self, names: list[str], feed: dict[str, np.ndarray], options: None = None) -> list[np.ndarray]:
         rows = np.rint(feed["images"][:, 0, 0, 0] * 8).astype(int)
         self.calls.append(rows.tolist())
         return [self.answers[rows]]
