@@ -143,6 +143,7 @@ open_workshop(parse(json.loads(sys.argv[2]), "tiny"), sys.argv[1], lambda text: 
 """
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("point", "epoch"),
     [("training.step:kill:8", "1.4"), pytest.param("checkpoint.write:kill:9", "1.6", marks=pytest.mark.slow)],

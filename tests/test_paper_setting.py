@@ -23,6 +23,7 @@ TINY = """
 """
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("file", "changes", "num_pool"),
     [

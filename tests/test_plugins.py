@@ -200,6 +200,7 @@ def test_check_runs_no_code_unless_asked(documented: Path, tmp_path: Path) -> No
     assert trace.exists()
 
 
+@pytest.mark.whole
 def test_a_dry_run_runs_no_code_unless_asked(documented: Path, tmp_path: Path) -> None:
     """It says what it could not foresee; asked, it imports the code and measures."""
     trace = tmp_path / "ran"

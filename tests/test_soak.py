@@ -86,6 +86,7 @@ def test_a_step_that_is_done_is_not_repeated(tmp_path: Path) -> None:
     assert _soak(made, "--status") == (3, table)
 
 
+@pytest.mark.whole
 def test_a_failure_is_named(tmp_path: Path) -> None:
     code, said = _soak(_repository(tmp_path, FAILS), "idle-2")
     assert (code, _row(said, "idle-2")[:3]) == (1, ["1", "1", "0"]), said

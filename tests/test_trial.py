@@ -176,6 +176,7 @@ def test_a_trial_shares_members_with_earlier_ones(pair: TrialRecord, session: Se
     assert computed(again) == ["team", "judgement", "slowdown"]
 
 
+@pytest.mark.whole
 def test_the_same_trial_elsewhere_gives_the_same_bits(pair: TrialRecord, session: Session, tmp_path: Path) -> None:
     """Stages are pure functions: another store, another process of events, equal weights."""
     other = Session(tmp_path, session.setting.spec)

@@ -107,6 +107,7 @@ def test_other_targets_are_shown_beside_it() -> None:
     assert text.splitlines()[-3:] == rows
 
 
+@pytest.mark.whole
 def test_a_ledger_gives_both_curves(tmp_path: Path) -> None:
     """The strict one ends with what the search shows; the other counts a confirmed threshold from its trial on."""
     spec = Spec(name="stub", threat=Threat(eps=0.15), search=SearchSpec(trials=5, racing=False))

@@ -141,6 +141,7 @@ def test_the_order_of_cells_changes_no_result() -> None:
     assert facts(run(cells, 1)) == facts(run(cells[::-1], 1))
 
 
+@pytest.mark.whole
 @needs_bench
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_runs_to_the_end_of_its_budget(method: str) -> None:
@@ -150,6 +151,7 @@ def test_every_method_runs_to_the_end_of_its_budget(method: str) -> None:
     assert found.steps[-1][0] <= 1
 
 
+@pytest.mark.whole
 @needs_bench
 def test_the_command_prints_a_table_and_writes_every_curve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "results.json"

@@ -35,6 +35,7 @@ def test_each_row_leaves_one_thing_out() -> None:
     assert [one.members for one in rows.values()][-2:] == [(half,), (quarter,)]
 
 
+@pytest.mark.whole
 def test_a_tiny_table_has_every_row(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,7 @@ def test_a_kill_at_each_critical_place_changes_nothing(root: Path) -> None:
     assert kills.compare(kills.undisturbed(root, "tpe", TRIALS), home) == []
 
 
+@pytest.mark.whole
 def test_a_full_disk_is_one_clear_error_and_no_loss(root: Path) -> None:
     """The ledger cannot be written: exit code 6, what is finished stays readable, and goes on with space."""
     home = root / "full"

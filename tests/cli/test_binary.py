@@ -93,6 +93,7 @@ def test_the_program_works_from_any_folder(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.whole
 def test_doctor_finds_this_machine_ready(tmp_path: Path) -> None:
     """On a machine that runs these tests nothing is wrong; nothing is left in the home."""
     result = python(LOADED, "doctor", "--home", tmp_path)

@@ -118,6 +118,7 @@ def test_findings_as_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     }
 
 
+@pytest.mark.whole
 def test_ray_is_started_and_where_it_listens_is_looked_at() -> None:
     """The real one: `tests/search/test_ray_session.py` tries from outside what is said here."""
     ray, sockets = doctor._ray()

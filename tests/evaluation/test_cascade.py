@@ -170,6 +170,7 @@ def test_who_has_settled_leaves_and_the_others_go_on(
     assert team.num_calls == 20 * size  # all of its twenty, for every one was quiet
 
 
+@pytest.mark.whole
 def test_the_speed_up_divides_by_a_plain_run_of_the_base() -> None:
     """What is timed as the reference never enters the script; the base through the script stands beside it."""
     seen: list[str] = []

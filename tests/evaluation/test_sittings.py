@@ -91,6 +91,7 @@ def test_another_process_takes_the_place_of_a_disturbed_one(
     assert said == [f"process {place}" for place in places[: len(base_ms)]]
 
 
+@pytest.mark.whole
 @pytest.mark.realtime
 @pytest.mark.timeout(900)
 def test_real_processes_time_what_they_are_given() -> None:

@@ -140,6 +140,7 @@ def team(name: str, form: Callable[[], nn.Module], normalisation: tuple[tuple[fl
     return GatedEnsemble([Normalised(model, *normalisation)], Gate(2.0)).eval()
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     "row", [pytest.param(row, id=row[0], marks=[] if i < _FAST else pytest.mark.slow) for i, row in enumerate(MEASURED)]
 )

@@ -106,6 +106,7 @@ def test_a_network_is_resized_to_stored_weights() -> None:
     assert wide.conv1.out_channels == 16
 
 
+@pytest.mark.whole
 def test_torchvision_s_models_load_beside_this_torch() -> None:
     """In a fresh process, whatever build of torch is installed; its operators are not needed."""
     code = (

@@ -67,6 +67,7 @@ def test_a_finished_search_is_fetched_whole(storage: Storage, tmp_path: Path) ->
     assert storage.names("runs/s/files/report")
 
 
+@pytest.mark.whole
 def test_another_machine_goes_on_with_it(storage: Storage, tmp_path: Path) -> None:
     folder = Copies(storage, "s").fetch(tmp_path / "home")
     before = read_run(folder).trials

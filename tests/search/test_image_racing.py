@@ -123,6 +123,7 @@ def test_beaten_trials_say_how_far_they_came_and_who_beat_them(finished: Path) -
         assert f"after {trial.stop.num_images} of {NUM_IMAGES} images" in trial.message
 
 
+@pytest.mark.whole
 def test_who_was_given_up_is_never_on_the_frontier_and_the_frontier_is_the_same(finished: Path, tmp_path: Path) -> None:
     """Against a search without; proposals are random here, so both meet the same ones."""
     raced = read_run(finished / "s")
@@ -164,7 +165,7 @@ def test_whom_a_trial_is_held_against() -> None:
     assert (found.id, found.latency_ms, found.robust_hex) == ("0.0", good.latency.latency_ms, good.robust_hex)
 
 
-@pytest.mark.parametrize("share", [0.35, 0.7])
+@pytest.mark.parametrize("share", [0.7, pytest.param(0.35, marks=pytest.mark.whole)])
 def test_a_search_that_is_cut_anywhere_ends_as_if_it_was_not(finished: Path, tmp_path: Path, share: float) -> None:
     folder = shutil.copytree(finished, tmp_path / "home") / "s"
     cuts = [e.seq for e in events(folder) if e.kind in ("proposal", "attempt", "rivals", "result")]

@@ -74,7 +74,7 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/somewhere/x")
         pytest.param("prepare", 1, FULL, marks=pytest.mark.slow),
         pytest.param("control", 1, FULL, marks=pytest.mark.whole),
         pytest.param("run", 1, FULL, marks=pytest.mark.slow),
-        ("run", 4, FULL),
+        pytest.param("run", 4, FULL, marks=pytest.mark.whole),
         pytest.param("run", 6, StorageError("storage s3://bucket: x cannot be read (away)"), marks=pytest.mark.whole),
         pytest.param("run", 3, OSError(errno.EROFS, os.strerror(errno.EROFS)), marks=pytest.mark.slow),
         ("final_latencies", 1, FULL),

@@ -285,7 +285,9 @@ def test_a_decision_that_stands_in_the_ledger_is_not_taken_again(decision: str, 
     assert Racing.replay(view, 3).paused() == waiting
 
 
-@pytest.mark.parametrize("share", [0.15, 0.3, 0.45, 0.6, 0.75, 0.9])
+@pytest.mark.parametrize(
+    "share", [0.3, 0.75, *(pytest.param(one, marks=pytest.mark.whole) for one in (0.15, 0.45, 0.6, 0.9))]
+)
 def test_a_race_that_is_cut_anywhere_ends_as_if_it_was_not(finished: Path, tmp_path: Path, share: float) -> None:
     """Killed after any event: the same trials, the same decisions, nothing proposed twice."""
     folder = shutil.copytree(finished, tmp_path / "home") / "s"
@@ -307,6 +309,7 @@ def _what(trial: TrialRecord) -> tuple[Any, ...]:
     return trial.outcome, trial.reason, trial.message, trial.measurement, trial.stages
 
 
+@pytest.mark.whole
 def test_a_race_can_be_switched_off(tmp_path: Path) -> None:
     view = launch(tmp_path, racing=False, trials=4)
     assert view.reports == {}

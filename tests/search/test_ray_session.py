@@ -135,6 +135,7 @@ def client(there: There, **environment: str) -> str:
     return next((line for line in done.stdout.splitlines() if line.startswith(("let in", "kept out"))), done.stderr)
 
 
+@pytest.mark.whole
 def test_nobody_is_let_in_without_the_token(there: There) -> None:
     """Neither without one nor with one that the environment named before; who has it is let in."""
     assert "kept out" in client(there, RAY_AUTH_MODE="disabled")

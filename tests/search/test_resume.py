@@ -111,6 +111,7 @@ def test_a_trial_under_way_is_run_again_as_it_was_proposed(cut: Any, finished: P
     assert [event.trial for event in events(folder) if event.kind == "proposal"] == list(range(NUM_TRIALS))
 
 
+@pytest.mark.whole
 def test_the_reference_latency_stays_that_of_the_start(cut: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The base takes twice as long now: finished trials were measured against the first time; it is said."""
     folder = cut("result", 2)
@@ -147,6 +148,7 @@ def test_a_finished_run_is_refused_with_what_can_be_done(finished: Path) -> None
     assert read_run(finished / "s").state == "finished"
 
 
+@pytest.mark.whole
 def test_a_run_that_its_time_budget_ended_is_finished(cut: Any) -> None:
     """Fewer trials than its file allows: it is opened again by more time or more trials only."""
     folder = cut("result", 3)
@@ -210,6 +212,7 @@ def test_a_change_that_is_accepted_is_written_down(cut: Any) -> None:
     go_on(folder, trials=NUM_TRIALS + 1)
 
 
+@pytest.mark.whole
 def test_how_long_a_search_lasts_may_change(cut: Any) -> None:
     """Trials, time budget and time-out are no part of what a result depends on."""
     folder = cut("result", 3)
@@ -253,6 +256,7 @@ def test_a_file_with_mistakes_is_refused(cut: Any) -> None:
         go_on(folder)
 
 
+@pytest.mark.whole
 def test_another_library_is_noted_only(cut: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not ours, and the store's keys hold what they must."""
     folder = cut("result", 3)
@@ -297,6 +301,7 @@ def test_a_cancelled_run_needs_force(cut: Any) -> None:
     assert go_on(folder, force=True).state == "finished"
 
 
+@pytest.mark.whole
 def test_what_mlflow_missed_is_completed(cut: Any) -> None:
     """The search is finished, MLflow was away: no trial is run, MLflow gets the rest."""
     folder = cut("end")

@@ -224,6 +224,7 @@ def test_every_sampler_comes_to_the_end_of_a_race(name: str) -> None:
     assert set(states) == {TrialState.COMPLETE, TrialState.PRUNED}
 
 
+@pytest.mark.whole
 def test_the_portfolio_finds_a_better_frontier_than_chance() -> None:
     def volume(sampler: str, seed: int) -> float:
         scheduler = ParetoRacing(METRICS, resource="epoch", levels=LEVELS)  # type: ignore[arg-type]

@@ -183,6 +183,7 @@ def test_more_time_goes_on_with_the_trials_that_waited(tmp_path: Path, clock: Cl
     assert outcomes == {n: (t.outcome, t.reason, t.measurement) for n, t in whole.trials.items()}
 
 
+@pytest.mark.whole
 def test_the_race_of_a_search_that_ran_out_of_time_follows_from_its_ledger(tmp_path: Path, clock: Clock) -> None:
     """Before the end, after it, and after the resume: a replay of each prefix comes to the decisions that were taken."""
     clock.late_after = 9
@@ -206,6 +207,7 @@ def test_the_race_of_a_search_that_ran_out_of_time_follows_from_its_ledger(tmp_p
     assert num_checked >= 12
 
 
+@pytest.mark.whole
 def test_what_ran_when_a_driver_was_killed_is_finished_though_the_time_is_over(tmp_path: Path) -> None:
     """The budget was used up before the kill: the resume ends what has begun, and begins nothing."""
     launch(tmp_path, trials=4, racing=False)
@@ -238,6 +240,7 @@ def test_patience_ends_a_search_whose_trials_add_nothing(tmp_path: Path) -> None
     assert view.reason == "search.patience 2: so many trials in a row added nothing to the hypervolume"
 
 
+@pytest.mark.whole
 def test_trials_that_add_something_are_not_stalled(tmp_path: Path) -> None:
     """Each is smaller, so faster, than the one before."""
     sizes = (1.0, 0.8, 0.6, 0.5, 0.4, 0.3)
@@ -247,6 +250,7 @@ def test_trials_that_add_something_are_not_stalled(tmp_path: Path) -> None:
     assert len(view.trials) == 6
 
 
+@pytest.mark.whole
 def test_more_trials_after_an_end_by_patience_are_refused_with_the_key(tmp_path: Path) -> None:
     """Nothing is written; a higher patience lets them be."""
     launch(tmp_path, first=SAME, patience=2, racing=False)
@@ -266,6 +270,7 @@ def test_more_trials_after_an_end_by_patience_are_refused_with_the_key(tmp_path:
     assert view.reason.startswith("search.patience 4")
 
 
+@pytest.mark.whole
 def test_more_trials_after_an_end_by_time_are_refused_with_the_key(tmp_path: Path) -> None:
     """A real budget of a tenth of a millisecond, over before the first trial; more of it lets them be."""
     view = launch(tmp_path, trials=3, time_budget_s=0.0001, racing=False)

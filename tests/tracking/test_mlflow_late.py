@@ -22,7 +22,7 @@ from tests.tracking.factories import make_spec, make_view
 from tests.tracking.late import Late, late
 from tests.waiting import until
 
-pytestmark = pytest.mark.timeout(900)  # an MLflow server
+pytestmark = [pytest.mark.whole, pytest.mark.timeout(900)]  # an MLflow server
 
 
 @dataclass

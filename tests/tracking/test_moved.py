@@ -102,6 +102,7 @@ def is_whole(home: Path) -> None:
     assert page.read_bytes() == report.read_bytes()
 
 
+@pytest.mark.whole
 def test_a_copy_beside_its_original_never_touches_it(original: Path, tmp_path: Path) -> None:
     """Resumed, shown and resumed again; the original goes on later as if nothing had been."""
     before = contents(original)

@@ -60,6 +60,7 @@ def test_what_was_delivered_before_is_not_delivered_again(tmp_path: Path) -> Non
     assert delivered[0] == 6
 
 
+@pytest.mark.whole
 def test_a_failing_mlflow_is_noted_once_and_gets_everything_later(tmp_path: Path) -> None:
     """MLflow's tables vanish in the middle: the search is not held up, and nothing is lost."""
     view = make_view(3)

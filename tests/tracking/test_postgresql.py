@@ -26,7 +26,7 @@ from tests.tracking.factories import make_spec, make_view
 from tests.tracking.postgres import USER, Postgres, running_postgres
 from tests.waiting import HANGS_S
 
-pytestmark = pytest.mark.timeout(900)  # PostgreSQL, an MLflow server, its tables made twice
+pytestmark = [pytest.mark.whole, pytest.mark.timeout(900)]  # PostgreSQL, an MLflow server, its tables made twice
 
 MAKE_TABLES = "import sys\nfrom eed_search.tracking.database import prepare_postgresql\nprepare_postgresql(sys.argv[1], sys.argv[2])"
 

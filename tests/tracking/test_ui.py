@@ -104,6 +104,7 @@ def test_a_port_that_is_none_is_one_clear_error(home: Path) -> None:
         pass
 
 
+@pytest.mark.whole
 def test_a_search_on_a_server_of_its_own_leads_there(home: Path, served: Ui, tmp_path: Path) -> None:
     """Where tracking.uri names a server, nothing is started and the links lead to it."""
     (tmp_path / "digits").mkdir()
@@ -202,6 +203,7 @@ def keep_picture(browser: Any, name: str) -> None:
         browser.save_screenshot(str(Path(folder) / f"{name}.png"))
 
 
+@pytest.mark.whole
 def test_parallel_coordinates_show_every_measured_trial(browser: Any, served: Ui) -> None:
     """The link of all trials opens on parallel coordinates with one line for each of them."""
     assert served.links
@@ -216,6 +218,7 @@ def test_parallel_coordinates_show_every_measured_trial(browser: Any, served: Ui
     assert labels[-1] == "robust_accuracy"
 
 
+@pytest.mark.whole
 def test_scatter_plot_shows_the_two_objectives(browser: Any, served: Ui) -> None:
     """Latency against robust accuracy: the same numbers as in the ledger."""
     assert served.links

@@ -28,6 +28,7 @@ print("trained")
 """
 
 
+@pytest.mark.whole
 def test_a_very_narrow_resnet_is_trained() -> None:
     """In a process of its own: where memory is corrupted it dies, or never ends."""
     done = subprocess.run(

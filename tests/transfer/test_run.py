@@ -137,6 +137,7 @@ def _artifacts(home: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in (home / "store").glob("benchmark_*/*/manifest.json")}
 
 
+@pytest.mark.whole
 def test_what_was_interrupted_goes_on_to_the_same_table(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -246,6 +246,7 @@ def test_a_network_without_parameters_is_refused() -> None:
         tier_attacks(nn.Flatten(), 0, eps=EPS, num_classes=5, seed=0)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("model", [sharpened(0), team(Gate(0.4))], ids=["network", "team"])
 def test_an_attack_says_about_how_many_passes_it_takes(model: nn.Module) -> None:
     """Where nothing breaks: the time left is measured against it."""
