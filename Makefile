@@ -15,7 +15,7 @@ KEY := $(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 INSTALLED := $(VENV)/.installed-$(KEY)
 INSTALLED_DEV := $(VENV)/.installed-dev-$(KEY)
 
-FAST := -n 2 --dist loadscope --no-loadscope-reorder
+FAST := -n 3 --dist loadscope --no-loadscope-reorder
 
 .PHONY: launch test install lint fast whole flags chaos help
 

@@ -131,7 +131,10 @@ def test_throughput_of_a_smaller_network_is_higher() -> None:
     assert quarter.value > dense.value
 
 
-@pytest.mark.parametrize(("call_ms", "size"), [(0.5, 200), (0.1, 200), pytest.param(0.02, 400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("call_ms", "size"),
+    [(0.5, 200), pytest.param(0.1, 200, marks=pytest.mark.whole), pytest.param(0.02, 400, marks=pytest.mark.slow)],
+)
 def test_who_has_settled_leaves_and_the_others_go_on(
     call_ms: float, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

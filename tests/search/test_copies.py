@@ -58,6 +58,7 @@ def storage(shared: Storage, tmp_path: Path) -> Storage:
     return Storage(f"file://{tmp_path}/searches")
 
 
+@pytest.mark.whole
 def test_a_finished_search_is_fetched_whole(storage: Storage, tmp_path: Path) -> None:
     folder = Copies(storage, "s").fetch(tmp_path / "home")
 

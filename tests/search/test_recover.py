@@ -66,7 +66,7 @@ def what(view: RunView) -> object:
 @pytest.mark.parametrize(
     ("kind", "trial"),
     [
-        ("result", 1),
+        pytest.param("result", 1, marks=pytest.mark.whole),
         pytest.param("proposal", 3, marks=pytest.mark.whole),
         pytest.param("result", 4, marks=pytest.mark.whole),
     ],

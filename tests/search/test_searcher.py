@@ -207,7 +207,9 @@ def test_same_seed_same_proposals(tmp_path: Path) -> None:
     assert drawn[0] == drawn[1]
 
 
-@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+@pytest.mark.parametrize(
+    "sampler", [pytest.param(one, marks=pytest.mark.whole) if one == "gp" else one for one in sorted(SAMPLERS)]
+)
 def test_every_sampler_lives_with_every_end(make: Any, sampler: str) -> None:
     """Conditional parameters and a mix of ends, well past the random start."""
     searcher, study = make(spec_of(sampler=sampler, startup_trials=4, trials=14), max_concurrent=2)

@@ -114,10 +114,17 @@ def contents(study: optuna.Study) -> dict[int, Any]:
     return {t.number: (t.state, t.values, t.params, t.distributions, t.constraints) for t in study.trials}
 
 
+FAST = {(3, "portfolio"), (1, "tpe"), (1, "nsga2"), (1, "qmc"), (1, "random")}
+
+
 @pytest.mark.parametrize(
-    "sampler", [pytest.param(one, marks=pytest.mark.whole) if one == "gp" else one for one in sorted(SAMPLERS)]
+    ("at_once", "sampler"),
+    [
+        pytest.param(at_once, one, marks=[] if (at_once, one) in FAST else pytest.mark.whole)
+        for at_once in (1, 3)
+        for one in sorted(SAMPLERS)
+    ],
 )
-@pytest.mark.parametrize("at_once", [1, 3])
 def test_a_resumed_search_proposes_what_the_undisturbed_one_does(tmp_path: Path, sampler: str, at_once: int) -> None:
     """Killed after any of some events: proposals, drawn values and the study's content are the same.
 

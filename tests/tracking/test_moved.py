@@ -112,6 +112,7 @@ def test_a_copy_beside_its_original_never_touches_it(original: Path, tmp_path: P
     is_whole(copy)
 
 
+@pytest.mark.whole
 def test_a_moved_home_goes_on(original: Path, tmp_path: Path) -> None:
     """Where it was there is nothing, and nothing is made there."""
     first = shutil.copytree(original, tmp_path / "first")
