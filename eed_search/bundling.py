@@ -12,7 +12,6 @@ from eed_search.core.records import (
     Point,
     to_json,
 )
-from eed_search.core.reported import standing
 from eed_search.core.spec import Choice, Spec
 from eed_search.core.spec_file import parse, to_text
 from eed_search.core.testimony import claim_over_base
@@ -20,6 +19,7 @@ from eed_search.deployment.gates import gate_of
 from eed_search.evaluation.deploy import deploy
 from eed_search.stages import Report, open_workshop
 from eed_search.tracking.badges import point_facts
+from eed_search.tracking.summary import summarise
 
 
 def export_point(view: RunView, point: Point, home: Path, out: Path, report: Report = lambda text: None) -> Path:
@@ -41,6 +41,7 @@ def export_point(view: RunView, point: Point, home: Path, out: Path, report: Rep
         ModelError: If a member cannot be exported.
     """
     spec = parse(view.spec, f"run {view.name}")
+    summary = summarise(view)
     shop = open_workshop(spec, home / "store", report)
     params = TrialParams.from_flat(point.params)
     team = shop.read_members(shop.networks(point.measurement.artifact, params))
@@ -53,10 +54,10 @@ def export_point(view: RunView, point: Point, home: Path, out: Path, report: Rep
             "run": view.name,
             "point": point.id,
             **to_json(point.measurement),
-            **claim_over_base(view, standing(view).front, point),
+            **claim_over_base(view, summary.frontier.front, point),
             "attacked_speedup": attacked_speedup(point.measurement),
             "costs": to_json(costs(point.measurement)),
-            **point_facts(view, point.id),
+            **point_facts(summary, point.id),
             "dense_base": to_json(view.base) if view.base else None,
             "data": spec.data.source,
             "split": "validation",

@@ -14,7 +14,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,8 +25,8 @@ from eed_search.core.contenders import Slice, plan_looks
 from eed_search.core.errors import DataError, ModelError, RunError
 from eed_search.core.ledger import RunView
 from eed_search.core.params import TrialParams
-from eed_search.core.points import points
-from eed_search.core.records import Latency, Measurement, Reference, from_json
+from eed_search.core.points import points, with_final_latency
+from eed_search.core.records import Measurement, from_json
 from eed_search.core.reported import plan_of, select
 from eed_search.core.seeds import seed_of
 from eed_search.core.spec import Spec
@@ -137,7 +137,7 @@ def _pick(view: RunView, id_: str) -> tuple[str, Measurement, TrialParams | None
     if id_ == "base":
         if view.base is None:
             raise RunError(f"run {view.name}: has no dense base yet; wait for it")
-        return "base", _final(view, view.base), None
+        return "base", with_final_latency(view, view.base), None
     by_id = {point.id: point for point in points(view, unrankable=True, unconfirmed=True, twins=True)}
     point = by_id.get(id_) or (select(view, id_) if not id_[0].isdigit() else None)
     if point is None:
@@ -145,11 +145,6 @@ def _pick(view: RunView, id_: str) -> tuple[str, Measurement, TrialParams | None
             f"run {view.name}: has no point {id_}; there: {', '.join(by_id) or 'none'}, base, knee, fastest, most-robust"
         )
     return point.id, point.measurement, TrialParams.from_flat(point.params)
-
-
-def _final(view: RunView, reference: Reference) -> Measurement:
-    latency: Latency = view.latencies.get(reference.name, reference.measurement.latency)
-    return replace(reference.measurement, latency=latency)
 
 
 def _timing(measurement: Measurement) -> Timing:

@@ -10,10 +10,11 @@ from eed_search.cli.badges import show_badges
 from eed_search.cli.console import as_text, say
 from eed_search.cli.homes import open_run
 from eed_search.core.attack_records import AttackResult
-from eed_search.core.attacked import summary
+from eed_search.core.attacked import result_facts
 from eed_search.core.errors import InvalidResult, RunError, SpecError
 from eed_search.core.reported import standing
 from eed_search.tracking.badges import badge_facts
+from eed_search.tracking.summary import summarise
 from eed_search.tracking.text import per_cent
 
 if TYPE_CHECKING:
@@ -53,13 +54,13 @@ def attack_frontier(target: str, wanted: Wanted, wishes: Wishes, *, home: Path, 
         found[point.id] = attack_one(f"{folder}:{point.id}", one, wishes, home=home, device=device)
         if not wanted.as_json:
             _line(point.id, found[point.id])
-    view = open_run(home, run or None)[1]
+    summary = summarise(open_run(home, run or None)[1])
     if wanted.as_json:
-        told = {"results": {id_: summary(one) for id_, one in found.items()}, **badge_facts(view)}
+        told = {"results": {id_: result_facts(one) for id_, one in found.items()}, **badge_facts(summary)}
         say(as_text(told))
     else:
         say()
-        show_badges(view)
+        show_badges(summary)
     invalid = [id_ for id_, one in found.items() if one.badge == "invalid"]
     if invalid:
         raise InvalidResult(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import textwrap
 
 from eed_search.cli.console import console, say
-from eed_search.core.ledger import RunView
 from eed_search.tracking.badges import COLUMNS, badge_tables, other_lines
+from eed_search.tracking.summary import RunSummary
 
 _WIDTH = 80
 _SHORT = {
@@ -18,13 +18,13 @@ _SHORT = {
 }
 
 
-def show_badges(view: RunView) -> None:
+def show_badges(summary: RunSummary) -> None:
     """Print what was found, one table for each badge; nothing where nothing was attacked."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    for one in badge_tables(view):
+    for one in badge_tables(summary):
         table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
         for i, name in enumerate(COLUMNS):
             table.add_column(_SHORT.get(name, name), justify="right" if i else "left", no_wrap=i > 0)
@@ -35,7 +35,7 @@ def show_badges(view: RunView) -> None:
         for note in one.notes:
             _wrapped(note)
         say()
-    for line in other_lines(view):
+    for line in other_lines(summary):
         _wrapped(line)
 
 

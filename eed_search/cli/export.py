@@ -14,7 +14,7 @@ from eed_search.cli.elsewhere import elsewhere, flags
 from eed_search.cli.homes import open_run
 from eed_search.cli.result import command
 from eed_search.cluster.where import Wish
-from eed_search.core.attacked import summary
+from eed_search.core.attacked import result_facts
 from eed_search.core.errors import BundleError
 from eed_search.core.pace import now_and_then
 from eed_search.core.private import temporary_folder
@@ -157,7 +157,7 @@ def _verify(bundle: Path, title: str, strict: bool) -> None:
     say(f"  manifest {found.manifest_sha256}")
     lines = [f"claims {line}" for line in found.claims]
     for one in results_beside(bundle):
-        lines += [f"{beside(bundle).name}: {line}" for line in claim_lines({"checked": summary(one)})]
+        lines += [f"{beside(bundle).name}: {line}" for line in claim_lines({"checked": result_facts(one)})]
     if found.plugins:
         lines.append(f"note: a launch of its search_space.yaml would run the code of {', '.join(found.plugins)}")
     if found.foreign_runtime:

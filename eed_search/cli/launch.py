@@ -148,9 +148,10 @@ def conclude(view: RunView, folder: Path, home: Path) -> None:
     """
     from eed_search.cli.result import show
     from eed_search.core.points import points
+    from eed_search.tracking.summary import summarise
 
     say()
-    show(view, folder, home)
+    show(summarise(view), folder, home)
     if view.state in ("stopped", "cancelled"):
         raise typer.Exit(TERMINATED if view.reason == "SIGTERM" else INTERRUPTED)
     if not points(view):

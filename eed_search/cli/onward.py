@@ -5,28 +5,29 @@ from __future__ import annotations
 import shlex
 
 from eed_search.core.attack_records import AttackResult
-from eed_search.core.attacked import AttackBadge, results
+from eed_search.core.attacked import AttackBadge
 from eed_search.core.brevity import near_chance, nearly_none
 from eed_search.core.ledger import RunView
 from eed_search.core.records import Point
-from eed_search.core.reported import select, standing
+from eed_search.core.reported import select
+from eed_search.tracking.summary import RunSummary
 
 Step = tuple[str, str, str]
 """A word for what it does, then one of our commands with its arguments; text without a command where that is empty."""
 
 
-def onward(view: RunView, name: str, *, sent: bool) -> list[Step]:
+def onward(summary: RunSummary, name: str, *, sent: bool) -> list[Step]:
     """Say what comes next for the knee of a frontier; nothing where there is no frontier.
 
     Args:
-        view: The run.
+        summary: Of the run.
         name: Of its folder.
         sent: Whether the reader sits elsewhere, as after a search on a cluster: then a bundle is attacked, not the run.
     """
-    if not standing(view).front:
+    if not summary.frontier.front:
         return []
-    point = select(view, "knee")
-    checked, claimed = (_valid(view, badge, point) for badge in ("checked", "claim"))
+    view, point = summary.view, select(summary.view, "knee", front=summary.frontier.front)
+    checked, claimed = (_valid(summary, badge, point) for badge in ("checked", "claim"))
     out = f"{name}-knee"
     target = out if sent else f"{name}:knee"
     export: Step = ("export", "export", f"{shlex.quote(name)} --select knee --out {shlex.quote(out)}")
@@ -42,8 +43,8 @@ def onward(view: RunView, name: str, *, sent: bool) -> list[Step]:
     return [export, first] if sent else [first, export]
 
 
-def _valid(view: RunView, badge: AttackBadge, point: Point) -> AttackResult | None:
-    found = results(view, badge).get(point.id)
+def _valid(summary: RunSummary, badge: AttackBadge, point: Point) -> AttackResult | None:
+    found = summary.badges[badge].results.get(point.id)
     return found if found is not None and found.badge == badge else None
 
 

@@ -43,14 +43,17 @@ def report(run: str | None, *, home: Path, as_json: bool, out: Path | None, wish
     if out is not None:
         _write(view, out)
         return
+    from eed_search.tracking.summary import summarise
+
+    summary = summarise(view)
     if as_json:
         from eed_search.tracking.report import as_json as facts
 
-        say(as_text(facts(view)))
+        say(as_text(facts(summary)))
         return
     from eed_search.cli.result import show
 
-    show(view, folder, home)
+    show(summary, folder, home)
 
 
 def _write(view: RunView, out: Path) -> None:
@@ -59,6 +62,7 @@ def _write(view: RunView, out: Path) -> None:
     if view.base is None:
         raise RunError(f"run {view.name}: its dense base is not measured yet; nothing can be drawn before")
     from eed_search.tracking.report import write_report
+    from eed_search.tracking.summary import summarise
 
-    written = write_report(view, out)
+    written = write_report(summarise(view), out)
     say(f"{view.name}: {view.state}; written {', '.join(str(path) for path in written.values())}")

@@ -13,14 +13,11 @@ from eed_search.cli.badges import show_badges
 from eed_search.cli.console import console, say
 from eed_search.cli.onward import onward
 from eed_search.core.data_facts import DataFacts
-from eed_search.core.ledger import RunView
 from eed_search.core.pace import duration as duration  # from here too: others import it with the rest
-from eed_search.core.points import run_hypervolume
 from eed_search.core.records import HELD
-from eed_search.core.reported import standing
-from eed_search.core.testimony import gains_over_base
 from eed_search.search.package import is_sent
 from eed_search.tracking.report import HTML_NAME
+from eed_search.tracking.summary import RunSummary
 from eed_search.tracking.table import (
     COLUMNS,
     TableRow,
@@ -33,7 +30,6 @@ from eed_search.tracking.table import (
     throughput_note,
 )
 from eed_search.tracking.text import states_line
-from eed_search.tracking.verdict import judge
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,40 +50,42 @@ _SHORT = {
 }
 
 
-def show(view: RunView, folder: Path, home: Path) -> None:
+def show(summary: RunSummary, folder: Path, home: Path) -> None:
     """Print a search's result, complete or as far as it is.
 
     Args:
-        view: The search.
+        summary: Of the search.
         folder: Its folder.
         home: The home, so that the printed commands find the search again.
     """
-    for line in headline(view):
+    for line in headline(summary):
         say(line)
-    rows = table_rows(view)
+    rows = table_rows(summary)
     if rows:
         say()
         console().print(frontier_table(rows, console().width))
-        for line in legend(view):
+        for line in legend(summary):
             say(line)
     say()
-    for line in verdict_lines(view) + reuse_lines(view) + failure_lines(view) + note_lines(view):
+    for line in verdict_lines(summary) + reuse_lines(summary) + failure_lines(summary) + note_lines(summary):
         say(line)
     say()
-    show_badges(view)
-    for line in next_steps(view, folder, home):
+    show_badges(summary)
+    for line in next_steps(summary, folder, home):
         say(line)
 
 
-def headline(view: RunView) -> list[str]:
+def headline(summary: RunSummary) -> list[str]:
     """Say what the search is, how far it came and how long it took."""
-    counts = view.num_trials()
-    line = f"{view.name}: {view.state} after {duration(view.seconds)}; trials: {states_line(counts) or 'none yet'}"
-    if view.base is not None and counts["done"]:
-        line += f"; hypervolume {run_hypervolume(view):.3f}"
+    counts = summary.view.num_trials()
+    line = f"{summary.view.name}: {summary.view.state} after {duration(summary.view.seconds)}; trials: {states_line(counts) or 'none yet'}"
+    if summary.view.base is not None and counts["done"]:
+        line += f"; hypervolume {summary.hypervolume:.3f}"
     lines = textwrap.wrap(line, _WIDTH)
-    if "data" in view.facts:
-        lines += textwrap.wrap(f"images: {DataFacts.of(view.facts['data']).line()}", _WIDTH, break_on_hyphens=False)
+    if "data" in summary.view.facts:
+        lines += textwrap.wrap(
+            f"images: {DataFacts.of(summary.view.facts['data']).line()}", _WIDTH, break_on_hyphens=False
+        )
     return lines
 
 
@@ -133,11 +131,11 @@ def _without_units(name: str, cell: str, wide: bool) -> str:
     return text
 
 
-def legend(view: RunView) -> list[str]:
+def legend(summary: RunSummary) -> list[str]:
     """Say what the numbers of the table are, and what they must not be taken for."""
-    if view.base is None:
+    if summary.base is None:
         return []
-    robust = view.base.measurement.robust_accuracy
+    robust = summary.base.robust_accuracy
     lines = [
         f"robust: {robust.num_samples} validation images under {robust.attack}, L-inf eps {robust.eps:.4g};"
         f" badge `{robust.badge}`: it ranks trials, it is not a claim.",
@@ -148,40 +146,39 @@ def legend(view: RunView) -> list[str]:
     lines += [
         note
         for note in (
-            denominator_note(view),
-            attacked_note(view),
-            sure_note(view),
-            maybe_note(view),
-            fresh_note(view),
-            throughput_note(view),
+            denominator_note(summary),
+            attacked_note(summary),
+            sure_note(summary),
+            maybe_note(summary),
+            fresh_note(summary),
+            throughput_note(summary),
         )
         if note
     ]
-    found = standing(view)
+    found = summary.frontier
     measured = [p.measurement.latency for p in (*found.front, *found.maybe)]
     if any(latency.method == "additive" for latency in measured):
         lines.append("Some latencies are sums of member latencies: the deployed cascade itself was not timed yet.")
-    if any("(noisy)" in cell for row in table_rows(view) for cell in row.cells):
+    if any("(noisy)" in cell for row in table_rows(summary) for cell in row.cells):
         lines.append("?: the machine was too noisy for the interval that the protocol asks for.")
     return [wrapped for line in lines for wrapped in textwrap.wrap(line, _WIDTH)]
 
 
-def verdict_lines(view: RunView) -> list[str]:
+def verdict_lines(summary: RunSummary) -> list[str]:
     """Say whether the frontier beats the controls, and how each point stands to the dense base."""
     lines = []
-    verdict = judge(view)
+    verdict = summary.verdict
     lines += textwrap.wrap(verdict.text, _WIDTH)
     for comparison in verdict.comparisons:
         lines += textwrap.wrap(comparison.text, _WIDTH, initial_indent="  ", subsequent_indent="    ")
-    return lines + base_lines(view)
+    return lines + base_lines(summary)
 
 
-def base_lines(view: RunView) -> list[str]:
+def base_lines(summary: RunSummary) -> list[str]:
     """Say how each reported point stands to the dense base: on images that chose nothing, and by what chose it."""
-    if view.base is None:
+    if summary.view.base is None:
         return []
-    front = standing(view).front
-    found = gains_over_base(view, front)
+    front, found = summary.frontier.front, summary.gains
     lines = []
     if found:
         first = next(iter(found.values()))
@@ -208,19 +205,19 @@ def base_lines(view: RunView) -> list[str]:
     return lines
 
 
-def reuse_lines(view: RunView) -> list[str]:
+def reuse_lines(summary: RunSummary) -> list[str]:
     """Say how much the stage store saved: computed and reused, by stage."""
-    counts = view.stage_counts()
+    counts = summary.view.stage_counts()
     if not counts:
         return []
     texts = [f"{stage} {made}+{reused}" for stage, (made, reused) in sorted(counts.items())]
     return textwrap.wrap(f"Stages of all trials, computed+reused: {', '.join(texts)}", _WIDTH, subsequent_indent="  ")
 
 
-def failure_lines(view: RunView) -> list[str]:
+def failure_lines(summary: RunSummary) -> list[str]:
     """List the trials that gave no point, with their reasons."""
     lines: list[str] = []
-    for number, trial in sorted(view.trials.items()):
+    for number, trial in sorted(summary.view.trials.items()):
         if trial.outcome in ("failed", "infeasible", "pruned"):
             reason = f" ({trial.reason})" if trial.reason else ""
             text = f"trial {number} {trial.outcome}{reason}: {trial.message or 'no message'}"
@@ -230,18 +227,18 @@ def failure_lines(view: RunView) -> list[str]:
     return lines
 
 
-def note_lines(view: RunView) -> list[str]:
+def note_lines(summary: RunSummary) -> list[str]:
     """Repeat what the search wrote down for the reader."""
     return [
         line
-        for note in view.notes
+        for note in summary.view.notes
         for line in textwrap.wrap(
             f"note: {note}", _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
         )
     ]
 
 
-def next_steps(view: RunView, folder: Path, home: Path) -> list[str]:
+def next_steps(summary: RunSummary, folder: Path, home: Path) -> list[str]:
     """Give the plot's path and the exact commands that come next."""
     lines = []
     plot = folder / "report" / HTML_NAME
@@ -251,11 +248,11 @@ def next_steps(view: RunView, folder: Path, home: Path) -> list[str]:
         lines.append(f"plot    {command('report')} {name} --out {shlex.quote(f'{folder.name}-report')}{there}")
     elif plot.is_file():
         lines.append(f"plot    {plot}")
-    if view.state in ("stopped", "failed", "interrupted"):
+    if summary.view.state in ("stopped", "failed", "interrupted"):
         lines.append(f"resume  {command('resume')} {name}{there}")
     lines.append(f"MLflow  {command('ui')} {name}{there}")
     lines.append(f"again   {command('report')} {name}{there}")
-    for what, called, rest in onward(view, folder.name, sent=is_sent()):
+    for what, called, rest in onward(summary, folder.name, sent=is_sent()):
         lines.append(f"{what:<7} {command(called)} {rest}{there}" if called else f"{what:<7} {rest}")
     return lines
 

@@ -109,7 +109,7 @@ def refuse_second_claim(view: RunView, id_: str, wanted: Settings) -> None:
             )
 
 
-def summary(result: AttackResult) -> dict[str, Any]:
+def result_facts(result: AttackResult) -> dict[str, Any]:
     """Describe a result for other programs: every number with what it rests on; without flags sample by sample."""
     plain = to_json(result)
     keep = ("schema_version", "badge", "reasons", "notes", "tier", "split", "data", "eps", "seed", "key")

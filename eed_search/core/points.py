@@ -59,11 +59,17 @@ def points(
     return found
 
 
+def with_final_latency(view: RunView, reference: Reference) -> Measurement:
+    """Give what was measured on the dense base or a control, with its final latency where one was taken."""
+    latency = view.latencies.get(reference.name, reference.measurement.latency)
+    return replace(reference.measurement, latency=latency)
+
+
 def measurement_of(view: RunView, id_: str) -> Measurement | None:
     """Give what was measured on a point, the dense base or a control, its final latency included."""
     for one in ([view.base] if view.base else []) + view.controls:
         if one.name == id_:
-            return replace(one.measurement, latency=view.latencies.get(id_, one.measurement.latency))
+            return with_final_latency(view, one)
     found = (p for p in points(view, unrankable=True, unconfirmed=True, twins=True) if p.id == id_)
     return next((p.measurement for p in found), None)
 

@@ -193,7 +193,12 @@ def _right(
 
 
 def select(
-    view: RunView, wish: str, *, max_latency_ms: float | None = None, min_robust_accuracy: float | None = None
+    view: RunView,
+    wish: str,
+    *,
+    max_latency_ms: float | None = None,
+    min_robust_accuracy: float | None = None,
+    front: Sequence[Point] | None = None,
 ) -> Point:
     """Choose one point: `knee`, `fastest`, `most-robust` of the reported frontier, or any point by its id.
 
@@ -202,6 +207,7 @@ def select(
         wish: What to select.
         max_latency_ms: Leave out slower points first.
         min_robust_accuracy: Leave out points of lower robust accuracy first (fraction).
+        front: The reported frontier where it is known already.
 
     Raises:
         RunError: If nothing fits; says what there is.
@@ -218,7 +224,7 @@ def select(
         raise RunError(
             f"--select {wish}: no such point; allowed: knee, fastest, most-robust, or one of {', '.join(by_id) or 'none (no finished trial)'}"
         )
-    front = standing(view).front
+    front = standing(view).front if front is None else front
     if not front:
         raise RunError(f"run {view.name}: has no finished trial, so there is nothing to select")
     fitting = [p for p in front if _keeps(p, max_latency_ms, min_robust_accuracy)]

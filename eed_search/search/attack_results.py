@@ -61,8 +61,9 @@ def _write(folder: Path, id_: str, result: AttackResult, journal: Journal) -> st
     done = ["its ledger"]
     if journal.view.base is not None and (folder / REPORT_FOLDER).is_dir():
         from eed_search.tracking.report import write_report
+        from eed_search.tracking.summary import summarise
 
-        write_report(journal.view, folder / REPORT_FOLDER)
+        write_report(summarise(journal.view), folder / REPORT_FOLDER)
         done.append("its report")
     if _tell_mlflow(folder, journal):
         done.append("MLflow")

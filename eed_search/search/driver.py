@@ -638,10 +638,11 @@ class _Search:
         fail_point("driver.report")
         if self.view.base is not None and state != "cancelled":
             from eed_search.tracking.report import write_report
+            from eed_search.tracking.summary import summarise
 
             self.journal.stage("report")
             folder = self.folder / REPORT_FOLDER
-            write_report(replace(self.view, state=state), folder)
+            write_report(summarise(replace(self.view, state=state)), folder)
         patience = {"patience_s": _CANCEL_PATIENCE_S} if state == "cancelled" else {}
         self.journal.close_tracker(state, folder, **patience)
         self.journal.end(state, self.stop.cause or ended_early(self.view, self.spec))

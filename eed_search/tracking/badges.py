@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from eed_search.core.attack_records import AttackResult
-from eed_search.core.attacked import TIERS, AttackBadge, attacked_cost, badge_frontier, others, results, summary
-from eed_search.core.ledger import RunView
-from eed_search.core.points import ranked_latency
-from eed_search.core.records import Accuracy, Point, RobustAccuracy
-from eed_search.core.reported import standing
+from eed_search.core.attacked import TIERS, AttackBadge, BadgeFrontier, attacked_cost, result_facts
+from eed_search.core.records import Accuracy, RobustAccuracy
+from eed_search.tracking.summary import BadgeResults, RunSummary
 from eed_search.tracking.text import arm, times
 
 COLUMNS = ("point", "robust %", "any prefix %", "static %", "clean %", "n", "attacked", "front")
@@ -38,52 +36,45 @@ class BadgeTable:
     notes: tuple[str, ...]
 
 
-def badge_tables(view: RunView) -> list[BadgeTable]:
+def badge_tables(summary: RunSummary) -> list[BadgeTable]:
     """List what was found, one table for each badge that any point has."""
-    return [_table(view, badge, there) for badge in TIERS if (there := results(view, badge))]
+    return [_table(summary.view.name, badge, found) for badge, found in summary.badges.items() if found.results]
 
 
-def other_lines(view: RunView) -> list[str]:
+def other_lines(summary: RunSummary) -> list[str]:
     """List the results that stand in no column, one line each."""
     return [
         f"{id_}: {_figure(one)} at tier {one.tier} (badge `{one.badge}`), eps {one.eps:.4g}, seed {one.seed},"
         f" {one.clean.num_samples} {one.split} images: not in the columns"
-        for id_, one in others(view)
+        for id_, one in summary.other_attacks
     ]
 
 
-def badge_facts(view: RunView) -> dict[str, Any]:
+def badge_facts(summary: RunSummary) -> dict[str, Any]:
     """Describe the same for other programs."""
-    found: dict[str, Any] = {}
-    for badge in TIERS:
-        one = badge_frontier(view, _ranked(view, badge), badge)
+    facts: dict[str, Any] = {}
+    for badge, found in summary.badges.items():
+        one = found.frontier
         ids = None if one.missing or not one.points else list(one.points)
-        found[badge] = {"frontier": ids, "missing": list(one.missing), "invalid": list(one.invalid)}
-    return {"badges": found, "other_attacks": [{"id": id_, **summary(one)} for id_, one in others(view)]}
+        facts[badge] = {"frontier": ids, "missing": list(one.missing), "invalid": list(one.invalid)}
+    others = [{"id": id_, **result_facts(one)} for id_, one in summary.other_attacks]
+    return {"badges": facts, "other_attacks": others}
 
 
-def point_facts(view: RunView, id_: str) -> dict[str, Any]:
+def point_facts(summary: RunSummary, id_: str) -> dict[str, Any]:
     """Describe what was found on one point; none where it was not attacked."""
-    there = {badge: results(view, badge).get(id_) for badge in TIERS}
-    return {badge: None if one is None else summary(one) for badge, one in there.items()}
+    there = {badge: found.results.get(id_) for badge, found in summary.badges.items()}
+    return {badge: None if one is None else result_facts(one) for badge, one in there.items()}
 
 
-def _ranked(view: RunView, badge: AttackBadge) -> list[Point]:
-    """The reported frontier, and of what may belong to it the points that were attacked; fastest first."""
-    found, there = standing(view), results(view, badge)
-    shown = [*found.front, *(point for point in found.maybe if point.id in there)]
-    return sorted(shown, key=lambda point: ranked_latency(view, point.measurement).value)
-
-
-def _table(view: RunView, badge: AttackBadge, there: dict[str, AttackResult]) -> BadgeTable:
-    front = _ranked(view, badge)
-    by_badge = badge_frontier(view, front, badge)
-    ids = [point.id for point in front if point.id in there]
+def _table(run: str, badge: AttackBadge, found: BadgeResults) -> BadgeTable:
+    there, by_badge = found.results, found.frontier
+    ids = [point.id for point in found.ranked if point.id in there]
     ids += [id_ for id_ in there if id_ not in ids]
     rows = tuple(_row(id_, there[id_], id_ in by_badge.points) for id_ in ids)
     tier = TIERS[badge]
     images = {"checked": "fresh images", "claim": "test images"}[badge]
-    notes = [*_means(list(there.values()), images), _frontier_note(view, by_badge.points, by_badge.missing, badge)]
+    notes = [*_means(list(there.values()), images), _frontier_note(run, by_badge)]
     notes += [
         f"{id_}: invalid, no figure is shown ({'; '.join(one.reasons)})."
         for id_, one in there.items()
@@ -125,12 +116,12 @@ def _means(there: Sequence[AttackResult], images: str) -> list[str]:
     ]
 
 
-def _frontier_note(view: RunView, on: Sequence[str], missing: Sequence[str], badge: AttackBadge) -> str:
-    if missing:
+def _frontier_note(run: str, found: BadgeFrontier) -> str:
+    if found.missing:
         return (
-            f"No frontier by `{badge}` yet: {', '.join(missing)} not attacked;"
-            f" `eed-search attack {view.name}:frontier --tier {TIERS[badge]}` attacks all."
+            f"No frontier by `{found.badge}` yet: {', '.join(found.missing)} not attacked;"
+            f" `eed-search attack {run}:frontier --tier {TIERS[found.badge]}` attacks all."
         )
-    if not on:
-        return f"No frontier by `{badge}`: no result on it is valid."
-    return f"Frontier by `{badge}` alone: {', '.join(on)}."
+    if not found.points:
+        return f"No frontier by `{found.badge}`: no result on it is valid."
+    return f"Frontier by `{found.badge}` alone: {', '.join(found.points)}."

@@ -15,6 +15,7 @@ import urllib.error
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlsplit
@@ -31,16 +32,14 @@ from eed_search.core.machine_faults import is_full_disk
 from eed_search.core.modes import make_common_file, make_common_folder
 from eed_search.core.points import measurement_of
 from eed_search.core.records import FreshCheck, from_json
-from eed_search.core.reported import standing
 from eed_search.core.spec import Spec
-from eed_search.core.testimony import gains_over_base
 from eed_search.tracking.mlflow_children import reference_child, trial_child
 from eed_search.tracking.mlflow_facts import attack_facts, cost_metrics, latency_metrics, with_ends
 from eed_search.tracking.mlflow_runs import Child, Runs, Step
 from eed_search.tracking.moved import own_note, settle
 from eed_search.tracking.server import NOTE_NAME, is_healthy
+from eed_search.tracking.summary import RunSummary, summarise
 from eed_search.tracking.text import flatten
-from eed_search.tracking.verdict import judge
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -320,10 +319,11 @@ class MlflowTracker:
         Raises:
             Exception: The first that MLflow raised, after all has been tried.
         """
+        summary = lru_cache(lambda: summarise(view))
         steps: tuple[Callable[[], None], ...] = (
             lambda: self._catch_up(view),
-            lambda: self._mark(view),
-            lambda: self._summary(view),
+            lambda: self._mark(summary()),
+            lambda: self._summary(summary()),
             lambda: self._attach(report_folder),
             lambda: self._close(state),
         )
@@ -363,18 +363,18 @@ class MlflowTracker:
                 self._client.log_artifact(self.parent_run_id, str(path), "report")
                 self._runs.num_calls += 1
 
-    def _mark(self, view: RunView) -> None:
-        found = standing(view)
+    def _mark(self, summary: RunSummary) -> None:
+        view, found = summary.view, summary.frontier
         place = {point.id: "yes" for point in found.front} | {point.id: "may belong" for point in found.maybe}
         points = [f"{number}.0" for number in view.trials] + list(view.confirmed)
         self._runs.mark({point: place.get(point, "no") for point in points})
-        for point, gain in gains_over_base(view, found.front).items():
+        for point, gain in summary.gains.items():
             metrics = with_ends("difference_to_base", gain.difference) | {"difference_to_base_num": gain.num_images}
             self._runs.log(point, metrics=metrics, tags={"difference_to_base_on": gain.source}, at=view.last_at)
 
-    def _summary(self, view: RunView) -> None:
+    def _summary(self, summary: RunSummary) -> None:
+        view, verdict = summary.view, summary.verdict
         counts = view.num_trials()
-        verdict = judge(view)
         lines = [verdict.text, *(f"- {comparison.text}" for comparison in verdict.comparisons), "", *view.notes]
         tags = {
             "mlflow.note.content": "\n".join(lines),

@@ -8,12 +8,11 @@ from html import escape
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from eed_search.core.ledger import RunView
-from eed_search.core.points import run_hypervolume
-from eed_search.core.reported import Standing, standing
+from eed_search.core.reported import Standing
 from eed_search.tracking.badges import COLUMNS as BADGE_COLUMNS
 from eed_search.tracking.badges import badge_tables, other_lines
 from eed_search.tracking.plots import frontier_figure, hypervolume_figure
+from eed_search.tracking.summary import RunSummary
 from eed_search.tracking.table import (
     COLUMNS,
     attacked_note,
@@ -25,7 +24,6 @@ from eed_search.tracking.table import (
     throughput_note,
 )
 from eed_search.tracking.text import states_line
-from eed_search.tracking.verdict import judge
 
 _STYLE = """
 :root { --ink: #1b1f27; --soft: #5b6472; --line: #dfe4ea; --front: #1457a8; --control: #c2410c; }
@@ -53,52 +51,54 @@ table.numbers th:nth-child(2), table.numbers td:nth-child(2) { text-align: right
 """
 
 
-def page(view: RunView) -> str:
+def page(summary: RunSummary) -> str:
     """Write the page of a run.
 
     Args:
-        view: The run, finished or not.
+        summary: Of the run, finished or not.
 
     Returns:
         A whole HTML document, plotting code included.
     """
-    parts = [_head(view), _verdict(view)]
-    parts.append(_section("Robust accuracy against latency", _drawn(frontier_figure(view), "frontier"), _reading(view)))
-    if view.base is not None and view.trials:
+    parts = [_head(summary), _verdict(summary)]
+    parts.append(
+        _section("Robust accuracy against latency", _drawn(frontier_figure(summary), "frontier"), _reading(summary))
+    )
+    if summary.view.base is not None and summary.view.trials:
         note = (
             "Share of the square between chance accuracy at the dense base's latency and perfect accuracy at no time."
         )
-        parts.append(_section("Hypervolume over trials", _drawn(hypervolume_figure(view), "hypervolume"), note))
+        parts.append(_section("Hypervolume over trials", _drawn(hypervolume_figure(summary), "hypervolume"), note))
     parts.append(
         _section(
             "Frontier, what may belong to it, dense base and controls",
-            _table(view),
-            f"{denominator_note(view)} {attacked_note(view)} {sure_note(view)} {maybe_note(view)} {fresh_note(view)} {throughput_note(view)}".strip(),
+            _table(summary),
+            f"{denominator_note(summary)} {attacked_note(summary)} {sure_note(summary)} {maybe_note(summary)} {fresh_note(summary)} {throughput_note(summary)}".strip(),
         )
     )
-    parts += [_badges(view), _unfinished(view), _notes(view)]
+    parts += [_badges(summary), _unfinished(summary), _notes(summary)]
     return (
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{escape(view.name)}: frontier</title><style>{_STYLE}</style>"
+        f"<title>{escape(summary.view.name)}: frontier</title><style>{_STYLE}</style>"
         f"<script>{get_plotlyjs()}</script></head><body><main>{''.join(parts)}</main></body></html>\n"
     )
 
 
-def _head(view: RunView) -> str:
-    counts = view.num_trials()
+def _head(summary: RunSummary) -> str:
+    counts = summary.view.num_trials()
     open_ = states_line({state: count for state, count in counts.items() if state != "done"})
     facts = [
-        ("points on the frontier", _count(standing(view))),
-        ("hypervolume", f"{run_hypervolume(view):.3f}"),
+        ("points on the frontier", _count(summary.frontier)),
+        ("hypervolume", f"{summary.hypervolume:.3f}"),
         ("trials done", f"{counts['done']}" + (f" <small class='soft'>+ {open_}</small>" if open_ else "")),
-        ("wall clock", _duration(view.seconds)),
+        ("wall clock", _duration(summary.view.seconds)),
     ]
-    made, reused = view.stage_counts().get("member", (0, 0))
+    made, reused = summary.view.stage_counts().get("member", (0, 0))
     if made + reused:
         facts.append(("members used / trained", f"{made + reused} / {made}"))
     shown = "".join(f"<div><b>{value}</b><span class='soft'>{escape(name)}</span></div>" for name, value in facts)
-    return f"<h1>{escape(view.name)}</h1><p class='soft'>{escape(_about(view))}</p><div class='facts'>{shown}</div>"
+    return f"<h1>{escape(summary.view.name)}</h1><p class='soft'>{escape(_about(summary))}</p><div class='facts'>{shown}</div>"
 
 
 def _count(found: Standing) -> str:
@@ -106,24 +106,24 @@ def _count(found: Standing) -> str:
     return f"{len(found.front)}{more}"
 
 
-def _about(view: RunView) -> str:
-    spec = view.spec
-    words = [f"search {view.state}"]
+def _about(summary: RunSummary) -> str:
+    spec = summary.view.spec
+    words = [f"search {summary.view.state}"]
     if spec:
         words.append(f"{spec['data']['source']} images, {spec['model']['name']} of width {spec['model']['width']}")
         words.append(f"{spec['team']['mode']} teams, {spec['members']['granularity']} members, seed {spec['seed']}")
     return " · ".join(words)
 
 
-def _verdict(view: RunView) -> str:
-    verdict = judge(view)
+def _verdict(summary: RunSummary) -> str:
+    verdict = summary.verdict
     kind = {True: "yes", False: "no", None: ""}[verdict.beats_controls]
     items = "".join(f"<li>{escape(comparison.text)}</li>" for comparison in verdict.comparisons)
     return f"<section class='verdict {kind}'><h2>{escape(verdict.text)}</h2>{f'<ul>{items}</ul>' if items else ''}</section>"
 
 
-def _reading(view: RunView) -> str:
-    measured = [p.measurement for p in standing(view).front] + ([view.base.measurement] if view.base else [])
+def _reading(summary: RunSummary) -> str:
+    measured = [p.measurement for p in summary.frontier.front] + ([summary.base] if summary.base else [])
     if not measured:
         return ""
     robust = measured[0].robust_accuracy
@@ -133,28 +133,30 @@ def _reading(view: RunView) -> str:
     return text
 
 
-def _table(view: RunView) -> str:
+def _table(summary: RunSummary) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in COLUMNS)
     rows = "".join(
         f"<tr class='{row.kind}'>{''.join(f'<td>{escape(cell)}</td>' for cell in row.cells)}</tr>"
-        for row in table_rows(view)
+        for row in table_rows(summary)
     )
     return f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
 
 
-def _badges(view: RunView) -> str:
+def _badges(summary: RunSummary) -> str:
     """Show what `eed-search attack` found, a section for each badge."""
-    parts = [_section(one.title, _numbers(BADGE_COLUMNS, one.rows), " ".join(one.notes)) for one in badge_tables(view)]
-    if lines := other_lines(view):
+    parts = [
+        _section(one.title, _numbers(BADGE_COLUMNS, one.rows), " ".join(one.notes)) for one in badge_tables(summary)
+    ]
+    if lines := other_lines(summary):
         items = "".join(f"<li>{escape(line)}</li>" for line in lines)
         parts.append(_section("Other attacks", f"<ul>{items}</ul>"))
     return "".join(parts)
 
 
-def _unfinished(view: RunView) -> str:
+def _unfinished(summary: RunSummary) -> str:
     rows = [
         (f"{t.number:03d}", t.outcome, t.reason, t.message)
-        for _, t in sorted(view.trials.items())
+        for _, t in sorted(summary.view.trials.items())
         if t.outcome != "done"
     ]
     return (
@@ -162,11 +164,13 @@ def _unfinished(view: RunView) -> str:
     )
 
 
-def _notes(view: RunView) -> str:
-    stages = [(name, str(made), str(reused)) for name, (made, reused) in sorted(view.stage_counts().items())]
+def _notes(summary: RunSummary) -> str:
+    stages = [(name, str(made), str(reused)) for name, (made, reused) in sorted(summary.view.stage_counts().items())]
     parts = _section("Stages", _plain(("stage", "computed", "reused"), stages)) if stages else ""
-    if view.notes:
-        parts += _section("Notes", "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in view.notes) + "</ul>")
+    if summary.view.notes:
+        parts += _section(
+            "Notes", "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in summary.view.notes) + "</ul>"
+        )
     return parts
 
 

@@ -12,13 +12,12 @@ import plotly.graph_objects as go
 
 from eed_search.core.cost import attacked_speedup, latency_of
 from eed_search.core.frontier import hypervolume
-from eed_search.core.ledger import RunView
 from eed_search.core.params import LatencyKind, ParamValue
-from eed_search.core.points import latency_kind, normalised, points
+from eed_search.core.points import normalised
 from eed_search.core.records import Measurement
-from eed_search.core.reported import Standing, standing
+from eed_search.core.reported import Standing
+from eed_search.tracking.summary import RunSummary
 from eed_search.tracking.text import in_bytes, in_macs, per_cent, team_title, times, with_arm
-from eed_search.tracking.verdict import final
 
 FRONT, FAINT, BASE, CONTROL, BROKEN = "#1457a8", "#8a94a6", "#1b1f27", "#c2410c", "#b9770e"
 _FONT = {"family": "system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif", "size": 13, "color": "#1b1f27"}
@@ -30,22 +29,22 @@ _LATENCY: dict[LatencyKind, str] = {
 _LOG_FROM = 3.0  # a wider spread of latencies than this is drawn on a logarithmic axis
 
 
-def frontier_figure(view: RunView) -> go.Figure:
+def frontier_figure(summary: RunSummary) -> go.Figure:
     """Draw robust accuracy against mean latency: reported frontier, what may belong, other trials, base, controls.
 
     Error bars are 95 % intervals; hovering shows a trial's parameters.
     """
-    found, kind = standing(view), latency_kind(view)
+    found, kind = summary.frontier, summary.latency_kind
     front, maybe = found.front, found.maybe
-    others = [point for point in points(view) if point.id not in found.probability]
-    ranked = {point.id for point in points(view)}
+    others = [point for point in summary.points if point.id not in found.probability]
+    ranked = {point.id for point in summary.points}
     unranked = [
         (f"{t.number}.0", t.params, t.measurement, _why_unranked(t.outcome, t.reason))
-        for t in view.trials.values()
+        for t in summary.view.trials.values()
         if t.measurement is not None and f"{t.number}.0" not in ranked
     ]
-    references = [(c.name, final(view, c)) for c in view.controls]
-    base = [] if view.base is None else [(view.base.name, final(view, view.base))]
+    references = list(summary.controls.items())
+    base = [(name, m) for name, m in summary.references.items() if name not in summary.controls]
     everything = [
         *(p.measurement for p in (*front, *maybe, *others)),
         *(m for _, _, m, _ in unranked),
@@ -113,11 +112,11 @@ def frontier_figure(view: RunView) -> go.Figure:
     return figure
 
 
-def hypervolume_figure(view: RunView) -> go.Figure:
+def hypervolume_figure(summary: RunSummary) -> go.Figure:
     """Draw the share of the (robust accuracy, latency) square that is dominated, over finished trials."""
-    values = hypervolume_over_trials(view)
+    values = hypervolume_over_trials(summary)
     steps = list(range(1, len(values) + 1))
-    names = [f"{t.number:03d} {escape(team_title(t.params))}<br>{t.outcome}" for t in view.trials.values()]
+    names = [f"{t.number:03d} {escape(team_title(t.params))}<br>{t.outcome}" for t in summary.view.trials.values()]
     figure = go.Figure(
         go.Scatter(
             x=steps,
@@ -138,11 +137,11 @@ def hypervolume_figure(view: RunView) -> go.Figure:
     return figure
 
 
-def hypervolume_over_trials(view: RunView) -> list[float]:
+def hypervolume_over_trials(summary: RunSummary) -> list[float]:
     """Compute the hypervolume after each finished trial, in the order in which they finished."""
+    view, found = summary.view, summary.points
     if view.base is None:
         return []
-    found = points(view)
     rows = dict(zip((p.trial for p in found), normalised(view, [p.measurement for p in found]), strict=True))
     values: list[float] = []
     seen: list[np.ndarray] = []

@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from eed_search.core.cost import attacked_speedup, costs
-from eed_search.core.ledger import RunView
-from eed_search.core.points import latency_kind, run_hypervolume
 from eed_search.core.records import Measurement, Point, Reference
-from eed_search.core.reported import Standing, standing
 from eed_search.core.store import write_atomic
-from eed_search.core.testimony import Gain, gains_over_base
+from eed_search.core.testimony import Gain
 from eed_search.tracking.badges import badge_facts, point_facts
+from eed_search.tracking.summary import RunSummary
 from eed_search.tracking.text import flatten
-from eed_search.tracking.verdict import final, judge
 
 SCHEMA_VERSION = 1
 HTML_NAME, CSV_NAME, JSON_NAME = "frontier.html", "frontier.csv", "frontier.json"
@@ -27,11 +24,11 @@ HTML_NAME, CSV_NAME, JSON_NAME = "frontier.html", "frontier.csv", "frontier.json
 # ---------------------------------------------------------------- JSON
 
 
-def as_json(view: RunView) -> dict[str, Any]:
+def as_json(summary: RunSummary) -> dict[str, Any]:
     """Describe a run for other programs.
 
     Args:
-        view: The run, finished or not.
+        summary: Of the run, finished or not.
 
     Returns:
         JSON-ready tables: `schema_version`, `run`, `state`, `num_trials` by state, `data` (what was read: see
@@ -50,8 +47,7 @@ def as_json(view: RunView) -> dict[str, Any]:
         frontier by each badge alone (null until all points of the frontier have it), `other_attacks` what
         fits in neither.
     """
-    verdict, found = judge(view), standing(view)
-    gains = gains_over_base(view, found.front)
+    view, verdict, found = summary.view, summary.verdict, summary.frontier
     stages = view.stage_counts()
     trained, reused = stages.get("member", (0, 0))
     return {
@@ -61,15 +57,17 @@ def as_json(view: RunView) -> dict[str, Any]:
         "seconds": round(view.seconds, 3),
         "num_trials": view.num_trials(),
         "data": view.facts.get("data"),
-        "hypervolume": run_hypervolume(view),
-        "latency_objective": latency_kind(view),
-        "base": None if view.base is None else _reference(view, view.base),
-        "controls": [_reference(view, control) for control in view.controls],
-        "frontier": [_point(view, point, found.probability[point.id], gains.get(point.id)) for point in found.front],
-        "may_belong": [_point(view, point, found.probability[point.id]) for point in found.maybe],
-        "choice": _choice(view, found),
+        "hypervolume": summary.hypervolume,
+        "latency_objective": summary.latency_kind,
+        "base": None if view.base is None else _reference(summary, view.base),
+        "controls": [_reference(summary, control) for control in view.controls],
+        "frontier": [
+            _point(summary, point, found.probability[point.id], summary.gains.get(point.id)) for point in found.front
+        ],
+        "may_belong": [_point(summary, point, found.probability[point.id]) for point in found.maybe],
+        "choice": _choice(summary),
         "verdict": {**asdict(verdict), "comparisons": [asdict(comparison) for comparison in verdict.comparisons]},
-        **badge_facts(view),
+        **badge_facts(summary),
         "stages": {name: {"computed": new, "reused": old} for name, (new, old) in sorted(stages.items())},
         "member_trainings": trained,
         "members_used": trained + reused,
@@ -77,8 +75,9 @@ def as_json(view: RunView) -> dict[str, Any]:
     }
 
 
-def _choice(view: RunView, found: Standing) -> dict[str, Any]:
+def _choice(summary: RunSummary) -> dict[str, Any]:
     """Say by what the frontier was chosen, and what chose nothing."""
+    found = summary.frontier
     looks = found.plan.looks[: found.num_looks]
     return {
         "threshold": found.threshold,
@@ -86,11 +85,11 @@ def _choice(view: RunView, found: Standing) -> dict[str, Any]:
         "decided": found.decided,
         "fresh_images_that_chose": looks[-1][1] if looks else 0,
         "fresh_images_that_chose_nothing": found.plan.last[1] - found.plan.last[0],
-        "looks": [asdict(look) for look in view.looks],
+        "looks": [asdict(look) for look in summary.view.looks],
     }
 
 
-def _point(view: RunView, point: Point, sure: float, gain: Gain | None = None) -> dict[str, Any]:
+def _point(summary: RunSummary, point: Point, sure: float, gain: Gain | None = None) -> dict[str, Any]:
     return {
         "id": point.id,
         "trial": point.trial,
@@ -99,26 +98,26 @@ def _point(view: RunView, point: Point, sure: float, gain: Gain | None = None) -
         "front_probability": sure,
         "difference_to_base": None if gain is None else asdict(gain.difference),
         "difference_to_base_on": None if gain is None else {k: v for k, v in asdict(gain).items() if k != "difference"},
-        "fresh": _fresh(view, point.id),
-        **point_facts(view, point.id),
+        "fresh": _fresh(summary, point.id),
+        **point_facts(summary, point.id),
     }
 
 
-def _reference(view: RunView, reference: Reference) -> dict[str, Any]:
+def _reference(summary: RunSummary, reference: Reference) -> dict[str, Any]:
     return {
         "name": reference.name,
         "size": reference.size,
         "recipe": reference.recipe,
         "seconds": reference.seconds,
-        **_measured(final(view, reference)),
+        **_measured(summary.references[reference.name]),
         "difference_to_base": None,
-        "fresh": _fresh(view, reference.name),
-        **point_facts(view, reference.name),
+        "fresh": _fresh(summary, reference.name),
+        **point_facts(summary, reference.name),
     }
 
 
-def _fresh(view: RunView, id_: str) -> dict[str, Any] | None:
-    check = view.fresh.get(id_)
+def _fresh(summary: RunSummary, id_: str) -> dict[str, Any] | None:
+    check = summary.view.fresh.get(id_)
     if check is None:
         return None
     return {"robust_accuracy": asdict(check.robust_accuracy), "clean_accuracy": asdict(check.clean_accuracy)}
@@ -161,11 +160,11 @@ def _measured(m: Measurement) -> dict[str, Any]:
 # ---------------------------------------------------------------- files
 
 
-def write_report(view: RunView, folder: Path) -> dict[str, Path]:
+def write_report(summary: RunSummary, folder: Path) -> dict[str, Path]:
     """Write the page, the table and the JSON; each file appears whole or not at all.
 
     Args:
-        view: The run.
+        summary: Of the run.
         folder: Where to; made if absent. Files of an earlier report are replaced.
 
     Returns:
@@ -176,14 +175,14 @@ def write_report(view: RunView, folder: Path) -> dict[str, Path]:
     """
     from eed_search.tracking.page import page  # here: plotly takes a while to import
 
-    facts = as_json(view)
+    facts = as_json(summary)
     paths = {"html": folder / HTML_NAME, "csv": folder / CSV_NAME, "json": folder / JSON_NAME}
     write_atomic(
         paths["json"],
         (json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace"),
     )
     write_atomic(paths["csv"], _csv(facts).encode("utf-8", "backslashreplace"))
-    write_atomic(paths["html"], page(view).encode("utf-8", "backslashreplace"))
+    write_atomic(paths["html"], page(summary).encode("utf-8", "backslashreplace"))
     return paths
 
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from eed_search.core.cost import attacked_speedup
-from eed_search.core.ledger import RunView
 from eed_search.core.records import Measurement, Point
-from eed_search.core.reported import Standing, standing
+from eed_search.core.reported import Standing
+from eed_search.tracking.summary import RunSummary
 from eed_search.tracking.text import in_bytes, in_macs, per_cent, team_title, times, with_arm
-from eed_search.tracking.verdict import final
 
 RowKind = Literal["base", "control", "point", "maybe"]
 COLUMNS = (
@@ -42,29 +41,28 @@ class TableRow:
     cells: tuple[str, ...]
 
 
-def table_rows(view: RunView) -> list[TableRow]:
+def table_rows(summary: RunSummary) -> list[TableRow]:
     """List the frontier (fastest first), what may belong to it, the dense base and the controls, ready to print."""
-    found = standing(view)
+    found = summary.frontier
     listed: list[tuple[RowKind, Point]] = [("point", point) for point in found.front]
     listed += [("maybe", point) for point in found.maybe]
     rows = [TableRow(kind, (point.id, team_title(point.params), *_cells(point.measurement))) for kind, point in listed]
-    if view.base is not None:
-        rows.append(TableRow("base", (view.base.name, "–", *_cells(final(view, view.base)))))
-    rows += [TableRow("control", (control.name, "–", *_cells(final(view, control)))) for control in view.controls]
+    for name, measured in summary.references.items():
+        rows.append(TableRow("control" if name in summary.controls else "base", (name, "–", *_cells(measured))))
     return rows
 
 
-def throughput_note(view: RunView) -> str:
+def throughput_note(summary: RunSummary) -> str:
     """Say how many images a second the rows of the table classify in batches; empty where none was timed."""
-    timed = [(point.id, point.measurement.latency) for point in standing(view).front]
-    timed += [(one.name, final(view, one).latency) for one in ([view.base] if view.base else []) + view.controls]
+    timed = [(point.id, point.measurement.latency) for point in summary.frontier.front]
+    timed += [(name, measured.latency) for name, measured in summary.references.items()]
     told = [f"{name} {with_arm(one.images_per_second)}" for name, one in timed if one.images_per_second is not None]
     return f"Images per second in batches of 64: {', '.join(told)}." if told else ""
 
 
-def sure_note(view: RunView) -> str:
+def sure_note(summary: RunSummary) -> str:
     """Say how sure it is that each reported point belongs to the frontier, and by what that was decided; empty without points."""
-    found = standing(view)
+    found = summary.frontier
     if not found.front:
         return ""
     told = _listed(found, found.front)
@@ -82,9 +80,9 @@ def sure_note(view: RunView) -> str:
     return f"Probability to be on the true frontier of these trials ({by}): {told}."
 
 
-def maybe_note(view: RunView) -> str:
+def maybe_note(summary: RunSummary) -> str:
     """List the points that may belong to the frontier and are not sure enough; empty where there are none."""
-    found = standing(view)
+    found = summary.frontier
     if not found.maybe:
         return ""
     return (
@@ -97,13 +95,12 @@ def _listed(found: Standing, points: list[Point]) -> str:
     return ", ".join(f"{point.id} {100 * found.probability[point.id]:.0f} %" for point in points)
 
 
-def fresh_note(view: RunView) -> str:
+def fresh_note(summary: RunSummary) -> str:
     """Say how robust the rows of the table are on fresh images; empty where none was checked."""
-    found = standing(view)
-    shown = [p.id for p in (*found.front, *found.maybe)] + [
-        one.name for one in ([view.base] if view.base else []) + view.controls
-    ]
-    checks = [(name, view.fresh[name]) for name in shown if name in view.fresh]
+    found = summary.frontier
+    shown = [*(p.id for p in (*found.front, *found.maybe)), *summary.references]
+    fresh = summary.view.fresh
+    checks = [(name, fresh[name]) for name in shown if name in fresh]
     if not checks:
         return ""
     told = ", ".join(f"{name} {per_cent(check.robust_accuracy)}" for name, check in checks)
@@ -111,11 +108,11 @@ def fresh_note(view: RunView) -> str:
     return f"Robust on {num} fresh images, which no decision has seen: {told}."
 
 
-def denominator_note(view: RunView) -> str:
+def denominator_note(summary: RunSummary) -> str:
     """Say what the speed-ups divide by; empty where nothing was timed."""
-    if view.base is None:
+    if summary.base is None:
         return ""
-    if view.base.measurement.latency.denominator == "plain":
+    if summary.base.latency.denominator == "plain":
         return (
             "speed-up: against the dense base as a practitioner runs it, one session.run of its ONNX file in the same"
             " process; points run through the deployed script."
@@ -126,9 +123,9 @@ def denominator_note(view: RunView) -> str:
     )
 
 
-def attacked_note(view: RunView) -> str:
+def attacked_note(summary: RunSummary) -> str:
     """Say what the attacked speed-ups are; empty where none was measured."""
-    there = [p.measurement.under_attack for p in standing(view).front if p.measurement.under_attack is not None]
+    there = [p.measurement.under_attack for p in summary.frontier.front if p.measurement.under_attack is not None]
     if not there:
         return ""
     slowed = next((one.attack for one in there if len(one.slowed.shares) > 1), "")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from eed_search.core.cost import costs, latency_of
 from eed_search.core.ledger import RunView
 from eed_search.core.params import LatencyKind
-from eed_search.core.points import latency_kind
+from eed_search.core.points import latency_kind, with_final_latency
 from eed_search.core.records import Interval, Measurement, Point, Reference
-from eed_search.core.reported import standing
 from eed_search.core.testimony import Gain, gain_over, num_comparisons
 from eed_search.tracking.text import signed
 
@@ -66,13 +65,7 @@ class Verdict:
     comparisons: tuple[Comparison, ...]
 
 
-def final(view: RunView, reference: Reference) -> Measurement:
-    """Take a reference's measurement with its final latency filled in where one was taken."""
-    latency = view.latencies.get(reference.name, reference.measurement.latency)
-    return replace(reference.measurement, latency=latency)
-
-
-def judge(view: RunView) -> Verdict:
+def judge(view: RunView, front: list[Point]) -> Verdict:
     """Compare the reported frontier with every control.
 
     A control is beaten by a point whose latency interval is not wholly above the control's and that is surely
@@ -80,6 +73,7 @@ def judge(view: RunView) -> Verdict:
 
     Args:
         view: The run.
+        front: Its reported frontier, fastest first.
 
     Returns:
         The verdict; a frontier that is not shown to beat the controls says so.
@@ -87,7 +81,6 @@ def judge(view: RunView) -> Verdict:
     Source:
         Ours; see `core.testimony`.
     """
-    front = standing(view).front
     if not view.controls:
         return Verdict(None, "No control was trained, so the frontier stands beside the dense base alone.", ())
     if not front:
@@ -116,7 +109,7 @@ def judge(view: RunView) -> Verdict:
 
 
 def _compare(view: RunView, reference: Reference, front: list[Point], kind: LatencyKind, num: int) -> Comparison:
-    control = final(view, reference)
+    control = with_final_latency(view, reference)
     # Two networks of one architecture differ in latency by noise alone, so intervals decide.
     as_fast = [p for p in front if latency_of(p.measurement, kind).low <= latency_of(control, kind).high]
     # The front is sorted fastest first, so of equally robust points the fastest is taken.

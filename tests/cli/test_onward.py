@@ -14,6 +14,7 @@ from eed_search.cli.result import next_steps
 from eed_search.core.attack_records import AttackResult
 from eed_search.core.ledger import RunView
 from eed_search.core.records import Accuracy
+from eed_search.tracking.summary import summarise
 from tests.cli.calling import call
 from tests.core.ledgers import write_ledger
 from tests.tracking.factories import make_attack, make_measurement, make_trial, make_view
@@ -32,28 +33,28 @@ def _view(robust: float = 0.8, *attacks: AttackResult, **changes: Any) -> RunVie
 
 def test_a_point_is_attacked_before_it_is_exported() -> None:
     """The search's robust accuracy ranks; it is no claim."""
-    assert onward(_view(), "one", sent=False) == [ATTACK, EXPORT]
+    assert onward(summarise(_view()), "one", sent=False) == [ATTACK, EXPORT]
 
 
 def test_what_was_attacked_is_exported_and_may_be_claimed() -> None:
     """Tier 1 is done: the export first, then the test images."""
-    assert onward(_view(0.8, make_attack(0.7)), "one", sent=False) == [EXPORT, CLAIM]
+    assert onward(summarise(_view(0.8, make_attack(0.7))), "one", sent=False) == [EXPORT, CLAIM]
 
 
 def test_after_the_claim_there_is_only_the_export() -> None:
     """Test images are used once."""
-    assert onward(_view(0.8, make_attack(0.7), make_attack(0.65, tier=2)), "one", sent=False) == [EXPORT]
+    assert onward(summarise(_view(0.8, make_attack(0.7), make_attack(0.65, tier=2))), "one", sent=False) == [EXPORT]
 
 
 def test_an_invalid_result_counts_as_none() -> None:
     """No figure was found, so the point has to be attacked again."""
     failed = make_attack(0.7, badge="invalid", reasons=("check 9",))
-    assert onward(_view(0.8, failed), "one", sent=False) == [ATTACK, EXPORT]
+    assert onward(summarise(_view(0.8, failed)), "one", sent=False) == [ATTACK, EXPORT]
 
 
 def test_a_search_without_robust_images_is_not_sent_to_the_export() -> None:
     """0 of 300 stay right: longer training first, and an attack for whoever doubts it."""
-    steps = onward(_view(0.0), "one", sent=False)
+    steps = onward(summarise(_view(0.0)), "one", sent=False)
     assert [what for what, _, _ in steps] == ["robust", "train", "attack"]
     assert steps[0][2] == "0.0 % in the search (0 of 300 images): not worth an export"
     assert steps[2] == ATTACK
@@ -66,7 +67,7 @@ def test_a_point_that_guesses_is_not_sent_to_the_export(clean: float, export: bo
     right = np.arange(300) < round(300 * clean)
     view = _view()
     view.trials = {0: make_trial(0, measurement=replace(measured, clean_accuracy=Accuracy.of(right)))}
-    steps = onward(view, "one", sent=False)
+    steps = onward(summarise(view), "one", sent=False)
     assert (EXPORT in steps) is export
     if not export:
         assert steps[0][2] == f"clean accuracy {100 * clean:.1f} %, a guess has 10.0 %: not worth an export"
@@ -74,7 +75,7 @@ def test_a_point_that_guesses_is_not_sent_to_the_export(clean: float, export: bo
 
 def test_nothing_robust_at_tier_1_is_said_plainly() -> None:
     """Whatever the search's own attack found."""
-    steps = onward(_view(0.5, make_attack(0.0)), "one", sent=False)
+    steps = onward(summarise(_view(0.5, make_attack(0.0))), "one", sent=False)
     assert [what for what, _, _ in steps] == ["robust", "train"]
     assert steps[0][2] == "0.0 % at tier 1 (0 of 200 images): not worth an export"
 
@@ -83,28 +84,28 @@ def test_the_epochs_to_raise_are_named_with_their_value() -> None:
     """As the run's file has them."""
     view = _view(0.0)
     view.spec = {**view.spec, "base": {"epochs": 2.0}}
-    train = onward(view, "one", sent=False)[1]
+    train = onward(summarise(view), "one", sent=False)[1]
     assert train == ("train", "", "launch again with more base.epochs (now 2), then attack")
 
 
 def test_from_a_cluster_the_bundle_is_attacked() -> None:
     """The run lies there, the bundle comes here."""
-    assert onward(_view(), "one", sent=True) == [EXPORT, ("attack", "attack", "one-knee --tier 1")]
+    assert onward(summarise(_view()), "one", sent=True) == [EXPORT, ("attack", "attack", "one-knee --tier 1")]
 
 
 def test_without_a_frontier_there_is_nothing_to_attack() -> None:
     """No trial has ended yet."""
-    assert onward(make_view(0), "one", sent=False) == []
+    assert onward(summarise(make_view(0)), "one", sent=False) == []
 
 
 def test_a_name_is_quoted_for_the_shell() -> None:
     """Names of folders are the user's."""
-    assert onward(_view(), "my run", sent=False)[0][2] == "'my run:knee' --tier 1"
+    assert onward(summarise(_view()), "my run", sent=False)[0][2] == "'my run:knee' --tier 1"
 
 
 def test_the_printed_commands_hold_the_home() -> None:
     """They can be pasted."""
-    lines = next_steps(_view(), Path("elsewhere/one"), Path("elsewhere"))
+    lines = next_steps(summarise(_view()), Path("elsewhere/one"), Path("elsewhere"))
     assert lines[-2] == "attack  eed-search attack one:knee --tier 1 --home elsewhere"
     assert lines[-1] == "export  eed-search export one --select knee --out one-knee --home elsewhere"
 

@@ -16,6 +16,7 @@ from eed_search.core.ledger import FILE_NAME, Ledger
 from eed_search.core.points import frontier
 from eed_search.core.reported import standing
 from eed_search.search.lock import driving
+from eed_search.tracking.summary import summarise
 from eed_search.tracking.table import COLUMNS, TableRow, table_rows
 from tests.cli.calling import call
 from tests.core.ledgers import write_ledger
@@ -85,7 +86,7 @@ def test_differences_to_the_base_rest_on_fresh_images_in_80_columns() -> None:
     assert view.base is not None
     names = [view.base.name, *(point.id for point in standing(view).front)]
     view.fresh.update({name: checked(0.8 - 0.01 * i, i) for i, name in enumerate(names)})
-    text = "\n".join(lines := base_lines(view))
+    text = "\n".join(lines := base_lines(summarise(view)))
     assert max(map(len, lines)) <= 80
     assert "300 fresh images, which chose nothing\n(points, 95 % together):" in text
     assert "would be decided by about" in text
@@ -97,8 +98,10 @@ def test_the_next_commands_find_the_search_again(home: Path) -> None:
     text = call("report", "second", "--home", home).stdout
     assert f"eed-search ui second --home {home}" in text
     assert f"eed-search export second --select knee --out second-knee --home {home}" in text
-    assert "eed-search ui second" in next_steps(make_view(name="second"), Path("runs/second"), Path("runs"))[0]
-    assert "--home" not in " ".join(next_steps(make_view(name="second"), Path("runs/second"), Path("runs")))
+    assert (
+        "eed-search ui second" in next_steps(summarise(make_view(name="second")), Path("runs/second"), Path("runs"))[0]
+    )
+    assert "--home" not in " ".join(next_steps(summarise(make_view(name="second")), Path("runs/second"), Path("runs")))
 
 
 def test_a_script_off_the_path_is_called_by_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +182,7 @@ def test_no_figure_is_cut_off_on_80_columns() -> None:
         "size": "25.5 kB",
         "MACs": "41.8 k",
     }
-    rows = [replace(table_rows(make_view())[0], cells=tuple(cells[name] for name in COLUMNS))]
+    rows = [replace(table_rows(summarise(make_view()))[0], cells=tuple(cells[name] for name in COLUMNS))]
     text = _drawn(rows, 80)
     for whole in ("79.3 ±5.0", "0.0185?", "14.11 ±0.05", "98.0 ±2.3", " 3 1.00 25.5k", "size", "bytes"):
         assert whole in text, text
@@ -196,7 +199,7 @@ def _drawn(rows: list[TableRow], width: int) -> str:
 
 def test_a_wide_screen_shows_macs_and_the_team_beside_its_point() -> None:
     """From 118 columns on nothing is left out."""
-    rows = table_rows(make_view())
+    rows = table_rows(summarise(make_view()))
     text = _drawn(rows, 130)
     assert "MACs" in text
     assert f"{rows[0].cells[0]}  {rows[0].cells[1]}" in text

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from eed_search.core.attacked import Settings, badge_frontier, others, refuse_second_claim, results, summary
+from eed_search.core.attacked import Settings, badge_frontier, others, refuse_second_claim, result_facts, results
 from eed_search.core.errors import RunError
 from eed_search.core.ledger import Event, Ledger, RunView, fold, read_run
 from eed_search.core.points import frontier, points
@@ -127,7 +127,7 @@ def test_a_second_claim_with_other_settings_is_refused() -> None:
 
 def test_a_summary_carries_everything_a_figure_rests_on() -> None:
     """n, interval, attacks, budget, eps, seed, badge, and the cost under the slower attack."""
-    told = summary(make_attack(0.7))
+    told = result_facts(make_attack(0.7))
     assert {"value", "low", "high", "num_samples", "attack", "eps", "badge"} <= told["robust_accuracy"].keys()
     assert (told["badge"], told["seed"], told["eps"], told["tier"]) == ("checked", 0, 0.15, 1)
     assert told["attacks"] == [{"id": "G0", "name": "APGD-CE on the executed path", "steps": 50, "restarts": 1}]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eed_search.core.attacked import summary
+from eed_search.core.attacked import result_facts
 from eed_search.core.cost import attacked_speedup
 from eed_search.core.records import to_json
 from eed_search.deployment import card
@@ -14,8 +14,8 @@ CLAIMS = {
     "run": "digits",
     **to_json(MEASURED),
     "attacked_speedup": attacked_speedup(MEASURED),
-    "checked": summary(make_attack(0.7)),
-    "claim": summary(make_attack(0.9, tier=2, badge="invalid", reasons=("check 9, gradients: none",))),
+    "checked": result_facts(make_attack(0.7)),
+    "claim": result_facts(make_attack(0.9, tier=2, badge="invalid", reasons=("check 9, gradients: none",))),
     "split": "validation",
 }
 

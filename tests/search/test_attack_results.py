@@ -18,6 +18,7 @@ from eed_search.search.copies import Copies
 from eed_search.search.lock import driving
 from eed_search.tracking.mlflow_log import MlflowTracker, connect
 from eed_search.tracking.report import write_report
+from eed_search.tracking.summary import summarise
 from tests.core.ledgers import write_ledger
 from tests.tracking.factories import make_attack, make_spec, make_view
 
@@ -26,7 +27,7 @@ def test_a_run_gets_its_result_once_in_ledger_and_report(tmp_path: Path) -> None
     """A second call finds it there."""
     view = make_view(8)
     folder = write_ledger(tmp_path / "digits", view)
-    write_report(view, folder / "report")
+    write_report(summarise(view), folder / "report")
     found = make_attack(0.7)
     assert attack_results.write_into_run(folder, "0.0", found) == "written into run digits: its ledger, its report"
     assert attack_results.write_into_run(folder, "0.0", found) == "stands in run digits already"

@@ -13,6 +13,7 @@ from eed_search.core.reported import standing
 from eed_search.tracking.badges import COLUMNS, badge_tables, other_lines
 from eed_search.tracking.mlflow_facts import attack_facts
 from eed_search.tracking.report import as_json, write_report
+from eed_search.tracking.summary import summarise
 from tests.cli.calling import call
 from tests.core.ledgers import write_ledger
 from tests.tracking.factories import make_attack, make_measurement, make_trial, make_view
@@ -34,7 +35,7 @@ def view() -> RunView:
 
 def test_json_keeps_each_badge_apart(view: RunView) -> None:
     """The frontier's own figure stays `proxy`; what is missing is null; no frontier is named before it is whole."""
-    facts = json.loads(json.dumps(as_json(view)))
+    facts = json.loads(json.dumps(as_json(summarise(view))))
     by_id = {point["id"]: point for point in facts["frontier"]}
     assert {point["robust_accuracy"]["badge"] for point in facts["frontier"]} == {"proxy"}
     assert by_id["0.0"]["checked"]["robust_accuracy"]["badge"] == "checked"
@@ -51,15 +52,15 @@ def test_json_keeps_each_badge_apart(view: RunView) -> None:
 
 def test_the_frontier_by_checked_appears_once_all_are_checked(view: RunView) -> None:
     view.attacks["1.0"] = [make_attack(0.3)]
-    assert as_json(view)["badges"]["checked"]["frontier"] == ["2.0", "0.0"]
-    (checked, _) = badge_tables(view)
+    assert as_json(summarise(view))["badges"]["checked"]["frontier"] == ["2.0", "0.0"]
+    (checked, _) = badge_tables(summarise(view))
     assert "Frontier by `checked` alone: 2.0, 0.0." in checked.notes
     assert [(row[0], row[-1]) for row in checked.rows] == [("2.0", "yes"), ("1.0", ""), ("0.0", "yes")]
 
 
 def test_a_table_holds_one_badge_and_says_what_its_figures_rest_on(view: RunView) -> None:
     """n, interval, attacks, eps, seed; an invalid result has no figure."""
-    checked, claim = badge_tables(view)
+    checked, claim = badge_tables(summarise(view))
     assert {len(row) for row in (*checked.rows, *claim.rows)} == {len(COLUMNS)}
     assert checked.title == "Robust accuracy at tier 1, badge `checked`"
     row = dict(zip(COLUMNS, checked.rows[-1], strict=True))
@@ -78,21 +79,21 @@ def test_a_table_holds_one_badge_and_says_what_its_figures_rest_on(view: RunView
 
 
 def test_what_fits_in_no_column_is_listed(view: RunView) -> None:
-    (line,) = other_lines(view)
+    (line,) = other_lines(summarise(view))
     assert line.startswith("2.0: 30.0 ±")
     assert line.endswith("at tier 1 (badge `checked`), eps 0.2, seed 0, 200 fresh images: not in the columns")
 
 
 def test_page_and_terminal_show_the_same_tables(view: RunView, tmp_path: Path) -> None:
     """Each badge a section and a table of its own, beside the search's."""
-    html = write_report(view, tmp_path / "report")["html"].read_text()
+    html = write_report(summarise(view), tmp_path / "report")["html"].read_text()
     write_ledger(tmp_path / "home" / "digits", view)
     text = call("report", "--home", tmp_path / "home").stdout
     for badge, tier in (("checked", 1), ("claim", 2)):
         title = f"Robust accuracy at tier {tier}, badge `{badge}`"
         assert html.count(f"<h2>{title}</h2>") == 1
         assert text.count(title) == 1
-    for row in (row for one in badge_tables(view) for row in one.rows):
+    for row in (row for one in badge_tables(summarise(view)) for row in one.rows):
         assert f"<td>{row[0]}</td><td>{row[1]}</td>" in html
         assert re.search(rf"^ ?{row[0]} +{re.escape(row[1])} ", text, re.MULTILINE)
     tables = text.partition("Robust accuracy at tier 1")[2].partition("\nMLflow ")[0]

@@ -17,6 +17,7 @@ from eed_search.core.records import to_json
 from eed_search.core.reported import standing
 from eed_search.tracking.mlflow_log import MlflowTracker, connect, database_uri
 from eed_search.tracking.report import write_report
+from eed_search.tracking.summary import summarise
 from tests.core.ledgers import events_of
 from tests.tracking.factories import make_attack, make_latency, make_measurement, make_spec, make_trial, make_view
 
@@ -59,7 +60,7 @@ def finished(view: RunView, tmp_path_factory: pytest.TempPathFactory) -> MlflowT
     """The tracker that wrote it to MLflow, from start to finish."""
     home = tmp_path_factory.mktemp("a home, 100 % of it")
     tracker = track(home, view)
-    tracker.finish(view, write_report(view, home / "digits" / "report")["html"].parent, "finished")
+    tracker.finish(view, write_report(summarise(view), home / "digits" / "report")["html"].parent, "finished")
     return tracker
 
 

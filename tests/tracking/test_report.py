@@ -13,6 +13,7 @@ from eed_search.core.ledger import RunView
 from eed_search.core.points import points
 from eed_search.core.reported import standing
 from eed_search.tracking.report import as_json, write_report
+from eed_search.tracking.summary import summarise
 from tests.tracking.factories import make_latency, make_measurement, make_trial, make_view
 
 POINT_KEYS = {
@@ -30,43 +31,49 @@ def view() -> RunView:
 @pytest.fixture(scope="module")
 def files(view: RunView, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Its report's files."""
-    return write_report(view, tmp_path_factory.mktemp("home") / "digits" / "report")
+    return write_report(summarise(view), tmp_path_factory.mktemp("home") / "digits" / "report")
 
 
 def test_json_names_run_and_schema(view: RunView) -> None:
     """JSON names run and schema."""
-    facts = as_json(view)
+    facts = as_json(summarise(view))
     assert (facts["schema_version"], facts["run"], facts["state"]) == (1, "digits", "finished")
 
 
 def test_json_counts_trials_by_state(view: RunView) -> None:
     """JSON counts trials by state."""
-    assert as_json(view)["num_trials"] == {"done": 17, "infeasible": 1, "pruned": 1, "failed": 1, "running": 0}
+    assert as_json(summarise(view))["num_trials"] == {
+        "done": 17,
+        "infeasible": 1,
+        "pruned": 1,
+        "failed": 1,
+        "running": 0,
+    }
 
 
 def test_json_is_plain_and_without_nan(view: RunView) -> None:
     """JSON is plain and without nan."""
-    facts = as_json(view)
+    facts = as_json(summarise(view))
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts
 
 
 def test_every_point_carries_every_field(view: RunView) -> None:
     """Every point carries every field."""
-    front = as_json(view)["frontier"]
+    front = as_json(summarise(view))["frontier"]
     assert front
     assert all(set(point) >= POINT_KEYS for point in front)
 
 
 def test_base_and_controls_carry_the_fields_of_a_point(view: RunView) -> None:
     """Base and controls carry the fields of a point."""
-    facts = as_json(view)
+    facts = as_json(summarise(view))
     for reference in (facts["base"], *facts["controls"]):
         assert set(reference) >= (POINT_KEYS - {"id", "trial", "params"}) | {"name", "size", "recipe", "seconds"}
 
 
 def test_robust_accuracy_says_what_attacked_it(view: RunView) -> None:
     """Robust accuracy says what attacked it."""
-    robust = as_json(view)["frontier"][0]["robust_accuracy"]
+    robust = as_json(summarise(view))["frontier"][0]["robust_accuracy"]
     assert set(robust) == {"value", "low", "high", "num_samples", "attack", "eps", "badge"}
     assert (robust["attack"], robust["eps"], robust["badge"]) == ("gated-pgd-20", 0.15, "proxy")
     assert robust["low"] <= robust["value"] <= robust["high"]
@@ -74,7 +81,7 @@ def test_robust_accuracy_says_what_attacked_it(view: RunView) -> None:
 
 def test_latency_is_a_plain_number_with_its_interval_beside(view: RunView) -> None:
     """Latency is a plain number with its interval beside."""
-    point = as_json(view)["frontier"][0]
+    point = as_json(summarise(view))["frontier"][0]
     assert isinstance(point["latency_ms"], float)
     assert point["latency"]["low_ms"] <= point["latency_ms"] <= point["latency"]["high_ms"]
     assert set(point["latency"]) >= {"p50_ms", "p95_ms", "num_calls", "worst_case_ms", "method"}
@@ -82,7 +89,7 @@ def test_latency_is_a_plain_number_with_its_interval_beside(view: RunView) -> No
 
 def test_no_frontier_point_dominates_another(view: RunView) -> None:
     """No frontier point dominates another."""
-    front = as_json(view)["frontier"]
+    front = as_json(summarise(view))["frontier"]
     robust = [point["robust_accuracy"]["value"] for point in front]
     latency = [point["latency_ms"] for point in front]
     assert latency == sorted(latency)
@@ -93,7 +100,7 @@ def test_final_latency_replaces_the_one_of_the_search(view: RunView) -> None:
     """Final latency replaces the one of the search."""
     first = standing(view).front[0].id
     timed = {first: make_latency(0.05, method="cascade"), "dense base": make_latency(0.7, method="cascade")}
-    facts = as_json(replace(view, latencies=timed))
+    facts = as_json(summarise(replace(view, latencies=timed)))
     assert facts["frontier"][0]["latency_ms"] == 0.05
     assert facts["frontier"][0]["latency"]["method"] == "cascade"
     assert facts["base"]["latency_ms"] == 0.7
@@ -102,7 +109,7 @@ def test_final_latency_replaces_the_one_of_the_search(view: RunView) -> None:
 
 def test_members_trained_and_used_come_from_the_stages(view: RunView) -> None:
     """Members trained and used come from the stages."""
-    facts = as_json(view)
+    facts = as_json(summarise(view))
     uses = [use for trial in view.trials.values() for use in trial.stages if use.stage == "member.1"]
     assert facts["members_used"] == len(uses)
     assert facts["member_trainings"] == sum(not use.hit for use in uses)
@@ -111,7 +118,7 @@ def test_members_trained_and_used_come_from_the_stages(view: RunView) -> None:
 
 def test_a_run_that_has_just_begun_has_a_report() -> None:
     """A run that has just begun has a report."""
-    facts = as_json(RunView(name="new", proposals={0: {}}))
+    facts = as_json(summarise(RunView(name="new", proposals={0: {}})))
     assert facts["base"] is None
     assert facts["frontier"] == []
     assert facts["hypervolume"] == 0
@@ -131,12 +138,12 @@ def test_files_lie_where_they_are_said_to(files: dict[str, Path]) -> None:
 
 def test_json_file_is_the_json(view: RunView, files: dict[str, Path]) -> None:
     """JSON file is the JSON."""
-    assert json.loads(files["json"].read_text()) == as_json(view)
+    assert json.loads(files["json"].read_text()) == as_json(summarise(view))
 
 
 def test_json_lists_what_may_belong_apart(view: RunView) -> None:
     """With its probability, and by what the two were told apart."""
-    facts, found = as_json(view), standing(view)
+    facts, found = as_json(summarise(view)), standing(view)
     assert [point["id"] for point in facts["frontier"]] == [p.id for p in found.front]
     assert [point["id"] for point in facts["may_belong"]] == [p.id for p in found.maybe]
     assert all(point["front_probability"] >= 0.75 for point in facts["frontier"])
@@ -159,7 +166,7 @@ def test_csv_has_a_row_for_each_row_of_the_table(view: RunView, files: dict[str,
         *["may belong"] * len(standing(view).maybe),
         *("base", "control", "control"),
     ]
-    first = as_json(view)["frontier"][0]
+    first = as_json(summarise(view))["frontier"][0]
     assert float(rows[0]["robust_accuracy.value"]) == first["robust_accuracy"]["value"]
     assert rows[0]["params.member1.score"] == first["params"]["member1.score"]
     assert math.isclose(float(rows[0]["latency_ms"]), first["latency_ms"])
@@ -190,7 +197,7 @@ def test_page_shows_frontier_base_controls_and_failures(view: RunView, files: di
 def test_page_shows_text_of_others_as_text(tmp_path: Path) -> None:
     """Page shows text of others as text."""
     trial = make_trial(0, outcome="failed", reason="error", message="<script>alert(1)</script>", measurement=None)
-    paths = write_report(make_view(0, trials={0: trial}, notes=["<b>bold</b>"]), tmp_path)
+    paths = write_report(summarise(make_view(0, trials={0: trial}, notes=["<b>bold</b>"])), tmp_path)
     text = paths["html"].read_text()
     assert "<script>alert(1)" not in text
     assert "&lt;script&gt;alert(1)" in text
@@ -199,7 +206,7 @@ def test_page_shows_text_of_others_as_text(tmp_path: Path) -> None:
 
 def test_page_of_a_run_without_a_finished_trial(tmp_path: Path) -> None:
     """Page of a run without a finished trial."""
-    assert write_report(make_view(0, controls=[]), tmp_path)["html"].stat().st_size > 1_000_000
+    assert write_report(summarise(make_view(0, controls=[])), tmp_path)["html"].stat().st_size > 1_000_000
 
 
 def test_a_noisy_point_is_drawn_and_not_ranked() -> None:
@@ -208,7 +215,7 @@ def test_a_noisy_point_is_drawn_and_not_ranked() -> None:
 
     noisy = make_trial(0, measurement=make_measurement(0.99, 0.01, latency=make_latency(0.01, noisy=True)))
     view = make_view(0, trials={0: noisy, 1: make_trial(1)})
-    drawn = {trace.name: len(trace.x) for trace in frontier_figure(view).data if trace.name}
+    drawn = {trace.name: len(trace.x) for trace in frontier_figure(summarise(view)).data if trace.name}
     assert (drawn["not ranked"], drawn["frontier"]) == (1, 1)
 
 
@@ -216,7 +223,7 @@ def test_every_measured_trial_is_drawn_once(view: RunView) -> None:
     """Every measured trial is drawn once."""
     from eed_search.tracking.plots import frontier_figure
 
-    drawn = {trace.name: len(trace.x) for trace in frontier_figure(view).data if trace.name}
+    drawn = {trace.name: len(trace.x) for trace in frontier_figure(summarise(view)).data if trace.name}
     assert drawn["frontier"] + drawn["may belong"] + drawn["dominated"] == len(points(view))
     assert (drawn["not ranked"], drawn["dense base"], drawn["control, from scratch"]) == (1, 1, 2)
 
@@ -225,14 +232,14 @@ def test_hypervolume_over_trials_rises_to_that_of_the_run(view: RunView) -> None
     """Hypervolume over trials rises to that of the run."""
     from eed_search.tracking.plots import hypervolume_over_trials
 
-    values = hypervolume_over_trials(view)
+    values = hypervolume_over_trials(summarise(view))
     assert len(values) == len(view.trials)
     assert values == sorted(values)
-    assert values[-1] == pytest.approx(as_json(view)["hypervolume"], abs=1e-12)
+    assert values[-1] == pytest.approx(as_json(summarise(view))["hypervolume"], abs=1e-12)
 
 
 def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
     """A folder that cannot be made is one clear error."""
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be written"):
-        write_report(make_view(1), tmp_path / "file" / "report")
+        write_report(summarise(make_view(1)), tmp_path / "file" / "report")

@@ -20,8 +20,8 @@ from eed_search.core.ledger import FILE_NAME, Ledger
 from eed_search.core.points import frontier
 from eed_search.tracking.mlflow_log import MlflowTracker, connect, database_uri
 from eed_search.tracking.report import write_report
+from eed_search.tracking.summary import summarise
 from eed_search.tracking.ui import Ui, compare_link, find_links, serve
-from eed_search.tracking.verdict import judge
 from tests.tracking.factories import make_spec, make_view
 from tests.waiting import HANGS_S
 
@@ -38,7 +38,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     view = make_view(NUM_TRIALS)
     tracker = MlflowTracker(make_spec(), folder, view.name)
     tracker.start(view)
-    tracker.finish(view, write_report(view, folder / "digits" / "report")["html"].parent, "finished")
+    tracker.finish(view, write_report(summarise(view), folder / "digits" / "report")["html"].parent, "finished")
     return folder
 
 
@@ -129,7 +129,7 @@ def test_a_search_writes_to_a_server_as_to_a_database(served: Ui, tmp_path: Path
     view = make_view(2, name="elsewhere")
     tracker = MlflowTracker(make_spec(tracking={"uri": served.url, "experiment": "remote"}), tmp_path, view.name)
     tracker.start(view)
-    tracker.finish(view, write_report(view, tmp_path / "report")["html"].parent, "finished")
+    tracker.finish(view, write_report(summarise(view), tmp_path / "report")["html"].parent, "finished")
     client = connect(served.url)
     assert len(client.list_artifacts(tracker.parent_run_id, "report")) == 3
     assert client.get_run(tracker.parent_run_id).info.status == "FINISHED"
@@ -242,7 +242,7 @@ def test_page_of_the_search_shows_its_verdict(browser: Any, served: Ui) -> None:
     """The search's own page shows its name, its verdict and its children."""
     assert served.links
     browser.get(served.links.run)
-    await_element(browser, text=judge(make_view(NUM_TRIALS)).text)
+    await_element(browser, text=summarise(make_view(NUM_TRIALS)).verdict.text)
     keep_picture(browser, "search")
 
 

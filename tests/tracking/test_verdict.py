@@ -10,7 +10,7 @@ import pytest
 from eed_search.core.ledger import RunView
 from eed_search.core.records import Accuracy, FreshCheck, Reference, RobustAccuracy, pack_bits
 from eed_search.core.testimony import claim_over_base, compared, gains_over_base
-from eed_search.tracking.verdict import judge
+from eed_search.tracking.summary import summarise
 from tests.tracking.factories import NUM_SAMPLES, make_attack, make_measurement, make_trial, make_view, right
 
 
@@ -35,7 +35,7 @@ def run(points: list[tuple[float, float]], *controls: tuple[float, float], fresh
 
 
 def test_as_fast_and_surely_more_robust_beats() -> None:
-    verdict = judge(run([(0.90, 0.2)], (0.70, 0.3)))
+    verdict = summarise(run([(0.90, 0.2)], (0.70, 0.3))).verdict
     (comparison,) = verdict.comparisons
     assert verdict.beats_controls is True
     assert "beats the control: as fast, and more robust on images that chose nothing" in verdict.text
@@ -48,14 +48,14 @@ def test_as_fast_and_surely_more_robust_beats() -> None:
 @pytest.mark.parametrize("point", [(0.80, 0.1), (0.80, 0.3), (0.81, 0.2)])
 def test_what_is_not_told_apart_does_not_beat(point: tuple[float, float]) -> None:
     """However fast it is: it may be less robust."""
-    verdict = judge(run([point], (0.80, 0.3)))
+    verdict = summarise(run([point], (0.80, 0.3))).verdict
     assert verdict.beats_controls is False
     assert verdict.text.startswith("The frontier is NOT shown to beat the controls")
     assert "not told apart from 0.0" in verdict.comparisons[0].text
 
 
 def test_it_is_said_how_many_images_would_decide() -> None:
-    (comparison,) = judge(run([(0.81, 0.2)], (0.80, 0.3))).comparisons
+    (comparison,) = summarise(run([(0.81, 0.2)], (0.80, 0.3))).verdict.comparisons
     assert comparison.decided_by is not None
     assert comparison.decided_by > NUM_SAMPLES
     assert f"about {comparison.decided_by:,} images would decide" in comparison.text
@@ -63,18 +63,18 @@ def test_it_is_said_how_many_images_would_decide() -> None:
 
 @pytest.mark.parametrize("point", [(0.95, 0.33), (0.60, 0.1)])
 def test_better_in_one_and_worse_in_the_other_does_not_beat(point: tuple[float, float]) -> None:
-    verdict = judge(run([point], (0.80, 0.3)))
+    verdict = summarise(run([point], (0.80, 0.3))).verdict
     assert verdict.beats_controls is False
     assert "does NOT beat the controls" in verdict.text
 
 
 def test_a_latency_within_the_interval_is_as_fast() -> None:
     """One architecture timed twice differs by noise: the more robust one beats."""
-    assert judge(run([(0.91, 0.301)], (0.80, 0.3))).comparisons[0].beaten
+    assert summarise(run([(0.91, 0.301)], (0.80, 0.3))).verdict.comparisons[0].beaten
 
 
 def test_one_of_two_controls_missed_is_named() -> None:
-    verdict = judge(run([(0.92, 0.2)], (0.80, 0.3), (0.81, 0.1)))
+    verdict = summarise(run([(0.92, 0.2)], (0.80, 0.3), (0.81, 0.1))).verdict
     assert verdict.text == "The frontier beats control 0; it is NOT shown to beat control 1."
     assert "no point is as fast; the fastest, 0.0: +11.0 points" in verdict.comparisons[1].text
 
@@ -83,12 +83,12 @@ def test_which_point_is_compared_is_chosen_by_the_searchs_own_figures() -> None:
     """Not by the fresh images: the best of several there would look better than it is."""
     view = run([(0.81, 0.1), (0.85, 0.25), (0.90, 0.5)], (0.70, 0.3))
     view.fresh["0.0"] = checked(1.0)
-    assert judge(view).comparisons[0].point == "1.0"
+    assert summarise(view).verdict.comparisons[0].point == "1.0"
 
 
 def test_without_fresh_images_nothing_is_judged() -> None:
     """What chose does not testify, however large the difference is."""
-    verdict = judge(run([(0.95, 0.2)], (0.60, 0.3), fresh=False))
+    verdict = summarise(run([(0.95, 0.2)], (0.60, 0.3), fresh=False)).verdict
     assert verdict.beats_controls is None
     assert "not compared with the controls yet" in verdict.text
     assert (verdict.comparisons[0].robust_difference, verdict.comparisons[0].beaten) == (None, False)
@@ -99,7 +99,7 @@ def test_a_lucky_choice_is_not_believed() -> None:
     """Far ahead on the images that chose, equal on those that did not."""
     view = run([(0.95, 0.2)], (0.70, 0.3))
     view.fresh["0.0"] = view.fresh["control 0"]
-    verdict = judge(view)
+    verdict = summarise(view).verdict
     assert verdict.beats_controls is False
     assert verdict.comparisons[0].decided_by is None  # equal there: no number would
 
@@ -107,7 +107,7 @@ def test_a_lucky_choice_is_not_believed() -> None:
 def test_tier_1_testifies_where_both_sides_have_it() -> None:
     view = run([(0.90, 0.2)], (0.70, 0.3))
     view.attacks.update({"0.0": [make_attack(0.60)], "control 0": [make_attack(0.62)]})
-    (comparison,) = judge(view).comparisons
+    (comparison,) = summarise(view).verdict.comparisons
     assert (comparison.source, comparison.num_images, comparison.beaten) == ("checked", 200, False)
     assert "on 200 fresh images, tier 1" in comparison.text
 
@@ -139,8 +139,8 @@ def test_a_point_that_is_not_reported_is_one_comparison_more() -> None:
 
 
 def test_no_control_or_no_frontier_gives_no_verdict() -> None:
-    assert judge(run([(0.82, 0.2)])).beats_controls is None
-    assert judge(run([], (0.80, 0.3))).beats_controls is None
+    assert summarise(run([(0.82, 0.2)])).verdict.beats_controls is None
+    assert summarise(run([], (0.80, 0.3))).verdict.beats_controls is None
 
 
 def _point(view: RunView, number: int):
