@@ -567,7 +567,7 @@ def study_of(home: Path, view: RunView) -> dict[int, tuple[str, Any, Any, Any]]:
 
 def mlflow_problems(view: RunView) -> list[str]:
     """Say what MLflow lacks, has twice, or holds open."""
-    from eed_search.tracking.mlflow_log import connect
+    from eed_search.tracking.mlflow_store import connect
 
     client = connect(view.tracker["uri"])
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()], max_results=10_000)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 _MOST_TIMES = 1e6  # as many images as there are, beyond which nothing is said
 _PRECISION = 1.02  # of a number of images that would decide
@@ -173,3 +174,27 @@ def _quantile(confidence: float) -> float:
     from statistics import NormalDist
 
     return NormalDist().inv_cdf((1 + confidence) / 2)
+
+
+FEWEST_GAINS = 3  # that tell how far one more may lie from their mean
+
+
+def next_gain(gains: Float[np.ndarray, "trials ..."]) -> tuple[Any, Any] | None:
+    """Say where one more gain will lie, from those that were seen: their mean, and how far it may lie from it to one side.
+
+    Args:
+        gains: Of finished trials, along the first axis.
+
+    Returns:
+        Mean and distance (one-sided, 97.5 %); none where fewer than `FEWEST_GAINS` were seen.
+
+    Source:
+        Prediction interval of a normal by Student's t; its use for races is ours.
+    """
+    num = len(gains)
+    if num < FEWEST_GAINS:
+        return None
+    from scipy.special import stdtrit
+
+    error = float(stdtrit(num - 1, 0.975)) * math.sqrt(1 + 1 / num) * gains.std(axis=0, ddof=1)
+    return gains.mean(axis=0), error

@@ -16,6 +16,7 @@ from eed_search.core import attacked
 from eed_search.core.attack_records import READABLE, AttackResult
 from eed_search.core.attacked import Settings
 from eed_search.core.errors import BundleError, EedSearchError, RunError
+from eed_search.core.events import Attacked, Tracked
 from eed_search.core.ledger import FILE_NAME, Ledger, RunView
 from eed_search.core.records import from_json, to_json
 from eed_search.core.spec_file import parse
@@ -57,7 +58,7 @@ def _write(folder: Path, id_: str, result: AttackResult, journal: Journal) -> st
     name = journal.view.name
     if any((one.key, one.badge) == (result.key, result.badge) for one in journal.view.attacks.get(id_, ())):
         return f"stands in run {name} already"
-    journal.append("attack", {"id": id_, "result": to_json(result), "offline": True})
+    journal.append(Attacked(id_, to_json(result)))
     done = ["its ledger"]
     if journal.view.base is not None and (folder / REPORT_FOLDER).is_dir():
         from eed_search.tracking.report import write_report
@@ -101,7 +102,7 @@ def _tell_mlflow(folder: Path, journal: Journal) -> bool:
     try:
         journal.open_tracker(MlflowTracker(spec, folder.parent, view.name, view.uid))
     except EedSearchError as error:
-        journal.append("tracker", {"complete": False})
+        journal.append(Tracked({"complete": False}))
         journal.note(f"MLflow was not told of an attack ({str(error).splitlines()[0]})")
         return False
     report = folder / REPORT_FOLDER

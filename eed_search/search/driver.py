@@ -24,6 +24,7 @@ from eed_search.core.beforehand import Beforehand, to_facts
 from eed_search.core.contenders import Look
 from eed_search.core.data_facts import DataFacts
 from eed_search.core.errors import EedSearchError, FailureReason, MachineFault, TrialFailure
+from eed_search.core.events import Requested, Resumed, RunDescribed
 from eed_search.core.failpoints import fail_point
 from eed_search.core.home import check_home
 from eed_search.core.ledger import FILE_NAME, RESUME, Ledger, RunView
@@ -267,25 +268,25 @@ class _Search:
             "machine": origin.machine(self.workers.num_cpus, self.workers.num_gpus),
         }
         uid = f"{self.folder.name}-{uuid.uuid4().hex[:12]}"
-        head = {"name": self.folder.name, "uid": uid, "spec": self.spec.to_plain(), "home": str(self.home)}
-        self.journal.append("run", {**head, "facts": facts, "origin": {"code": origin.code_files()}})
+        code = {"code": origin.code_files()}
+        self.journal.append(RunDescribed(self.folder.name, self.spec.to_plain(), facts, str(self.home), uid, code))
 
     def _take_up(self, again: Again) -> None:
         requests.withdraw(self.folder)  # what the last driver did not hear
-        event: dict[str, Any] = {
-            "reopened": list(again.reopened),
-            "drift": list(again.drift),
-            "command": command_line(),
-            "facts": {
-                "versions": origin.versions(),
-                "machine": origin.machine(self.workers.num_cpus, self.workers.num_gpus),
-            },
-        }
-        if self.view.base is not None:
-            event["origin"] = origin.origin(self.spec)
-        if again.changed:
-            event |= {"spec": self.spec.to_plain(), "home": str(self.home)}
-        self.journal.append("resume", event)
+        self.journal.append(
+            Resumed(
+                reopened=tuple(again.reopened),
+                drift=tuple(again.drift),
+                command=command_line(),
+                facts={
+                    "versions": origin.versions(),
+                    "machine": origin.machine(self.workers.num_cpus, self.workers.num_gpus),
+                },
+                origin=None if self.view.base is None else origin.origin(self.spec),
+                spec=self.spec.to_plain() if again.changed else None,
+                home=str(self.home) if again.changed else None,
+            )
+        )
         for note in (*again.notes, *(f"resumed although changed: {line}" for line in again.drift)):
             self.journal.note(note)
 
@@ -337,11 +338,11 @@ class _Search:
         facts: DataFacts = self._alone(
             "read_data", {"spec": self.spec, "store_root": self.home / "store"}, "data", self._poll
         )
-        head = {"name": view.name, "uid": view.uid, "spec": view.spec, "home": view.home}
-        self.journal.data({**head, "facts": view.facts | {"data": facts.to_plain()}}, facts)
+        measured = view.facts | {"data": facts.to_plain()}
+        self.journal.data(RunDescribed(view.name, view.spec, measured, view.home, view.uid), facts)
 
     def _keep(self, setting: Setting) -> None:
-        measured = {
+        measured: dict[str, Any] = {
             "num_classes": setting.num_classes,
             "image_shape": list(setting.image_shape),
             "reference_ms": setting.base.measurement.latency.latency_ms.value,
@@ -351,10 +352,9 @@ class _Search:
         if forms := getattr(setting, "forms", ()):
             measured["forms"] = to_facts(forms)
         view = self.view
-        head: dict[str, Any] = {"name": view.name, "uid": view.uid, "spec": view.spec, "home": view.home}
-        head["facts"] = view.facts | measured
         # The data's files are hashed now: a source may have been downloaded only just before.
-        self.journal.append("run", {**head, "origin": origin.origin(self.spec)})
+        of = origin.origin(self.spec)
+        self.journal.append(RunDescribed(view.name, view.spec, view.facts | measured, view.home, view.uid, of))
         self.journal.base(setting.base)
         for note in getattr(setting, "notes", ()):
             self.journal.note(note)
@@ -603,7 +603,7 @@ class _Search:
         """Take in what was asked for from outside."""
         if (wish := requests.asked(self.folder)) is None:
             return
-        self.journal.append("request", {"what": wish})
+        self.journal.append(Requested(wish))
         requests.withdraw(self.folder)
         self.stop.set(wish)
 

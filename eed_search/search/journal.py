@@ -13,15 +13,37 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from eed_search.core.contenders import Look
 from eed_search.core.data_facts import DataFacts
-from eed_search.core.ledger import RESUME, EventKind, Ledger, RunView, fold, num_ended
+from eed_search.core.events import (
+    BaseMeasured,
+    ControlMeasured,
+    FreshChecked,
+    LatencyMeasured,
+    LookTaken,
+    Noted,
+    RivalsNamed,
+    RunDescribed,
+    RunEnded,
+    RunEvent,
+    RungDecided,
+    RungReported,
+    StageBegan,
+    ThresholdConfirmed,
+    Tracked,
+    TrialAttempted,
+    TrialEnded,
+    TrialProposed,
+    fold,
+    to_row,
+)
+from eed_search.core.ledger import RESUME, Ledger, RunView, num_ended
 from eed_search.core.modes import make_file
 from eed_search.core.moved import same_tracker
 from eed_search.core.params import ParamValue
-from eed_search.core.records import FreshCheck, Latency, Measurement, Reference, RungReading, TrialRecord, to_json
+from eed_search.core.records import FreshCheck, Latency, Measurement, Reference, RungReading, TrialRecord
 from eed_search.search.listener import Listener, Status
 
 if TYPE_CHECKING:
@@ -63,11 +85,11 @@ class Journal:
         self._last_cursor = 0
         self._last_look = 0.0
 
-    def append(self, kind: EventKind, data: dict[str, Any], trial: int | None = None) -> int:
+    def append(self, event: RunEvent) -> int:
         """Write one event and bring the view up to date; gives its sequence number."""
-        seq = self._ledger.append(kind, data, trial)
+        seq = self._ledger.append(*to_row(event))
         self._read()
-        if self._outbox and kind not in _NO_NEWS:
+        if self._outbox and event.kind not in _NO_NEWS:
             self._outbox.wake()
         return seq
 
@@ -77,63 +99,64 @@ class Journal:
 
     def stage(self, text: str) -> None:
         """Say that a phase begins."""
-        self.append("stage", {"text": text})
+        self.append(StageBegan(text))
         self.listener.on_stage(text)
 
     def note(self, text: str) -> None:
         """Keep a line that a reader of the result should know; once, however often it is said."""
         if text not in self.view.notes:
-            self.append("note", {"text": text})
+            self.append(Noted(text))
             self.listener.on_note(text)
 
-    def data(self, run: dict[str, Any], facts: DataFacts) -> None:
+    def data(self, run: RunDescribed, facts: DataFacts) -> None:
         """Keep what was read of the data, among the run's facts."""
-        self.append("run", run)
+        self.append(run)
         self.listener.on_data(facts)
 
     def base(self, base: Reference) -> None:
         """Keep the dense base."""
-        self.append("base", to_json(base))
+        self.append(BaseMeasured(base))
         self.listener.on_base(base)
 
     def control(self, control: Reference) -> None:
         """Keep a control."""
-        self.append("control", to_json(control))
+        self.append(ControlMeasured(control))
         self.listener.on_control(control)
 
     def proposal(self, number: int, params: Mapping[str, ParamValue], drawn: Mapping[str, ParamValue]) -> None:
         """Keep what a trial is about to try, and what Optuna drew for it."""
-        self.append("proposal", {"params": dict(params), "drawn": dict(drawn)}, number)
+        self.append(TrialProposed(number, dict(params), dict(drawn)))
 
     def attempt(self, number: int) -> None:
         """Keep that a trial starts, for the first time or again."""
-        self.append("attempt", {"attempt": self.view.attempts.get(number, 0) + 1, "state": "started"}, number)
+        self.append(TrialAttempted(number, self.view.attempts.get(number, 0) + 1, "started"))
 
     def rivals(self, number: int, points: Sequence[str]) -> None:
         """Keep whom a trial will be held against while it is attacked."""
-        self.append("rivals", {"points": list(points)}, number)
+        self.append(RivalsNamed(number, tuple(points)))
 
     def lost(self, number: int, message: str) -> None:
         """Keep that a trial's worker was lost, and that it will be tried again."""
         attempt = self.view.attempts.get(number, 0)
-        self.append("attempt", {"attempt": attempt, "state": "lost", "message": message}, number)
+        self.append(TrialAttempted(number, attempt, "lost", message))
 
     def report(self, number: int, reading: RungReading) -> None:
         """Keep what a trial measured on its way."""
-        stages = [to_json(use) for use in reading.stages]
-        data = {
-            "rung": reading.rung,
-            "metrics": reading.metrics(),
-            "robust_hex": reading.robust_hex,
-            "num_samples": reading.robust_accuracy.num_samples,
-            "stages": stages,
-            "seconds": reading.seconds,
-        }
-        self.append("report", data, number)
+        self.append(
+            RungReported(
+                number,
+                reading.rung,
+                reading.metrics(),
+                robust_hex=reading.robust_hex,
+                num_samples=reading.robust_accuracy.num_samples,
+                stages=reading.stages,
+                seconds=reading.seconds,
+            )
+        )
 
     def decision(self, number: int, rung: int, decision: str) -> None:
         """Keep what was made of a trial's report, then and later."""
-        self.append("decision", {"rung": rung, "decision": decision}, number)
+        self.append(RungDecided(number, rung, decision))
         if decision != RESUME:
             self.listener.on_rung(number, self.view.reports[number][-1], self.view)
 
@@ -141,12 +164,12 @@ class Journal:
         """Keep a trial's end, once."""
         if record.number in self.view.trials:
             return
-        self.append("result", to_json(record), record.number)
+        self.append(TrialEnded(record))
         self.listener.on_result(record, self.view)
 
     def look(self, look: Look) -> None:
         """Keep a decision on who may belong to the frontier."""
-        self.append("look", to_json(look))
+        self.append(LookTaken(look))
 
     def final(self, id_: str, found: Latency | Measurement | FreshCheck, chose_from: int | None = None) -> None:
         """Keep what a point's finals found: its latency, its confirmed measurement, or its fresh check.
@@ -157,16 +180,15 @@ class Journal:
             chose_from: First of the fresh images, where they help to choose the frontier.
         """
         if isinstance(found, Latency):
-            self.append("latency", {"id": id_, "latency": to_json(found)})
+            self.append(LatencyMeasured(id_, found))
         elif isinstance(found, Measurement):
-            self.append("confirmed", {"id": id_, "measurement": to_json(found)})
+            self.append(ThresholdConfirmed(id_, found))
         else:
-            chose = {} if chose_from is None else {"chose_from": chose_from}
-            self.append("fresh", {"id": id_, "check": to_json(found), **chose})
+            self.append(FreshChecked(id_, found, chose_from))
 
     def end(self, state: State, reason: str = "") -> None:
         """Close the run; a `resume` may open it again."""
-        self.append("end", {"state": state, "reason": reason})
+        self.append(RunEnded(state, reason))
 
     def tick(self, stages: Mapping[str, str]) -> None:
         """Tell the listener how far the search is, and remember how far the tracker is."""
@@ -198,7 +220,7 @@ class Journal:
         # What was delivered once is delivered again where MLflow has forgotten the search.
         known = tracker.taken_up and same_tracker(self.view.tracker.get("uri"), tracker.uri)
         cursor = int(self.view.tracker.get("cursor", 0)) if known else 0
-        self.append("tracker", {**facts, "cursor": cursor, "complete": False})
+        self.append(Tracked({**facts, "cursor": cursor, "complete": False}))
         self._outbox = Outbox(self._ledger.path, tracker, cursor)
 
     def close_tracker(self, state: State, report_folder: Path | None, patience_s: float = 60.0) -> None:
@@ -212,7 +234,7 @@ class Journal:
         self._remember_cursor()
         self._outbox = None
         if complete:
-            self.append("tracker", {"complete": True})
+            self.append(Tracked({"complete": True}))
         elif outbox.is_full:
             self.note(f"MLflow's disk is full, so it lacks a part of this search; make room, then {again} completes it")
         else:
@@ -225,7 +247,7 @@ class Journal:
             self.note(note)
         if (cursor := self._outbox.cursor) > self._last_cursor:
             # The event that says so is itself one that the outbox will pass over.
-            self._last_cursor = self.append("tracker", {"cursor": cursor})
+            self._last_cursor = self.append(Tracked({"cursor": cursor}))
 
     # ------------------------------------------------------------ status
 

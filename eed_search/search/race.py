@@ -24,6 +24,7 @@ from jaxtyping import Float
 
 from eed_search.core.frontier import non_dominated
 from eed_search.core.records import metric_problem
+from eed_search.core.statistics import next_gain
 from eed_search.search.improvement import expected_improvement
 from eed_search.search.ranking import best_first, front_numbers
 
@@ -34,7 +35,6 @@ _MARGIN = 0.1  # of the range, beyond the worst value: where hypervolume is meas
 _WIDTHS = 4  # a 95 % interval is four standard deviations wide
 _HEAD = 64  # paused trials that are told apart by more than their front
 _SURE = 1.645  # standard deviations of an optimistic guess: 95 % of a normal lie below
-_SURELY, _FEWEST = 0.975, 3  # share of gains that lie below an extreme one; complete trials to learn gains from
 
 
 @dataclass(frozen=True)
@@ -442,12 +442,9 @@ class Race:
         if any(reading.low[j] > limit for j, limit in bounds if last or j in self._fixed):
             return True
         changing = [(j, limit) for j, limit in bounds if j not in self._fixed and reading.value[j] > limit]
-        if last or not changing or (num := len(gains := self._gains(level))) < _FEWEST:
+        if last or not changing or (expected := next_gain(self._gains(level))) is None:
             return False
-        from scipy.special import stdtrit
-
-        error = float(stdtrit(num - 1, _SURELY)) * math.sqrt(1 + 1 / num) * gains.std(axis=0, ddof=1)
-        mean = gains.mean(axis=0)
+        mean, error = expected
         return any(
             reading.value[j] + mean[j] - math.hypot(error[j], reading.value[j] - reading.low[j]) > limit
             for j, limit in changing

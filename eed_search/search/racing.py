@@ -24,13 +24,12 @@ from eed_search.core.looks import OUTRACED
 from eed_search.core.params import LatencyKind
 from eed_search.core.points import latency_kind
 from eed_search.core.records import Measurement, StageUse, TrialRecord, unpack_bits
-from eed_search.core.statistics import paired_difference
+from eed_search.core.statistics import next_gain, paired_difference
 from eed_search.search.race import Race, Reading, Verdict, reading_of
 
 RUNGS = ("members", "joint")
 _SIGNS = {"robust_accuracy": -1.0, "latency_ms": 1.0}
 _ROBUST, _LATENCY = 0, 1  # places of both in a reading
-_SURE, _FEWEST = 0.975, 3  # share of gains that lie below the optimistic one; finished trials to learn gains from
 
 
 @dataclass(frozen=True)
@@ -202,18 +201,17 @@ class Racing:
             return before[1]
         found = None
         numbers = [n for n in self._done if (n, rung) in self._right]
-        if (num := len(numbers)) >= _FEWEST:
-            from scipy.special import stdtrit
-
-            gains = np.array([self._at(n, rung).value[_ROBUST] - self._done[n].value[_ROBUST] for n in numbers])
+        gains = np.array([self._at(n, rung).value[_ROBUST] - self._done[n].value[_ROBUST] for n in numbers])
+        if (expected := next_gain(gains)) is not None:
+            mean, error = expected
             found = _Finished(
                 numbers,
                 np.array([self._done[n].value[_LATENCY] for n in numbers]),
                 gains,
                 np.array([int(self._right[n, rung].sum()) for n in numbers]),
                 np.array([self._right[n, rung].size for n in numbers]),
-                float(np.mean(gains)),
-                float(stdtrit(num - 1, _SURE) * np.std(gains, ddof=1) * math.sqrt(1 + 1 / num)),
+                float(mean),
+                float(error),
             )
         self._at_rung[rung] = (len(self._done), found)
         return found

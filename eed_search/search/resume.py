@@ -17,6 +17,7 @@ from typing import Any
 
 from eed_search.core import plugins
 from eed_search.core.errors import EedSearchError, RunError, SpecError
+from eed_search.core.events import Requested, Tracked
 from eed_search.core.ledger import FILE_NAME, Ledger, RunView, read_run
 from eed_search.core.moved import path_now
 from eed_search.core.private import clear_leftovers
@@ -135,7 +136,7 @@ def mark_cancelled(folder: Path) -> None:
         clear_leftovers()
         journal = Journal(ledger, Silent(), 0, 1)
         view = journal.view
-        journal.append("request", {"what": "cancel", "offline": True})
+        journal.append(Requested("cancel", offline=True))
         for number in view.unfinished():
             journal.result(judge(number, view.proposals[number], None))
         _close_views(folder, journal)
@@ -161,7 +162,7 @@ def _close_views(folder: Path, journal: Journal) -> None:
         spec = stored_spec(folder, view)
         journal.open_tracker(MlflowTracker(spec, folder.parent, view.name, view.uid))
     except EedSearchError as error:
-        journal.append("tracker", {"complete": False})
+        journal.append(Tracked({"complete": False}))
         journal.note(f"MLflow could not be told of the end ({str(error).splitlines()[0]})")
     journal.close_tracker("cancelled", None, _PATIENCE_S)
 

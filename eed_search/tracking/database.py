@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eed_search.core.errors import StoreError
-from eed_search.tracking.mlflow_log import one_line, quiet_mlflow
+from eed_search.tracking.mlflow_store import one_line, quiet_mlflow
 
 if TYPE_CHECKING:
     from sqlalchemy import URL

@@ -19,7 +19,7 @@ from eed_search.core.errors import RunError, StoreError
 from eed_search.core.home import path_problem
 from eed_search.core.modes import make_file, make_folder
 from eed_search.tracking import server
-from eed_search.tracking.mlflow_log import artifact_folder, database_uri, make_database
+from eed_search.tracking.mlflow_store import artifact_folder, database_uri, make_database
 from eed_search.tracking.moved import own_note, settle
 from eed_search.tracking.server import ServerNote
 

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from eed_search.core.failpoints import fail_point
@@ -21,8 +22,9 @@ from eed_search.core.ledger import NO_RESULT
 from eed_search.core.texts import as_utf8
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
+
+    from eed_search.tracking.mlflow_store import MlflowStore
 
 T = TypeVar("T")
 Step = tuple[float, int, Mapping[str, float | None]]  # when it was, in seconds since 1970, its number, and metrics
@@ -34,6 +36,29 @@ _MAX_TEXT = 5000  # servers older than ours refuse longer tags
 _PAGE = 100  # runs of one answer, each with all of its tags
 _FEW = 20  # so many children are looked up one by one: of a thousand, all together take seconds
 _LATE_S = 5.0  # a call that was not answered is heard within this time once its server answers again
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What runs belong to, and the tags that tell.
+
+    Attributes:
+        name: Tag `kind` of the parent's run.
+        uid: Tag by which a parent's run is found.
+        child: Tag with a child's point or title.
+        by_parent: Whether children are found by their parent's run alone: earlier versions gave them no other sign.
+        timed: Whether a child that is whole says how long it took.
+    """
+
+    name: str
+    uid: str
+    child: str
+    by_parent: bool = False
+    timed: bool = True
+
+
+SEARCH = Kind("search", UID_TAG, "point")
+BENCHMARK = Kind("benchmark", "benchmark_uid", "network", by_parent=True, timed=False)
 
 
 @dataclass(frozen=True)
@@ -76,13 +101,12 @@ class _Known:
 
 
 class Runs:
-    """What MLflow holds of one search.
+    """What MLflow holds of one search, or of one benchmark.
 
     Args:
-        client: MLflow.
-        experiment_id: Where the search's runs lie.
-        uid: Names the search among all that ever wrote to this MLflow.
-        at_once: Runs that are written side by side.
+        store: Where its runs lie.
+        kind: What they belong to.
+        uid: Names it among all that ever wrote to this MLflow.
         common: Tags of every child.
 
     Attributes:
@@ -90,13 +114,11 @@ class Runs:
         num_calls: Calls that MLflow has answered: shows whether it is alive.
     """
 
-    def __init__(
-        self, client: MlflowClient, experiment_id: str, uid: str, at_once: int, common: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, store: MlflowStore, kind: Kind, uid: str, common: Mapping[str, Any]) -> None:
         self.parent_id = ""
         self.num_calls = 0
-        self._client, self._experiment_id, self._uid = client, experiment_id, uid
-        self._at_once, self._common = at_once, texts(common)
+        self._client, self._experiment_id, self._at_once = store.client, store.experiment_id, store.at_once
+        self._kind, self._uid, self._common = kind, uid, texts(common)
         self._children: dict[str, _Known] = {}
         self._looked = False
         self._doubted: set[str] = set()  # points of which a run may be made that nobody has heard of yet
@@ -112,7 +134,7 @@ class Runs:
         Returns:
             Whether there is one.
         """
-        found = self._search(f"tags.`{UID_TAG}` = '{self._uid}' and tags.kind = 'search'")
+        found = self._search(f"tags.`{self._kind.uid}` = '{self._uid}' and tags.kind = '{self._kind.name}'")
         if not found:
             self._looked = True  # nor are there any children
             return False
@@ -126,10 +148,17 @@ class Runs:
     def make_parent(self, name: str, tags: Mapping[str, Any], params: Mapping[str, Any]) -> None:
         """Make the search's own run."""
         fail_point("tracker.create")
-        run = self._client.create_run(self._experiment_id, tags=texts({**tags, UID_TAG: self._uid}), run_name=name)
+        run = self._client.create_run(
+            self._experiment_id, tags=texts({"kind": self._kind.name, **tags, self._kind.uid: self._uid}), run_name=name
+        )
         fail_point("tracker.created")
         self.parent_id = str(run.info.run_id)
         self.log("", params=params)
+
+    def attach(self, path: Path, folder: str) -> None:
+        """Attach a file to the search's own run."""
+        self._client.log_artifact(self.parent_id, str(path), folder)
+        self.num_calls += 1
 
     def end_parent(self, status: str, state: str) -> None:
         """End the search's own run."""
@@ -144,8 +173,8 @@ class Runs:
         if self._looked:
             return
         there: dict[str, list[Run]] = {}
-        for run in self._search(f"tags.`{UID_TAG}` = '{self._uid}'"):
-            if point := run.data.tags.get("point"):
+        for run in self._search(self._below):
+            if point := run.data.tags.get(self._kind.child):
                 there.setdefault(point, []).append(run)
         for point, found in there.items():
             self._keep_best(point, found)
@@ -231,7 +260,7 @@ class Runs:
 
     def _make(self, child: Child) -> None:
         start = int(1000 * (child.at - (child.seconds if math.isfinite(child.seconds) else 0)))
-        mine = {PARENT_TAG: self.parent_id, UID_TAG: self._uid, "point": child.point}
+        mine = {PARENT_TAG: self.parent_id, self._kind.uid: self._uid, self._kind.child: child.point}
         tags = {**self._common, **texts({**mine, **child.tags})}
         again = child.point in self._doubted
         fail_point("tracker.create")
@@ -249,23 +278,36 @@ class Runs:
         return point in self._children
 
     def _find(self, point: str) -> None:
-        found = self._search(f"tags.`{UID_TAG}` = '{self._uid}' and tags.point = '{point}'")
+        found = self._search(f"{self._below} and tags.{self._kind.child} = '{point}'")
         if found:
             self._keep_best(point, found)
 
     def _keep_best(self, point: str, found: Sequence[Run]) -> None:
         """Take one of a point's runs for it, and delete the others."""
-        best = min(found, key=lambda run: (not _is_complete(run), -len(run.data.metrics), run.info.run_id))
+        best = min(found, key=lambda run: (not self._whole(run), -len(run.data.metrics), run.info.run_id))
         self._delete([run for run in found if run is not best])
         if best.data.tags.get(PARENT_TAG) != self.parent_id:  # the search's own run was doubled too
             self._client.set_tag(best.info.run_id, PARENT_TAG, self.parent_id)
         frontier = best.data.tags.get("frontier", "")
-        self._children[point] = _Known(str(best.info.run_id), _is_complete(best), frontier)
+        self._children[point] = _Known(str(best.info.run_id), self._whole(best), frontier)
 
     def _delete(self, runs: Iterable[Run]) -> None:
         for run in runs:
             self._client.delete_run(run.info.run_id)
             self.num_calls += 1
+
+    @property
+    def _below(self) -> str:
+        """The query that finds all children."""
+        if self._kind.by_parent:
+            return f"tags.`{PARENT_TAG}` = '{self.parent_id}'"
+        return f"tags.`{self._kind.uid}` = '{self._uid}'"
+
+    def _whole(self, run: Run) -> bool:
+        """Whether a child has all that belongs into it: its metrics come after its parameters, its end after both."""
+        tags = run.data.tags
+        ended = run.info.status == ENDS.get(tags.get("outcome", "done"))
+        return ended and ("seconds" in run.data.metrics or not self._kind.timed) and tags.get("reason") not in NO_RESULT
 
     # ------------------------------------------------------------ MLflow itself
 
@@ -329,10 +371,3 @@ def texts(table: Mapping[str, Any], *, empty: bool = False) -> dict[str, str]:
 def _name(key: str) -> str:
     """Keep to the characters that MLflow allows in names."""
     return "".join(c if c.isalnum() or c in "_-. :/" else "_" for c in key)[:250]
-
-
-def _is_complete(run: Run) -> bool:
-    """Whether a child has all that belongs into it: its metrics come after its parameters, its end after both."""
-    tags = run.data.tags
-    ended = run.info.status == ENDS.get(tags.get("outcome", "done"))
-    return ended and "seconds" in run.data.metrics and tags.get("reason") not in NO_RESULT

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from eed_search.core.ledger import Ledger, RunView, fold
 from eed_search.core.machine_faults import is_full_disk
-from eed_search.tracking.mlflow_log import MlflowTracker, State, one_line
+from eed_search.tracking.mlflow_log import MlflowTracker, State
+from eed_search.tracking.mlflow_store import one_line
 
 _PATIENCE_S = 60.0
 _LONGEST_PAUSE_S = 60.0

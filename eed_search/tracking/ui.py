@@ -15,8 +15,8 @@ from urllib.parse import quote, urlsplit
 from eed_search.core.errors import RunError
 from eed_search.core.ledger import FILE_NAME, read_run
 from eed_search.tracking import server
-from eed_search.tracking.mlflow_log import artifact_folder, connect, database_uri, home_uri, one_line
 from eed_search.tracking.mlflow_runs import PARENT_TAG
+from eed_search.tracking.mlflow_store import artifact_folder, connect, database_uri, home_uri, one_line
 from eed_search.tracking.moved import settle
 
 if TYPE_CHECKING:

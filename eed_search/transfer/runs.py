@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 
-from eed_search.tracking.nested import Child
+from eed_search.tracking.mlflow_runs import Child
 from eed_search.transfer.results import CLEAN, Row
 
 
@@ -18,7 +19,11 @@ def children(rows: Sequence[Row]) -> list[Child]:
     grouped: dict[str, list[Row]] = {}
     for row in rows:
         grouped.setdefault(f"{row.model} {row.choice.title}", []).append(row)
-    return [Child(title, _params(group[0]), network_metrics(group), _tags(group)) for title, group in grouped.items()]
+    at = time.time()
+    return [
+        Child(title, title, _params(group[0]), network_metrics(group), _tags(group), "FINISHED", 0.0, at)
+        for title, group in grouped.items()
+    ]
 
 
 def _params(row: Row) -> dict[str, str]:
@@ -33,7 +38,7 @@ def _params(row: Row) -> dict[str, str]:
 
 def _tags(rows: Sequence[Row]) -> dict[str, str]:
     flags = sorted({f"{row.attack} {row.eps or ''}: {flag}" for row in rows for flag in row.flags})
-    return {"flags": "; ".join(flags), "left_dense": ", ".join(rows[0].left_dense)}
+    return {"kind": "network", "flags": "; ".join(flags), "left_dense": ", ".join(rows[0].left_dense)}
 
 
 def network_metrics(rows: Sequence[Row]) -> dict[str, float]:

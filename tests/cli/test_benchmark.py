@@ -14,8 +14,8 @@ import pytest
 from typer.testing import Result
 
 from eed_search.core.failpoints import VARIABLE
-from eed_search.tracking.mlflow_log import connect, database_uri
 from eed_search.tracking.mlflow_runs import PARENT_TAG
+from eed_search.tracking.mlflow_store import connect, database_uri
 from tests.cli.calling import ROOT, call, environment, python
 from tests.waiting import HANGS_S
 

@@ -127,7 +127,7 @@ def test_a_killed_search_is_interrupted_and_can_be_cancelled(tmp_path: Path) -> 
     assert (cancelled.returncode, cancelled.stderr) == (0, "")
     assert "two: cancelled after" in cancelled.stdout
     view = read_run(home / "two")
-    from eed_search.tracking.mlflow_log import connect
+    from eed_search.tracking.mlflow_store import connect
 
     runs = connect(view.tracker["uri"]).search_runs([view.tracker["experiment_id"]])
     assert "RUNNING" not in {run.info.status for run in runs}
@@ -204,7 +204,7 @@ def _trial_states(folder: Path) -> list[str]:
 
 def _open_runs(view: RunView) -> list[str]:
     """Name the runs that MLflow shows as RUNNING."""
-    from eed_search.tracking.mlflow_log import connect
+    from eed_search.tracking.mlflow_store import connect
 
     runs = connect(view.tracker["uri"]).search_runs([view.tracker["experiment_id"]])
     return [run.info.run_name for run in runs if run.info.status == "RUNNING"]

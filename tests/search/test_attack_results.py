@@ -16,7 +16,8 @@ from eed_search.deployment.runtime import MANIFEST
 from eed_search.search import attack_results
 from eed_search.search.copies import Copies
 from eed_search.search.lock import driving
-from eed_search.tracking.mlflow_log import MlflowTracker, connect
+from eed_search.tracking.mlflow_log import MlflowTracker
+from eed_search.tracking.mlflow_store import connect
 from eed_search.tracking.report import write_report
 from eed_search.tracking.summary import summarise
 from tests.core.ledgers import write_ledger

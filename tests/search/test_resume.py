@@ -21,7 +21,7 @@ from eed_search.search import LocalWorkers, Silent, origin
 from eed_search.search.driver import run
 from eed_search.search.lock import driving
 from eed_search.search.resume import mark_cancelled, resume
-from eed_search.tracking.mlflow_log import connect
+from eed_search.tracking.mlflow_store import connect
 from tests.core.ledgers import cut as cut_ledger
 from tests.core.ledgers import rewritten
 from tests.search import stub_pipeline

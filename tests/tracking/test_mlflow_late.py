@@ -15,7 +15,8 @@ import pytest
 
 from eed_search.core.ledger import FILE_NAME, Event, RunView
 from eed_search.tracking import server
-from eed_search.tracking.mlflow_log import MlflowTracker, connect, database_uri
+from eed_search.tracking.mlflow_log import MlflowTracker
+from eed_search.tracking.mlflow_store import connect, database_uri
 from eed_search.tracking.outbox import Outbox
 from tests.core.ledgers import write_ledger
 from tests.tracking.factories import make_spec, make_view

@@ -15,7 +15,8 @@ from eed_search.core.ledger import Event, RunView, fold
 from eed_search.core.points import frontier, measurement_of, run_hypervolume
 from eed_search.core.records import to_json
 from eed_search.core.reported import standing
-from eed_search.tracking.mlflow_log import MlflowTracker, connect, database_uri
+from eed_search.tracking.mlflow_log import MlflowTracker
+from eed_search.tracking.mlflow_store import connect, database_uri
 from eed_search.tracking.report import write_report
 from eed_search.tracking.summary import summarise
 from tests.core.ledgers import events_of

@@ -18,7 +18,7 @@ from eed_search.search import LocalWorkers, Silent
 from eed_search.search.driver import run
 from eed_search.search.lock import driving, noted
 from eed_search.search.resume import stored_spec
-from eed_search.tracking.mlflow_log import connect, database_uri, home_uri
+from eed_search.tracking.mlflow_store import connect, database_uri, home_uri
 from eed_search.tracking.moved import settle
 from eed_search.tracking.report import HTML_NAME
 from eed_search.tracking.server import NOTE_NAME, ServerNote, write_note

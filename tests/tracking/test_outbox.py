@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from eed_search.core.ledger import FILE_NAME, Ledger, RunView
-from eed_search.tracking.mlflow_log import MlflowTracker, connect
+from eed_search.tracking.mlflow_log import MlflowTracker
+from eed_search.tracking.mlflow_store import connect
 from eed_search.tracking.outbox import Outbox
 from tests.core.ledgers import write_ledger
 from tests.tracking.factories import make_spec, make_view

@@ -17,7 +17,8 @@ import pytest
 from eed_search.core.errors import RunError, StoreError
 from eed_search.core.ledger import RunView, fold
 from eed_search.tracking.database import prepare_postgresql
-from eed_search.tracking.mlflow_log import MlflowTracker, connect
+from eed_search.tracking.mlflow_log import MlflowTracker
+from eed_search.tracking.mlflow_store import connect
 from eed_search.tracking.server import NOTE_NAME, read_note
 from eed_search.tracking.ui import serve
 from tests.cli.calling import call, environment

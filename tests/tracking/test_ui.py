@@ -18,7 +18,8 @@ import pytest
 from eed_search.core.errors import RunError
 from eed_search.core.ledger import FILE_NAME, Ledger
 from eed_search.core.points import frontier
-from eed_search.tracking.mlflow_log import MlflowTracker, connect, database_uri
+from eed_search.tracking.mlflow_log import MlflowTracker
+from eed_search.tracking.mlflow_store import connect, database_uri
 from eed_search.tracking.report import write_report
 from eed_search.tracking.summary import summarise
 from eed_search.tracking.ui import Ui, compare_link, find_links, serve
