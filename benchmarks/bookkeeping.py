@@ -40,6 +40,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from eed_search.core.cores import usable_cores  # noqa: E402
+from eed_search.core.events import RunDescribed  # noqa: E402
 from eed_search.core.ledger import FILE_NAME, RESUME, Event, Ledger  # noqa: E402
 from eed_search.core.params import TrialParams  # noqa: E402
 from eed_search.core.spec import Controls, Search, Spec, Threat  # noqa: E402
@@ -111,8 +112,8 @@ def write_ledger(folder: Path, trials: int, racing: bool) -> None:
     study = open_study(folder / "made.sqlite", NAME, random)
     with Ledger(folder / FILE_NAME, write=True) as ledger:
         journal = Journal(ledger, Silent(), trials, 1)
-        head = {"name": NAME, "uid": f"{NAME}-books", "spec": spec.to_plain(), "facts": facts}
-        journal.append("run", {**head, "origin": origin.origin(spec)})
+        of = origin.origin(spec)
+        journal.append(RunDescribed(NAME, spec.to_plain(), facts, uid=f"{NAME}-books", origin=of))
         journal.base(setting.base)
         journal.control(stub.control(0.5, setting, None, lambda text: None))
         proposer = Proposer(

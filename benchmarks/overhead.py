@@ -27,12 +27,12 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
 from ray.tune.search import Searcher  # noqa: E402
 
+from benchmarks.simulator import simulate  # noqa: E402
 from eed_search.core.ledger import RungReport  # noqa: E402
 from eed_search.core.records import pack_bits  # noqa: E402
 from eed_search.core.statistics import clopper_pearson  # noqa: E402
 from eed_search.search.pareto_racing import ParetoRacing  # noqa: E402
 from eed_search.search.racing import Racing  # noqa: E402
-from eed_search.search.simulator import simulate  # noqa: E402
 from tests.tracking.factories import make_measurement, make_trial  # noqa: E402
 
 BAR_MS = 5.0

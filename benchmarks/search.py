@@ -41,9 +41,9 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
 from benchmarks.peers import PEERS, Pair, Problem  # noqa: E402
 from benchmarks.problems import BENCH_FOLDER, DEVELOPMENT_TASKS, LEVELS, NUM_EPOCHS, Lcbench, Scale  # noqa: E402
+from benchmarks.simulator import simulate  # noqa: E402
 from eed_search.core.cores import usable_cores  # noqa: E402
 from eed_search.core.errors import EedSearchError  # noqa: E402
-from eed_search.search.simulator import simulate  # noqa: E402
 
 OURS = "ours"
 SMOKE_TASKS, SMOKE_SEEDS = DEVELOPMENT_TASKS[:2], 3

@@ -375,7 +375,7 @@ def read_event(stored: Event) -> RunEvent:
     """
     if (kind := KINDS.get(stored.kind)) is None:
         raise ValueError(f"no such kind of event: {stored.kind}")
-    data = {kind.record: stored.data} if kind.record else {**stored.data}
+    data: dict[str, Any] = {kind.record: stored.data} if kind.record else {**stored.data}
     if stored.trial is not None and not kind.record:
         data["trial"] = stored.trial
     return from_json(kind, data)

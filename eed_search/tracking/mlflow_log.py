@@ -134,7 +134,7 @@ class MlflowTracker:
             case ControlMeasured(reference):
                 told.put(reference_child(reference, "control", at))
             case TrialEnded(record):
-                told.put(trial_child(record, self._spec, at))
+                told.put(trial_child(view.trials[record.number], self._spec, at))
                 told.steps.append((at, len(view.trials), self._progress(view)))
             case LatencyMeasured(id_):
                 told.log(id_, **_final_latency(id_, view), step=1, at=at)

@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import TrialState
 
 from benchmarks.peers import PEERS, HubPruner, Moasha, Peer, PromotingMoasha, repaired_ranks, shipped_ranks
-from eed_search.search.simulator import Simulation, simulate
+from benchmarks.simulator import Simulation, simulate
 
 METRICS = {"accuracy": "max", "cost": "min"}
 LEVELS = (1, 3, 9)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from eed_search.core.contenders import Look
+from eed_search.core.events import RunDescribed, TrialEnded, TrialProposed
 from eed_search.core.ledger import FILE_NAME, Ledger, RunView, fold, read_run
 from eed_search.core.params import TrialParams
 from eed_search.core.records import (
@@ -19,7 +20,6 @@ from eed_search.core.records import (
     RobustAccuracy,
     SweptPoint,
     pack_bits,
-    to_json,
     unpack_bits,
 )
 from eed_search.core.reported import standing
@@ -71,12 +71,12 @@ def _journal(view: RunView, folder: Path) -> Journal:
     """Write a view's facts into a ledger, as a driver would have."""
     ledger = Ledger(folder / FILE_NAME, write=True)
     journal = Journal(ledger, Silent(), 2, 1)
-    journal.append("run", {"name": view.name, "uid": "u", "spec": view.spec, "facts": view.facts})
+    journal.append(RunDescribed(view.name, view.spec, view.facts, uid="u"))
     if view.base is not None:
         journal.base(view.base)
     for number, trial in view.trials.items():
-        journal.append("proposal", {"params": trial.params}, number)
-        journal.append("result", to_json(trial), number)
+        journal.append(TrialProposed(number, trial.params))
+        journal.append(TrialEnded(trial))
     return journal
 
 

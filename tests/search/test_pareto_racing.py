@@ -13,11 +13,11 @@ from ray import tune
 from ray.tune.error import TuneError
 from ray.tune.search import Searcher
 
+from benchmarks.simulator import Simulation, simulate
 from eed_search.core.errors import SpecError
 from eed_search.search import ParetoRacing, StudySearcher
 from eed_search.search.pareto_racing import reading_of
 from eed_search.search.ray_session import local_ray
-from eed_search.search.simulator import Simulation, simulate
 
 METRICS = {"accuracy": "max", "cost": "min"}
 LEVELS = (1, 3, 9)

@@ -11,10 +11,10 @@ from optuna.trial import TrialState
 from ray import cloudpickle
 from ray.tune.search import Searcher
 
+from benchmarks.simulator import simulate
 from eed_search.core.errors import SpecError
 from eed_search.search import ParetoRacing, StudySearcher
 from eed_search.search.samplers import SAMPLERS
-from eed_search.search.simulator import simulate
 
 METRICS = {"accuracy": "max", "cost": "min"}
 LEVELS = (1, 3, 9)

@@ -10,7 +10,8 @@ import numpy as np
 from eed_search.core.attack_records import SCHEMA_VERSION as ATTACK_SCHEMA
 from eed_search.core.attack_records import AttackResult, AttackUse
 from eed_search.core.cost import Cost
-from eed_search.core.ledger import RunView
+from eed_search.core.events import TrialEnded, to_row
+from eed_search.core.ledger import Event, RunView
 from eed_search.core.params import MemberChoice, TrialParams
 from eed_search.core.records import (
     Accuracy,
@@ -216,3 +217,9 @@ def make_view(num_trials: int = 20, **changes: Any) -> RunView:
         "seconds": 212.0,
     }
     return RunView(**{**facts, **changes})
+
+
+def ended(record: TrialRecord, seq: int = 9) -> Event:
+    """Build the event that a trial's end is."""
+    kind, data, trial = to_row(TrialEnded(record))
+    return Event(seq, kind, trial, data, 1e9)

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from eed_search.core.ledger import FILE_NAME, Event, RunView
+from eed_search.core.ledger import FILE_NAME, RunView
 from eed_search.tracking import server
 from eed_search.tracking.mlflow_log import MlflowTracker
 from eed_search.tracking.mlflow_store import connect, database_uri
 from eed_search.tracking.outbox import Outbox
 from tests.core.ledgers import write_ledger
-from tests.tracking.factories import make_spec, make_view
+from tests.tracking.factories import ended, make_spec, make_view
 from tests.tracking.late import Late, late
 from tests.waiting import until
 
@@ -114,7 +114,7 @@ def test_a_server_that_is_frozen_for_a_while_shows_each_trial_once(
 
 def kept_back(proxy: Late, tracker: MlflowTracker, view: RunView) -> None:
     """Deliver trial 0 twice: the first time its making is kept back, and given up by the client."""
-    tracker.deliver(Event(9, "result", 0, {}, 1e9), view)
+    tracker.deliver(ended(view.trials[0]), view)
     proxy.holding = True
     with pytest.raises(Exception, match="imed out"):
         tracker.flush()

@@ -11,16 +11,26 @@ import pytest
 from eed_search.core.contenders import Look
 from eed_search.core.cost import attacked_speedup
 from eed_search.core.errors import SpecError, StoreError
+from eed_search.core.events import FreshChecked, to_row
 from eed_search.core.ledger import Event, RunView, fold
 from eed_search.core.points import frontier, measurement_of, run_hypervolume
-from eed_search.core.records import to_json
+from eed_search.core.records import Accuracy, FreshCheck, RobustAccuracy, pack_bits, to_json
 from eed_search.core.reported import standing
 from eed_search.tracking.mlflow_log import MlflowTracker
 from eed_search.tracking.mlflow_store import connect, database_uri
 from eed_search.tracking.report import write_report
 from eed_search.tracking.summary import summarise
 from tests.core.ledgers import events_of
-from tests.tracking.factories import make_attack, make_latency, make_measurement, make_spec, make_trial, make_view
+from tests.tracking.factories import (
+    ended,
+    make_attack,
+    make_latency,
+    make_measurement,
+    make_spec,
+    make_trial,
+    make_view,
+    right,
+)
 
 
 def track(home: Path, view: RunView, **changes: Any) -> MlflowTracker:
@@ -162,8 +172,10 @@ def test_frontier_tags_are_the_frontier(finished: MlflowTracker, view: RunView) 
 def test_a_look_is_a_step_of_how_sure_each_contender_is(finished: MlflowTracker, view: RunView) -> None:
     """Checks that help to choose are no figure of a point: MLflow has no place for them."""
     before = children(finished, "tags.point = '7.0'").popitem()[1].data.metrics
-    check = {"check": {}, "id": "7.0", "chose_from": 0}
-    finished.deliver(Event(998, "fresh", None, check, 0.0), view)
+    bits = right(0.5)
+    robust = RobustAccuracy.of(bits, attack="gated-pgd-20", eps=0.15, badge="proxy")
+    kind, check, _ = to_row(FreshChecked("7.0", FreshCheck(Accuracy.of(bits), robust, pack_bits(bits)), 0))
+    finished.deliver(Event(998, kind, None, check, 0.0), view)
     for number, sure in enumerate((0.4, 0.9)):
         finished.deliver(Event(999 + number, "look", None, to_json(Look(number, {"7.0": sure}, ("7.0",))), 0.0), view)
     finished.flush()
@@ -254,7 +266,7 @@ def test_not_a_number_is_never_logged(tmp_path: Path) -> None:
         0, measurement=make_measurement(0.8, 0.2, mean_members_run=math.nan), seconds=math.inf, robust_diversity=None
     )
     tracker = track(tmp_path, view)
-    tracker.deliver(Event(99, "result", 0, {}, 1e9), replace(view, trials={0: odd}))
+    tracker.deliver(ended(make_trial(0)), replace(view, trials={0: odd}))
     tracker.flush()
     metrics = children(tracker, "tags.kind = 'trial'").popitem()[1].data.metrics
     assert all(math.isfinite(value) for value in metrics.values())
@@ -270,7 +282,7 @@ def test_a_resumed_search_continues_its_run(tmp_path: Path) -> None:
     first = MlflowTracker(make_spec(), tmp_path, view.name, view.uid)
     facts = first.start(view)
     assert not first.taken_up
-    first.deliver(Event(9, "result", 0, {}, 1e9), replace(view, trials={0: view.trials[0]}))
+    first.deliver(ended(view.trials[0]), replace(view, trials={0: view.trials[0]}))
     first.flush()
     resumed = MlflowTracker(make_spec(), tmp_path, view.name, view.uid)
     assert resumed.start(view) == facts
@@ -312,14 +324,15 @@ def test_a_call_that_was_heard_but_not_answered_doubles_nothing(tmp_path: Path, 
     view = make_view(1)
     tracker = MlflowTracker(make_spec(), tmp_path, view.name)
     tracker.start(view)
-    client = tracker._client
+    assert tracker._store is not None
+    client = tracker._store.client
     create = client.create_run
 
     def unanswered(*arguments: Any, **options: Any) -> None:
         create(*arguments, **options)
         raise TimeoutError("no answer")
 
-    tracker.deliver(Event(9, "result", 0, {}, 1e9), view)
+    tracker.deliver(ended(view.trials[0]), view)
     with monkeypatch.context() as patch:
         patch.setattr(client, "create_run", unanswered)
         with pytest.raises(TimeoutError):

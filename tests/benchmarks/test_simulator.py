@@ -9,8 +9,8 @@ import pytest
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, HyperBandScheduler, TrialScheduler
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
+from benchmarks.simulator import Evaluate, simulate
 from eed_search.core.errors import RunError
-from eed_search.search.simulator import Evaluate, simulate
 
 CONTINUE, PAUSE, STOP = TrialScheduler.CONTINUE, TrialScheduler.PAUSE, TrialScheduler.STOP
 
