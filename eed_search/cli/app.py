@@ -419,8 +419,8 @@ def attack(
     debug: Debug = False,
 ) -> None:
     """Attack a classifier and check the result; goes on after a kill."""
-    from eed_search.cli.attack import Wanted
     from eed_search.cli.attack import attack as body
+    from eed_search.cli.attack_one import Wanted
 
     body(target, Wanted(tier, eps, data, num_samples, seed, device, table, as_json), home=home)
 

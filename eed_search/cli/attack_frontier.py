@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eed_search.cli.attack import Wanted, attack_one, refuse_eps, reporter
+from eed_search.cli.attack_one import Wanted, attack_one, refuse_eps, reporter
 from eed_search.cli.badges import show_badges
 from eed_search.cli.console import as_text, say
 from eed_search.cli.homes import open_run

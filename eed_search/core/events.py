@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from eed_search.core.addresses import without_password
 from eed_search.core.attack_records import READABLE, AttackResult
 from eed_search.core.contenders import Look
-from eed_search.core.ledger_file import Event, EventKind
+from eed_search.core.ledger_chain import Event, EventKind
 from eed_search.core.moved import home_of_database
 from eed_search.core.records import (
     FreshCheck,

@@ -13,7 +13,8 @@ from pathlib import Path
 from eed_search import __version__
 from eed_search.core.errors import RunError
 from eed_search.core.events import fold
-from eed_search.core.ledger_file import FILE_NAME, Event, EventKind, Ledger, is_lost, lost_error
+from eed_search.core.ledger_chain import FILE_NAME, Event, EventKind
+from eed_search.core.ledger_file import Ledger, is_lost, lost_error
 from eed_search.core.moved import spec_now
 from eed_search.core.run_view import (
     BUDGET,

@@ -11,15 +11,7 @@ import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
 
-from eed_search.core.ledger_file import (
-    FILE_NAME,
-    START,
-    Damage,
-    Link,
-    checked,
-    has_digests,
-    stored_rows,
-)
+from eed_search.core.ledger_chain import FILE_NAME, START, Damage, Link, checked, has_digests, stored_rows
 from eed_search.core.modes import make_file
 from eed_search.core.store import sync
 

@@ -16,47 +16,36 @@ import os
 import re
 import shlex
 import sqlite3
-import struct
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Self
 
 from eed_search.core.errors import RunError, StoreError
 from eed_search.core.failpoints import fail_point
+from eed_search.core.ledger_chain import (
+    FILE_NAME,
+    START,
+    Damage,
+    Event,
+    EventKind,
+    Link,
+    Row,
+    chained,
+    checked,
+    has_digests,
+    stored_rows,
+    to_event,
+)
+from eed_search.core.ledger_copies import EVERY, keep_copy, last_copied
 from eed_search.core.modes import file_mode, make_file
 
-EventKind = Literal[
-    "run",
-    "stage",
-    "base",
-    "control",
-    "proposal",
-    "attempt",
-    "rivals",
-    "report",
-    "decision",
-    "result",
-    "latency",
-    "confirmed",
-    "fresh",
-    "look",
-    "attack",
-    "note",
-    "tracker",
-    "request",
-    "resume",
-    "end",
-]
-FILE_NAME, MARK_NAME = "ledger.sqlite", "ledger.head"
+MARK_NAME = "ledger.head"
 FORMAT = 1  # as PRAGMA user_version keeps it; 0 has no digests
 _SIGNS = (MARK_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}.good-1", f"{FILE_NAME}.good-2", "study.sqlite")
 _MARK = re.compile(rb"([0-9]{20}) ([0-9a-f]{8})\n")
-_CHAINED = "SELECT seq, kind, trial, data, at, digest FROM event WHERE seq > ? ORDER BY seq"
-_UNCHAINED = "SELECT seq, kind, trial, data, at, NULL FROM event WHERE seq > ? ORDER BY seq"
 _NOT_DAMAGE = frozenset(  # what SQLite says of a sound file too: held, not allowed, no room
     {
         sqlite3.SQLITE_BUSY,
@@ -69,50 +58,6 @@ _NOT_DAMAGE = frozenset(  # what SQLite says of a sound file too: held, not allo
         sqlite3.SQLITE_NOMEM,
     }
 )
-
-
-@dataclass(frozen=True)
-class Event:
-    """One line of the ledger.
-
-    Attributes:
-        seq: Counts from 1 without gaps.
-        kind: What happened.
-        trial: The trial it belongs to, or none.
-        data: The facts, JSON-ready.
-        at: Seconds since 1970 when it was written; for people, not for order.
-    """
-
-    seq: int
-    kind: EventKind
-    trial: int | None
-    data: dict[str, Any]
-    at: float
-
-
-class Link(NamedTuple):
-    """Where the chain stands: the last event's number and digest; no digest where there are none."""
-
-    seq: int
-    digest: bytes | None
-
-
-class Row(NamedTuple):
-    """An event as it is stored; whatever SQLite found there."""
-
-    seq: Any
-    kind: Any
-    trial: Any
-    data: Any
-    at: Any
-    digest: Any
-
-
-class Damage(ValueError):
-    """An event is not the one that was written."""
-
-
-START = Link(0, bytes(32))
 
 
 class Ledger:
@@ -254,8 +199,6 @@ class Ledger:
             self._chain_all()
         found = self._db.execute("SELECT seq, digest FROM event ORDER BY seq DESC LIMIT 1").fetchone()
         end = Link(*found) if found else START
-        from eed_search.core.ledger_copies import last_copied
-
         self._copied = last_copied(self.path)
         if end.seq > self._copied:
             self._end = end
@@ -280,80 +223,11 @@ class Ledger:
 
     def _copy(self, *, at_end: bool) -> None:
         """Keep a sound copy beside the file: at the end, and when a fifth has come to it since the last."""
-        from eed_search.core.ledger_copies import EVERY, keep_copy
-
         if self._end is None or self._end.seq <= self._copied:
             return
         if at_end or self._end.seq - self._copied >= max(EVERY, self._end.seq // 5):
             self._copied = self._end.seq  # one that fails is not tried again at once
             keep_copy(self._db, self.path)
-
-
-# ---------------------------------------------------------------- the chain
-
-
-def chained(before: Link, kind: Any, trial: Any, data: Any, at: Any) -> Row:
-    """Make the event after another one, with the digest of its bytes and of the digest before it.
-
-    Args:
-        before: The event before it.
-        kind: As it is stored: bytes of UTF-8.
-        trial: A whole number, or none.
-        data: As it is stored: bytes of UTF-8.
-        at: Seconds since 1970.
-
-    Raises:
-        Damage: If they are nothing that was ever written.
-    """
-    seq = before.seq + 1
-    return Row(seq, kind, trial, data, at, _digest(before.digest or b"", seq, kind, trial, data, at))
-
-
-def _digest(before: bytes, seq: Any, kind: Any, trial: Any, data: Any, at: Any) -> bytes:
-    try:
-        head = struct.pack(">q?qdI", seq, trial is None, trial or 0, at, len(kind))
-        return hashlib.sha256(b"".join((before, head, kind, data))).digest()
-    except (struct.error, TypeError, OverflowError) as error:
-        raise Damage("it holds what no event holds") from error
-
-
-def checked(row: Row, before: Link, has_digest: bool) -> None:
-    """Hold a stored event against the one before it.
-
-    Raises:
-        Damage: If it is not the one that was written.
-    """
-    if row.seq != before.seq + 1:
-        raise Damage("it is missing")
-    if has_digest and row.digest != _digest(before.digest or b"", *row[:5]):
-        raise Damage("its bytes are not those that were written")
-
-
-def to_event(row: Row) -> Event:
-    """Read a stored event.
-
-    Raises:
-        ValueError: If it is no JSON, or no event at all.
-    """
-    try:
-        kind: Any = row.kind.decode()
-        data = json.loads(row.data)
-    except (AttributeError, TypeError, UnicodeDecodeError) as error:
-        raise Damage("it is no text") from error
-    if not isinstance(data, dict):
-        raise Damage("it is no table")
-    return Event(row.seq, kind, row.trial, data, row.at)
-
-
-def has_digests(database: sqlite3.Connection) -> bool:
-    """Say whether a ledger's events carry digests."""
-    return any(column[1] in ("digest", b"digest") for column in database.execute("PRAGMA table_info(event)"))
-
-
-def stored_rows(database: sqlite3.Connection, after: int, has_digest: bool) -> Iterator[Row]:
-    """Read events as they are stored, in order; `database` gives texts as bytes."""
-    for found in database.execute(_CHAINED if has_digest else _UNCHAINED, (after,)):
-        yield Row(*found)
 
 
 # ---------------------------------------------------------------- the file and what lies beside it

@@ -20,22 +20,19 @@ from time import time
 
 from eed_search.core.errors import RunError, StoreError
 from eed_search.core.ledger import Event, RunView, fold
-from eed_search.core.ledger_copies import COPY_NAMES
-from eed_search.core.ledger_file import (
+from eed_search.core.ledger_chain import (
     FILE_NAME,
     START,
-    Ledger,
     Link,
     Row,
     chained,
     checked,
     has_digests,
-    make_database,
-    read_mark,
     stored_rows,
     to_event,
-    write_mark,
 )
+from eed_search.core.ledger_copies import COPY_NAMES
+from eed_search.core.ledger_file import Ledger, make_database, read_mark, write_mark
 from eed_search.core.store import sync
 
 _MOST_NAMED = 20
