@@ -38,7 +38,11 @@ from eed_search.core.statistics import paired_difference  # noqa: E402
 from eed_search.ensemble.gate import Gate  # noqa: E402
 from eed_search.evaluation.robust import Judgement  # noqa: E402
 from eed_search.models import signature  # noqa: E402
-from eed_search.stages import Workshop, open_workshop  # noqa: E402
+from eed_search.pipeline.context import StageContext, open_context  # noqa: E402
+from eed_search.pipeline.latency import latency_ratio  # noqa: E402
+from eed_search.pipeline.robustness import judgement  # noqa: E402
+from eed_search.pipeline.stage import artifact_name  # noqa: E402
+from eed_search.pipeline.training import control_stage, dense_base, member  # noqa: E402
 from eed_search.tracking.text import per_cent  # noqa: E402
 
 
@@ -60,31 +64,31 @@ def with_members(spec: Spec, **changes: Any) -> Spec:
 def rows(spec: Spec, home: Path, size: float, recovery: Recovery) -> Iterator[Row]:
     """Make every network; the controls follow those that are physically smaller."""
 
-    def member(method: Any, kept: float, name: str, **changes: Any) -> Row:
-        shop = open_workshop(with_members(spec, **changes), home / "store", say)
-        base, base_key = shop.base()
+    def made(method: Any, kept: float, name: str, **changes: Any) -> Row:
+        shop = open_context(with_members(spec, **changes), home / "store", say)
+        base, _ = dense_base(shop)
         (plan,) = plan_members([MemberChoice("nis", kept, method)], "all", recovery)
-        made = shop.member(plan, base, base_key)
-        return Row(name, made.member, made.key, shop.store.load(f"member.1/{made.key}").seconds)
+        found = member(shop, plan, base)
+        return Row(name, found.member, found.key, shop.store.load(artifact_name("member", found.key)).seconds)
 
-    pruned = member("prune", size, f"prune, {100 * size:g} % of channels", granularity="channel")
+    pruned = made("prune", size, f"prune, {100 * size:g} % of channels", granularity="channel")
     yield pruned
     finetune, before = spec.members.finetune, spec.members.radmm.epochs
     longer = finetune.model_copy(update={"epochs": finetune.epochs + before})
-    yield member("prune", size, f"prune, {longer.epochs:g} epochs", finetune=longer)
-    yield member("radmm", size, "radmm filter", radmm=spec.members.radmm.model_copy(update={"set": "filter"}))
-    yield member("learned", size, "learned channels")
-    shop = open_workshop(spec, home / "store", say)
-    base, base_key = shop.base()
+    yield made("prune", size, f"prune, {longer.epochs:g} epochs", finetune=longer)
+    yield made("radmm", size, "radmm filter", radmm=spec.members.radmm.model_copy(update={"set": "filter"}))
+    yield made("learned", size, "learned channels")
+    shop = open_context(spec, home / "store", say)
+    base, _ = dense_base(shop)
     share = round(pruned.member.size_bytes / Member(base).size_bytes, 3)
-    yield member("cstar", share, f"cstar, {100 * share:g} % of bytes")
+    yield made("cstar", share, f"cstar, {100 * share:g} % of bytes")
     for recipe in spec.controls.recoveries:
-        stored = shop.control(size, recipe, base, base_key)
+        stored = control_stage(shop, size, recipe, base).made_in(shop.store)
         yield Row(f"from scratch ({recipe})", shop.read_members(stored)[0], stored.key, stored.seconds)
-    yield member("prune", share, f"prune, {100 * share:g} % of weights", granularity="unstructured")
-    yield member("learned", share, "learned weights", granularity="unstructured")
+    yield made("prune", share, f"prune, {100 * share:g} % of weights", granularity="unstructured")
+    yield made("learned", share, "learned weights", granularity="unstructured")
     for kind in ("irregular", "column"):
-        yield member("radmm", share, f"radmm {kind}", radmm=spec.members.radmm.model_copy(update={"set": kind}))
+        yield made("radmm", share, f"radmm {kind}", radmm=spec.members.radmm.model_copy(update={"set": kind}))
 
 
 def say(text: str) -> None:
@@ -96,19 +100,19 @@ def table(spec: Spec, home: Path, size: float, recovery: Recovery) -> None:
     """Make, judge and print every network."""
     setting = trial.prepare(spec, home / "store", say)
     probe = trial.make_probe(setting)
-    shop = open_workshop(spec, home / "store", say)
-    base, base_key = shop.base()
-    dense = shop.judgement([base], base_key, Gate(), name="the dense base")
+    shop = open_context(spec, home / "store", say)
+    base, base_key = dense_base(shop)
+    dense = judgement(shop, [base], base_key, Gate(), name="the dense base")
     print(f"{'':<28} clean          robust         minus the base's     kept    speed-up        seconds")
     shown(Row("dense base", Member(base), base_key, setting.base.seconds), dense, dense, base, shop, probe)
     for row in rows(spec, home, size, recovery):
-        judged = shop.judgement([row.member.model], row.key, Gate(), name=row.name)
+        judged = judgement(shop, [row.member.model], row.key, Gate(), name=row.name)
         shown(row, judged, dense, base, shop, probe)
 
 
-def shown(row: Row, judged: Judgement, dense: Judgement, base: nn.Module, shop: Workshop, probe: Any) -> None:
+def shown(row: Row, judged: Judgement, dense: Judgement, base: nn.Module, shop: StageContext, probe: Any) -> None:
     """Print one line."""
-    ratio = shop.latency(row.member.model, probe, signature(base, shop.data.image_shape)).ratio
+    ratio = latency_ratio(shop, row.member.model, probe, signature(base, shop.data.image_shape)).ratio
     value, low, high = paired_difference(judged.robust_right, dense.robust_right)
     print(
         f"\r{row.name:<28} {per_cent(Accuracy.of(judged.clean_right)):<14} {per_cent(Accuracy.of(judged.robust_right)):<14}"

@@ -17,7 +17,8 @@ from eed_search.core.spec_file import parse, to_text
 from eed_search.core.testimony import claim_over_base
 from eed_search.deployment.gates import gate_of
 from eed_search.evaluation.deploy import deploy
-from eed_search.stages import Report, open_workshop
+from eed_search.pipeline.context import Report, open_context
+from eed_search.pipeline.team import find_networks
 from eed_search.tracking.badges import point_facts
 from eed_search.tracking.summary import summarise
 
@@ -42,13 +43,13 @@ def export_point(view: RunView, point: Point, home: Path, out: Path, report: Rep
     """
     spec = parse(view.spec, f"run {view.name}")
     summary = summarise(view)
-    shop = open_workshop(spec, home / "store", report)
+    context = open_context(spec, home / "store", report)
     params = TrialParams.from_flat(point.params)
-    team = shop.read_members(shop.networks(point.measurement.artifact, params))
+    team = context.read_members(find_networks(context, point.measurement.artifact, params))
     return deploy(
         [m.model for m in team],
         gate_of(spec.gate, params.gate_threshold),
-        shop.data.validation.images,
+        context.data.validation.images,
         out,
         claims={
             "run": view.name,
@@ -66,7 +67,7 @@ def export_point(view: RunView, point: Point, home: Path, out: Path, report: Rep
         },
         config={"params": point.params, "spec": spec.to_plain()},
         search_space_yaml=rerun_file(spec, point),
-        class_names=shop.data.facts.class_names if shop.data.facts else None,
+        class_names=context.data.facts.class_names if context.data.facts else None,
     )
 
 

@@ -30,7 +30,8 @@ from eed_search.ensemble.loss import Members as MemberStack
 from eed_search.evaluation.latency import LatencyProbe
 from eed_search.evaluation.robust import craft
 from eed_search.evaluation.timing import time_block
-from eed_search.stages import Workshop
+from eed_search.pipeline.context import StageContext
+from eed_search.pipeline.training import control_recipe
 from eed_search.training import train
 from eed_search.training.loop import BatchLoss
 
@@ -111,11 +112,11 @@ class UnitCosts:
     seconds: float
 
 
-def calibrate(shop: Workshop, *, cores: int, report: Callable[[str], None] = lambda text: None) -> UnitCosts:
+def calibrate(context: StageContext, *, cores: int, report: Callable[[str], None] = lambda text: None) -> UnitCosts:
     """Time a few batches of each stage and a few latency rounds; changes and keeps nothing.
 
     Args:
-        shop: Gives data, device and architectures; its store is not asked.
+        context: Gives data, device and architectures; its store is not asked.
         cores: Of the whole machine; a trial takes `resources.cpu` of them.
         report: Told what is being measured.
 
@@ -124,7 +125,7 @@ def calibrate(shop: Workshop, *, cores: int, report: Callable[[str], None] = lam
     """
     before = torch.get_num_threads()
     try:
-        return _Calibration(shop, cores, report).run()
+        return _Calibration(context, cores, report).run()
     finally:
         torch.set_num_threads(before)
 
@@ -147,15 +148,15 @@ def measured_sizes(spec: Spec) -> list[float]:
 class _Calibration:
     """One calibration; equal measurements are taken once."""
 
-    def __init__(self, shop: Workshop, cores: int, report: Callable[[str], None]) -> None:
-        self._shop, self._spec, self._report = shop, shop.spec, report
-        self._whole, self._share = cores, min(cores, max(1, int(shop.spec.resources.cpu)))
+    def __init__(self, context: StageContext, cores: int, report: Callable[[str], None]) -> None:
+        self._context, self._spec, self._report = context, context.spec, report
+        self._whole, self._share = cores, min(cores, max(1, int(context.spec.resources.cpu)))
         self._known: dict[tuple[Any, ...], float] = {}
 
     def run(self) -> UnitCosts:
         start = time.perf_counter()
-        shop, spec, data = self._shop, self._spec, self._shop.data
-        base = shop.architecture(1.0)
+        context, spec, data = self._context, self._spec, self._context.data
+        base = context.architecture(1.0)
         sizes = measured_sizes(spec)
         controls = sorted({float(size) for size in spec.controls.sizes})
         self._report("dense base")
@@ -179,7 +180,7 @@ class _Calibration:
             self._joint_s(team) / sum(joint[size] for size in team) if len(team) > 1 and min(joint.values()) else 1.0
         )
         self._report("attack")
-        attack = {size: self._attack_s(shop.architecture(size), self._share) for size in {*sizes, *controls, 1.0}}
+        attack = {size: self._attack_s(context.architecture(size), self._share) for size in {*sizes, *controls, 1.0}}
         self._report("latency")
         calls, settled = self._calls({*sizes, *controls})
         return UnitCosts(
@@ -192,14 +193,14 @@ class _Calibration:
             finetune_step_s=finetune,
             method_image_s={method: self._method_image_s(method) for method in _methods(spec)},
             control_step_s=control,
-            control_recipe=shop.control_recipe(),
+            control_recipe=control_recipe(context),
             joint_step_s=Curve.of(joint),
             team_factor=factor,
             scores_s=scores,
             attack_s=Curve.of(attack),
             call_ms=Curve.of(calls),
             settled=settled,
-            num_bytes=Curve.of({s: float(_num_bytes(shop.architecture(s))) for s in {*sizes, *controls, 1.0}}),
+            num_bytes=Curve.of({s: float(_num_bytes(context.architecture(s))) for s in {*sizes, *controls, 1.0}}),
             seconds=time.perf_counter() - start,
         )
 
@@ -212,12 +213,12 @@ class _Calibration:
             return 0.0
         same = (size, recovery, threads, recipe.batch_size, recipe.precision, str(recipe.attack), recipe.ema > 0)
         if same not in self._known:
-            shop = self._shop
+            context = self._context
 
             def loss() -> Any:
-                return recovery_loss(recovery, shop.architecture(1.0), recipe, self._spec.threat.eps, shop.device)
+                return recovery_loss(recovery, context.architecture(1.0), recipe, self._spec.threat.eps, context.device)
 
-            self._known[same] = self._training_s(lambda: shop.architecture(size), recipe, loss, threads)
+            self._known[same] = self._training_s(lambda: context.architecture(size), recipe, loss, threads)
         return self._known[same]
 
     def _method_image_s(self, method: str) -> float:
@@ -226,7 +227,7 @@ class _Calibration:
         if recipe is None:
             return 0.0
         step = self._step_s(1.0, recipe, "labels", self._share)
-        return step * recipe.epochs / min(recipe.batch_size, len(self._shop.data.train))
+        return step * recipe.epochs / min(recipe.batch_size, len(self._context.data.train))
 
     def _joint_s(self, sizes: Sequence[float]) -> float:
         """Time an optimiser step of a team's joint fine-tune, every term of the loss in it."""
@@ -235,7 +236,7 @@ class _Calibration:
             return 0.0
 
         def team() -> nn.Module:
-            return MemberStack([self._shop.architecture(size) for size in sizes])
+            return MemberStack([self._context.architecture(size) for size in sizes])
 
         def loss() -> Any:
             beta = 0.1 if len(sizes) > 1 else 0.0
@@ -248,7 +249,7 @@ class _Calibration:
     ) -> float:
         """Seconds of one full batch; from a smaller one, by its images, where a full one takes long."""
         torch.set_num_threads(threads)
-        full = min(recipe.batch_size, len(self._shop.data.train))
+        full = min(recipe.batch_size, len(self._context.data.train))
         small = min(_TRY_BATCH, full)
         tried = self._time_steps(network(), recipe, loss(), small, _TRY_STEPS)
         size = max(small, min(full, int(small * _BUDGET_S / (_NUM_STEPS * tried))))
@@ -256,7 +257,7 @@ class _Calibration:
         return found * full / size
 
     def _time_steps(self, network: nn.Module, recipe: Recipe, loss: Any, batch_size: int, num_steps: int) -> float:
-        data, device = self._shop.data.train, self._shop.device
+        data, device = self._context.data.train, self._context.device
         num = min(len(data), batch_size * num_steps)
         few = recipe.model_copy(
             update={"batch_size": batch_size, "epochs": num_steps * batch_size / num, "lr": 1e-6, "clip_norm": None}
@@ -277,7 +278,7 @@ class _Calibration:
     def _attack_s(self, network: nn.Module, threads: int) -> float:
         """Time PGD on one network: seconds for one image and one step."""
         torch.set_num_threads(threads)
-        validation, device = self._shop.data.validation, self._shop.device
+        validation, device = self._context.data.validation, self._context.device
         num = min(_ATTACK_IMAGES if device.type == "cpu" else len(validation), len(validation))
         some = validation.subset(torch.arange(num))
         settings = Evaluation(steps=_ATTACK_STEPS, batch_size=self._spec.evaluation.batch_size)
@@ -292,7 +293,7 @@ class _Calibration:
     def _score_s(self, name: str, base: nn.Module) -> float:
         """Time a score on few samples twice; from there on it grows by the sample."""
         torch.set_num_threads(self._share)
-        spec, train_split, device = self._spec, self._shop.data.train, self._shop.device
+        spec, train_split, device = self._spec, self._context.data.train, self._context.device
         now = _now(device)
         taken = []
         for num in _SCORE_SAMPLES:
@@ -311,11 +312,11 @@ class _Calibration:
 
     def _calls(self, sizes: set[float]) -> tuple[dict[float, float], bool]:
         """Time single calls in the deployment runtime, and see whether a few rounds are enough."""
-        shop, shape = self._shop, self._shop.data.image_shape
+        context, shape = self._context, self._context.data.image_shape
         protocol = self._spec.latency.model_copy(update={"rounds": _ROUNDS})
-        dense = to_onnx(shop.architecture(1.0), shape)
+        dense = to_onnx(context.architecture(1.0), shape)
         probe = LatencyProbe(dense, None, shape, protocol)
-        networks = {size: to_onnx(shop.architecture(size), shape) for size in sorted(sizes - {1.0})} | {1.0: dense}
+        networks = {size: to_onnx(context.architecture(size), shape) for size in sorted(sizes - {1.0})} | {1.0: dense}
         calls = {}
         for size, onnx in networks.items():
             call = probe.call_of(onnx)

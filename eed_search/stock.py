@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from eed_search.core.params import Recovery, Score, is_scored
 from eed_search.core.plans import MemberPlan
-from eed_search.stages import Stage, Workshop
+from eed_search.pipeline.context import StageContext
+from eed_search.pipeline.training import base_stage, control_stage, member_stage, scores_stage
 
 
 @dataclass(frozen=True)
@@ -27,29 +28,24 @@ class Stock:
     members: frozenset[MemberPlan] = frozenset()
 
 
-def take_stock(shop: Workshop, plans: Iterable[MemberPlan]) -> Stock:
+def take_stock(context: StageContext, plans: Iterable[MemberPlan]) -> Stock:
     """Look up the base, the controls, and what these members need; altered artifacts count as absent.
 
     Args:
-        shop: With the store that is asked; open it to read only, so that nothing is set aside.
+        context: With the store that is asked; open it to read only, so that nothing is set aside.
         plans: Members that the search may want.
     """
-    store, spec = shop.store, shop.spec
-    base_key = store.key(*shop.base_stage())
-
-    def there(stage: Stage) -> bool:
-        return store.has(stage[0], store.key(*stage))
-
+    store, spec = context.store, context.spec
     plans = set(plans)
     scores = {plan.choice.score for plan in plans if is_scored(plan.choice.method)}
     return Stock(
-        base=there(shop.base_stage()),
+        base=base_stage(context).is_in(store),
         controls=frozenset(
             (size, recovery)
             for size in spec.controls.sizes
             for recovery in spec.controls.recoveries
-            if there(shop.control_stage(size, recovery, base_key))
+            if control_stage(context, size, recovery).is_in(store)
         ),
-        scores=frozenset(score for score in scores if there(shop.scores_stage(score, base_key))),
-        members=frozenset(plan for plan in plans if there(shop.member_stage(plan, base_key))),
+        scores=frozenset(score for score in scores if scores_stage(context, score).is_in(store)),
+        members=frozenset(plan for plan in plans if member_stage(context, plan).is_in(store)),
     )

@@ -41,7 +41,9 @@ from eed_search.deployment.runtime import GatedClassifier
 from eed_search.ensemble.gate import DeployedGate, Gate, GatedEnsemble, MarginGate, StopRule
 from eed_search.evaluation.sound import refuse_unsound
 from eed_search.evaluation.target import Target, Tier, Timing
-from eed_search.stages import open_workshop
+from eed_search.pipeline.context import open_context
+from eed_search.pipeline.team import find_networks
+from eed_search.pipeline.training import dense_base, undefended
 from eed_search.trial import RUNS_ALL
 
 _IDS = re.compile(r"\d+\.\d+|knee|fastest|most-robust|base")
@@ -97,10 +99,10 @@ def from_run(name: str, view: RunView, id_: str, home: Path, wishes: Wishes, rep
     if wishes.data is not None and wishes.data.is_dir():
         plain["data"] = plain["data"] | {"path": str(wishes.data)}
     spec = parse(plain, f"run {view.name}")
-    shop = open_workshop(spec, home / "store", report, whole_machine="OMP_NUM_THREADS" not in os.environ)
-    members = [m.model.eval() for m in shop.read_members(shop.networks(measurement.artifact, params))]
+    context = open_context(spec, home / "store", report, whole_machine="OMP_NUM_THREADS" not in os.environ)
+    members = [m.model.eval() for m in context.read_members(find_networks(context, measurement.artifact, params))]
     gate = gate_of(spec.gate, params.gate_threshold if params else RUNS_ALL)
-    samples = _samples(wishes, shop.data, plan_of(view).last)
+    samples = _samples(wishes, context.data, plan_of(view).last)
     whole = wishes.num_samples is None and wishes.eps in (None, spec.threat.eps)
     fresh = view.fresh.get(found_id if found_id != "base" else "dense base")
     recorded = None
@@ -112,22 +114,22 @@ def from_run(name: str, view: RunView, id_: str, home: Path, wishes: Wishes, rep
     ):
         recorded = ("the search", fresh.clean_accuracy.value)
     eps = spec.threat.eps if wishes.eps is None else wishes.eps
-    base = shop.base()[0].eval()
+    base = dense_base(context)[0].eval()
     return Target(
         name=f"{name} {found_id}",
         team=_team(members, gate),
         split=samples.split,
         split_name=samples.name,
         data=samples.title or spec.data.source,
-        num_classes=shop.data.num_classes,
+        num_classes=context.data.num_classes,
         eps=eps,
         base=base if found_id != "base" else None,
-        twin=shop.undefended,
+        twin=lambda: undefended(context),
         twin_at_most=0.01 if spec.data.source == "cifar10" and eps >= _CIFAR_EPS - 1e-9 else None,
         recorded=recorded,
-        deploy=_deployer(members, gate, shop.data.image_shape),
+        deploy=_deployer(members, gate, context.data.image_shape),
         timing=_timing(measurement),
-        notes=(*samples.notes, *shop.store.remade),
+        notes=(*samples.notes, *context.store.remade),
         id=found_id if found_id != "base" or view.base is None else view.base.name,
     )
 

@@ -58,7 +58,12 @@ from eed_search.evaluation.robust import Judgement
 from eed_search.evaluation.slowed import NO_GATE, Slowed
 from eed_search.evaluation.timing import MACHINE, Clock
 from eed_search.models import count_macs, signature
-from eed_search.stages import Deployed, Report, Workshop, machine_name, open_workshop
+from eed_search.pipeline.context import Report, StageContext, open_context
+from eed_search.pipeline.latency import Deployed, cascades, latency_ratio, machine_name, sentinel
+from eed_search.pipeline.robustness import judgement, slow_down, transfer_failures
+from eed_search.pipeline.stage import artifact_name
+from eed_search.pipeline.team import assemble, find_networks
+from eed_search.pipeline.training import check_sizes, control_stage, dense_base, known_form, known_forms, team_stage
 
 _RUNG_SHARE = 0.5  # of the images, and of the attack's steps, at a rung
 _SLACK = 1.1  # how far beyond the slowest threshold hypervolume is measured to
@@ -111,19 +116,19 @@ def read_data(spec: Spec, store_root: Path, report: Report) -> DataFacts:
         ModelError: If the base cannot take them.
     """
     report("data")
-    shop = open_workshop(spec, store_root, report)
-    shop.check_sizes()
-    assert shop.data.facts is not None
-    return shop.data.facts
+    context = open_context(spec, store_root, report)
+    check_sizes(context)
+    assert context.data.facts is not None
+    return context.data.facts
 
 
 def train_base(spec: Spec, store_root: Path, report: Report) -> None:
     """Train the dense base and evaluate it, where `prepare` is called on another machine: it finds both in the store."""
     report("data")
-    shop = open_workshop(spec, store_root, report, whole_machine=True)
-    shop.check_sizes()
-    base, base_key = shop.base()
-    shop.judgement([base], base_key, Gate(), name="the dense base")
+    context = open_context(spec, store_root, report, whole_machine=True)
+    check_sizes(context)
+    base, base_key = dense_base(context)
+    judgement(context, [base], base_key, Gate(), name="the dense base")
 
 
 def prepare(spec: Spec, store_root: Path, report: Report) -> Setting:
@@ -143,18 +148,18 @@ def prepare(spec: Spec, store_root: Path, report: Report) -> Setting:
         ModelError: If the base cannot be exported, or no member can have a size of the space.
     """
     report("data")
-    shop = open_workshop(spec, store_root, report, whole_machine=True)
-    notes = shop.check_sizes()
+    context = open_context(spec, store_root, report, whole_machine=True)
+    notes = check_sizes(context)
     start = time.perf_counter()
-    base, base_key = shop.base()
-    trained = shop.store.load(f"base.1/{base_key}")
+    base, base_key = dense_base(context)
+    trained = context.store.load(artifact_name("base", base_key))
     seconds = trained.seconds or time.perf_counter() - start
-    judged = shop.judgement([base], base_key, Gate(), name="the dense base")
+    judged = judgement(context, [base], base_key, Gate(), name="the dense base")
     report("reference latency")
-    probe = _probe(shop, base, "plain")
+    probe = _probe(context, base, "plain")
     reference = probe.reference_ms()
-    gate_ms = probe.gate_ms(shop.data.num_classes, to_settings(gate_of(spec.gate, RUNS_ALL)))
-    ms, macs = reference.value, count_macs(base, shop.data.image_shape)
+    gate_ms = probe.gate_ms(context.data.num_classes, to_settings(gate_of(spec.gate, RUNS_ALL)))
+    ms, macs = reference.value, count_macs(base, context.data.image_shape)
     latency = Latency(reference, ms, ms, ms, Interval(1, 1, 1), 1.0, "additive", exit_ms=(ms,), denominator="plain")
     always = Exits((1.0,), macs)
     measurement = Measurement(
@@ -169,20 +174,20 @@ def prepare(spec: Spec, store_root: Path, report: Report) -> Setting:
         worst_case_macs=macs,
         size_bytes=Member(base).size_bytes,
         robust_hex=pack_bits(judged.robust_right),
-        artifact=f"base.1/{base_key}",
+        artifact=artifact_name("base", base_key),
         under_attack=UnderAttack(always, always, NO_GATE),
     )
     brief = too_brief(
         trained.artifact.meta.get("losses", ()),  # not there where an earlier version trained it
         measurement.clean_accuracy,
         measurement.robust_accuracy,
-        num_classes=shop.data.num_classes,
+        num_classes=context.data.num_classes,
         epochs=spec.base.epochs,
         decays=spec.base.schedule != "constant",
     )
     forms = []
-    for size, network in shop.known_forms():
-        estimate = shop.latency(network, probe, _reference(base, shop.data.image_shape, "plain"))
+    for size, network in known_forms(context):
+        estimate = latency_ratio(context, network, probe, _reference(base, context.data.image_shape, "plain"))
         if size is not None:
             forms.append(Form(size, estimate.ratio.value, Member(network).size_bytes))
     return Setting(
@@ -190,18 +195,18 @@ def prepare(spec: Spec, store_root: Path, report: Report) -> Setting:
         str(store_root),
         Reference("dense base", measurement, seconds, 1.0, "labels"),
         gate_ms,
-        shop.data.num_classes,
-        shop.data.image_shape,
+        context.data.num_classes,
+        context.data.image_shape,
         machine_name(),
-        (*notes, *([brief] if brief else ()), *shop.store.remade),
+        (*notes, *([brief] if brief else ()), *context.store.remade),
         tuple(forms),
     )
 
 
 def make_probe(setting: Setting, clock: Clock = MACHINE) -> LatencyProbe:
     """Build the latency probe that compares candidates with the search's dense base."""
-    shop = open_workshop(setting.spec, setting.store_root, lambda text: None)
-    return _probe(shop, shop.base()[0], setting.denominator, clock)
+    context = open_context(setting.spec, setting.store_root, lambda text: None)
+    return _probe(context, dense_base(context)[0], setting.denominator, clock)
 
 
 def run(
@@ -232,12 +237,12 @@ def run(
         latency or size alone say so; `pruned` where the attack was given up; `failed` with its reason.
     """
     start = time.perf_counter()
-    shop = open_workshop(setting.spec, setting.store_root, report)
+    context = open_context(setting.spec, setting.store_root, report)
     record = TrialRecord(number, params.to_flat(), "done")
     try:
-        found = _run(record, params, setting, shop, probe, rung, rivals)
+        found = _run(record, params, setting, context, probe, rung, rivals)
         if isinstance(found, RungReading):
-            return replace(found, stages=tuple(shop.store.uses), seconds=time.perf_counter() - start)
+            return replace(found, stages=tuple(context.store.uses), seconds=time.perf_counter() - start)
         record = found
     except TrialFailure as failure:
         record = replace(record, outcome="failed", reason=failure.reason, message=str(failure))
@@ -248,27 +253,27 @@ def run(
             reason="oom",
             message=f"out of memory: {str(error).splitlines()[0] if str(error) else 'host'}; lower the batch sizes",
         )
-    remade = tuple(shop.store.remade)
+    remade = tuple(context.store.remade)
     record = replace(record, notes=(*record.notes, *remade), remade=remade)
-    return replace(record, stages=tuple(shop.store.uses), seconds=time.perf_counter() - start)
+    return replace(record, stages=tuple(context.store.uses), seconds=time.perf_counter() - start)
 
 
 def _run(
     record: TrialRecord,
     params: TrialParams,
     setting: Setting,
-    shop: Workshop,
+    context: StageContext,
     probe: Probe,
     rung: int | None,
     rivals: Sequence[Rival],
 ) -> TrialRecord | RungReading:
     spec = setting.spec
-    base, base_key = shop.base()
+    base, base_key = dense_base(context)
     reference = _reference(base, setting.image_shape, setting.denominator)
-    networks = [network for choice in params.members if (network := shop.form(choice)) is not None]
+    networks = [network for choice in params.members if (network := known_form(context, choice)) is not None]
     if len(networks) == len(params.members) and spec.team.mode == "direct":
         forms = [
-            Form(choice.size, shop.latency(network, probe, reference).ratio.value, Member(network).size_bytes)
+            Form(choice.size, latency_ratio(context, network, probe, reference).ratio.value, Member(network).size_bytes)
             for choice, network in zip(params.members, networks, strict=True)
         ]
         dense_ms = setting.base.measurement.latency.latency_ms.value
@@ -276,25 +281,26 @@ def _run(
         if any(value > 0 for value in excess.values()):
             return _judged_by_constraints(record, excess)
 
-    found = shop.assemble(params, base, base_key)
+    found = assemble(context, params, base)
     members, diversity, notes = found.members, found.diversity, list(found.notes)
     if len(members) > 1:
-        transfer = np.stack([shop.transfer_failures(base, base_key, member) for member in members])
+        transfer = np.stack([transfer_failures(context, base, base_key, member) for member in members])
         notes.append(
             f"robust diversity {diversity:.2f} on each member's own attack, {robust_diversity(transfer):.2f} on images attacked on the dense base"
         )
     if rung == 0:
         apart = "+".join(m.key for m in members)
-        return _reading(0, [m.member.model for m in members], apart, params, setting, shop, probe)
-    stored = shop.team(members, params)
-    team = shop.read_members(stored)
+        return _reading(0, [m.member.model for m in members], apart, params, setting, context, probe)
+    stored = team_stage(context, members, params).made_in(context.store)
+    team = context.read_members(stored)
     if rung == 1:
-        return _reading(1, [m.model for m in team], stored.key, params, setting, shop, probe)
+        return _reading(1, [m.model for m in team], stored.key, params, setting, context, probe)
     gate = _gate(spec, params.gate_threshold)
-    ratios = [shop.latency(m.model, probe, reference) for m in team]
+    ratios = [latency_ratio(context, m.model, probe, reference) for m in team]
     dense_ms = setting.base.measurement.latency.latency_ms.value
     race = ImageRace(rivals, ratios, dense_ms, setting.gate_ms, spec.search.latency_objective)
-    judged = shop.judgement(
+    judged = judgement(
+        context,
         [m.model for m in team],
         stored.key,
         gate,
@@ -307,8 +313,8 @@ def _run(
         stop = race.stop(judged)
         record = replace(record, outcome="pruned", reason=OUTRACED, message=stop.message, stop=stop)
         return replace(record, robust_diversity=diversity, notes=tuple(notes))
-    slow = shop.slowed([m.model for m in team], stored.key, gate, name="the team", thresholds=judged.thresholds)
-    measurement = _measure(team, judged, slow, ratios, setting, artifact=f"team.1/{stored.key}")
+    slow = slow_down(context, [m.model for m in team], stored.key, gate, name="the team", thresholds=judged.thresholds)
+    measurement = _measure(team, judged, slow, ratios, setting, artifact=artifact_name("team", stored.key))
     kind = float(judged.executed_right.mean() - judged.robust_right.mean())
     if len(team) > 1:
         notes = [
@@ -321,16 +327,22 @@ def _run(
 
 
 def _reading(
-    rung: int, team: Sequence[nn.Module], key: str, params: TrialParams, setting: Setting, shop: Workshop, probe: Probe
+    rung: int,
+    team: Sequence[nn.Module],
+    key: str,
+    params: TrialParams,
+    setting: Setting,
+    context: StageContext,
+    probe: Probe,
 ) -> RungReading:
     """Measure a team on its way: a part of the images under a part of the steps, no sweep."""
     spec = setting.spec
     gate = _gate(spec, params.gate_threshold)
-    judged = shop.judgement(team, key, gate, name=f"the team at rung {rung}", share=_RUNG_SHARE)
-    reference = _reference(shop.base()[0], setting.image_shape, setting.denominator)
+    judged = judgement(context, team, key, gate, name=f"the team at rung {rung}", share=_RUNG_SHARE)
+    reference = _reference(dense_base(context)[0], setting.image_shape, setting.denominator)
     shares = _exit_shares(judged.members_run, len(team))
     latency = additive_latency(
-        [shop.latency(model, probe, reference) for model in team],
+        [latency_ratio(context, model, probe, reference) for model in team],
         shares,
         setting.base.measurement.latency.latency_ms.value,
         setting.gate_ms,
@@ -340,7 +352,7 @@ def _reading(
     if spec.search.latency_objective == "worst_case":
         ranks = scaled(ranks, latency.worst_case_ms)
     elif spec.search.latency_objective == "attacked":
-        slow = shop.slowed(team, key, gate, name=f"the team at rung {rung}", share=_RUNG_SHARE)
+        slow = slow_down(context, team, key, gate, name=f"the team at rung {rung}", share=_RUNG_SHARE)
         runs = (_exit_shares(run, len(team)) for run in (judged.attacked_run, slow.run))
         ranks = scaled(ranks, max(moved(latency, shares, run) for run in runs))
     return RungReading(rung, Accuracy.of(judged.robust_right), ranks, pack_bits(judged.robust_right))
@@ -402,18 +414,18 @@ def confirm(artifact: str, params: TrialParams, bound: Measurement, setting: Set
         report: Told which stage runs.
     """
     spec = setting.spec
-    shop = open_workshop(spec, setting.store_root, report, whole_machine=True)
-    stored = shop.networks(artifact, params)
-    team = [m.model for m in shop.read_members(stored)]
+    context = open_context(spec, setting.store_root, report, whole_machine=True)
+    stored = find_networks(context, artifact, params)
+    team = [m.model for m in context.read_members(stored)]
     gate = _gate(spec, params.gate_threshold)
-    judged = shop.judgement(team, stored.key, gate, name="a swept threshold")
-    slow = shop.slowed(team, stored.key, gate, name="a swept threshold")
+    judged = judgement(context, team, stored.key, gate, name="a swept threshold")
+    slow = slow_down(context, team, stored.key, gate, name="a swept threshold")
     macs = [count_macs(network, setting.image_shape) for network in team]
     return replace(
         bound,
         **_robustness(judged, setting),
         under_attack=_under_attack(judged, slow, macs),
-        remade=tuple(shop.store.remade),
+        remade=tuple(context.store.remade),
     )
 
 
@@ -430,13 +442,13 @@ def recheck(
         report: Told which stage runs.
     """
     spec = setting.spec
-    shop = open_workshop(spec, setting.store_root, report, whole_machine=True)
-    stored = shop.networks(artifact, params)
-    networks = [m.model for m in shop.read_members(stored)]
+    context = open_context(spec, setting.store_root, report, whole_machine=True)
+    stored = find_networks(context, artifact, params)
+    networks = [m.model for m in context.read_members(stored)]
     gate = _gate(spec, params.gate_threshold if params else RUNS_ALL)
-    judged = shop.judgement(networks, stored.key, gate, name="fresh images", split="fresh", part=images)
+    judged = judgement(context, networks, stored.key, gate, name="fresh images", split="fresh", part=images)
     robust, bits = _robust(judged, spec), pack_bits(judged.robust_right)
-    return FreshCheck(Accuracy.of(judged.clean_right), robust, bits, tuple(shop.store.remade))
+    return FreshCheck(Accuracy.of(judged.clean_right), robust, bits, tuple(context.store.remade))
 
 
 def _measure(
@@ -539,22 +551,22 @@ def control(size: float, setting: Setting, probe: Probe, report: Report) -> Refe
         report: Told which stage runs.
     """
     spec = setting.spec
-    shop = open_workshop(spec, setting.store_root, report)
-    base, base_key = shop.base()
+    context = open_context(spec, setting.store_root, report)
+    base, _ = dense_base(context)
     found = []
     for recovery in spec.controls.recoveries:
-        stored = shop.control(size, recovery, base, base_key)
-        network = shop.read_members(stored)[0]
-        judged = shop.judgement([network.model], stored.key, Gate(), name="the control")
+        stored = control_stage(context, size, recovery, base).made_in(context.store)
+        network = context.read_members(stored)[0]
+        judged = judgement(context, [network.model], stored.key, Gate(), name="the control")
         found.append(
             (float(judged.robust_right.mean()), float(judged.clean_right.mean()), recovery, stored, network, judged)
         )
     _, _, recovery, stored, network, judged = max(found, key=lambda row: row[:2])
-    ratio = shop.latency(network.model, probe, _reference(base, setting.image_shape, setting.denominator))
-    slow = shop.slowed([network.model], stored.key, Gate(), name="the control")
-    measurement = _measure([network], judged, slow, [ratio], setting, artifact=f"control.1/{stored.key}")
+    ratio = latency_ratio(context, network.model, probe, _reference(base, setting.image_shape, setting.denominator))
+    slow = slow_down(context, [network.model], stored.key, Gate(), name="the control")
+    measurement = _measure([network], judged, slow, [ratio], setting, artifact=artifact_name("control", stored.key))
     name = f"from scratch {round(100 * size)} % ({recovery})"
-    return Reference(name, measurement, stored.seconds, size, recovery, tuple(shop.store.remade))
+    return Reference(name, measurement, stored.seconds, size, recovery, tuple(context.store.remade))
 
 
 def final_latencies(
@@ -572,11 +584,11 @@ def final_latencies(
     Returns:
         One for each.
     """
-    shop = open_workshop(setting.spec, setting.store_root, report)
+    context = open_context(setting.spec, setting.store_root, report)
     report(f"{len(classifiers)} classifiers in turns")
     teams = [
         Deployed(
-            shop.read_members(shop.networks(artifact, params)),
+            context.read_members(find_networks(context, artifact, params)),
             _gate(setting.spec, params.gate_threshold if params else RUNS_ALL),
             artifact,
             plain=params is None and setting.denominator == "plain",
@@ -584,15 +596,15 @@ def final_latencies(
         for artifact, params in classifiers
     ]
     dense_ms = setting.base.measurement.latency.latency_ms.value
-    found = shop.cascades(teams, shop.base()[0], dense_ms, repeats, setting.denominator)
-    if remade := tuple(shop.store.remade):
+    found = cascades(context, teams, dense_base(context)[0], dense_ms, repeats, setting.denominator)
+    if remade := tuple(context.store.remade):
         found[0] = replace(found[0], remade=remade)  # said once: they were timed together
     return found
 
 
-def _probe(shop: Workshop, base: nn.Module, denominator: Denominator, clock: Clock = MACHINE) -> LatencyProbe:
-    shape = shop.data.image_shape
-    return LatencyProbe(to_onnx(base, shape), shop.sentinel(), shape, shop.spec.latency, clock, denominator)
+def _probe(context: StageContext, base: nn.Module, denominator: Denominator, clock: Clock = MACHINE) -> LatencyProbe:
+    shape = context.data.image_shape
+    return LatencyProbe(to_onnx(base, shape), sentinel(context), shape, context.spec.latency, clock, denominator)
 
 
 def _reference(base: nn.Module, shape: tuple[int, int, int], denominator: Denominator) -> str:

@@ -13,8 +13,9 @@ from eed_search.core.plans import plan_members
 from eed_search.core.spec import Spec
 from eed_search.core.spec_file import parse
 from eed_search.core.store import Store
+from eed_search.pipeline.context import StageContext
+from eed_search.pipeline.training import dense_base, member
 from eed_search.search.space_size import all_members
-from eed_search.stages import Workshop
 from eed_search.stock import take_stock
 
 PLAIN = {
@@ -38,7 +39,7 @@ def _spec(**changes: object) -> Spec:
 
 @pytest.fixture(scope="module")
 def units() -> UnitCosts:
-    shop = Workshop(_spec(), Store(Path("nowhere"), read_only=True), lambda text: None)
+    shop = StageContext(_spec(), Store(Path("nowhere"), read_only=True), lambda text: None)
     before = torch.get_num_threads()
     found = calibrate(shop, cores=1)
     assert torch.get_num_threads() == before
@@ -63,7 +64,7 @@ def test_every_kind_of_work_has_a_cost(units: UnitCosts) -> None:
 
 def test_a_network_weighs_what_it_ships(units: UnitCosts) -> None:
     """Four bytes a weight; the smaller the fewer."""
-    shop = Workshop(_spec(), Store(Path("nowhere"), read_only=True), lambda text: None)
+    shop = StageContext(_spec(), Store(Path("nowhere"), read_only=True), lambda text: None)
     floats = sum(t.numel() for t in shop.architecture(1.0).state_dict().values() if t.is_floating_point())
     assert units.num_bytes.at(1.0) == 4 * floats
     assert units.num_bytes.at(0.25) < units.num_bytes.at(0.5) < units.num_bytes.at(1.0)
@@ -96,12 +97,12 @@ def test_members_that_keep_their_channels_cost_what_the_dense_network_does() -> 
 def test_stock_is_what_a_search_has_made(tmp_path: Path) -> None:
     """Base, scores and one member are made through the real stages, then found by a reader that writes nothing."""
     spec = _spec()
-    maker = Workshop(spec, Store(tmp_path / "store"), lambda text: None)
-    base, base_key = maker.base()
+    maker = StageContext(spec, Store(tmp_path / "store"), lambda text: None)
+    base, _ = dense_base(maker)
     (plan,) = plan_members([MemberChoice("erm", 0.25)], "all", "labels")
-    maker.member(plan, base, base_key)
+    member(maker, plan, base)
     before = sorted(tmp_path.rglob("*"))
-    reader = Workshop(spec, Store(tmp_path / "store", read_only=True), lambda text: None)
+    reader = StageContext(spec, Store(tmp_path / "store", read_only=True), lambda text: None)
     found = take_stock(reader, all_members(spec))
     assert (found.base, found.controls, found.scores, found.members) == (
         True,
@@ -114,6 +115,6 @@ def test_stock_is_what_a_search_has_made(tmp_path: Path) -> None:
 
 def test_another_seed_has_another_stock(tmp_path: Path) -> None:
     """What a search with another seed made is not this one's."""
-    Workshop(_spec(), Store(tmp_path), lambda text: None).base()
-    other = Workshop(_spec(seed=1), Store(tmp_path, read_only=True), lambda text: None)
+    dense_base(StageContext(_spec(), Store(tmp_path), lambda text: None))
+    other = StageContext(_spec(seed=1), Store(tmp_path, read_only=True), lambda text: None)
     assert not take_stock(other, []).base

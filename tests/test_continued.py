@@ -21,7 +21,10 @@ from eed_search.core.params import MemberChoice, TrialParams
 from eed_search.core.plans import plan_members
 from eed_search.core.spec import Spec
 from eed_search.core.store import sha256_of
-from eed_search.stages import Workshop, making, open_workshop
+from eed_search.pipeline import training
+from eed_search.pipeline.context import StageContext, open_context
+from eed_search.pipeline.team import assemble
+from eed_search.pipeline.training import control_stage, dense_base, member, team_stage, undefended
 from eed_search.training import checkpoints
 from tests.cli.calling import ROOT, environment
 from tests.test_trial import TINY, spec_with
@@ -29,7 +32,7 @@ from tests.test_trial import TINY, spec_with
 BASE = {**TINY["base"], "epochs": 3, "attack": {"steps": 2}}
 NUM_STEPS = 15  # 160 images in batches of 32, three times
 
-Make = Callable[[Workshop], object]
+Make = Callable[[StageContext], object]
 
 
 @pytest.fixture(autouse=True)
@@ -46,8 +49,8 @@ class Home:
         self.root, self.spec, self.lines = root, spec, list[str]()
         self._set = monkeypatch
 
-    def shop(self) -> Workshop:
-        return open_workshop(self.spec, self.root / "store", self.lines.append)
+    def shop(self) -> StageContext:
+        return open_context(self.spec, self.root / "store", self.lines.append)
 
     def cut_at(self, step: int, make: Make) -> bool:
         """Whether the training was cut off after its so-manieth step of this attempt; else it came to its end."""
@@ -84,8 +87,8 @@ def augmented(spec: Spec, how: str) -> Spec:
     return spec.model_copy(update={"data": spec.data.model_copy(update={"augment": how})})
 
 
-def base(shop: Workshop) -> object:
-    return shop.base()
+def base(shop: StageContext) -> object:
+    return dense_base(shop)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +111,7 @@ def test_a_base_cut_off_at_random_steps_is_the_undisturbed_one(
     whole, cut = (Home(tmp_path / name, spec, monkeypatch) for name in ("whole", "cut"))
     with monkeypatch.context() as without:  # as if there were no checkpoints at all
         without.setattr(checkpoints, "EVERY_S", 1e9)
-        whole.shop().base()
+        dense_base(whole.shop())
     assert whole.went_on_at() == []
 
     steps, cuts = random.Random(seed), 0
@@ -126,7 +129,7 @@ def test_around_an_epoch_s_end_too(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """Cut off at step n, it goes on from n - 1: at most one interval is lost, and the line says where."""
     spec = augmented(spec_with(base=BASE), "crop_flip")
     whole, cut = (Home(tmp_path / name, spec, monkeypatch) for name in ("whole", "cut"))
-    whole.shop().base()
+    dense_base(whole.shop())
     assert cut.cut_at(step, base)
     assert not cut.cut_at(100, base)
     assert cut.went_on_at() == [f"{(step - 1) / 5:g}"]
@@ -136,10 +139,11 @@ def test_around_an_epoch_s_end_too(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 _TRAIN = """
 import json, sys
 from eed_search.core.spec_file import parse
-from eed_search.stages import open_workshop
+from eed_search.pipeline.context import open_context
+from eed_search.pipeline.training import dense_base
 from eed_search.training import checkpoints
 checkpoints.EVERY_S, checkpoints.MOST_SHARE = 0.0, 1e9
-open_workshop(parse(json.loads(sys.argv[2]), "tiny"), sys.argv[1], lambda text: None).base()
+dense_base(open_context(parse(json.loads(sys.argv[2]), "tiny"), sys.argv[1], lambda text: None))
 """
 
 
@@ -154,7 +158,7 @@ def test_a_process_killed_in_the_middle_loses_one_step(
     """SIGKILL after a step, or at the writing of a checkpoint; another process ends it."""
     spec = spec_with(base=BASE)
     whole, cut = (Home(tmp_path / name, spec, monkeypatch) for name in ("whole", "cut"))
-    whole.shop().base()
+    dense_base(whole.shop())
     killed = subprocess.run(
         [sys.executable, "-c", _TRAIN, str(cut.root / "store"), json.dumps({**TINY, "base": BASE})],
         cwd=ROOT,
@@ -164,7 +168,7 @@ def test_a_process_killed_in_the_middle_loses_one_step(
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    cut.shop().base()
+    dense_base(cut.shop())
     assert cut.went_on_at() == [epoch]
     assert cut.artifacts() == whole.artifacts()
 
@@ -173,7 +177,7 @@ def test_another_machine_goes_on_from_shared_storage(tmp_path: Path, monkeypatch
     """It has the search's file and the storage, and nothing of the first machine's."""
     shared = {"storage": {"url": f"file://{tmp_path}/shared"}}
     whole = Home(tmp_path / "whole", spec_with(base=BASE), monkeypatch)
-    whole.shop().base()
+    dense_base(whole.shop())
     one, two = (Home(tmp_path / name, spec_with(base=BASE, **shared), monkeypatch) for name in ("one", "two"))
     assert one.cut_at(9, base)
     assert two.cut_at(4, base)
@@ -188,12 +192,12 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_taken(tmp_path: Path, m
     """Among the notes of what was made again."""
     spec = spec_with(base=BASE)
     whole, cut = (Home(tmp_path / name, spec, monkeypatch) for name in ("whole", "cut"))
-    whole.shop().base()
+    dense_base(whole.shop())
     assert cut.cut_at(9, base)
     newest = cut.unfinished()[-1]
     newest.write_bytes(newest.read_bytes()[:-100])
     shop = cut.shop()
-    shop.base()
+    dense_base(shop)
     assert cut.went_on_at() == ["1.4"]
     (line,) = shop.store.remade
     assert "has another hash than its name says: not taken; goes on from main-" in line
@@ -220,7 +224,7 @@ def test_a_full_disk_costs_the_checkpoints_not_the_training(tmp_path: Path, monk
     failpoints._calls.clear()
     monkeypatch.setenv(failpoints.VARIABLE, ",".join(f"checkpoint.write:enospc:{n}" for n in range(1, NUM_STEPS)))
     shop = home.shop()
-    shop.base()
+    dense_base(shop)
     (line,) = shop.store.remade
     assert "No space left on device" in line
     assert home.unfinished() == []
@@ -229,11 +233,13 @@ def test_a_full_disk_costs_the_checkpoints_not_the_training(tmp_path: Path, monk
 def test_a_training_that_diverged_leaves_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another attempt would diverge alike."""
     home = Home(tmp_path, spec_with(base=BASE), monkeypatch)
-    monkeypatch.setattr(making, "recovery_loss", lambda *given: lambda model, images, *rest: model(images).sum() * nan)
+    monkeypatch.setattr(
+        training, "recovery_loss", lambda *given: lambda model, images, *rest: model(images).sum() * nan
+    )
     assert home.cut_at(4, base)
     assert home.unfinished()
     with pytest.raises(Diverged):  # at the end of its first epoch
-        home.shop().base()
+        dense_base(home.shop())
     assert home.went_on_at() == ["0.6"]
     assert home.unfinished() == []
 
@@ -251,7 +257,7 @@ def test_the_time_of_all_attempts_is_the_stage_s(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(checkpoints.StageCheckpoint, "before_s", property(seen))
     shop = home.shop()
-    _, key = shop.base()
+    _, key = dense_base(shop)
     assert before[-1] > 0
     assert shop.store.load(f"base.1/{key}").seconds > before[-1]
 
@@ -263,33 +269,33 @@ RADMM = {"set": "filter", "epochs": 2, "batch_size": 32, "updates": 3, "rho": 0.
 SPACE = {"space": {"size": [0.5, 1.0], "method": ["prune", "radmm", "cstar", "learned"]}}
 
 
-def the_control(shop: Workshop) -> object:
-    return shop.control(0.5, "distill", *shop.base())
+def the_control(shop: StageContext) -> object:
+    return control_stage(shop, 0.5, "distill", dense_base(shop)[0]).made_in(shop.store)
 
 
-def the_twin(shop: Workshop) -> object:
-    return shop.undefended()
+def the_twin(shop: StageContext) -> object:
+    return undefended(shop)
 
 
-def a_member(shop: Workshop, method: Any = "prune") -> object:
+def a_member(shop: StageContext, method: Any = "prune") -> object:
     (plan,) = plan_members([MemberChoice("nis", 0.5, method)], "all", "labels")
-    return shop.member(plan, *shop.base())
+    return member(shop, plan, dense_base(shop)[0])
 
 
-def a_radmm_member(shop: Workshop) -> object:
+def a_radmm_member(shop: StageContext) -> object:
     return a_member(shop, "radmm")
 
 
-def a_cstar_member(shop: Workshop) -> object:
+def a_cstar_member(shop: StageContext) -> object:
     return a_member(shop, "cstar")
 
 
-def a_learned_member(shop: Workshop) -> object:
+def a_learned_member(shop: StageContext) -> object:
     return a_member(shop, "learned")
 
 
-def the_team(shop: Workshop) -> object:
-    return shop.team(shop.assemble(PARAMS, *shop.base()).members, PARAMS)
+def the_team(shop: StageContext) -> object:
+    return team_stage(shop, assemble(shop, PARAMS, dense_base(shop)[0]).members, PARAMS).made_in(shop.store)
 
 
 @pytest.mark.parametrize(
@@ -303,7 +309,7 @@ def test_every_other_training_goes_on_too(tmp_path: Path, monkeypatch: pytest.Mo
     spec = spec_with(members=members, joint={**finetune}, search=SPACE)
     whole, cut = (Home(tmp_path / name, spec, monkeypatch) for name in ("whole", "cut"))
     for home in (whole, cut):
-        home.shop().base()
+        dense_base(home.shop())
     make(whole.shop())
     cuts = 0
     while cut.cut_at(4, make):
@@ -319,7 +325,7 @@ def test_a_member_cut_off_while_it_is_retrained_repeats_no_admm(
     """All but the last step of ADMM is taken from its own state."""
     members = {**TINY["members"], "radmm": RADMM}
     home = Home(tmp_path, spec_with(members=members, search=SPACE), monkeypatch)
-    home.shop().base()
+    dense_base(home.shop())
     assert home.cut_at(13, a_radmm_member)  # 10 steps of ADMM, then the third of retraining
     home.lines.clear()
     assert not home.cut_at(100, a_radmm_member)
@@ -331,9 +337,9 @@ def test_networks_read_from_a_finished_stage_touch_no_checkpoint(
 ) -> None:
     """Another search's half-done base lies where it was."""
     home = Home(tmp_path, spec_with(base=BASE), monkeypatch)
-    home.shop().base()
+    dense_base(home.shop())
     other = Home(tmp_path, spec_with(base={**BASE, "lr": 0.05}), monkeypatch)
     assert other.cut_at(5, base)
-    model = home.shop().base()[0]
+    model = dense_base(home.shop())[0]
     assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
     assert len(other.unfinished()) == 2

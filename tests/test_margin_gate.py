@@ -20,7 +20,8 @@ from eed_search.deployment.bundle import verify
 from eed_search.deployment.runtime import GatedClassifier, GateSettings
 from eed_search.ensemble.gate import GatedEnsemble, MarginGate
 from eed_search.evaluation import probes
-from eed_search.stages import open_workshop
+from eed_search.pipeline.context import open_context
+from eed_search.pipeline.robustness import judgement
 from eed_search.targets import Wishes, from_bundle
 from tests.test_trial import Session, params, silent, spec_with, view_of
 
@@ -45,7 +46,7 @@ def pair(session: Session) -> TrialRecord:
 
 
 def team_of(session: Session, record: TrialRecord, threshold: float) -> GatedEnsemble:
-    shop = open_workshop(session.setting.spec, session.setting.store_root, silent)
+    shop = open_context(session.setting.spec, session.setting.store_root, silent)
     assert record.measurement is not None
     members = shop.read_members(shop.store.load(record.measurement.artifact))
     return GatedEnsemble([member.model for member in members], MarginGate(threshold)).eval()
@@ -55,7 +56,7 @@ def test_a_trial_is_judged_behind_the_margin(session: Session, pair: TrialRecord
     """Members run on validation images are those of mean logits and a lead, told from the weights that are stored."""
     measured = pair.measurement
     assert measured is not None
-    images = open_workshop(session.setting.spec, session.setting.store_root, silent).data.validation.images
+    images = open_context(session.setting.spec, session.setting.store_root, silent).data.validation.images
     with torch.no_grad():
         logits = torch.stack([member(images) for member in team_of(session, pair, LEAD).members])
     first, second = logits[0].sort(descending=True).values[:, :2].T
@@ -75,15 +76,15 @@ def test_the_joint_fine_tune_is_one_of_its_own(session: Session, pair: TrialReco
 
 def test_swept_leads_are_bounds_that_an_attack_confirms(session: Session, pair: TrialRecord) -> None:
     """Clean accuracy and exits at another lead are exact."""
-    shop = open_workshop(session.setting.spec, session.setting.store_root, silent)
+    shop = open_context(session.setting.spec, session.setting.store_root, silent)
     models = list(team_of(session, pair, LEAD).members)
     assert pair.measurement is not None
     key = pair.measurement.artifact.partition("/")[2]
-    swept = shop.judgement(models, key, MarginGate(LEAD), name="the team", sweep=True)
+    swept = judgement(shop, models, key, MarginGate(LEAD), name="the team", sweep=True)
     assert len(swept.thresholds) > 3
     assert swept.thresholds.max() > 1
     for i in (0, len(swept.thresholds) // 2, len(swept.thresholds) - 1):
-        own = shop.judgement(models, key, MarginGate(float(swept.thresholds[i])), name="the team")
+        own = judgement(shop, models, key, MarginGate(float(swept.thresholds[i])), name="the team")
         assert np.array_equal(own.members_run, swept.swept_members_run[i])
         assert np.array_equal(own.clean_right, swept.swept_clean_right[i])
         assert own.robust_right.sum() <= swept.swept_robust_right[i].sum() + 1
@@ -100,7 +101,7 @@ def bundle(session: Session, pair: TrialRecord, tmp_path_factory: pytest.TempPat
 def test_the_bundle_answers_as_the_team(session: Session, pair: TrialRecord, bundle: Path, batch: int) -> None:
     """Label and depth of the exported team are torch's at every batch size, but for images at the threshold itself."""
     assert verify(bundle).num_inputs > 30
-    shop = open_workshop(session.setting.spec, session.setting.store_root, silent)
+    shop = open_context(session.setting.spec, session.setting.store_root, silent)
     images = torch.cat([shop.data.validation.images, shop.data.train.images])[:200]
     team, deployed = team_of(session, pair, LEAD), GatedClassifier(bundle)
     assert deployed.gate == GateSettings("margin", LEAD)
@@ -115,7 +116,7 @@ def test_the_bundle_answers_as_the_team(session: Session, pair: TrialRecord, bun
 
 def test_the_bundle_is_attacked_behind_its_own_gate(session: Session, pair: TrialRecord, bundle: Path) -> None:
     """Read back with gradients it is the same team: PGD leaves the same samples as on torch's own."""
-    shop = open_workshop(session.setting.spec, session.setting.store_root, silent)
+    shop = open_context(session.setting.spec, session.setting.store_root, silent)
     split = Split(shop.data.train.images[:60], shop.data.train.labels[:60])
     file = bundle.parent / "images.npz"
     np.savez(file, images=split.images.numpy(), labels=split.labels.numpy())
@@ -135,7 +136,7 @@ def test_the_bundle_is_attacked_behind_its_own_gate(session: Session, pair: Tria
 
 def test_thresholds_at_both_ends(session: Session, pair: TrialRecord) -> None:
     """A lead of 0 is the first member alone, an unreachable one all members: check 10 of an attack."""
-    shop = open_workshop(session.setting.spec, session.setting.store_root, silent)
+    shop = open_context(session.setting.spec, session.setting.store_root, silent)
     found = probes.ends(team_of(session, pair, LEAD), shop.data.validation.images)
     assert found is not None
     lowest, alone, highest, everyone = found

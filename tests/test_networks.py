@@ -10,7 +10,9 @@ import pytest
 from eed_search.core.errors import ModelError
 from eed_search.core.spec_file import parse
 from eed_search.core.store import Store
-from eed_search.stages import Workshop
+from eed_search.pipeline.context import StageContext
+from eed_search.pipeline.latency import sentinel
+from eed_search.pipeline.training import check_sizes
 
 
 def shop(
@@ -20,7 +22,7 @@ def shop(
     side: int = 16,
     methods: tuple[str, ...] = ("prune",),
     controls: tuple[float, ...] = (0.5,),
-) -> Workshop:
+) -> StageContext:
     for split, count in (("train", 60), ("test", 20)):
         pixels = np.random.default_rng(0).integers(0, 256, (count, side, side, 3)).astype(np.uint8)
         np.savez(folder / f"{split}.npz", images=pixels, labels=np.arange(count) % 4)
@@ -33,15 +35,15 @@ def shop(
         "controls": {"sizes": list(controls)},
         "search": {"space": {"method": list(methods), "size": 0.5}},
     }
-    return Workshop(parse(plain, "x"), Store(folder / "store"), lambda text: None)
+    return StageContext(parse(plain, "x"), Store(folder / "store"), lambda text: None)
 
 
 def test_layers_that_stay_dense_are_noted(tmp_path: Path) -> None:
     """All of MobileNet-V2's channels can be removed, its depth-wise layers cannot be factored."""
-    (note,) = shop(tmp_path, "mobilenet_v2", methods=("prune", "cstar")).check_sizes()
+    (note,) = check_sizes(shop(tmp_path, "mobilenet_v2", methods=("prune", "cstar")))
     assert note.startswith("layers that cstar leaves dense, since they are convolutions in groups: blocks.0.layers.0, ")
     assert note.count("layers.") == 17
-    (note,) = shop(tmp_path, "torchvision:regnet_y_400mf").check_sizes()
+    (note,) = check_sizes(shop(tmp_path, "torchvision:regnet_y_400mf"))
     assert note.startswith(
         "layers that keep all channels, since none can be removed: network.trunk_output.block1.block1-0"
     )
@@ -50,12 +52,12 @@ def test_layers_that_stay_dense_are_noted(tmp_path: Path) -> None:
 
 def test_a_network_of_which_nothing_can_be_removed_is_refused_for_channels_alone(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="shufflenet_v2_x0_5: which layers share channels cannot be traced"):
-        shop(tmp_path, "torchvision:shufflenet_v2_x0_5").check_sizes()
+        check_sizes(shop(tmp_path, "torchvision:shufflenet_v2_x0_5"))
     with pytest.raises(ModelError, match=r"controls\.sizes: .*traced.*; or go without controls: \[\]"):
-        shop(tmp_path, "torchvision:shufflenet_v2_x0_5", methods=("cstar",)).check_sizes()
+        check_sizes(shop(tmp_path, "torchvision:shufflenet_v2_x0_5", methods=("cstar",)))
     without = shop(tmp_path, "torchvision:shufflenet_v2_x0_5", methods=("cstar",), controls=())
-    assert len(without.check_sizes()) == 1
-    assert without.sentinel()
+    assert len(check_sizes(without)) == 1
+    assert sentinel(without)
 
 
 @pytest.mark.parametrize(
@@ -71,4 +73,4 @@ def test_a_network_of_which_nothing_can_be_removed_is_refused_for_channels_alone
 def test_images_that_are_too_small_are_refused(tmp_path: Path, model: str, said: str) -> None:
     """With the network, the images and what to do."""
     with pytest.raises(ModelError, match=rf"model\.name: {model} {said}"):
-        shop(tmp_path, model).check_sizes()
+        check_sizes(shop(tmp_path, model))

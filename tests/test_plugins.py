@@ -19,8 +19,9 @@ from eed_search.core.records import TrialRecord
 from eed_search.core.spec import Spec
 from eed_search.core.spec_file import Override, load, parse
 from eed_search.core.store import Store
+from eed_search.pipeline.context import StageContext
+from eed_search.pipeline.training import base_stage, check_sizes, dense_base, member, scores_stage
 from eed_search.search import origin
-from eed_search.stages import Workshop
 from tests.cli.calling import ROOT, call, python
 
 pytestmark = pytest.mark.usefixtures("forgets_plugins")
@@ -81,9 +82,9 @@ def test_the_documented_network_and_source_are_trained(documented: Path, tmp_pat
     """The stripes have 400 images of two classes, and the base is the registered network."""
     texts = ["model.name=two_layers", "data.source=stripes"]
     spec = load(documented, [*OVERRIDES, *map(Override.parse, texts)], import_plugins=True)
-    shop = Workshop(spec, Store(tmp_path / "store"), silent)
-    shop.check_sizes()
-    base, _ = shop.base()
+    shop = StageContext(spec, Store(tmp_path / "store"), silent)
+    check_sizes(shop)
+    base, _ = dense_base(shop)
     assert (shop.data.num_classes, shop.data.image_shape, len(base)) == (2, (1, 8, 8), 5)  # type: ignore[arg-type]
 
 
@@ -91,9 +92,9 @@ def test_a_changed_plugin_is_not_taken_for_the_old_one(documented: Path, tmp_pat
     """Other keys for what uses its names, the same for the rest; and a resume would say which file changed."""
 
     def keys(spec: Spec) -> tuple[str, str, str]:
-        shop = Workshop(spec, Store(tmp_path / "store"), silent)
-        stages = (shop.base_stage(), shop.scores_stage("nis", "b"), shop.scores_stage("taylor", "b"))
-        return tuple(shop.store.key(*stage) for stage in stages)  # type: ignore[return-value]
+        shop = StageContext(spec, Store(tmp_path / "store"), silent)
+        stages = (base_stage(shop), scores_stage(shop, "nis"), scores_stage(shop, "taylor"))
+        return tuple(stage.key(shop.store) for stage in stages)  # type: ignore[return-value]
 
     spec = load(documented, OVERRIDES, import_plugins=True)
     before, files = keys(spec), plugins.files(spec.plugins)
@@ -255,10 +256,10 @@ def test_what_a_plugin_gives_is_checked(tmp_path: Path, code: str, choice: Membe
     )
     file = tmp_path / "case.yaml"
     file.write_text("name: t\nthreat: {eps: 0.1}\nplugins: [mine.py]\n")
-    shop = Workshop(load(file, OVERRIDES, import_plugins=True), Store(tmp_path / "store"), silent)
+    shop = StageContext(load(file, OVERRIDES, import_plugins=True), Store(tmp_path / "store"), silent)
     (plan,) = plan_members([choice], "all", "labels")
     with pytest.raises(ModelError, match=said):
-        shop.member(plan, *shop.base())
+        member(shop, plan, dense_base(shop)[0])
 
 
 def test_a_source_that_is_not_imported_here_asks_for_images() -> None:
@@ -275,7 +276,7 @@ def test_a_plugin_that_is_gone_is_said_by_the_worker(documented: Path, tmp_path:
     spec = load(documented, OVERRIDES)
     (tmp_path / "mine.py").unlink()
     with pytest.raises(SpecError, match=r"plugins\[0\]: .*mine\.py is gone; put it back"):
-        Workshop(spec, Store(tmp_path / "store"), silent)
+        StageContext(spec, Store(tmp_path / "store"), silent)
 
 
 @pytest.mark.slow

@@ -25,8 +25,9 @@ from eed_search.core.spec import Spec
 from eed_search.core.spec_file import parse
 from eed_search.core.store import Artifact
 from eed_search.deployment.bundle import verify
+from eed_search.pipeline.context import open_context
+from eed_search.pipeline.training import base_stage
 from eed_search.search.proposals import first_proposals, suggest
-from eed_search.stages import open_workshop
 from tests.evaluation.clocks import COMPUTING, ticking
 
 TINY: dict[str, Any] = {
@@ -109,7 +110,7 @@ def test_a_trial_ends_with_everything_measured(pair: TrialRecord, session: Sessi
 
 def test_the_members_are_in_gate_order(pair: TrialRecord, session: Session) -> None:
     """`fast_first` puts the half-width member before the full one."""
-    shop = open_workshop(session.setting.spec, session.setting.store_root, silent)
+    shop = open_context(session.setting.spec, session.setting.store_root, silent)
     assert pair.measurement is not None
     team = shop.read_members(shop.store.load(pair.measurement.artifact))
     assert [m.model.classifier.in_features for m in team] == [16, 32]
@@ -155,7 +156,7 @@ def test_a_sweep_can_be_switched_off(session: Session) -> None:
 def test_a_recheck_looks_at_fresh_images(pair: TrialRecord, session: Session) -> None:
     """At those that were asked for: the parts add up to the whole."""
     assert pair.measurement is not None
-    num = len(open_workshop(session.setting.spec, session.setting.store_root, silent).data.fresh)
+    num = len(open_context(session.setting.spec, session.setting.store_root, silent).data.fresh)
 
     def check(first: int, end: int) -> FreshCheck:
         assert pair.measurement is not None
@@ -185,7 +186,7 @@ def test_the_same_trial_elsewhere_gives_the_same_bits(pair: TrialRecord, session
     assert pair.measurement is not None
     assert record.measurement.artifact == pair.measurement.artifact
     first, second = (
-        open_workshop(one.setting.spec, one.setting.store_root, silent).store.load(pair.measurement.artifact)
+        open_context(one.setting.spec, one.setting.store_root, silent).store.load(pair.measurement.artifact)
         for one in (session, other)
     )
     tensors = first.artifact.tensors
@@ -316,7 +317,7 @@ def test_masked_members_are_as_slow_as_the_dense_base(tmp_path: Path) -> None:
     assert measured.macs == session.setting.base.measurement.macs
     assert 0.5 < measured.latency.speedup.value < 2
     assert measured.size_bytes < 0.2 * session.setting.base.measurement.size_bytes
-    shop = open_workshop(session.setting.spec, session.setting.store_root, silent)
+    shop = open_context(session.setting.spec, session.setting.store_root, silent)
     member = shop.read_members(shop.store.load(measured.artifact))[0]
     kept = {name: int(mask.sum()) for name, mask in member.masks.items()}
     assert kept["classifier.weight"] == round(0.05 * 320)
@@ -558,8 +559,8 @@ def test_a_lost_team_is_exported_all_the_same(pair: TrialRecord, damaged: Sessio
 
 def test_trials_take_their_own_cores_only(session: Session) -> None:
     """A worker that prepared a search with every core runs trials on what the file gives them."""
-    open_workshop(session.setting.spec, session.setting.store_root, silent, whole_machine=True)
-    open_workshop(session.setting.spec, session.setting.store_root, silent)
+    open_context(session.setting.spec, session.setting.store_root, silent, whole_machine=True)
+    open_context(session.setting.spec, session.setting.store_root, silent)
     assert torch.get_num_threads() == 1
 
 
@@ -572,7 +573,7 @@ def test_a_base_that_was_hardly_trained_says_so(tmp_path: Path) -> None:
 
 def test_a_base_keeps_the_losses_of_its_epochs(session: Session) -> None:
     """Beside its weights; three epochs, three losses."""
-    store = open_workshop(session.setting.spec, session.setting.store_root, silent).store
+    store = open_context(session.setting.spec, session.setting.store_root, silent).store
     losses = store.load(session.setting.base.measurement.artifact).artifact.meta["losses"]
     assert len(losses) == 3
     assert losses[-1] < losses[0]
@@ -582,9 +583,9 @@ def test_a_base_of_an_earlier_version_has_no_losses_and_serves_as_before(session
     """Its key is the same, it is not trained again, and its curve is no sign."""
     spec = session.setting.spec
     known = session.setting.base.measurement.artifact
-    weights = open_workshop(spec, session.setting.store_root, silent).store.load(known).artifact.tensors
-    shop = open_workshop(spec, tmp_path, silent)
-    kept = shop.store.get(*shop.base_stage(), lambda seed: Artifact(weights))
+    weights = open_context(spec, session.setting.store_root, silent).store.load(known).artifact.tensors
+    shop = open_context(spec, tmp_path, silent)
+    kept = replace(base_stage(shop), trains=None, compute=lambda seed: Artifact(weights)).store_in(shop.store)
     setting = trial.prepare(spec, tmp_path, silent)
     assert setting.base.measurement.artifact == known == f"base.1/{kept.key}"
     assert not any("the loss still fell" in note for note in setting.notes)

@@ -18,8 +18,9 @@ from eed_search.core.plans import plan_members
 from eed_search.core.records import TrialRecord
 from eed_search.core.spec_file import parse
 from eed_search.deployment.bundle import verify
+from eed_search.pipeline.context import open_context
+from eed_search.pipeline.training import base_stage, control_recipe, dense_base, member, member_stage, scores_stage
 from eed_search.search.proposals import first_proposals, suggest
-from eed_search.stages import open_workshop
 from eed_search.training import checkpoints
 from tests.test_trial import TINY, Session, silent, spec_with, view_of
 
@@ -69,7 +70,7 @@ def test_one_team_holds_members_of_several_methods(session: Session) -> None:
     record = complete(session, chosen)
     assert record.measurement is not None
     assert chosen.title() == "cstar-50 nis-50 radmm-50"
-    shop = open_workshop(session.setting.spec, session.setting.store_root, silent)
+    shop = open_context(session.setting.spec, session.setting.store_root, silent)
     team = shop.read_members(shop.store.load(record.measurement.artifact))
     widths = [m.model.state_dict()["features.4.weight"].numel() for m in team]
     assert sorted(widths) == [8, 8, 16]  # a factored network keeps its channels
@@ -79,7 +80,7 @@ def test_masked_members_keep_their_form_and_their_masks(tmp_path: Path) -> None:
     session = Session(tmp_path, mixed(radmm={"set": "irregular", **ADMM}))
     record = complete(session, params(MemberChoice("nis", 0.5, "radmm")))
     assert record.measurement is not None
-    shop = open_workshop(session.setting.spec, session.setting.store_root, silent)
+    shop = open_context(session.setting.spec, session.setting.store_root, silent)
     (member,) = shop.read_members(shop.store.load(record.measurement.artifact))
     for name, mask in member.masks.items():
         assert int(mask.sum()) == round(0.5 * mask.numel())
@@ -97,11 +98,11 @@ def test_a_flat_table_says_the_method_of_those_that_are_not_pruned() -> None:
 
 def test_what_a_pruned_member_lies_under_does_not_know_of_methods(tmp_path: Path) -> None:
     """Its settings are those of the time before; recipes of other methods do not touch them."""
-    shop = open_workshop(mixed(), tmp_path, silent)
+    shop = open_context(mixed(), tmp_path, silent)
     (plan,) = plan_members([MemberChoice("nis", 0.5)], "all", "labels")
-    name, settings = shop.member_stage(plan, "base")
-    assert name == "member.1"
-    assert settings == {
+    stage = member_stage(shop, plan)
+    assert stage.versioned == "member.1"
+    assert stage.settings == {
         "data": shop.data.key,
         "augment": "none",
         "eps": 0.1,
@@ -112,27 +113,27 @@ def test_what_a_pruned_member_lies_under_does_not_know_of_methods(tmp_path: Path
         "part": 0,
         "copy": 0,
         "recovery": "labels",
-        "base": "base",
+        "base": base_stage(shop).key(shop.store),
         "granularity": "channel",
         "block": 4,
-        "scores": shop.store.key(*shop.scores_stage("nis", "base")),
+        "scores": scores_stage(shop, "nis").key(shop.store),
     }
 
 
 def test_an_admm_member_depends_on_its_recipe_and_not_on_a_score(tmp_path: Path) -> None:
     shop, other = (
-        open_workshop(mixed(), tmp_path, silent),
-        open_workshop(mixed(radmm={**ADMM, "rho": 0.1}), tmp_path, silent),
+        open_context(mixed(), tmp_path, silent),
+        open_context(mixed(radmm={**ADMM, "rho": 0.1}), tmp_path, silent),
     )
     nis, erm = (plan_members([MemberChoice(s, 0.5, "radmm")], "all", "labels")[0] for s in ("nis", "erm"))  # type: ignore[arg-type]
-    assert shop.member_stage(nis, "base") == shop.member_stage(erm, "base")
-    assert shop.member_stage(nis, "base") != other.member_stage(nis, "base")
+    assert member_stage(shop, nis).settings == member_stage(shop, erm).settings
+    assert member_stage(shop, nis).settings != member_stage(other, nis).settings
 
 
 def test_controls_see_as_many_images_as_the_longest_member(tmp_path: Path) -> None:
     """Base 3, ADMM 1, fine-tune 1 and joint fine-tune 1 epochs; without ADMM in the space 5, as before."""
-    assert open_workshop(mixed(), tmp_path, silent).control_recipe().epochs == 6
-    assert open_workshop(spec_with(), tmp_path, silent).control_recipe().epochs == 5
+    assert control_recipe(open_context(mixed(), tmp_path, silent)).epochs == 6
+    assert control_recipe(open_context(spec_with(), tmp_path, silent)).epochs == 5
 
 
 def test_a_score_that_nobody_looks_at_is_not_drawn() -> None:
@@ -193,17 +194,17 @@ def test_a_member_whose_making_was_cut_off_goes_on_where_it_was(
 
     choice = MemberChoice("nis", 0.5, method)
     (plan,) = plan_members([choice], "all", "labels")
-    whole, shop = (open_workshop(mixed(**longer), tmp_path / name, silent) for name in ("whole", "cut"))
-    base, base_key = whole.base()
-    expected = whole.member(plan, base, base_key)
-    assert shop.base()[1] == base_key
+    whole, shop = (open_context(mixed(**longer), tmp_path / name, silent) for name in ("whole", "cut"))
+    base, base_key = dense_base(whole)
+    expected = member(whole, plan, base)
+    assert dense_base(shop)[1] == base_key
     shop.report = cut_off
     with pytest.raises(Cut):
-        shop.member(plan, base, base_key)
+        member(shop, plan, base)
     assert list((tmp_path / "cut" / "unfinished").iterdir())
     shop.report = lines.append
     lines.clear()
-    again = shop.member(plan, base, base_key)
+    again = member(shop, plan, base)
     assert not any("epoch 1 of 2" in line for line in lines)
     assert any("goes on at epoch 1." in line for line in lines)
     state = again.member.model.state_dict()

@@ -70,27 +70,28 @@ def dry_run(
     from eed_search.calibration import calibrate
     from eed_search.core.store import Store
     from eed_search.data.sources import refuse_download
+    from eed_search.pipeline.context import StageContext
+    from eed_search.pipeline.training import check_sizes
     from eed_search.search.claim import with_absolute_data
     from eed_search.search.forecast import forecast
     from eed_search.search.foreseen import draws
     from eed_search.search.space_size import all_members, plans_of, space_size
-    from eed_search.stages import Workshop
     from eed_search.stock import take_stock
 
     spec = with_absolute_data(spec)
     refuse_download(spec.data)
-    shop = Workshop(spec, Store(home / "store", read_only=True), lambda text: None)
-    shop.check_sizes()
-    assert shop.data.facts is not None
+    context = StageContext(spec, Store(home / "store", read_only=True), lambda text: None)
+    check_sizes(context)
+    assert context.data.facts is not None
     if not as_json:
-        for line in image_lines(shop.data.facts):
+        for line in image_lines(context.data.facts):
             say(f"  {line}")
         say("Measuring a few batches and latency rounds on this machine ...")
     proposals = draws(spec)
     everyone = all_members(spec)
     wanted = {plan for draw in proposals for plan in plans_of(draw.params, spec)}
-    stock = take_stock(shop, {*everyone, *wanted})
-    units = calibrate(shop, cores=cores)
+    stock = take_stock(context, {*everyone, *wanted})
+    units = calibrate(context, cores=cores)
     found = forecast(spec, units, proposals, stock, slots)
     space = space_size(spec)
     # Of the members that chance would ask for: those that a space holds may be thousands.
@@ -103,7 +104,7 @@ def dry_run(
     if as_json:
         say(
             as_text(
-                _facts(spec, home, there, notes, space, held, units, found) | {"data": shop.data.facts.to_plain()},
+                _facts(spec, home, there, notes, space, held, units, found) | {"data": context.data.facts.to_plain()},
                 allow_nan=True,
             )
         )

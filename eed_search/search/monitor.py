@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from eed_search.core.processes import Worker, this_worker
 
 if TYPE_CHECKING:
-    from eed_search.stages import Report
+    from eed_search.pipeline.context import Report
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from eed_search.search.outcome import attempt
 
 if TYPE_CHECKING:
     from eed_search.evaluation.latency import Probe
+    from eed_search.pipeline.context import Report
     from eed_search.search.proposer import Proposer
-    from eed_search.stages import Report
     from eed_search.trial import Setting
 
 Poll = Callable[[], None]

@@ -23,15 +23,16 @@ from eed_search.core.pace import in_counts
 from eed_search.core.records import Interval
 from eed_search.core.seeds import seed_of
 from eed_search.core.spec import Model
-from eed_search.core.store import Artifact, Store
+from eed_search.core.store import Artifact, Store, Stored
 from eed_search.data.splits import Splits
 from eed_search.deployment.onnx_export import to_onnx
 from eed_search.evaluation.latency import LatencyProbe
 from eed_search.models import build_for, count_macs, place, signature
 from eed_search.models.registry import check_images
-from eed_search.stages import machine_name
+from eed_search.pipeline.latency import machine_name
+from eed_search.pipeline.stage import Stage
 from eed_search.training import LabelRecovery, train
-from eed_search.training.checkpoints import Checkpoint, kept_while_computed
+from eed_search.training.checkpoints import Checkpoint
 from eed_search.transfer.craft import craft, inputs_hash, lengths, predict
 from eed_search.transfer.grid import Choice
 from eed_search.transfer.results import Timed
@@ -129,13 +130,14 @@ class Bench:
         if self.spec.plugins:  # the model may be the user's own
             settings["code"] = [plugins.digest(entry) for entry in self.spec.plugins]
 
-        def compute(seed: int, unfinished: Checkpoint) -> Artifact:
+        def trains(seed: int, unfinished: Checkpoint) -> Artifact:
             network = self.untrained(model, seed)
             self._train(network, self.spec.base, seed, name="base", unfinished=unfinished)
             return self._to_artifact(Member(network.cpu()))
 
-        stored = kept_while_computed(self.store, "benchmark_base.1", settings, compute)
-        return self._network(model, stored.key, stored.artifact)
+        return Stage("benchmark_base", settings, lambda stored: self._network(model, stored), trains=trains).made_in(
+            self.store
+        )
 
     def pruned(self, model: Model, choice: Choice, base: Network) -> Network:
         """Prune a base network and fine-tune it where asked, or read it.
@@ -155,7 +157,7 @@ class Bench:
         if choice.finetuned:
             settings["finetune"] = self._training(spec.finetune)
 
-        def compute(seed: int, unfinished: Checkpoint) -> Artifact:
+        def trains(seed: int, unfinished: Checkpoint) -> Artifact:
             few = data.train.subset(torch.arange(min(spec.score_samples, len(data.train))))
             evidence = Evidence(few.images, few.labels, self.seed)
             found = prune(base.model, data.image_shape, choice.scheme, choice.ratio, spec.block, evidence)
@@ -165,8 +167,8 @@ class Bench:
                 self._train(found.model, spec.finetune, seed, found.masks, name="fine-tuning", unfinished=unfinished)
             return self._to_artifact(Member(found.model.cpu(), found.masks), found.left_dense)
 
-        stored = kept_while_computed(self.store, "benchmark_network.1", settings, compute)
-        return self._network(model, stored.key, stored.artifact)
+        stage = Stage("benchmark_network", settings, lambda stored: self._network(model, stored), trains=trains)
+        return stage.made_in(self.store)
 
     def refuse(self, model: Model) -> None:
         """Find out before any training whether a base network suits the images, and whether it can be pruned.
@@ -192,9 +194,11 @@ class Bench:
             arrays = {"images": images.numpy(), "right": right}
             return Artifact(arrays, {"sha256": inputs_hash(images.numpy()), "l2": self._median(images, right)})
 
-        stored = self.store.get("benchmark_inputs.1", settings, compute)
-        arrays, meta = stored.artifact.tensors, stored.artifact.meta
-        return Crafted(torch.from_numpy(arrays["images"]), stored.key, meta["sha256"], arrays["right"], meta["l2"])
+        def decode(stored: Stored) -> Crafted:
+            arrays, meta = stored.artifact.tensors, stored.artifact.meta
+            return Crafted(torch.from_numpy(arrays["images"]), stored.key, meta["sha256"], arrays["right"], meta["l2"])
+
+        return Stage("benchmark_inputs", settings, decode, compute).made_in(self.store)
 
     def replayed(self, network: Network, crafted: Crafted, case: Case) -> Replayed:
         """Replay base-crafted inputs on a pruned network, and attack it itself, or read the answers."""
@@ -207,8 +211,11 @@ class Bench:
             adaptive = self._labels(network.model, own) == truth
             return Artifact({"static": static, "adaptive": adaptive}, {"l2": self._median(own, adaptive)})
 
-        artifact = self.store.get("benchmark_replay.1", settings, compute).artifact
-        return Replayed(artifact.tensors["static"], artifact.tensors["adaptive"], artifact.meta["l2"])
+        def decode(stored: Stored) -> Replayed:
+            arrays = stored.artifact.tensors
+            return Replayed(arrays["static"], arrays["adaptive"], stored.artifact.meta["l2"])
+
+        return Stage("benchmark_replay", settings, decode, compute).made_in(self.store)
 
     # ------------------------------------------------------------ latency
 
@@ -246,12 +253,16 @@ class Bench:
             return Artifact(meta={"ratio": asdict(estimate.ratio), "noisy": estimate.noisy})
 
         # The base's wall time is taken once, so that latencies of one base compare as their ratios do.
-        wall = self.store.get(
-            "benchmark_reference.3", shared, lambda seed: Artifact(meta=asdict(probe().reference_ms()))
+        wall = Stage(
+            "benchmark_reference",
+            shared,
+            lambda stored: float(stored.artifact.meta["value"]),
+            lambda seed: Artifact(meta=asdict(probe().reference_ms())),
         )
         settings = shared | {"architecture": signature(network.model, shape)}
-        meta = self.store.get("benchmark_latency.4", settings, measure).artifact.meta
-        ratio, dense_ms = Interval(**meta["ratio"]), float(wall.artifact.meta["value"])
+        dense_ms = wall.made_in(self.store)
+        meta = Stage("benchmark_latency", settings, lambda stored: stored.artifact.meta, measure).made_in(self.store)
+        ratio = Interval(**meta["ratio"])
         milliseconds = Interval(dense_ms * ratio.value, dense_ms * ratio.low, dense_ms * ratio.high)
         return Timed(milliseconds, Interval(1 / ratio.value, 1 / ratio.high, 1 / ratio.low), meta["noisy"])
 
@@ -325,13 +336,14 @@ class Bench:
         labels = self._labels(member.model, self.data.test.images)
         return Artifact(arrays | {"labels": labels}, {"left_dense": list(left_dense)})
 
-    def _network(self, model: Model, key: str, artifact: Artifact) -> Network:
+    def _network(self, model: Model, stored: Stored) -> Network:
+        artifact = stored.artifact
         tensors = {name: torch.from_numpy(array) for name, array in artifact.tensors.items() if name != "labels"}
         member = from_arrays(self.untrained(model), tensors)
         masked = sum(int((~mask).sum()) for mask in member.masks.values())
         return Network(
             member.model,
-            key,
+            stored.key,
             artifact.tensors["labels"],
             sum(p.numel() for p in member.model.parameters()) - masked,
             count_macs(member.model, self.data.image_shape),

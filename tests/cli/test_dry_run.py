@@ -80,12 +80,13 @@ def test_a_home_is_byte_identical_afterwards(file: Path, tmp_path: Path) -> None
     The name is taken, so after the forecast it ends as a launch would: with the refusal and exit code 7.
     """
     from eed_search.core.store import Store
-    from eed_search.stages import Workshop
+    from eed_search.pipeline.context import StageContext
+    from eed_search.pipeline.training import dense_base, scores_stage
 
     home = tmp_path / "home"
-    shop = Workshop(load(file), Store(home / "store"), lambda text: None)
-    base, base_key = shop.base()
-    scores = shop.scores("erm", base, base_key)
+    shop = StageContext(load(file), Store(home / "store"), lambda text: None)
+    base, _ = dense_base(shop)
+    scores = scores_stage(shop, "erm", base).made_in(shop.store)
     (home / "store" / "scores.1" / scores.key / "meta.json").write_text('{"altered": 1}')
     (home / "mine").mkdir()
     (home / "mine" / "driver.lock").touch()

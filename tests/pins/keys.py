@@ -38,7 +38,19 @@ from eed_search.evaluation.attacks import tier_attacks
 from eed_search.evaluation.latency import RatioEstimate
 from eed_search.evaluation.tiers import split_key, team_key
 from eed_search.models import build_for, signature
-from eed_search.stages import Deployed, TrainedMember, Workshop
+from eed_search.pipeline.context import StageContext
+from eed_search.pipeline.latency import Deployed, cascades, latency_ratio
+from eed_search.pipeline.robustness import judgement, slow_down, transfer_failures
+from eed_search.pipeline.training import (
+    TrainedMember,
+    control_stage,
+    dense_base,
+    known_forms,
+    member,
+    scores_stage,
+    team_stage,
+    undefended,
+)
 from eed_search.transfer import spec_file as benchmark_file
 from eed_search.transfer.bench import Bench
 from eed_search.transfer.grid import choices
@@ -94,7 +106,7 @@ class Recording(Store):
         return Stored(key, self.artifacts[stage.partition(".")[0]], 1.0)
 
 
-class StandInShop(Workshop):
+class StandInShop(StageContext):
     """A workshop whose images are given; nothing is read."""
 
     def __init__(self, spec: Spec, store: Store, data: Splits) -> None:
@@ -186,20 +198,22 @@ def _search(sheet: Sheet, store: Recording, spec: Spec, data: Splits) -> None:
     store.artifacts |= dict.fromkeys(("base", "control", "twin", "member"), dense) | _measured(data)
     store.artifacts["scores"] = Artifact()
 
-    base, base_key = sheet.note("of the search", shop.base)
-    sheet.note("without a defence", shop.undefended)
+    base, base_key = sheet.note("of the search", lambda: dense_base(shop))
+    sheet.note("without a defence", lambda: undefended(shop))
     for size in spec.controls.sizes:
         for recovery in spec.controls.recoveries:
-            sheet.note(f"{size:g} {recovery}", lambda s=size, r=recovery: shop.control(s, r, base, base_key))
-    members = [sheet.note(_title(plan), lambda p=plan: shop.member(p, base, base_key)) for plan in _plans(sheet, shop)]
+            sheet.note(
+                f"{size:g} {recovery}", lambda s=size, r=recovery: control_stage(shop, s, r, base).made_in(shop.store)
+            )
+    members = [sheet.note(_title(plan), lambda p=plan: member(shop, p, base)) for plan in _plans(sheet, shop)]
     if any(is_scored(member.plan.choice.method) for member in members):
         for score in _values(spec.search.space.score):
-            sheet.note(str(score), lambda s=score: shop.scores(s, base, base_key))
-    sheet.note("of a member", lambda: shop.transfer_failures(base, base_key, members[0]))
+            sheet.note(str(score), lambda s=score: scores_stage(shop, s, base).made_in(shop.store))
+    sheet.note("of a member", lambda: transfer_failures(shop, base, base_key, members[0]))
 
     for named, team in (("one", members[:1]), ("two", members[:2])):
         _team(sheet, shop, named, team)
-    sheet.note("the dense base", lambda: shop.judgement([base], base_key, Gate(), name=""))
+    sheet.note("the dense base", lambda: judgement(shop, [base], base_key, Gate(), name=""))
     _clock(sheet, shop, base, base_key)
     for tier in (1, 2):
         _tier(sheet, spec, data, tier)
@@ -222,33 +236,35 @@ def _team(sheet: Sheet, shop: StandInShop, named: str, team: list[TrainedMember]
     dense = store.artifacts["base"].tensors
     together = {f"member{i}/{name}": array for i in range(1, num + 1) for name, array in dense.items()}
     store.artifacts["team"] = Artifact(together, {"num_members": num})
-    stored = sheet.note(f"of {named}", lambda: shop.team(team, params))
+    stored = sheet.note(f"of {named}", lambda: team_stage(shop, team, params).made_in(shop.store))
     networks = [member.model for member in shop.read_members(stored)]
 
     def judged(what: str, **how: Any) -> None:
-        sheet.note(f"a team of {named}, {what}", lambda: shop.judgement(networks, stored.key, gate, name="", **how))
+        sheet.note(f"a team of {named}, {what}", lambda: judgement(shop, networks, stored.key, gate, name="", **how))
 
     judged("at a rung", share=0.5)
     judged("at its end", sweep=True)
     judged("at another threshold")
     judged("fresh images", split="fresh", part=(0, NUM_IMAGES // 2))
     for what, how in (("at a rung", {"share": 0.5}), ("at its end", {"thresholds": np.array([0.25, 0.5])})):
-        sheet.note(f"a team of {named}, {what}", lambda h=how: shop.slowed(networks, stored.key, gate, name="", **h))
+        sheet.note(
+            f"a team of {named}, {what}", lambda h=how: slow_down(shop, networks, stored.key, gate, name="", **h)
+        )
     deployed = Deployed([Member(network) for network in networks], gate, f"team.1/{stored.key}")
-    base = shop.base()[0]
+    base = dense_base(shop)[0]
     for repeat in (0, 1):
         for how, said in (("script", ""), ("plain", ", against the plain base")):
             sheet.note(
                 f"of {named}, repeat {repeat}{said}",
-                lambda r=repeat, h=how: shop.cascades([deployed], base, 0.5, [r], h),
+                lambda r=repeat, h=how: cascades(shop, [deployed], base, 0.5, [r], h),
             )
 
 
 def _clock(sheet: Sheet, shop: StandInShop, base: torch.nn.Module, base_key: str) -> None:
     reference = signature(base, shop.data.image_shape)
-    for size, network in [*shop.known_forms(), (1.0, base)]:
+    for size, network in [*known_forms(shop), (1.0, base)]:
         what = "masked" if size is None else f"{size:g}"
-        sheet.note(what, lambda n=network: shop.latency(n, NoProbe(), reference))
+        sheet.note(what, lambda n=network: latency_ratio(shop, n, NoProbe(), reference))
 
 
 def _tier(sheet: Sheet, spec: Spec, data: Splits, tier: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from eed_search.pipeline.stage import VERSIONS, versioned
 from tests.cli.calling import ROOT
 from tests.pins.keys import DATA, KEYS, data_keys, keys_of, space_names
 
@@ -40,14 +41,15 @@ def message(space: str, changed: list[str], gone: list[str], found: dict[str, st
 
 
 def test_every_stage_is_pinned() -> None:
-    """Whatever the code keeps in a store, by its name with its version."""
+    """Whatever the code keeps in a store, by its name with its version; and none is named anywhere else."""
     named = {
-        name
+        name: file
         for file in (ROOT / "eed_search").rglob("*.py")
-        for name in re.findall(r'"([a-z_]+\.[0-9]+)"', file.read_text(encoding="utf-8"))
+        for name in re.findall(r'"([a-z_]+\.[0-9]+)[/"]', file.read_text(encoding="utf-8"))
     }
+    assert named == {}
     pinned = {key.partition("/")[0] for space in space_names() for key in PINNED[space].values()}
-    assert {name for name in pinned if "." in name} == named
+    assert {name for name in pinned if "." in name} == {versioned(name) for name in VERSIONS}
 
 
 @pytest.mark.parametrize("space", DATA)

@@ -1,9 +1,10 @@
-"""What every stage needs besides its own settings: a search's data, device and store."""
+"""What every stage needs besides its own settings: a search's file, data, device and store."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,17 +14,18 @@ from eed_search.compression.member import Member, fresh, from_arrays
 from eed_search.core import plugins
 from eed_search.core.cores import usable_cores
 from eed_search.core.names import digest_of
+from eed_search.core.sent_plugins import bring
+from eed_search.core.shared_stages import SharedStages
 from eed_search.core.spec import Data, Spec
+from eed_search.core.storage import Storage
 from eed_search.core.store import Store, Stored
 from eed_search.data.splits import Splits, load_splits
 from eed_search.models import build_for
 
 Report = Callable[[str], None]
-Stage = tuple[str, dict[str, Any]]
-"""A stage's name with its version, and its settings: together they are its key in the store."""
 
 
-class Bench:
+class StageContext:
     """One search's data, device and store.
 
     Args:
@@ -43,7 +45,7 @@ class Bench:
         """Read the networks of any artifact that holds some: a base, a control, a member, a team."""
         tensors = {name: torch.from_numpy(array) for name, array in stored.artifact.tensors.items()}
         count = int(stored.artifact.meta.get("num_members", 0))
-        graph = self._untrained(0)
+        graph = self.untrained(0)
         if not count:
             return [from_arrays(graph, tensors)]
         return [from_arrays(graph, tensors, f"member{i}/") for i in range(1, count + 1)]
@@ -52,16 +54,39 @@ class Bench:
         """A channel member's network at a size, untrained: enough for latency, size and MACs."""
         spec = self.spec
         if spec.members.granularity == "unstructured":
-            return self._untrained(0)
-        return fresh(self._untrained(0), self.data.image_shape, size, spec.members.block, 0)
+            return self.untrained(0)
+        return fresh(self.untrained(0), self.data.image_shape, size, spec.members.block, 0)
 
     @property
-    def _model(self) -> dict[str, Any]:
+    def model(self) -> dict[str, Any]:
         """What a key holds of the base's architecture."""
         return self.spec.model.model_dump() | digest_of("model", self.spec.model.name)
 
-    def _untrained(self, seed: int) -> nn.Module:
+    def untrained(self, seed: int) -> nn.Module:
+        """Build the base's architecture with fresh weights."""
         return build_for(self.spec.model, self.data, seed)
+
+
+def open_context(spec: Spec, store_root: Path | str, report: Report, *, whole_machine: bool = False) -> StageContext:
+    """Open a search's store and data, and take as many threads as the trial has cores.
+
+    Args:
+        spec: The search-space file.
+        store_root: Folder of the stage store.
+        report: Told which stage is being computed, and how far it is.
+        whole_machine: Take every core: nothing else runs.
+    """
+    # said each time: a worker that prepared the search with every core runs trials afterwards
+    torch.set_num_threads(usable_cores() if whole_machine else trial_threads(spec))
+    store = Store(
+        Path(store_root),
+        on_stage=lambda stage: report(stage.partition(".")[0]),
+        on_wait=lambda stage: report(f"waits for another worker's {stage.partition('.')[0]}"),
+        on_altered=report,
+        shared=SharedStages(Storage(spec.storage.url)) if spec.storage.url else None,
+    )
+    bring(spec.plugins, spec.storage.url)
+    return StageContext(spec, store, report)
 
 
 def trial_threads(spec: Spec) -> int:
