@@ -16,9 +16,9 @@ from eed_search.core.looks import Rival
 from eed_search.core.params import TrialParams
 from eed_search.core.points import constraint_excess
 from eed_search.core.records import FreshCheck, Latency, Measurement, Reference, RungReading, TrialRecord
+from eed_search.core.search_context import SearchContext
 from eed_search.core.spec import Constraints, Spec
 from eed_search.evaluation.latency import LatencyProbe, Probe
-from eed_search.trial import Setting
 
 Report = Callable[[str], None]
 
@@ -41,12 +41,12 @@ class Pipeline:
         """As `trial.read_data`."""
         return trial.read_data(spec, store_root, report)
 
-    def prepare(self, spec: Spec, store_root: Path, report: Report) -> Setting:
+    def prepare(self, spec: Spec, store_root: Path, report: Report) -> SearchContext:
         """As `trial.prepare`; without the gate nothing is known of a trial beforehand."""
         setting = trial.prepare(spec, store_root, report)
         return setting if self.gate else replace(setting, forms=())
 
-    def make_probe(self, setting: Setting) -> LatencyProbe:
+    def make_probe(self, setting: SearchContext) -> LatencyProbe:
         """As `trial.make_probe`."""
         return trial.make_probe(setting)
 
@@ -54,7 +54,7 @@ class Pipeline:
         self,
         number: int,
         params: TrialParams,
-        setting: Setting,
+        setting: SearchContext,
         probe: Probe,
         report: Report,
         rung: int | None = None,
@@ -75,7 +75,7 @@ class Pipeline:
             hand_over(found.measurement.artifact, Path(given.store_root), Path(setting.store_root))
         return found
 
-    def control(self, size: float, setting: Setting, probe: Probe, report: Report) -> Reference:
+    def control(self, size: float, setting: SearchContext, probe: Probe, report: Report) -> Reference:
         """As `trial.control`."""
         return trial.control(size, setting, probe, report)
 
@@ -83,26 +83,26 @@ class Pipeline:
         self,
         classifiers: Sequence[tuple[str, TrialParams | None]],
         repeats: Sequence[int],
-        setting: Setting,
+        setting: SearchContext,
         report: Report,
     ) -> list[Latency]:
         """As `trial.final_latencies`."""
         return trial.final_latencies(classifiers, repeats, setting, report)
 
     def confirm(
-        self, artifact: str, params: TrialParams, bound: Measurement, setting: Setting, report: Report
+        self, artifact: str, params: TrialParams, bound: Measurement, setting: SearchContext, report: Report
     ) -> Measurement:
         """As `trial.confirm`."""
         return trial.confirm(artifact, params, bound, setting, report)
 
     def recheck(
-        self, artifact: str, params: TrialParams | None, images: tuple[int, int], setting: Setting, report: Report
+        self, artifact: str, params: TrialParams | None, images: tuple[int, int], setting: SearchContext, report: Report
     ) -> FreshCheck:
         """As `trial.recheck`."""
         return trial.recheck(artifact, params, images, setting, report)
 
 
-def own_store(setting: Setting, number: int, *, base: bool) -> Path:
+def own_store(setting: SearchContext, number: int, *, base: bool) -> Path:
     """Give a trial's own store, with nothing in it when it is new, or nothing but the dense base."""
     shared = Path(setting.store_root)
     own = shared.with_name("stores") / str(number)
@@ -123,7 +123,7 @@ def without_limits(spec: Spec) -> Spec:
     return spec.model_copy(update={"search": spec.search.model_copy(update={"constraints": Constraints()})})
 
 
-def judged(record: TrialRecord, setting: Setting) -> TrialRecord:
+def judged(record: TrialRecord, setting: SearchContext) -> TrialRecord:
     """Hold a finished trial against the search's limits, as the trial itself would have after measuring."""
     if record.outcome != "done" or record.measurement is None:
         return record

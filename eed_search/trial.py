@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ from eed_search.core.records import (
     pack_bits,
     unpack_bits,
 )
+from eed_search.core.search_context import SearchContext
 from eed_search.core.spec import Spec
 from eed_search.core.statistics import paired_difference
 from eed_search.deployment.gates import gate_of, to_settings
@@ -71,43 +72,6 @@ _WORTHWHILE = 1e-3  # share of the square that another threshold must add to be 
 RUNS_ALL = 2.0  # a gate threshold that no stop probability reaches
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What every trial of a search shares; travels to the workers.
-
-    Attributes:
-        spec: The search-space file.
-        store_root: Folder of the stage store.
-        base: The dense base and what it measured.
-        gate_ms: Cost of one gate step in the deployment runtime.
-        num_classes: Classes.
-        image_shape: Channels, height, width.
-        machine: The kind of machine that latencies belong to.
-        notes: What a reader of the result should know of the base.
-        forms: What members of the space's sizes will be, as far as that is known before they are made.
-    """
-
-    spec: Spec
-    store_root: str
-    base: Reference
-    gate_ms: float
-    num_classes: int
-    image_shape: tuple[int, int, int]
-    machine: str = ""
-    notes: tuple[str, ...] = ()
-    forms: tuple[Form, ...] = ()
-
-    @property
-    def denominator(self) -> Denominator:
-        """How the dense base runs whose latency the search divides by."""
-        return self.base.measurement.latency.denominator
-
-    @property
-    def base_key(self) -> str:
-        """Key of the base's weights in the store."""
-        return self.base.measurement.artifact.partition("/")[2]
-
-
 def read_data(spec: Spec, store_root: Path, report: Report) -> DataFacts:
     """Read the images and say what was read, before anything is trained.
 
@@ -131,7 +95,7 @@ def train_base(spec: Spec, store_root: Path, report: Report) -> None:
     judgement(context, [base], base_key, Gate(), name="the dense base")
 
 
-def prepare(spec: Spec, store_root: Path, report: Report) -> Setting:
+def prepare(spec: Spec, store_root: Path, report: Report) -> SearchContext:
     """Train the dense base, evaluate it, and take the reference latency.
 
     Called once, with the whole machine to itself, before any worker starts: the reference latency
@@ -190,7 +154,7 @@ def prepare(spec: Spec, store_root: Path, report: Report) -> Setting:
         estimate = latency_ratio(context, network, probe, _reference(base, context.data.image_shape, "plain"))
         if size is not None:
             forms.append(Form(size, estimate.ratio.value, Member(network).size_bytes))
-    return Setting(
+    return SearchContext(
         spec,
         str(store_root),
         Reference("dense base", measurement, seconds, 1.0, "labels"),
@@ -203,7 +167,7 @@ def prepare(spec: Spec, store_root: Path, report: Report) -> Setting:
     )
 
 
-def make_probe(setting: Setting, clock: Clock = MACHINE) -> LatencyProbe:
+def make_probe(setting: SearchContext, clock: Clock = MACHINE) -> LatencyProbe:
     """Build the latency probe that compares candidates with the search's dense base."""
     context = open_context(setting.spec, setting.store_root, lambda text: None)
     return _probe(context, dense_base(context)[0], setting.denominator, clock)
@@ -212,7 +176,7 @@ def make_probe(setting: Setting, clock: Clock = MACHINE) -> LatencyProbe:
 def run(
     number: int,
     params: TrialParams,
-    setting: Setting,
+    setting: SearchContext,
     probe: Probe,
     report: Report,
     rung: int | None = None,
@@ -261,7 +225,7 @@ def run(
 def _run(
     record: TrialRecord,
     params: TrialParams,
-    setting: Setting,
+    setting: SearchContext,
     context: StageContext,
     probe: Probe,
     rung: int | None,
@@ -331,7 +295,7 @@ def _reading(
     team: Sequence[nn.Module],
     key: str,
     params: TrialParams,
-    setting: Setting,
+    setting: SearchContext,
     context: StageContext,
     probe: Probe,
 ) -> RungReading:
@@ -363,7 +327,7 @@ def _sweep(
     judged: Judgement,
     slow: Slowed,
     ratios: Sequence[RatioEstimate],
-    setting: Setting,
+    setting: SearchContext,
     own: Measurement,
 ) -> tuple[SweptPoint, ...]:
     """Keep the other thresholds that would add most to the hypervolume, and keep every limit."""
@@ -403,7 +367,9 @@ def _sweep(
     return tuple(found[i - 1] for i in sorted(chosen[1:]))
 
 
-def confirm(artifact: str, params: TrialParams, bound: Measurement, setting: Setting, report: Report) -> Measurement:
+def confirm(
+    artifact: str, params: TrialParams, bound: Measurement, setting: SearchContext, report: Report
+) -> Measurement:
     """Attack a trained team at one gate threshold: what was an upper bound becomes a measurement.
 
     Args:
@@ -430,7 +396,7 @@ def confirm(artifact: str, params: TrialParams, bound: Measurement, setting: Set
 
 
 def recheck(
-    artifact: str, params: TrialParams | None, images: tuple[int, int], setting: Setting, report: Report
+    artifact: str, params: TrialParams | None, images: tuple[int, int], setting: SearchContext, report: Report
 ) -> FreshCheck:
     """Evaluate one classifier again on fresh images, which no decision of the search has seen.
 
@@ -456,7 +422,7 @@ def _measure(
     judged: Judgement,
     slow: Slowed,
     ratios: Sequence[RatioEstimate],
-    setting: Setting,
+    setting: SearchContext,
     *,
     artifact: str,
     at_least: bool = False,
@@ -503,7 +469,7 @@ def _mean_macs(shares: Sequence[float], macs: Sequence[int]) -> int:
     return round(sum((1 - sum(shares[:t])) * one for t, one in enumerate(macs)))
 
 
-def _robustness(judged: Judgement, setting: Setting) -> dict[str, Any]:
+def _robustness(judged: Judgement, setting: SearchContext) -> dict[str, Any]:
     """The fields of a measurement that the attack decides."""
     base = setting.base.measurement
     base_right = unpack_bits(base.robust_hex, base.robust_accuracy.num_samples)
@@ -538,7 +504,7 @@ def _judged_by_constraints(record: TrialRecord, excess: Mapping[str, float]) -> 
 # ---------------------------------------------------------------- beside the trials
 
 
-def control(size: float, setting: Setting, probe: Probe, report: Report) -> Reference:
+def control(size: float, setting: SearchContext, probe: Probe, report: Report) -> Reference:
     """Train small networks from scratch, one for each recovery, and keep the more robust one.
 
     The control that every point must beat: the architecture of a channel member of this size,
@@ -570,7 +536,10 @@ def control(size: float, setting: Setting, probe: Probe, report: Report) -> Refe
 
 
 def final_latencies(
-    classifiers: Sequence[tuple[str, TrialParams | None]], repeats: Sequence[int], setting: Setting, report: Report
+    classifiers: Sequence[tuple[str, TrialParams | None]],
+    repeats: Sequence[int],
+    setting: SearchContext,
+    report: Report,
 ) -> list[Latency]:
     """Time deployed cascades themselves, image by image, in the same rounds, with the whole machine to themselves.
 

@@ -62,10 +62,10 @@ from eed_search.search.remaining import controls_to_train, ended_early, work_lef
 from eed_search.search.workers import Pipeline, Poll, SessionLost, Work, Workers
 
 if TYPE_CHECKING:
+    from eed_search.core.search_context import SearchContext
     from eed_search.search.proposer import Proposer
     from eed_search.search.ray_workers import RayWorkers
     from eed_search.tracking.mlflow_log import State
-    from eed_search.trial import Setting
 
 RAY_LOG, ERRORS_FOLDER, REPORT_FOLDER = "ray.log", "errors", "report"
 MOST_LOSSES = 2  # a trial whose worker is lost is tried again so often
@@ -292,7 +292,7 @@ class _Search:
 
     # ------------------------------------------------------------ the dense base
 
-    def _prepare(self) -> Setting | None:
+    def _prepare(self) -> SearchContext | None:
         """Get the dense base; none where nothing is left to do that needs it."""
         before = self.view.base
         if before is not None and not work_left(self.view, self.spec):
@@ -316,7 +316,7 @@ class _Search:
 
         given = {"spec": self.spec, "store_root": self.home / "store"}
         try:
-            setting: Setting = self._alone("prepare", given, "dense base", poll)
+            setting: SearchContext = self._alone("prepare", given, "dense base", poll)
         except TrialFailure as error:
             if error.reason != "timeout":
                 raise
@@ -341,25 +341,24 @@ class _Search:
         measured = view.facts | {"data": facts.to_plain()}
         self.journal.data(RunDescribed(view.name, view.spec, measured, view.home, view.uid), facts)
 
-    def _keep(self, setting: Setting) -> None:
+    def _keep(self, setting: SearchContext) -> None:
         measured: dict[str, Any] = {
             "num_classes": setting.num_classes,
             "image_shape": list(setting.image_shape),
             "reference_ms": setting.base.measurement.latency.latency_ms.value,
+            "gate_ms": setting.gate_ms,
         }
-        if (gate_ms := getattr(setting, "gate_ms", None)) is not None:
-            measured["gate_ms"] = gate_ms
-        if forms := getattr(setting, "forms", ()):
-            measured["forms"] = to_facts(forms)
+        if setting.forms:
+            measured["forms"] = to_facts(setting.forms)
         view = self.view
         # The data's files are hashed now: a source may have been downloaded only just before.
         of = origin.origin(self.spec)
         self.journal.append(RunDescribed(view.name, view.spec, view.facts | measured, view.home, view.uid, of))
         self.journal.base(setting.base)
-        for note in getattr(setting, "notes", ()):
+        for note in setting.notes:
             self.journal.note(note)
 
-    def _as_before(self, setting: Setting, base: Reference) -> Setting:
+    def _as_before(self, setting: SearchContext, base: Reference) -> SearchContext:
         """Go on with the base and the reference latency that all finished trials were measured against."""
         took, takes = (one.measurement.latency.latency_ms.value for one in (base, setting.base))
         if abs(takes / took - 1) > _SLOWER:
@@ -369,16 +368,13 @@ class _Search:
             )
         if setting.base.measurement.artifact != base.measurement.artifact:
             self.journal.note("at the resume the dense base was another one than at the start")
-        for note in getattr(setting, "notes", ()):  # such as a base that was altered, and made again
+        for note in setting.notes:  # such as a base that was altered, and made again
             self.journal.note(note)
-        kept: dict[str, Any] = {"base": base}
-        if hasattr(setting, "gate_ms") and "gate_ms" in self.view.facts:
-            kept["gate_ms"] = self.view.facts["gate_ms"]
-        return replace(setting, **kept)
+        return replace(setting, base=base, gate_ms=self.view.facts.get("gate_ms", setting.gate_ms))
 
     # ------------------------------------------------------------ controls and trials
 
-    def _trials(self, setting: Setting | None) -> None:
+    def _trials(self, setting: SearchContext | None) -> None:
         """Run the controls and the trials side by side."""
         if setting is None:
             return
@@ -529,7 +525,7 @@ class _Search:
 
     # ------------------------------------------------------------ finals
 
-    def _finals(self, setting: Setting | None) -> None:
+    def _finals(self, setting: SearchContext | None) -> None:
         """Choose the frontier and check it, alone on the machine, one measurement or decision after the other."""
         if setting is None:
             return
@@ -547,7 +543,7 @@ class _Search:
             else:
                 together = False  # so that the one that cannot be timed is found
 
-    def _final(self, one: Final, setting: Setting) -> bool:
+    def _final(self, one: Final, setting: SearchContext) -> bool:
         """Do one thing and keep what it found; False if it failed."""
         name = _FINALS[one.what]
         self._now = {one.who: name}

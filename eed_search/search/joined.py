@@ -167,8 +167,7 @@ class ClusterWorkers(RayWorkers):
         """
         import ray
 
-        spec = arguments["spec"]
-        if getattr(getattr(spec, "storage", None), "url", None):
+        if arguments["spec"].storage.url:
             return  # files go by URL: nothing has to be shared
         home = Path(arguments["store_root"]).parent
         with tempfile.NamedTemporaryFile(dir=home, prefix=".shared-") as mark:

@@ -22,8 +22,8 @@ from eed_search.core.params import ParamValue, TrialParams
 from eed_search.core.records import FreshCheck, Latency, Measurement, RungReading, TrialRecord, metric_problem
 
 if TYPE_CHECKING:
+    from eed_search.core.search_context import SearchContext
     from eed_search.evaluation.latency import Probe
-    from eed_search.trial import Setting
 
 REPORT_KEY, RUNG_KEY, TRACEBACK_KEY = "record", "rung", "traceback"
 FAULT_KEY = "fault"  # what is wrong with the machine: the trial has neither a record nor an end
@@ -35,7 +35,7 @@ def attempt(
     pipeline: Any,
     number: int,
     params: Mapping[str, ParamValue],
-    setting: Setting,
+    setting: SearchContext,
     probe: Probe,
     report: Callable[[str], None],
     rung: int | None = None,

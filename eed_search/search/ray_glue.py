@@ -29,8 +29,8 @@ from eed_search.search.watchdog import SOFT
 from eed_search.search.workers import call
 
 if TYPE_CHECKING:
+    from eed_search.core.search_context import SearchContext
     from eed_search.evaluation.latency import Probe, RatioEstimate
-    from eed_search.trial import Setting
 
 TUNE_FOLDER = "ray"  # in the run's folder, where all nodes must see it
 PROBE = "latency probe"  # under this name the probe posts for whom it measures
@@ -92,7 +92,7 @@ class ProbeActor:
         setting: What all trials share.
     """
 
-    def __init__(self, pipeline: Any, setting: Setting) -> None:
+    def __init__(self, pipeline: Any, setting: SearchContext) -> None:
         self._probe: Probe = pipeline.make_probe(setting)
 
     def measure(self, onnx: bytes, who: str, monitor: Any) -> RatioEstimate:
@@ -155,7 +155,7 @@ def trainable(
     config: dict[str, Any],
     *,
     pipeline: Any,
-    setting: Setting,
+    setting: SearchContext,
     probe: RemoteProbe,
     monitor: Any,
     limit_s: float | None,
@@ -192,14 +192,13 @@ def trainable(
     tune.report(result)
 
 
-def _require_home(folder: Path, setting: Setting) -> None:
+def _require_home(folder: Path, setting: SearchContext) -> None:
     """Refuse to work on a node that does not see the run's folder: it would train everything again, for nobody.
 
     Raises:
         RunError: If it does not, and no storage by URL takes its place.
     """
-    storage = getattr(getattr(setting, "spec", None), "storage", None)
-    if not folder.is_dir() and not (storage is not None and storage.url):
+    if not folder.is_dir() and not setting.spec.storage.url:
         raise RunError(
             f"{folder}: is not there on the node {platform.node()}; all nodes need the folder (`--home /mnt/shared/runs`), or"
             " storage by URL (`--set storage.url=s3://…`)"
@@ -268,7 +267,7 @@ def alone_task(pipeline: Any, what: str, arguments: dict[str, Any], who: str, mo
         monitor.post.remote(who, "")
 
 
-def control_task(pipeline: Any, size: float, setting: Setting, probe: RemoteProbe, monitor: Any) -> Reference:
+def control_task(pipeline: Any, size: float, setting: SearchContext, probe: RemoteProbe, monitor: Any) -> Reference:
     """Train and measure one control."""
     label = control_label(size)
     try:

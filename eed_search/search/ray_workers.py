@@ -210,7 +210,7 @@ class _SideBySide:
             # by value: a restart could not read it from a store that forgot it
             .remote(self._pipeline, work.setting)
         )
-        probe = ray_glue.RemoteProbe(self._probe_actor, getattr(work.setting, "machine", ""), monitor=self._monitor)
+        probe = ray_glue.RemoteProbe(self._probe_actor, work.setting.machine, monitor=self._monitor)
         resources = work.spec.resources
         control = ray.remote(ray_glue.control_task).options(
             num_cpus=resources.cpu, num_gpus=resources.gpu, max_retries=0

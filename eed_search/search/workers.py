@@ -22,10 +22,10 @@ from eed_search.search.monitor import control_label, trial_label
 from eed_search.search.outcome import attempt
 
 if TYPE_CHECKING:
+    from eed_search.core.search_context import SearchContext
     from eed_search.evaluation.latency import Probe
     from eed_search.pipeline.context import Report
     from eed_search.search.proposer import Proposer
-    from eed_search.trial import Setting
 
 Poll = Callable[[], None]
 OnStuck = Callable[[str, float, str], None]
@@ -41,17 +41,17 @@ class Pipeline(Protocol):
     def read_data(self, spec: Spec, store_root: Path, report: Report) -> DataFacts:
         """Read the images and say what was read."""
 
-    def prepare(self, spec: Spec, store_root: Path, report: Report) -> Setting:
+    def prepare(self, spec: Spec, store_root: Path, report: Report) -> SearchContext:
         """Train or load the dense base and measure it, with the whole machine."""
 
-    def make_probe(self, setting: Setting) -> Probe:
+    def make_probe(self, setting: SearchContext) -> Probe:
         """Build the latency probe for the dense base of the setting."""
 
     def run(
         self,
         number: int,
         params: TrialParams,
-        setting: Setting,
+        setting: SearchContext,
         probe: Probe,
         report: Report,
         rung: int | None,
@@ -59,14 +59,14 @@ class Pipeline(Protocol):
     ) -> TrialRecord | RungReading:
         """Run one trial, to a rung or to its end; what it did before is read from the store."""
 
-    def control(self, size: float, setting: Setting, probe: Probe, report: Report) -> Reference:
+    def control(self, size: float, setting: SearchContext, probe: Probe, report: Report) -> Reference:
         """Train a small network from scratch and measure it."""
 
     def final_latencies(
         self,
         classifiers: Sequence[tuple[str, TrialParams | None]],
         repeats: Sequence[int],
-        setting: Setting,
+        setting: SearchContext,
         report: Report,
     ) -> list[Latency]:
         """Time classifiers in turns, alone on the machine; no parameters for the base and controls.
@@ -75,12 +75,12 @@ class Pipeline(Protocol):
         """
 
     def confirm(
-        self, artifact: str, params: TrialParams, bound: Measurement, setting: Setting, report: Report
+        self, artifact: str, params: TrialParams, bound: Measurement, setting: SearchContext, report: Report
     ) -> Measurement:
         """Attack a trained team at a swept gate threshold."""
 
     def recheck(
-        self, artifact: str, params: TrialParams | None, images: tuple[int, int], setting: Setting, report: Report
+        self, artifact: str, params: TrialParams | None, images: tuple[int, int], setting: SearchContext, report: Report
     ) -> FreshCheck:
         """Evaluate one classifier on some of the fresh images; no parameters for the base and controls."""
 
@@ -111,7 +111,7 @@ class Work:
     """
 
     spec: Spec
-    setting: Setting
+    setting: SearchContext
     controls: Sequence[float]
     proposer: Proposer
     folder: Path

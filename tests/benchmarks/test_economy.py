@@ -13,11 +13,11 @@ from benchmarks.economy_pipeline import Pipeline, hand_over, judged, own_store, 
 from eed_search.core.ledger import read_run
 from eed_search.core.points import run_hypervolume
 from eed_search.core.records import Reference, SweptPoint, TrialRecord
+from eed_search.core.search_context import SearchContext
 from eed_search.core.spec import Constraints, Spec, Threat
 from eed_search.core.spec import Search as SearchSpec
 from eed_search.core.store import Artifact, Store
 from eed_search.search import LocalWorkers, Silent, run
-from eed_search.trial import Setting
 from tests.search import stub_pipeline
 
 
@@ -138,12 +138,12 @@ def test_variants_differ_in_their_switches_alone(variant: str) -> None:
 # ---------------------------------------------------------------- the switches
 
 
-def _setting(tmp_path: Path, **limits: float) -> Setting:
+def _setting(tmp_path: Path, **limits: float) -> SearchContext:
     made = Store(tmp_path / "store").get("base.1", {"a": 1}, lambda seed: Artifact({"w": np.zeros(3)}))
     base = Reference("dense base", stub_pipeline.measurement(0.8, 1.0, f"base.1/{made.key}"), 1.0)
     constraints = Constraints.model_validate(limits)
     spec = Spec(name="t", threat=Threat(eps=0.1), search=SearchSpec(constraints=constraints))
-    return Setting(spec, str(tmp_path / "store"), base, 0.0, 10, (1, 8, 8))
+    return SearchContext(spec, str(tmp_path / "store"), base, 0.0, 10, (1, 8, 8))
 
 
 def test_a_store_of_its_own_holds_nothing_that_another_made(tmp_path: Path) -> None:

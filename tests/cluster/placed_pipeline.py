@@ -8,10 +8,10 @@ from typing import Any
 
 from eed_search.core.data_facts import DataFacts
 from tests.search import stub_pipeline
-from tests.search.stub_pipeline import Setting, confirm, control, recheck
+from tests.search.stub_pipeline import SearchContext, confirm, control, recheck
 
 __all__ = [
-    "Setting",
+    "SearchContext",
     "confirm",
     "control",
     "final_latencies",
@@ -47,12 +47,12 @@ def read_data(spec: Any, store_root: Any, report: Any) -> DataFacts:
     return stub_pipeline.read_data(spec, store_root, report)
 
 
-def prepare(spec: Any, store_root: Any, report: Any) -> Setting:
+def prepare(spec: Any, store_root: Any, report: Any) -> SearchContext:
     _here("prepare")
     return stub_pipeline.prepare(spec, store_root, report)
 
 
-def make_probe(setting: Setting) -> Probe:
+def make_probe(setting: SearchContext) -> Probe:
     return Probe()
 
 
@@ -63,6 +63,6 @@ def run(number: int, *given: Any) -> Any:
     return stub_pipeline.run(number, *given)
 
 
-def final_latencies(classifiers: Any, setting: Setting, report: Any) -> Any:
+def final_latencies(classifiers: Any, setting: SearchContext, report: Any) -> Any:
     _here("final_latencies")
     return stub_pipeline.final_latencies(classifiers, setting, report)

@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.search import stub_pipeline
 from tests.search.stub_pipeline import (
-    Setting,
+    SearchContext,
     confirm,
     control,
     final_latencies,
@@ -18,7 +18,17 @@ from tests.search.stub_pipeline import (
     recheck,
 )
 
-__all__ = ["Setting", "confirm", "control", "final_latencies", "make_probe", "prepare", "read_data", "recheck", "run"]
+__all__ = [
+    "SearchContext",
+    "confirm",
+    "control",
+    "final_latencies",
+    "make_probe",
+    "prepare",
+    "read_data",
+    "recheck",
+    "run",
+]
 
 
 def run(number: int, *given: Any) -> Any:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,20 +33,11 @@ from eed_search.core.records import (
     TrialRecord,
     pack_bits,
 )
+from eed_search.core.search_context import SearchContext
 from eed_search.core.seeds import seed_of
 from eed_search.core.store import Artifact, Store
 
 NUM_SAMPLES = 100
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What all stub trials share."""
-
-    base: Reference
-    num_classes: int = 10
-    image_shape: tuple[int, int, int] = (1, 8, 8)
-    store_root: str = ""
 
 
 class Probe:
@@ -108,7 +99,8 @@ def prepare(spec, store_root, report):
         if fault == "sleep":
             time.sleep(3600)
         raise TrialFailure("diverged", f"the base went wrong: {fault}")
-    return Setting(Reference("dense base", measurement(0.84, 1.0, "base.1/b"), 0.1), store_root=str(store_root))
+    base = Reference("dense base", measurement(0.84, 1.0, "base.1/b"), 0.1)
+    return SearchContext(spec, str(store_root), base, 0.0, 10, (1, 8, 8))
 
 
 def make_probe(setting):

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from eed_search.core.errors import RunError
+from eed_search.core.events import RungReported
 from eed_search.core.ledger import BUDGET, FILE_NAME, Ledger, RunView, fold, read_run
 from eed_search.core.records import TrialRecord
 from eed_search.core.spec import Controls, Search, Spec, Threat
@@ -299,6 +300,6 @@ def test_the_time_that_is_left_counts_the_trials_that_wait(tmp_path: Path) -> No
         pen.result(TrialRecord(0, {}, "failed", "error", seconds=10.0))
         metrics = {"robust_accuracy": 0.5, "latency_ms": 0.1}
         for number in (1, 2):
-            pen.append("report", {"rung": 0, "metrics": metrics}, number)
+            pen.append(RungReported(number, 0, metrics))
             pen.decision(number, 0, "pause")
         assert pen._status({}).eta_s == 30.0
