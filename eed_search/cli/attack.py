@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import textwrap
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eed_search.cli.attack_one import Wanted, attack_one, read_eps, refuse_eps, reporter
 from eed_search.cli.console import as_text, console, say
-from eed_search.cli.homes import open_run
+from eed_search.cli.homes import find_run, open_run
 from eed_search.core.attack_records import AttackResult, Check
 from eed_search.core.attacked import was_certified
 from eed_search.core.brevity import nearly_none
 from eed_search.core.cores import usable_cores
 from eed_search.core.cost import Cost
-from eed_search.core.errors import InvalidResult, SpecError
-from eed_search.core.ledger import FILE_NAME
+from eed_search.core.errors import InvalidResult, RunError, SpecError
 from eed_search.core.pace import duration
 from eed_search.core.records import Accuracy, RobustAccuracy, to_json
 from eed_search.tracking.text import in_macs
@@ -81,7 +81,11 @@ def is_frontier(target: str, home: Path) -> bool:
 
 
 def _is_run(run: str, home: Path) -> bool:
-    return any((folder / FILE_NAME).is_file() for folder in (home / run, Path(run)))
+    """Whether a text names a run, or begins the name of one alone where it is no module of the user's."""
+    with suppress(RunError):
+        find_run(home, run, or_prefix=not Path(f"{run}.py").exists())
+        return True
+    return False
 
 
 def _checked(target: str, wanted: Wanted) -> float | None:

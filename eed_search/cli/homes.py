@@ -103,15 +103,16 @@ def _is_damaged(folder: Path) -> bool:
     return False
 
 
-def find_run(home: Path, run: str | None) -> Path:
+def find_run(home: Path, run: str | None, *, or_prefix: bool = False) -> Path:
     """Find a search's folder; by its name also that of a search that was killed before it had a ledger.
 
     Args:
         home: The folder that holds every search.
         run: Its name, or its folder; none takes the latest that has a ledger, or else the latest.
+        or_prefix: Whether the beginning of one name alone is enough, as for whoever only reads.
 
     Raises:
-        RunError: If there is none; names those that are there.
+        RunError: If there is none, or several begin so; names those that are there.
         SpecError: If it lies where no search can.
     """
     from eed_search.search.claim import only_begun
@@ -127,17 +128,25 @@ def find_run(home: Path, run: str | None) -> Path:
         if holds_search(folder) or only_begun(folder):
             check_home(folder.parent)
             return folder
+    alike = [folder for folder in [*folders, *_begun(home)] if or_prefix and run and folder.name.startswith(run)]
+    if len(alike) == 1:
+        check_home(home)
+        return alike[0]
+    if alike:
+        raise RunError(
+            f"{run}: begins the names of {', '.join(folder.name for folder in alike[-10:])}; give more of one"
+        )
     there = ", ".join(folder.name for folder in folders[-10:]) or "none"
     raise RunError(f"{run}: no such search in {home}; there: {there}. Give another name or --home")
 
 
 def open_run(home: Path, run: str | None) -> tuple[Path, RunView]:
-    """Find a search and read it.
+    """Find a search and read it; the beginning of one name alone is enough.
 
     Raises:
         RunError: If there is none, or its ledger is not readable.
     """
-    folder = find_run(home, run)
+    folder = find_run(home, run, or_prefix=True)
     if not holds_search(folder):
         raise RunError(
             f"run {folder.name}: its driver was killed before anything was measured; `eed-search resume {folder.name}`"

@@ -47,7 +47,7 @@ def status(run: str | None, *, home: Path, watch: bool, as_json: bool, wish: Wis
     if there := elsewhere(wish, home):
         there.ask(["status", *([run] if run else []), *flags(watch=watch, as_json=as_json)])
         return
-    folder = find_run(home, run)
+    folder = find_run(home, run, or_prefix=True)
     found = Found.at(folder)
     if watch and is_terminal() and not as_json:
         _watch_live(folder, home)

@@ -27,7 +27,7 @@ def ui(run: str | None, *, port: int, home: Path, wish: Wish) -> None:
     if there := elsewhere(wish, home):
         there.pages(["ui", *([run] if run else [])], port)
         return
-    folder = find_run(home, run)
+    folder = find_run(home, run, or_prefix=True)
     say("Starting MLflow, which takes some seconds …")
 
     from eed_search.tracking.ui import serve
