@@ -12,63 +12,58 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
 from torch import nn
 
 from eed_search.compression.member import Member
 from eed_search.core.beforehand import Form, excess_beforehand
 from eed_search.core.brevity import too_brief
-from eed_search.core.cost import latency_of, moved, scaled
+from eed_search.core.cost import moved, scaled
 from eed_search.core.data_facts import DataFacts
 from eed_search.core.errors import TrialFailure
-from eed_search.core.frontier import hypervolume, normalise
 from eed_search.core.looks import OUTRACED, Rival
 from eed_search.core.params import TrialParams
 from eed_search.core.points import constraint_excess
 from eed_search.core.records import (
     Accuracy,
     Denominator,
-    Exits,
     FreshCheck,
-    Interval,
     Latency,
     Measurement,
     Reference,
-    RobustAccuracy,
     RungReading,
-    SweptPoint,
     TrialRecord,
-    UnderAttack,
     pack_bits,
-    unpack_bits,
 )
 from eed_search.core.search_context import SearchContext
 from eed_search.core.spec import Spec
-from eed_search.core.statistics import paired_difference
 from eed_search.deployment.gates import gate_of, to_settings
 from eed_search.deployment.onnx_export import to_onnx
 from eed_search.ensemble.diversity import robust_diversity
-from eed_search.ensemble.gate import DeployedGate, Gate
+from eed_search.ensemble.gate import Gate
 from eed_search.evaluation.image_race import ImageRace
-from eed_search.evaluation.latency import LatencyProbe, Probe, RatioEstimate, additive_latency
-from eed_search.evaluation.robust import Judgement
-from eed_search.evaluation.slowed import NO_GATE, Slowed
+from eed_search.evaluation.latency import LatencyProbe, Probe, additive_latency
 from eed_search.evaluation.timing import MACHINE, Clock
 from eed_search.models import count_macs, signature
 from eed_search.pipeline.context import Report, StageContext, open_context
 from eed_search.pipeline.latency import Deployed, cascades, latency_ratio, machine_name, sentinel
+from eed_search.pipeline.measurement import (
+    exit_shares,
+    measure,
+    measure_base,
+    robust_accuracy,
+    robustness_of,
+    under_attack,
+    worthwhile_thresholds,
+)
 from eed_search.pipeline.robustness import judgement, slow_down, transfer_failures
 from eed_search.pipeline.stage import artifact_name
 from eed_search.pipeline.team import assemble, find_networks
 from eed_search.pipeline.training import check_sizes, control_stage, dense_base, known_form, known_forms, team_stage
 
 _RUNG_SHARE = 0.5  # of the images, and of the attack's steps, at a rung
-_SLACK = 1.1  # how far beyond the slowest threshold hypervolume is measured to
-_WORTHWHILE = 1e-3  # share of the square that another threshold must add to be kept
 RUNS_ALL = 2.0  # a gate threshold that no stop probability reaches
 
 
@@ -123,24 +118,7 @@ def prepare(spec: Spec, store_root: Path, report: Report) -> SearchContext:
     probe = _probe(context, base, "plain")
     reference = probe.reference_ms()
     gate_ms = probe.gate_ms(context.data.num_classes, to_settings(gate_of(spec.gate, RUNS_ALL)))
-    ms, macs = reference.value, count_macs(base, context.data.image_shape)
-    latency = Latency(reference, ms, ms, ms, Interval(1, 1, 1), 1.0, "additive", exit_ms=(ms,), denominator="plain")
-    always = Exits((1.0,), macs)
-    measurement = Measurement(
-        clean_accuracy=Accuracy.of(judged.clean_right),
-        robust_accuracy=_robust(judged, spec),
-        difference_to_base=None,
-        latency=latency,
-        mean_members_run=1.0,
-        num_members=1,
-        exit_shares=(1.0,),
-        macs=macs,
-        worst_case_macs=macs,
-        size_bytes=Member(base).size_bytes,
-        robust_hex=pack_bits(judged.robust_right),
-        artifact=artifact_name("base", base_key),
-        under_attack=UnderAttack(always, always, NO_GATE),
-    )
+    measurement = measure_base(base, base_key, judged, reference, context)
     brief = too_brief(
         trained.artifact.meta.get("losses", ()),  # not there where an earlier version trained it
         measurement.clean_accuracy,
@@ -234,16 +212,9 @@ def _run(
     spec = setting.spec
     base, base_key = dense_base(context)
     reference = _reference(base, setting.image_shape, setting.denominator)
-    networks = [network for choice in params.members if (network := known_form(context, choice)) is not None]
-    if len(networks) == len(params.members) and spec.team.mode == "direct":
-        forms = [
-            Form(choice.size, latency_ratio(context, network, probe, reference).ratio.value, Member(network).size_bytes)
-            for choice, network in zip(params.members, networks, strict=True)
-        ]
-        dense_ms = setting.base.measurement.latency.latency_ms.value
-        excess = excess_beforehand(forms, spec.search.constraints, dense_ms, setting.gate_ms)
-        if any(value > 0 for value in excess.values()):
-            return _judged_by_constraints(record, excess)
+    excess = _excess_beforehand(params, setting, context, probe, reference)
+    if any(value > 0 for value in excess.values()):
+        return _judged_by_constraints(record, excess)
 
     found = assemble(context, params, base)
     members, diversity, notes = found.members, found.diversity, list(found.notes)
@@ -259,7 +230,7 @@ def _run(
     team = context.read_members(stored)
     if rung == 1:
         return _reading(1, [m.model for m in team], stored.key, params, setting, context, probe)
-    gate = _gate(spec, params.gate_threshold)
+    gate = gate_of(spec.gate, params.gate_threshold)
     ratios = [latency_ratio(context, m.model, probe, reference) for m in team]
     dense_ms = setting.base.measurement.latency.latency_ms.value
     race = ImageRace(rivals, ratios, dense_ms, setting.gate_ms, spec.search.latency_objective)
@@ -278,16 +249,32 @@ def _run(
         record = replace(record, outcome="pruned", reason=OUTRACED, message=stop.message, stop=stop)
         return replace(record, robust_diversity=diversity, notes=tuple(notes))
     slow = slow_down(context, [m.model for m in team], stored.key, gate, name="the team", thresholds=judged.thresholds)
-    measurement = _measure(team, judged, slow, ratios, setting, artifact=artifact_name("team", stored.key))
+    measurement = measure(team, judged, slow, ratios, setting, artifact=artifact_name("team", stored.key))
     kind = float(judged.executed_right.mean() - judged.robust_right.mean())
     if len(team) > 1:
         notes = [
             *notes,
             f"the executed path alone would say {100 * judged.executed_right.mean():.1f} % robust, {100 * kind:.1f} points too kind",
         ]
-    swept = _sweep(team, judged, slow, ratios, setting, measurement)
+    swept = worthwhile_thresholds(team, judged, slow, ratios, setting, measurement)
     record = replace(record, measurement=measurement, robust_diversity=diversity, notes=tuple(notes), swept=swept)
     return _judged_by_constraints(record, constraint_excess(spec.search.constraints, measurement, setting.base))
+
+
+def _excess_beforehand(
+    params: TrialParams, setting: SearchContext, context: StageContext, probe: Probe, reference: str
+) -> dict[str, float]:
+    """By how much a team breaks the limits that need no training; nothing where its form is not known before."""
+    spec = setting.spec
+    networks = [network for choice in params.members if (network := known_form(context, choice)) is not None]
+    if len(networks) < len(params.members) or spec.team.mode != "direct":
+        return {}
+    forms = [
+        Form(choice.size, latency_ratio(context, network, probe, reference).ratio.value, Member(network).size_bytes)
+        for choice, network in zip(params.members, networks, strict=True)
+    ]
+    dense_ms = setting.base.measurement.latency.latency_ms.value
+    return excess_beforehand(forms, spec.search.constraints, dense_ms, setting.gate_ms)
 
 
 def _reading(
@@ -301,10 +288,10 @@ def _reading(
 ) -> RungReading:
     """Measure a team on its way: a part of the images under a part of the steps, no sweep."""
     spec = setting.spec
-    gate = _gate(spec, params.gate_threshold)
+    gate = gate_of(spec.gate, params.gate_threshold)
     judged = judgement(context, team, key, gate, name=f"the team at rung {rung}", share=_RUNG_SHARE)
     reference = _reference(dense_base(context)[0], setting.image_shape, setting.denominator)
-    shares = _exit_shares(judged.members_run, len(team))
+    shares = exit_shares(judged.members_run, len(team))
     latency = additive_latency(
         [latency_ratio(context, model, probe, reference) for model in team],
         shares,
@@ -317,54 +304,9 @@ def _reading(
         ranks = scaled(ranks, latency.worst_case_ms)
     elif spec.search.latency_objective == "attacked":
         slow = slow_down(context, team, key, gate, name=f"the team at rung {rung}", share=_RUNG_SHARE)
-        runs = (_exit_shares(run, len(team)) for run in (judged.attacked_run, slow.run))
+        runs = (exit_shares(run, len(team)) for run in (judged.attacked_run, slow.run))
         ranks = scaled(ranks, max(moved(latency, shares, run) for run in runs))
     return RungReading(rung, Accuracy.of(judged.robust_right), ranks, pack_bits(judged.robust_right))
-
-
-def _sweep(
-    team: Sequence[Member],
-    judged: Judgement,
-    slow: Slowed,
-    ratios: Sequence[RatioEstimate],
-    setting: SearchContext,
-    own: Measurement,
-) -> tuple[SweptPoint, ...]:
-    """Keep the other thresholds that would add most to the hypervolume, and keep every limit."""
-    spec = setting.spec
-    found = []
-    for i, threshold in enumerate(judged.thresholds):
-        replayed = Judgement(
-            judged.swept_clean_right[i],
-            judged.swept_robust_right[i],
-            judged.executed_right,
-            judged.swept_members_run[i],
-            judged.swept_attacked_run[i],
-            f"{judged.attack}, aimed at another threshold: upper bound",
-        )
-        replayed_slow = Slowed(slow.swept_run[i], slow.swept_run[:0], f"{slow.attack}, aimed at another threshold")
-        measured = _measure(team, replayed, replayed_slow, ratios, setting, artifact=own.artifact, at_least=True)
-        excess = constraint_excess(spec.search.constraints, measured, setting.base)
-        if all(value <= 0 for value in excess.values()):
-            found.append(SweptPoint(float(threshold), measured))
-    dense = setting.base.measurement.latency.latency_ms.value
-    all_rows = [own, *(point.measurement for point in found)]
-    latencies = np.array([latency_of(m, spec.search.latency_objective).value for m in all_rows])
-    rows = normalise(
-        np.array([m.robust_accuracy.value for m in all_rows]),
-        latencies,
-        num_classes=setting.num_classes,
-        # a team slower than the dense base has thresholds worth comparing too
-        dense_latency_ms=max(dense, _SLACK * float(latencies.max())),
-    )
-    chosen = [0]
-    while len(chosen) <= min(spec.gate.sweep, len(found)):
-        gains = [hypervolume(rows[[*chosen, i]]) for i in range(len(rows))]
-        best = int(np.argmax(gains))
-        if gains[best] <= hypervolume(rows[chosen]) + _WORTHWHILE:
-            break
-        chosen.append(best)
-    return tuple(found[i - 1] for i in sorted(chosen[1:]))
 
 
 def confirm(
@@ -383,14 +325,14 @@ def confirm(
     context = open_context(spec, setting.store_root, report, whole_machine=True)
     stored = find_networks(context, artifact, params)
     team = [m.model for m in context.read_members(stored)]
-    gate = _gate(spec, params.gate_threshold)
+    gate = gate_of(spec.gate, params.gate_threshold)
     judged = judgement(context, team, stored.key, gate, name="a swept threshold")
     slow = slow_down(context, team, stored.key, gate, name="a swept threshold")
     macs = [count_macs(network, setting.image_shape) for network in team]
     return replace(
         bound,
-        **_robustness(judged, setting),
-        under_attack=_under_attack(judged, slow, macs),
+        **robustness_of(judged, setting),
+        under_attack=under_attack(judged, slow, macs),
         remade=tuple(context.store.remade),
     )
 
@@ -411,81 +353,10 @@ def recheck(
     context = open_context(spec, setting.store_root, report, whole_machine=True)
     stored = find_networks(context, artifact, params)
     networks = [m.model for m in context.read_members(stored)]
-    gate = _gate(spec, params.gate_threshold if params else RUNS_ALL)
+    gate = gate_of(spec.gate, params.gate_threshold if params else RUNS_ALL)
     judged = judgement(context, networks, stored.key, gate, name="fresh images", split="fresh", part=images)
-    robust, bits = _robust(judged, spec), pack_bits(judged.robust_right)
+    robust, bits = robust_accuracy(judged, spec), pack_bits(judged.robust_right)
     return FreshCheck(Accuracy.of(judged.clean_right), robust, bits, tuple(context.store.remade))
-
-
-def _measure(
-    team: Sequence[Member],
-    judged: Judgement,
-    slow: Slowed,
-    ratios: Sequence[RatioEstimate],
-    setting: SearchContext,
-    *,
-    artifact: str,
-    at_least: bool = False,
-) -> Measurement:
-    """Put together everything measured on one classifier."""
-    num = len(team)
-    shares = _exit_shares(judged.members_run, num)
-    macs = [count_macs(m.model, setting.image_shape) for m in team]
-    base = setting.base.measurement
-    latency = additive_latency(
-        ratios, shares, base.latency.latency_ms.value, setting.gate_ms if num > 1 else 0.0, setting.denominator
-    )
-    return Measurement(
-        clean_accuracy=Accuracy.of(judged.clean_right),
-        latency=latency,
-        mean_members_run=float(judged.members_run.mean()),
-        num_members=num,
-        exit_shares=tuple(shares),
-        macs=_mean_macs(shares, macs),
-        worst_case_macs=sum(macs),
-        size_bytes=sum(m.size_bytes for m in team),
-        artifact=artifact,
-        under_attack=_under_attack(judged, slow, macs, at_least=at_least),
-        **_robustness(judged, setting),
-    )
-
-
-def _under_attack(judged: Judgement, slow: Slowed, macs: Sequence[int], *, at_least: bool = False) -> UnderAttack:
-    """Say how deep the gate goes under both attacks."""
-
-    def exits(run: Int[np.ndarray, " samples"]) -> Exits:
-        shares = _exit_shares(run, len(macs))
-        return Exits(tuple(shares), _mean_macs(shares, macs))
-
-    return UnderAttack(exits(judged.attacked_run), exits(slow.run), slow.attack, at_least)
-
-
-def _exit_shares(run: Int[np.ndarray, " samples"], num_members: int) -> list[float]:
-    return [float((run == t).mean()) for t in range(1, num_members + 1)]
-
-
-def _mean_macs(shares: Sequence[float], macs: Sequence[int]) -> int:
-    """Multiply-accumulates for an average image: each member's, in the share of the images that reach it."""
-    return round(sum((1 - sum(shares[:t])) * one for t, one in enumerate(macs)))
-
-
-def _robustness(judged: Judgement, setting: SearchContext) -> dict[str, Any]:
-    """The fields of a measurement that the attack decides."""
-    base = setting.base.measurement
-    base_right = unpack_bits(base.robust_hex, base.robust_accuracy.num_samples)
-    return {
-        "robust_accuracy": _robust(judged, setting.spec),
-        "difference_to_base": Interval(*paired_difference(judged.robust_right, base_right)),
-        "robust_hex": pack_bits(judged.robust_right),
-    }
-
-
-def _robust(judged: Judgement, spec: Spec) -> RobustAccuracy:
-    return RobustAccuracy.of(judged.robust_right, attack=judged.attack, eps=spec.threat.eps, badge="proxy")
-
-
-def _gate(spec: Spec, threshold: float) -> DeployedGate:
-    return gate_of(spec.gate, threshold)
 
 
 # ---------------------------------------------------------------- constraints
@@ -530,7 +401,7 @@ def control(size: float, setting: SearchContext, probe: Probe, report: Report) -
     _, _, recovery, stored, network, judged = max(found, key=lambda row: row[:2])
     ratio = latency_ratio(context, network.model, probe, _reference(base, setting.image_shape, setting.denominator))
     slow = slow_down(context, [network.model], stored.key, Gate(), name="the control")
-    measurement = _measure([network], judged, slow, [ratio], setting, artifact=artifact_name("control", stored.key))
+    measurement = measure([network], judged, slow, [ratio], setting, artifact=artifact_name("control", stored.key))
     name = f"from scratch {round(100 * size)} % ({recovery})"
     return Reference(name, measurement, stored.seconds, size, recovery, tuple(context.store.remade))
 
@@ -558,7 +429,7 @@ def final_latencies(
     teams = [
         Deployed(
             context.read_members(find_networks(context, artifact, params)),
-            _gate(setting.spec, params.gate_threshold if params else RUNS_ALL),
+            gate_of(setting.spec.gate, params.gate_threshold if params else RUNS_ALL),
             artifact,
             plain=params is None and setting.denominator == "plain",
         )
