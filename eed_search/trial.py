@@ -359,9 +359,6 @@ def recheck(
     return FreshCheck(Accuracy.of(judged.clean_right), robust, bits, tuple(context.store.remade))
 
 
-# ---------------------------------------------------------------- constraints
-
-
 def _judged_by_constraints(record: TrialRecord, excess: Mapping[str, float]) -> TrialRecord:
     broken = {name: value for name, value in excess.items() if value > 0}
     record = replace(record, constraints=dict(excess))
