@@ -21,7 +21,7 @@ def test_no_two_modules_import_each_other() -> None:
 
 def test_nothing_grows_beyond_what_a_reader_holds() -> None:
     """The goal is none; what is left may only shrink."""
-    assert len(HERE.long_functions) <= 14
+    assert len(HERE.long_functions) <= 13
     assert len(HERE.long_modules) <= 6
     assert max(HERE.long_functions.values()) <= 90
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -14,7 +14,7 @@ from eed_search.core.cost import attacked_speedup, latency_of
 from eed_search.core.frontier import hypervolume
 from eed_search.core.params import LatencyKind, ParamValue
 from eed_search.core.points import normalised
-from eed_search.core.records import Measurement
+from eed_search.core.records import Measurement, Point
 from eed_search.core.reported import Standing
 from eed_search.tracking.summary import RunSummary
 from eed_search.tracking.text import in_bytes, in_macs, per_cent, team_title, times, with_arm
@@ -35,72 +35,25 @@ def frontier_figure(summary: RunSummary) -> go.Figure:
     Error bars are 95 % intervals; hovering shows a trial's parameters.
     """
     found, kind = summary.frontier, summary.latency_kind
-    front, maybe = found.front, found.maybe
     others = [point for point in summary.points if point.id not in found.probability]
-    ranked = {point.id for point in summary.points}
-    unranked = [
-        (f"{t.number}.0", t.params, t.measurement, _why_unranked(t.outcome, t.reason))
-        for t in summary.view.trials.values()
-        if t.measurement is not None and f"{t.number}.0" not in ranked
-    ]
-    references = list(summary.controls.items())
+    unranked = _unranked(summary)
+    points = [point.measurement for point in (*found.front, *found.maybe, *others)]
+    everything = [*points, *(m for _, m in unranked), *summary.references.values()]
     base = [(name, m) for name, m in summary.references.items() if name not in summary.controls]
-    everything = [
-        *(p.measurement for p in (*front, *maybe, *others)),
-        *(m for _, _, m, _ in unranked),
-        *(m for _, m in (*references, *base)),
-    ]
     figure = go.Figure()
-    if others:
-        texts = [hover(p.id, p.measurement, p.params) for p in others]
-        figure.add_trace(
-            _marks(kind, "dominated", [p.measurement for p in others], texts, color=FAINT, size=8, opacity=0.45)
-        )
-    if unranked:
-        texts = [hover(i, m, params, why) for i, params, m, why in unranked]
-        figure.add_trace(
-            _marks(
-                kind,
-                "not ranked",
-                [m for _, _, m, _ in unranked],
-                texts,
-                color=BROKEN,
-                size=8,
-                opacity=0.6,
-                symbol="x-thin",
-            )
-        )
-    if front:
-        figure.add_trace(_staircase(kind, [p.measurement for p in front], everything))
-    if maybe:
-        texts = [hover(p.id, p.measurement, p.params, _how_sure(found, p.id)) for p in maybe]
-        trace = _marks(
-            kind, "may belong", [p.measurement for p in maybe], texts, color=FRONT, size=9, symbol="circle-open"
-        )
-        figure.add_trace(_labelled(trace, [p.id for p in maybe], "bottom right", FRONT))
-    if references:
-        texts = [hover(name, m) for name, m in references]
-        names = [name for name, _ in references]
-        trace = _marks(
-            kind,
-            "control, from scratch",
-            [m for _, m in references],
-            texts,
-            color=CONTROL,
-            size=11,
-            symbol="square",
-            bars=True,
-        )
-        figure.add_trace(_labelled(trace, names, "bottom right", CONTROL))
-    if base:
-        texts = [hover(name, m) for name, m in base]
-        figure.add_trace(
-            _marks(kind, "dense base", [m for _, m in base], texts, color=BASE, size=13, symbol="diamond", bars=True)
-        )
-    if front:
-        texts = [hover(p.id, p.measurement, p.params, _how_sure(found, p.id)) for p in front]
-        trace = _marks(kind, "frontier", [p.measurement for p in front], texts, color=FRONT, size=11, bars=True)
-        figure.add_trace(_labelled(trace, [p.id for p in front], "top left", FRONT))
+    for trace in (
+        _dominated(kind, others),
+        _marks(kind, "not ranked", unranked, color=BROKEN, size=8, opacity=0.6, symbol="x-thin"),
+        _staircase(kind, [point.measurement for point in found.front], everything),
+        _points(kind, "may belong", found, found.maybe, "bottom right", size=9, symbol="circle-open"),
+        _references(
+            kind, "control, from scratch", list(summary.controls.items()), CONTROL, "square", 11, labelled=True
+        ),
+        _references(kind, "dense base", base, BASE, "diamond", 13),
+        _points(kind, "frontier", found, found.front, "top left", size=11, bars=True),
+    ):
+        if trace is not None:
+            figure.add_trace(trace)
     _layout(figure, height=560)
     figure.update_layout(
         legend={"orientation": "h", "y": -0.17, "yanchor": "top", "x": 0, "xanchor": "left"}, margin={"t": 60, "b": 100}
@@ -110,6 +63,44 @@ def frontier_figure(summary: RunSummary) -> go.Figure:
         _speedup_axis(figure, base[0][1].latency.latency_ms.value)
     figure.update_yaxes(title=_title(_robust_title(everything)))
     return figure
+
+
+Mark = tuple[str, Measurement]
+"""What hovering shows, and where a mark stands."""
+
+
+def _unranked(summary: RunSummary) -> list[Mark]:
+    """Trials that were measured and do not rank, with why."""
+    ranked = {point.id for point in summary.points}
+    return [
+        (hover(f"{t.number}.0", t.measurement, t.params, _why_unranked(t.outcome, t.reason)), t.measurement)
+        for t in summary.view.trials.values()
+        if t.measurement is not None and f"{t.number}.0" not in ranked
+    ]
+
+
+def _dominated(kind: LatencyKind, points: Sequence[Point]) -> go.Scatter | None:
+    marks = [(hover(p.id, p.measurement, p.params), p.measurement) for p in points]
+    return _marks(kind, "dominated", marks, color=FAINT, size=8, opacity=0.45)
+
+
+def _points(
+    kind: LatencyKind, name: str, found: Standing, points: Sequence[Point], where: str, **looks: Any
+) -> go.Scatter | None:
+    """Points with their names, and how sure each is."""
+    marks = [(hover(p.id, p.measurement, p.params, _how_sure(found, p.id)), p.measurement) for p in points]
+    trace = _marks(kind, name, marks, color=FRONT, **looks)
+    return None if trace is None else _labelled(trace, [p.id for p in points], where, FRONT)
+
+
+def _references(
+    kind: LatencyKind, name: str, there: Sequence[Mark], color: str, symbol: str, size: int, *, labelled: bool = False
+) -> go.Scatter | None:
+    marks = [(hover(one, m), m) for one, m in there]
+    trace = _marks(kind, name, marks, color=color, size=size, symbol=symbol, bars=True)
+    if trace is None or not labelled:
+        return trace
+    return _labelled(trace, [one for one, _ in there], "bottom right", color)
 
 
 def hypervolume_figure(summary: RunSummary) -> go.Figure:
@@ -173,17 +164,19 @@ def hover(name: str, m: Measurement, params: Mapping[str, ParamValue] | None = N
 def _marks(
     kind: LatencyKind,
     name: str,
-    measurements: list[Measurement],
-    texts: list[str],
+    marks: Sequence[Mark],
     *,
     color: str,
     size: int,
     opacity: float = 1.0,
     symbol: str = "circle",
     bars: bool = False,
-) -> go.Scatter:
-    latency = [latency_of(m, kind) for m in measurements]
-    robust = [m.robust_accuracy for m in measurements]
+) -> go.Scatter | None:
+    """Marks with their intervals; none where there are none."""
+    if not marks:
+        return None
+    latency = [latency_of(m, kind) for _, m in marks]
+    robust = [m.robust_accuracy for _, m in marks]
     line = {"width": 2, "color": color} if symbol in ("x-thin", "circle-open") else {"width": 1, "color": "white"}
     bar = {"type": "data", "symmetric": False, "thickness": 1.2, "width": 3, "color": color, "visible": bars}
     return go.Scatter(
@@ -199,7 +192,7 @@ def _marks(
         mode="markers",
         marker={"color": color, "size": size, "symbol": symbol, "line": line},
         opacity=opacity,
-        hovertext=texts,
+        hovertext=[text for text, _ in marks],
         hovertemplate="%{hovertext}<extra></extra>",
     )
 
@@ -230,8 +223,10 @@ def _speedup_axis(figure: go.Figure, dense_ms: float) -> None:
     )
 
 
-def _staircase(kind: LatencyKind, front: list[Measurement], everything: list[Measurement]) -> go.Scatter:
-    """Join the frontier by steps: what is the best robust accuracy within each latency."""
+def _staircase(kind: LatencyKind, front: list[Measurement], everything: list[Measurement]) -> go.Scatter | None:
+    """Join the frontier by steps: what is the best robust accuracy within each latency; none without a frontier."""
+    if not front:
+        return None
     x = [latency_of(m, kind).value for m in front]
     y = np.maximum.accumulate([100 * m.robust_accuracy.value for m in front]).tolist()
     right = 1.05 * max(latency_of(m, kind).high for m in everything)
