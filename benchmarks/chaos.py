@@ -407,10 +407,11 @@ def mlflow_killed(scene: Scene) -> list[str]:
     process = scene.launch("--set", f"tracking.uri={server.url}", env={"EED_STUB_SECONDS": "0.5"})
     scene.until_events(30, process)
     server.kill()
+    problems = ["it still answered"] if server.answers() else []
     time.sleep(5.0)
     server.start()
     with server:
-        return ended(process) + scene.sound() + scene.others_done()
+        return problems + ended(process) + scene.sound() + scene.others_done()
 
 
 @fault("MLflow's server freezes for 45 s", "the search goes on; one run for each trial", slow=True)
@@ -421,9 +422,10 @@ def mlflow_frozen(scene: Scene) -> list[str]:
         process = scene.launch("--set", f"tracking.uri={server.url}", env={"EED_STUB_SECONDS": "0.3"})
         scene.until_events(30, process)
         server.signal(signal.SIGSTOP)
+        problems = ["it still answered"] if server.answers() else []
         time.sleep(_FROZEN_S)
         server.signal(signal.SIGCONT)
-        return ended(process) + scene.sound() + scene.others_done()
+        return problems + ended(process) + scene.sound() + scene.others_done()
 
 
 @fault("killed right after a result was shown", "what was shown is in ledger, Optuna and MLflow")

@@ -67,14 +67,24 @@ class MlflowServer:
         self.url, self._port = note.url, note.url.rpartition(":")[2]
 
     def signal(self, number: int) -> None:
-        """Send a signal to all of its processes: those of the session that was made for it."""
-        if self._process is not None and self._process.poll() is None:
-            os.killpg(self._process.pid, number)
+        """Send a signal to the processes that answer: they are in a session of their own, which the home's note names."""
+        from eed_search.tracking.server import read_note
+
+        if (note := read_note(self._home)) is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(note.pid, number)
+
+    def answers(self) -> bool:
+        """Whether anybody answers where it listens."""
+        from eed_search.tracking.server import is_healthy
+
+        return is_healthy(self.url)
 
     def kill(self) -> None:
-        """Kill them."""
+        """Kill them, and the command that started them."""
         self.signal(signal.SIGKILL)
         if self._process is not None:
+            self._process.kill()
             self._process.wait()
 
     def __enter__(self) -> MlflowServer:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 
 from benchmarks import kills
+from benchmarks.victims import MlflowServer
 from eed_search.core.ledger import read_run
 from tests.core.ledgers import rewritten
-from tests.waiting import HANGS_S
+from tests.waiting import HANGS_S, until
 
 pytestmark = pytest.mark.timeout(1800)  # a dozen drivers, one after another
 
@@ -87,3 +89,19 @@ def test_another_race_is_found_by_the_comparison(root: Path, tmp_path: Path, kin
     with rewritten(other / "run") as database:
         database.execute("DELETE FROM event WHERE seq = (SELECT max(seq) FROM event WHERE kind = ?)", (kind,))
     assert problem in kills.compare(calm, other)
+
+
+@pytest.mark.whole
+def test_a_server_that_is_killed_or_frozen_does_not_answer(tmp_path: Path) -> None:
+    """All of its processes are hit, not only the command that started them; on the same port it comes back."""
+    with MlflowServer(tmp_path / "mlflow") as server:
+        url = server.url
+        server.signal(signal.SIGSTOP)
+        assert not server.answers()
+        server.signal(signal.SIGCONT)
+        until(server.answers)
+        server.kill()
+        assert not server.answers()
+        server.start()
+        assert (server.answers(), server.url) == (True, url)
+    assert not server.answers()
