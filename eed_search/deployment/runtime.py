@@ -21,7 +21,7 @@ import re
 import stat
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -374,7 +374,12 @@ class GatedClassifier:
             # The way of one image after the other, with as few calls as can be: between two runs all code is cold.
             bits = images.view(_BITS)
             if bits.item(bits.argmax()) <= _ONE_AS_BITS:
-                return self._run_safely(self._predict_one, images)
+                try:
+                    return self._predict_one(images)
+                except RuntimeFault:
+                    raise
+                except Exception as error:
+                    raise _explained(error, 1) from error
         if not isinstance(images, np.ndarray) or images.dtype != np.float32:
             given = images.dtype if isinstance(images, np.ndarray) else type(images).__name__
             raise InputFault(f"images: {given} was given; need a float32 array in [0, 1] (divide 8-bit values by 255)")
@@ -396,17 +401,12 @@ class GatedClassifier:
             raise InputFault(
                 f"images: values from {images.min():g} to {images.max():g} were given; need [0, 1] without NaN"
             )
-        return self._run_safely(self._predict_one if len(images) == 1 else self._predict_many, images)
-
-    def _run_safely(self, how: Callable[[np.ndarray], Prediction], images: np.ndarray) -> Prediction:
         try:
-            return how(images)
+            return self._predict_one(images) if len(images) == 1 else self._predict_many(images)
         except RuntimeFault:
             raise
         except Exception as error:  # onnxruntime's own exceptions have no common public root
-            if _is_memory(error):
-                raise RuntimeFault(_no_memory(f"{len(images)} images")) from error
-            raise RuntimeFault(f"the members cannot be run on these images ({_brief(error)})") from error
+            raise _explained(error, len(images)) from error
 
     def predict_files(self, files: Sequence[str | Path]) -> list[Answer]:
         """Classify PNG and JPEG files, by the names of the classes.
@@ -570,6 +570,13 @@ def _session(name: str, model: bytes, threads: int) -> ort.InferenceSession:
         if _is_memory(error):
             raise RuntimeFault(_no_memory(name)) from error
         raise BundleFault(f"{name}: onnxruntime {ort.__version__} cannot load it ({_brief(error)})") from error
+
+
+def _explained(error: Exception, num_images: int) -> RuntimeFault:
+    """Say what went wrong while images were classified."""
+    if _is_memory(error):
+        return RuntimeFault(_no_memory(f"{num_images} images"))
+    return RuntimeFault(f"the members cannot be run on these images ({_brief(error)})")
 
 
 def _is_memory(error: Exception) -> bool:
