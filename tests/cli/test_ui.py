@@ -25,7 +25,7 @@ def running(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         yield Ui(URL, None)
 
     monkeypatch.setattr("eed_search.tracking.ui.serve", serve)
-    monkeypatch.setattr(ui, "find_run", lambda home, run: tmp_path / "run")
+    monkeypatch.setattr(ui, "find_run", lambda home, run, *, or_prefix: tmp_path / "run")
     monkeypatch.delenv("EED_SEARCH_JOB", raising=False)
 
 
