@@ -18,7 +18,7 @@ from eed_search.tracking.mlflow_log import MlflowTracker, State
 from eed_search.tracking.mlflow_store import one_line
 
 _PATIENCE_S = 60.0
-_LONGEST_PAUSE_S = 60.0
+_LONGEST_PAUSE_S, _LAST_PAUSE_S = 60.0, 2.0  # between two attempts: while a search runs; while its end waits
 _SAY_AFTER_S, _SAY_EVERY_S = 5.0, 20.0  # what an end waits for
 
 
@@ -147,7 +147,8 @@ class Outbox:
                 self._failed(error)
                 if self.is_full and self._close is not None:
                     return  # nobody makes room within the patience of an end
-                pause = min(_LONGEST_PAUSE_S, max(1.0, 2 * pause))
+                longest = _LONGEST_PAUSE_S if self._close is None else _LAST_PAUSE_S
+                pause = min(longest, max(1.0, 2 * pause))
 
     def _deliver(self, ledger: Ledger) -> None:
         for event in ledger.events(self._view.num_events):

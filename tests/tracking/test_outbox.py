@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,38 @@ def test_a_frozen_mlflow_is_given_up_in_the_end(tmp_path: Path) -> None:
     outbox.wake()
     assert not outbox.finish(view, None, "finished", patience_s=0.5)
     assert outbox.cursor == 0
+
+
+def test_an_end_that_waits_tries_again_and_again(tmp_path: Path) -> None:
+    """While the search runs pauses grow; at its end a server that comes back must be noticed within the patience."""
+    pauses: list[float] = []
+
+    class News(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            pauses.append(timeout or 0.0)
+            return super().wait(0.001 if timeout else None)
+
+    view = make_view(1)
+    folder = write_ledger(tmp_path / "digits", view)
+    tracker = started(tmp_path, view)
+    flush = tracker.flush
+    tracker.flush = lambda: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+    outbox = Outbox(folder / FILE_NAME, tracker)
+    before, outbox._news = outbox._news, News()
+    before.set()  # it may be waiting there already
+    outbox.wake()
+    until(lambda: outbox.num_failures > 8)
+    assert max(pauses) == 60.0
+    end = threading.Thread(target=lambda: ended.append(outbox.finish(view, None, "finished")))
+    ended: list[bool] = []
+    end.start()
+    until(lambda: outbox._close is not None)
+    failed = outbox.num_failures
+    until(lambda: outbox.num_failures > failed + 3)
+    assert pauses[-1] <= 2.0
+    tracker.flush = flush  # type: ignore[method-assign]
+    end.join()
+    assert ended == [True]
 
 
 @pytest.mark.parametrize("state", ["stopped", "failed", "cancelled"])
