@@ -94,7 +94,8 @@ def test_a_changed_plugin_is_not_taken_for_the_old_one(documented: Path, tmp_pat
     def keys(spec: Spec) -> tuple[str, str, str]:
         shop = StageContext(spec, Store(tmp_path / "store"), silent)
         stages = (base_stage(shop), scores_stage(shop, "nis"), scores_stage(shop, "taylor"))
-        return tuple(stage.key(shop.store) for stage in stages)  # type: ignore[return-value]
+        base, nis, taylor = (stage.key(shop.store) for stage in stages)
+        return base, nis, taylor
 
     spec = load(documented, OVERRIDES, import_plugins=True)
     before, files = keys(spec), plugins.files(spec.plugins)

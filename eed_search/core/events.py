@@ -7,6 +7,7 @@ write have defaults; a field that is none is not written.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -32,7 +33,7 @@ Row = tuple[EventKind, dict[str, Any], int | None]
 
 
 @dataclass(frozen=True)
-class RunEvent:
+class RunEvent(ABC):
     """Something that happened; each kind is a class below.
 
     Attributes:
@@ -43,9 +44,9 @@ class RunEvent:
     kind: ClassVar[EventKind]
     record: ClassVar[str] = ""
 
+    @abstractmethod
     def apply(self, view: RunView) -> None:
         """Bring a view up to date."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

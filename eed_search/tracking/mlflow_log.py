@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -198,7 +198,7 @@ class MlflowTracker:
         Raises:
             Exception: The first that MLflow raised, after all has been tried.
         """
-        summary = lru_cache(lambda: summarise(view))
+        summary = cache(lambda: summarise(view))  # in the steps that need it, whose failure leaves the others alone
         steps: tuple[Callable[[], None], ...] = (
             lambda: self._catch_up(view),
             lambda: self._mark(summary()),
