@@ -33,11 +33,11 @@ if str(ROOT) not in sys.path:
 
 from eed_search.cli.attack import read_eps  # noqa: E402
 from eed_search.core.errors import EedSearchError  # noqa: E402
-from eed_search.core.records import Accuracy, Interval, unpack_bits  # noqa: E402
 from eed_search.core.statistics import paired_difference  # noqa: E402
 from eed_search.evaluation.assess import assess  # noqa: E402
 from eed_search.evaluation.target import Target  # noqa: E402
-from eed_search.targets import Wishes, from_bundle  # noqa: E402
+from eed_search.pipeline.targets import Wishes, from_bundle  # noqa: E402
+from eed_search.runs.records import Accuracy, Interval, unpack_bits  # noqa: E402
 
 _MOST_TARGETS = 9  # of AutoAttack's targeted attacks: the standard version's number
 

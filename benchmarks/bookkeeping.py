@@ -39,12 +39,12 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from eed_search.core.cores import usable_cores  # noqa: E402
-from eed_search.core.events import RunDescribed  # noqa: E402
-from eed_search.core.ledger import FILE_NAME, RESUME, Event, Ledger  # noqa: E402
-from eed_search.core.params import TrialParams  # noqa: E402
-from eed_search.core.spec import Controls, Search, Spec, Threat  # noqa: E402
-from eed_search.core.spec_file import SPACE_FILE, to_text  # noqa: E402
+from eed_search.config.loader import SPACE_FILE, to_text  # noqa: E402
+from eed_search.config.params import TrialParams  # noqa: E402
+from eed_search.config.spec import Controls, Search, Spec, Threat  # noqa: E402
+from eed_search.runs.events import RunDescribed  # noqa: E402
+from eed_search.runs.ledger import FILE_NAME, RESUME, Event, Ledger  # noqa: E402
+from eed_search.system.cores import usable_cores  # noqa: E402
 
 RESULT = Path(__file__).parent / "results" / "bookkeeping.json"
 NAME = "run"
@@ -87,12 +87,12 @@ def spec_of(trials: int, racing: bool, sampler: str = "portfolio") -> Spec:
 
 def write_ledger(folder: Path, trials: int, racing: bool) -> None:
     """Write what a driver would have left that was killed when so many trials had been proposed."""
-    from eed_search.search import Silent, origin
-    from eed_search.search.claim import with_absolute_data
+    from eed_search.runs.run_folder import with_absolute_data
+    from eed_search.search import Silent, provenance
     from eed_search.search.journal import Journal
-    from eed_search.search.proposer import Proposer
-    from eed_search.search.racing import Racing, with_earlier
-    from eed_search.search.study import close_study, open_study
+    from eed_search.search.racing.rung_scheduler import Racing, with_earlier
+    from eed_search.search.sampling.study import close_study, open_study
+    from eed_search.search.sampling.trial_queue import Proposer
     from tests.search import stub_pipeline
 
     stub: Any = stub_pipeline
@@ -101,8 +101,8 @@ def write_ledger(folder: Path, trials: int, racing: bool) -> None:
     (folder / SPACE_FILE).write_text(to_text(spec), encoding="utf-8")
     setting = stub.prepare(spec, folder.parent / "store", lambda text: None)
     facts = {
-        "versions": origin.versions(),
-        "machine": origin.machine(1.0, 0.0),
+        "versions": provenance.versions(),
+        "machine": provenance.machine(1.0, 0.0),
         "num_classes": setting.num_classes,
         "image_shape": list(setting.image_shape),
         "reference_ms": 1.0,
@@ -112,7 +112,7 @@ def write_ledger(folder: Path, trials: int, racing: bool) -> None:
     study = open_study(folder / "made.sqlite", NAME, random)
     with Ledger(folder / FILE_NAME, write=True) as ledger:
         journal = Journal(ledger, Silent(), trials, 1)
-        of = origin.origin(spec)
+        of = provenance.origin(spec)
         journal.append(RunDescribed(NAME, spec.to_plain(), facts, uid=f"{NAME}-books", origin=of))
         journal.base(setting.base)
         journal.control(stub.control(0.5, setting, None, lambda text: None))

@@ -39,10 +39,10 @@ if str(ROOT) not in sys.path:
 
 from benchmarks import kills  # noqa: E402
 from benchmarks.victims import MlflowServer, calls, pid_in  # noqa: E402
-from eed_search.core.cores import usable_cores  # noqa: E402
 from eed_search.core.errors import RunError  # noqa: E402
-from eed_search.core.ledger import RunView, read_run  # noqa: E402
-from eed_search.core.records import TrialRecord  # noqa: E402
+from eed_search.runs.ledger import RunView, read_run  # noqa: E402
+from eed_search.runs.records import TrialRecord  # noqa: E402
+from eed_search.system.cores import usable_cores  # noqa: E402
 
 TRIALS, NAME = 8, "run"
 FILE = """
@@ -189,7 +189,7 @@ def _be_command(words: tuple[str, ...], env: dict[str, str], folder: Path) -> No
             os.dup2(file.fileno(), stream)
     import eed_search
     from eed_search.cli import launch, main, resume
-    from eed_search.search.workers import LocalWorkers
+    from eed_search.search.execution.workers import LocalWorkers
     from tests.search import stub_pipeline
 
     @contextmanager

@@ -26,7 +26,7 @@ import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from eed_search.compression.projections import column  # noqa: E402
-from eed_search.core.spec import LatencySpec  # noqa: E402
+from eed_search.config.spec import LatencySpec  # noqa: E402
 from eed_search.deployment.onnx_export import to_onnx  # noqa: E402
 from eed_search.evaluation.latency import LatencyProbe  # noqa: E402
 

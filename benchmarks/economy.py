@@ -49,11 +49,11 @@ sys.path[:0] = [str(ROOT)]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
 from benchmarks.economy_pipeline import Pipeline  # noqa: E402
+from eed_search.config.loader import Override, load  # noqa: E402
+from eed_search.config.spec import Spec  # noqa: E402
 from eed_search.core.errors import EedSearchError, RunError  # noqa: E402
-from eed_search.core.ledger import FILE_NAME, Ledger, RunView, fold, read_run  # noqa: E402
-from eed_search.core.points import run_hypervolume  # noqa: E402
-from eed_search.core.spec import Spec  # noqa: E402
-from eed_search.core.spec_file import Override, load  # noqa: E402
+from eed_search.frontier.points import run_hypervolume  # noqa: E402
+from eed_search.runs.ledger import FILE_NAME, Ledger, RunView, fold, read_run  # noqa: E402
 
 SWITCHES = ("store", "gate", "sweep")
 GIVEN = "store but the base"

@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from eed_search import trial
-from eed_search.core.data_facts import DataFacts
-from eed_search.core.looks import Rival
-from eed_search.core.params import TrialParams
-from eed_search.core.points import constraint_excess
-from eed_search.core.records import FreshCheck, Latency, Measurement, Reference, RungReading, TrialRecord
-from eed_search.core.search_context import SearchContext
-from eed_search.core.spec import Constraints, Spec
+from eed_search.config.params import TrialParams
+from eed_search.config.spec import Constraints, Spec
 from eed_search.evaluation.latency import LatencyProbe, Probe
+from eed_search.evaluation.sequential_test import Rival
+from eed_search.frontier.points import constraint_excess
+from eed_search.pipeline.search_context import SearchContext
+from eed_search.runs.data_facts import DataFacts
+from eed_search.runs.records import FreshCheck, Latency, Measurement, Reference, RungReading, TrialRecord
 
 Report = Callable[[str], None]
 

@@ -25,12 +25,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
-from eed_search.core.records import Interval  # noqa: E402
-from eed_search.core.spec import LatencySpec  # noqa: E402
+from eed_search.config.spec import LatencySpec  # noqa: E402
 from eed_search.deployment.runtime import GateSettings  # noqa: E402
-from eed_search.evaluation import sittings  # noqa: E402
+from eed_search.evaluation import latency_processes  # noqa: E402
 from eed_search.evaluation.cascade import Cascade, Sitting  # noqa: E402
 from eed_search.evaluation.timing import half_width  # noqa: E402
+from eed_search.runs.records import Interval  # noqa: E402
 
 SIZES = (0.125, 0.25, 0.5)
 SHAPE = (1, 8, 8)
@@ -48,7 +48,7 @@ class Timing:
         noisy: Whether that was called noisy.
     """
 
-    sittings: tuple[tuple[float, tuple[Interval, ...]], ...]
+    latency_processes: tuple[tuple[float, tuple[Interval, ...]], ...]
     ratios: tuple[Interval, ...]
     noisy: bool
 
@@ -66,18 +66,20 @@ def measure(networks: Sequence[bytes], base: bytes, spec: LatencySpec) -> Timing
     """Time the networks once, and keep what each process found."""
     images = np.random.default_rng(0).random((300, *SHAPE), dtype=np.float32)
     seen: list[Sitting] = []
-    real = sittings.in_fresh_process
+    real = latency_processes.in_fresh_process
 
-    def keep(job: sittings.Job, *more: Any) -> Sitting:
+    def keep(job: latency_processes.Job, *more: Any) -> Sitting:
         seen.append(real(job, *more))
         return seen[-1]
 
-    sittings.in_fresh_process = keep
+    latency_processes.in_fresh_process = keep
     try:
         half = networks[-1]
-        found = sittings.cascade_latencies([Cascade([one], ALONE) for one in networks], images, base, half, spec, 1.0)
+        found = latency_processes.cascade_latencies(
+            [Cascade([one], ALONE) for one in networks], images, base, half, spec, 1.0
+        )
     finally:
-        sittings.in_fresh_process = real
+        latency_processes.in_fresh_process = real
     return Timing(
         tuple((one.base_ms, tuple(latency.latency_ms for latency in one.latencies)) for one in seen),
         tuple(latency.latency_ms for latency in found),
@@ -91,7 +93,7 @@ def table(timings: Sequence[Timing]) -> str:
     lines = ["| size | measured in | spread | ± | holds |", "|---:|---|---:|---:|---:|"]
     for i, size in enumerate(SIZES):
         single = [(base_ms, found[i]) for timing in timings for base_ms, found in timing.sittings]
-        truth = float(np.median([one.value for base_ms, one in single if base_ms <= sittings.ALIKE * fastest]))
+        truth = float(np.median([one.value for base_ms, one in single if base_ms <= latency_processes.ALIKE * fastest]))
         lines.append(_row(size, "one process", [one for _, one in single], truth))
         lines.append(_row(size, "several", [timing.ratios[i] for timing in timings], truth))
     num = sum(len(timing.sittings) for timing in timings)

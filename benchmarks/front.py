@@ -9,7 +9,7 @@ per cent of noise (standard deviation). Three frontiers of them are held against
 raw      what the search's own figures say
 timed    final latencies for all that come to stand on the frontier, the accuracies of the search; fresh images
          would be shown beside it and move nothing
-ours     what `eed-search launch` reports, by its own functions (`core.contenders`): whatever may be on the frontier by
+ours     what `eed-search launch` reports, by its own functions (`frontier.selection`): whatever may be on the frontier by
          the search's figures is measured again in looks of growing size, on fresh images and by fresh final
          latencies, as long as it may be there; reported is what is there with a probability of at least 0.75.
          The intervals come from one more measurement, which chose nothing.
@@ -36,12 +36,12 @@ from jaxtyping import Bool, Float
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
 from benchmarks.problems import BENCH_FOLDER, Nas201  # noqa: E402
-from eed_search.core import contenders  # noqa: E402
-from eed_search.core.contenders import LOOKS, SURE  # noqa: E402
 from eed_search.core.errors import EedSearchError  # noqa: E402
-from eed_search.core.frontier import non_dominated  # noqa: E402
-from eed_search.core.records import Interval  # noqa: E402
 from eed_search.core.statistics import clopper_pearson  # noqa: E402
+from eed_search.frontier import selection  # noqa: E402
+from eed_search.frontier.pareto import non_dominated  # noqa: E402
+from eed_search.frontier.selection import LOOKS, SURE  # noqa: E402
+from eed_search.runs.records import Interval  # noqa: E402
 
 FRESH = 17.0  # fresh images there are, as multiples of the search's: enough for every look and the last slice
 ROUNDS, FINAL_ROUNDS, DOUBLINGS, FINAL_HALF_WIDTH = 30, 80, 2, 0.01  # the latency protocol's, of its defaults
@@ -209,9 +209,9 @@ def timed(world: World, seen: Seen) -> Reported:
 def ours(world: World, seen: Seen) -> Reported:
     """Measure again what touches the frontier, as long as it may be on it; report what surely enough is.
 
-    As `launch` does it (`search.finals`): every decision is one of `core.contenders`.
+    As `launch` does it (`search.revalidation`): every decision is one of `frontier.selection`.
     """
-    plan = contenders.plan_looks(world.num_images, world.num_fresh, world.looks)
+    plan = selection.plan_looks(world.num_images, world.num_fresh, world.looks)
     final = world.final_noise
     accuracy, latencies = accuracy_intervals(seen.right), latency_intervals(seen.latency_ms, world.noise)
     timings: dict[int, list[Interval]] = {}
@@ -223,12 +223,12 @@ def ours(world: World, seen: Seen) -> Reported:
             latencies[i] = one
 
     while True:  # what is timed may bring another one back
-        sure = contenders.opening(seen.right, accuracy, latencies)
-        some = [int(i) for i in np.flatnonzero(sure >= contenders.worth_measuring(plan, SURE))]
+        sure = selection.opening(seen.right, accuracy, latencies)
+        some = [int(i) for i in np.flatnonzero(sure >= selection.worth_measuring(plan, SURE))]
         if not (new := [i for i in some if i not in timings]):
             break
         take(new)
-    look = contenders.Look.of(0, {str(i): float(sure[i]) for i in np.flatnonzero(sure)}, plan)
+    look = selection.validation_round(0, {str(i): float(sure[i]) for i in np.flatnonzero(sure)}, plan)
     right = {int(id_): seen.right[int(id_)] for id_ in look.left}
     for number, (start, stop) in enumerate(plan.looks, start=1):
         if look.settled:
@@ -237,24 +237,24 @@ def ours(world: World, seen: Seen) -> Reported:
         fresh = world.answers(np.array(left), stop - start)
         images += fresh.size
         right = {i: np.concatenate([right[i], row]) for i, row in zip(left, fresh, strict=True)}
-        while (again := contenders.to_time([timings[i] for i in left], plan.num_timings[number])).any():
+        while (again := selection.to_time([timings[i] for i in left], plan.num_timings[number])).any():
             take([i for i, one in zip(left, again, strict=True) if one])
-        known = [contenders.pooled(timings[i]) for i in left]
-        sure = contenders.probabilities(np.stack([right[i] for i in left]), known, number)
-        look = contenders.Look.of(number, {str(i): float(one) for i, one in zip(left, sure, strict=True)}, plan)
-    on = contenders.reported([look.probability[id_] for id_ in look.left], SURE)
+        known = [selection.pooled(timings[i]) for i in left]
+        sure = selection.probabilities(np.stack([right[i] for i in left]), known, number)
+        look = selection.validation_round(number, {str(i): float(one) for i, one in zip(left, sure, strict=True)}, plan)
+    on = selection.reported([look.probability[id_] for id_ in look.left], SURE)
     which = np.array([int(id_) for id_, one in zip(look.left, on, strict=True) if one])
     last = world.answers(which, plan.last[1] - plan.last[0])
     if plan.looks:
         times = latency_intervals(world.timed(which, final), final)
     else:
-        times = [contenders.pooled(timings[i]) for i in which]
+        times = [selection.pooled(timings[i]) for i in which]
     return Reported(which, accuracy_intervals(last), times, images + last.size, sum(map(len, timings.values())))
 
 
 def touching(world: World, seen: Seen) -> Bool[np.ndarray, " n"]:
     """Mark what may be on the frontier by the search's intervals."""
-    return contenders.touching(accuracy_intervals(seen.right), latency_intervals(seen.latency_ms, world.noise))
+    return selection.touching(accuracy_intervals(seen.right), latency_intervals(seen.latency_ms, world.noise))
 
 
 RULES: dict[str, Callable[[World, Seen], Reported]] = {"raw": raw, "timed": timed, "ours": ours}

@@ -21,14 +21,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from eed_search.core.cores import usable_cores
-from eed_search.core.records import Accuracy
-from eed_search.core.spec import Data, Recipe, TrainingAttack
+from eed_search.config.spec import Data, Recipe, TrainingAttack
 from eed_search.data import sources
 from eed_search.data.images import ImageSets
 from eed_search.data.npz import npz
 from eed_search.data.splits import Split, Splits, load_splits
 from eed_search.models import build
+from eed_search.runs.records import Accuracy
+from eed_search.system.cores import usable_cores
 from eed_search.training import LabelRecovery, perturb, train
 
 EPS = 4 / 255

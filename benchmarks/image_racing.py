@@ -39,14 +39,14 @@ from jaxtyping import Bool, Float
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
 from benchmarks.problems import BENCH_FOLDER, Nas201  # noqa: E402
-from eed_search.core.cost import scaled  # noqa: E402
 from eed_search.core.errors import EedSearchError  # noqa: E402
-from eed_search.core.frontier import hypervolume, non_dominated  # noqa: E402
-from eed_search.core.ledger import RunView, read_run  # noqa: E402
-from eed_search.core.looks import ERROR, Rival, beaten_by, look_ends  # noqa: E402
-from eed_search.core.points import frontier, latency_kind, run_hypervolume  # noqa: E402
-from eed_search.core.records import Interval, Measurement, TrialRecord, pack_bits, unpack_bits  # noqa: E402
-from eed_search.search import image_racing  # noqa: E402
+from eed_search.evaluation.sequential_test import ERROR, Rival, beaten_by, look_ends  # noqa: E402
+from eed_search.frontier.pareto import hypervolume, non_dominated  # noqa: E402
+from eed_search.frontier.points import frontier, latency_kind, run_hypervolume  # noqa: E402
+from eed_search.runs.cost import scaled  # noqa: E402
+from eed_search.runs.ledger import RunView, read_run  # noqa: E402
+from eed_search.runs.records import Interval, Measurement, TrialRecord, pack_bits, unpack_bits  # noqa: E402
+from eed_search.search.racing import incumbents  # noqa: E402
 
 NOISE, ARM = 0.01, 0.02  # of a latency: standard deviation, and half of its 95 % interval
 _NEAR = 3  # every third proposal of `near` is random
@@ -268,7 +268,7 @@ def relive(view: RunView, store: Path) -> list[Lived]:
             continue
         there = replace(view, trials={n: kept[n] for n in handed_out[number] if n in kept})
         kind = latency_kind(view)
-        rivals = image_racing.rivals(there, image_racing.choose(there, kind), kind)
+        rivals = incumbents.rivals(there, incumbents.choose(there, kind), kind)
         num = trial.measurement.robust_accuracy.num_samples
         latencies, right = ways(trial, flags)
         ends, end = look_ends(num), num

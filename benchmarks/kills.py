@@ -56,13 +56,13 @@ from benchmarks.victims import (  # noqa: E402
     pid_in,
     ray_process,
 )
-from eed_search.core.cores import usable_cores  # noqa: E402
+from eed_search.config.params import ParamValue  # noqa: E402
 from eed_search.core.errors import EedSearchError, RunError  # noqa: E402
-from eed_search.core.ledger import FILE_NAME, NO_RESULT, Ledger, RunView, read_run  # noqa: E402
-from eed_search.core.params import ParamValue  # noqa: E402
-from eed_search.core.records import to_json  # noqa: E402
-from eed_search.core.reported import standing  # noqa: E402
-from eed_search.search.lock import driver_of  # noqa: E402
+from eed_search.frontier.estimate import standing  # noqa: E402
+from eed_search.runs.ledger import FILE_NAME, NO_RESULT, Ledger, RunView, read_run  # noqa: E402
+from eed_search.runs.records import to_json  # noqa: E402
+from eed_search.runs.run_lock import driver_of  # noqa: E402
+from eed_search.system.cores import usable_cores  # noqa: E402
 
 Where = Literal["local", "ray"]
 RESULT = Path(__file__).parent / "results" / "kills.json"
@@ -76,7 +76,7 @@ _PER_SEARCH = 10  # kills of one search before it may finish
 
 def drive(home: Path, name: str, where: Where, sampler: str, trials: int) -> None:
     """Launch a search, or resume it if its folder is there; the body of the processes that are killed."""
-    from eed_search.core.spec import Controls, Resources, Search, Spec, Threat, Tracking
+    from eed_search.config.spec import Controls, Resources, Search, Spec, Threat, Tracking
     from eed_search.search import LocalWorkers, Silent
     from eed_search.search.driver import run
     from eed_search.search.resume import resume
@@ -555,7 +555,7 @@ def study_of(home: Path, view: RunView) -> dict[int, tuple[str, Any, Any, Any]]:
     """Read Optuna's study: state, values, parameters and constraints by number."""
     import optuna
 
-    from eed_search.search.study import STUDY_FILE, close_study
+    from eed_search.search.sampling.study import STUDY_FILE, close_study
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.load_study(study_name=view.name, storage=f"sqlite:///{home / 'run' / STUDY_FILE}")

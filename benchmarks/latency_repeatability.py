@@ -42,7 +42,7 @@ def measure(repeats: int, width: int) -> dict[str, Any]:
         repeats: Measurements of A/A and of the slow-down.
         width: Of the dense base; the ladder takes every eighth of it.
     """
-    from eed_search.core.spec import LatencySpec
+    from eed_search.config.spec import LatencySpec
     from eed_search.deployment.onnx_export import to_onnx
     from eed_search.evaluation.latency import Call, LatencyProbe, RatioEstimate
     from eed_search.models import build
@@ -115,7 +115,7 @@ def passed(verdict: dict[str, Any]) -> bool:
 
 def machine() -> dict[str, Any]:
     """Describe processor and versions."""
-    from eed_search.core.cores import usable_cores
+    from eed_search.system.cores import usable_cores
 
     info = Path("/proc/cpuinfo")
     names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]

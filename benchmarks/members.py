@@ -29,11 +29,10 @@ from torch import nn  # noqa: E402
 
 from eed_search import trial  # noqa: E402
 from eed_search.compression.member import Member  # noqa: E402
-from eed_search.core.params import METHODS, MemberChoice, Recovery  # noqa: E402
-from eed_search.core.plans import plan_members  # noqa: E402
-from eed_search.core.records import Accuracy  # noqa: E402
-from eed_search.core.spec import Choice, Spec  # noqa: E402
-from eed_search.core.spec_file import Override, load  # noqa: E402
+from eed_search.config.loader import Override, load  # noqa: E402
+from eed_search.config.params import METHODS, MemberChoice, Recovery  # noqa: E402
+from eed_search.config.plans import plan_members  # noqa: E402
+from eed_search.config.spec import Choice, Spec  # noqa: E402
 from eed_search.core.statistics import paired_difference  # noqa: E402
 from eed_search.ensemble.gate import Gate  # noqa: E402
 from eed_search.evaluation.robust import Judgement  # noqa: E402
@@ -43,6 +42,7 @@ from eed_search.pipeline.latency import latency_ratio  # noqa: E402
 from eed_search.pipeline.robustness import judgement  # noqa: E402
 from eed_search.pipeline.stage import artifact_name  # noqa: E402
 from eed_search.pipeline.training import control_stage, dense_base, member  # noqa: E402
+from eed_search.runs.records import Accuracy  # noqa: E402
 from eed_search.tracking.text import per_cent  # noqa: E402
 
 

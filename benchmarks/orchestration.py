@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eed_search.core.errors import RunError
-from eed_search.core.ledger import FILE_NAME, Event, Ledger
+from eed_search.runs.ledger import FILE_NAME, Event, Ledger
 
 LIMIT = 0.10
 PHASE = "controls and trials"

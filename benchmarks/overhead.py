@@ -28,11 +28,11 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 from ray.tune.search import Searcher  # noqa: E402
 
 from benchmarks.simulator import simulate  # noqa: E402
-from eed_search.core.ledger import RungReport  # noqa: E402
-from eed_search.core.records import pack_bits  # noqa: E402
 from eed_search.core.statistics import clopper_pearson  # noqa: E402
-from eed_search.search.pareto_racing import ParetoRacing  # noqa: E402
-from eed_search.search.racing import Racing  # noqa: E402
+from eed_search.runs.ledger import RungReport  # noqa: E402
+from eed_search.runs.records import pack_bits  # noqa: E402
+from eed_search.search.racing.rung_scheduler import Racing  # noqa: E402
+from eed_search.tune.pareto_racing import ParetoRacing  # noqa: E402
 from tests.tracking.factories import make_measurement, make_trial  # noqa: E402
 
 BAR_MS = 5.0

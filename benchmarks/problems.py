@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float
 
 from eed_search.core.errors import DataError
-from eed_search.core.frontier import hypervolume, non_dominated
+from eed_search.frontier.pareto import hypervolume, non_dominated
 
 Mode = Literal["max", "min"]
 

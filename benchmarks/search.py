@@ -42,8 +42,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 from benchmarks.peers import PEERS, Pair, Problem  # noqa: E402
 from benchmarks.problems import BENCH_FOLDER, DEVELOPMENT_TASKS, LEVELS, NUM_EPOCHS, Lcbench, Scale  # noqa: E402
 from benchmarks.simulator import simulate  # noqa: E402
-from eed_search.core.cores import usable_cores  # noqa: E402
 from eed_search.core.errors import EedSearchError  # noqa: E402
+from eed_search.system.cores import usable_cores  # noqa: E402
 
 OURS = "ours"
 SMOKE_TASKS, SMOKE_SEEDS = DEVELOPMENT_TASKS[:2], 3
@@ -54,8 +54,8 @@ VERSIONS = ("ray", "optuna", "onnxruntime", "moocore", "numpy")
 
 def ours(problem: Problem, levels: Sequence[float], seed: int, workers: int) -> Pair:
     """Make our pair: its race and its model are those of `eed-search launch`."""
-    from eed_search.search.pareto_racing import ParetoRacing
-    from eed_search.search.study_searcher import StudySearcher
+    from eed_search.tune.pareto_racing import ParetoRacing
+    from eed_search.tune.study_searcher import StudySearcher
 
     scheduler = ParetoRacing(problem.metrics, resource=problem.resource, levels=levels)
     searcher = StudySearcher(

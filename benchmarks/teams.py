@@ -23,12 +23,12 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
 from eed_search import trial  # noqa: E402
-from eed_search.core.cost import attacked_speedup  # noqa: E402
-from eed_search.core.params import METHODS, MemberChoice, TrialParams  # noqa: E402
-from eed_search.core.records import Measurement, TrialRecord, unpack_bits  # noqa: E402
-from eed_search.core.spec import Choice, Spec  # noqa: E402
-from eed_search.core.spec_file import Override, load  # noqa: E402
+from eed_search.config.loader import Override, load  # noqa: E402
+from eed_search.config.params import METHODS, MemberChoice, TrialParams  # noqa: E402
+from eed_search.config.spec import Choice, Spec  # noqa: E402
 from eed_search.core.statistics import paired_difference  # noqa: E402
+from eed_search.runs.cost import attacked_speedup  # noqa: E402
+from eed_search.runs.records import Measurement, TrialRecord, unpack_bits  # noqa: E402
 from eed_search.tracking.text import per_cent  # noqa: E402
 
 

@@ -77,9 +77,9 @@ def measure(folder: Path, *, slots: int, raylets: int, trials: int, seconds: flo
     }
     from ray.cluster_utils import Cluster
 
-    from eed_search.core.spec import Controls, Resources, Search, Spec, Threat
+    from eed_search.config.spec import Controls, Resources, Search, Spec, Threat
     from eed_search.search import Silent, run
-    from eed_search.search.joined import joined_ray
+    from eed_search.search.execution.ray_cluster import joined_ray
     from tests.cluster import sleeping_pipeline
 
     each = [slots // raylets + (i < slots % raylets) for i in range(raylets)]

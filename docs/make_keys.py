@@ -2,7 +2,7 @@
 
     python docs/make_keys.py
 
-Names, defaults, ranges and meanings are those of `eed_search.core.spec`; nothing is written down twice.
+Names, defaults, ranges and meanings are those of `eed_search.config.spec`; nothing is written down twice.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from eed_search.core.spec import Range, Recipe, Space, Spec
+from eed_search.config.spec import Range, Recipe, Space, Spec
 
 FILE = Path(__file__).with_name("keys.md")
 PACKAGED = {
@@ -32,7 +32,7 @@ PACKAGED = {
 HEAD = """\
 # Every key of a search-space file
 
-Made by `python docs/make_keys.py` from `eed_search/core/spec.py`, in the file's order. Only `name` and `threat.eps` must be given; what is
+Made by `python docs/make_keys.py` from `eed_search/config/spec.py`, in the file's order. Only `name` and `threat.eps` must be given; what is
 left out has the default. `eed-search check FILE` finds every mistake, `--set KEY=VALUE` changes one key for one launch, such as
 `--set base.epochs=5`. Names that `plugins` register are allowed like those listed ([plugins.md](plugins.md)). How it all works together: [guide.md](guide.md).
 """

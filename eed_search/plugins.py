@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from eed_search.core.names import Kind, register
+from eed_search.config.names import Kind, register
 
 Made = TypeVar("Made", bound=Callable[..., Any])
 

@@ -18,34 +18,19 @@ import torch
 from torch import nn
 
 from eed_search.compression.member import Member
-from eed_search.core.beforehand import Form, excess_beforehand
-from eed_search.core.brevity import too_brief
-from eed_search.core.cost import moved, scaled
-from eed_search.core.data_facts import DataFacts
+from eed_search.config.params import TrialParams
+from eed_search.config.spec import Spec
 from eed_search.core.errors import TrialFailure
-from eed_search.core.looks import OUTRACED, Rival
-from eed_search.core.params import TrialParams
-from eed_search.core.points import constraint_excess
-from eed_search.core.records import (
-    Accuracy,
-    Denominator,
-    FreshCheck,
-    Latency,
-    Measurement,
-    Reference,
-    RungReading,
-    TrialRecord,
-    pack_bits,
-)
-from eed_search.core.search_context import SearchContext
-from eed_search.core.spec import Spec
 from eed_search.deployment.gates import gate_of, to_settings
 from eed_search.deployment.onnx_export import to_onnx
 from eed_search.ensemble.diversity import robust_diversity
-from eed_search.ensemble.gate import Gate
+from eed_search.ensemble.gate import RUNS_ALL, Gate
 from eed_search.evaluation.image_race import ImageRace
 from eed_search.evaluation.latency import LatencyProbe, Probe, additive_latency
+from eed_search.evaluation.sequential_test import OUTRACED, Rival
 from eed_search.evaluation.timing import MACHINE, Clock
+from eed_search.frontier.points import constraint_excess
+from eed_search.frontier.static_constraints import Form, excess_beforehand
 from eed_search.models import count_macs, signature
 from eed_search.pipeline.context import Report, StageContext, open_context
 from eed_search.pipeline.latency import Deployed, cascades, latency_ratio, machine_name, sentinel
@@ -59,12 +44,26 @@ from eed_search.pipeline.measurement import (
     worthwhile_thresholds,
 )
 from eed_search.pipeline.robustness import judgement, slow_down, transfer_failures
+from eed_search.pipeline.search_context import SearchContext
 from eed_search.pipeline.stage import artifact_name
 from eed_search.pipeline.team import assemble, find_networks
 from eed_search.pipeline.training import check_sizes, control_stage, dense_base, known_form, known_forms, team_stage
+from eed_search.runs.cost import moved, scaled
+from eed_search.runs.data_facts import DataFacts
+from eed_search.runs.records import (
+    Accuracy,
+    Denominator,
+    FreshCheck,
+    Latency,
+    Measurement,
+    Reference,
+    RungReading,
+    TrialRecord,
+    pack_bits,
+)
+from eed_search.runs.undertrained import too_brief
 
 _RUNG_SHARE = 0.5  # of the images, and of the attack's steps, at a rung
-RUNS_ALL = 2.0  # a gate threshold that no stop probability reaches
 
 
 def read_data(spec: Spec, store_root: Path, report: Report) -> DataFacts:

@@ -28,7 +28,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture
 def forgets_plugins() -> Iterator[None]:
     """Registered names are this process's: the next test begins with none."""
-    from eed_search.core import names, plugins
+    from eed_search.config import names, plugins
 
     yield
     for entry in list(plugins._loaded):

@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 import torch
 
+from eed_search.config.params import MemberChoice, TrialParams
+from eed_search.config.plans import plan_members
+from eed_search.config.spec import Spec
 from eed_search.core import failpoints
 from eed_search.core.errors import Diverged
-from eed_search.core.params import MemberChoice, TrialParams
-from eed_search.core.plans import plan_members
-from eed_search.core.spec import Spec
-from eed_search.core.store import sha256_of
 from eed_search.pipeline import training
 from eed_search.pipeline.context import StageContext, open_context
 from eed_search.pipeline.team import assemble
 from eed_search.pipeline.training import control_stage, dense_base, member, team_stage, undefended
+from eed_search.storage.store import sha256_of
 from eed_search.training import checkpoints
 from tests.cli.calling import ROOT, environment
 from tests.test_trial import TINY, spec_with
@@ -138,7 +138,7 @@ def test_around_an_epoch_s_end_too(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 _TRAIN = """
 import json, sys
-from eed_search.core.spec_file import parse
+from eed_search.config.loader import parse
 from eed_search.pipeline.context import open_context
 from eed_search.pipeline.training import dense_base
 from eed_search.training import checkpoints

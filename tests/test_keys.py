@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from eed_search.core.spec import Range, Spec
+from eed_search.config.spec import Range, Spec
 from tests.cli.calling import ROOT
 
 MAKE: dict[str, Any] = runpy.run_path(str(ROOT / "docs" / "make_keys.py"))

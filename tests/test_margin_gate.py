@@ -9,20 +9,21 @@ import numpy as np
 import pytest
 import torch
 
-from eed_search import bundling, trial
+from eed_search import trial
+from eed_search.config.loader import parse
+from eed_search.config.params import TrialParams
+from eed_search.config.spec import Spec
 from eed_search.core.errors import SpecError
-from eed_search.core.params import TrialParams
-from eed_search.core.records import Point, TrialRecord
-from eed_search.core.spec import Spec
-from eed_search.core.spec_file import parse
 from eed_search.data.splits import Split
 from eed_search.deployment.bundle import verify
 from eed_search.deployment.runtime import GatedClassifier, GateSettings
 from eed_search.ensemble.gate import GatedEnsemble, MarginGate
 from eed_search.evaluation import probes
+from eed_search.pipeline import export
 from eed_search.pipeline.context import open_context
 from eed_search.pipeline.robustness import judgement
-from eed_search.targets import Wishes, from_bundle
+from eed_search.pipeline.targets import Wishes, from_bundle
+from eed_search.runs.records import Point, TrialRecord
 from tests.test_trial import Session, params, silent, spec_with, view_of
 
 LEAD = 0.3
@@ -94,7 +95,7 @@ def test_swept_leads_are_bounds_that_an_attack_confirms(session: Session, pair: 
 def bundle(session: Session, pair: TrialRecord, tmp_path_factory: pytest.TempPathFactory) -> Path:
     view, point = view_of(session, pair)
     home = Path(session.setting.store_root).parent
-    return bundling.export_point(view, point, home, tmp_path_factory.mktemp("out") / "bundle")
+    return export.export_point(view, point, home, tmp_path_factory.mktemp("out") / "bundle")
 
 
 @pytest.mark.parametrize("batch", [1, 7, 200])
@@ -147,7 +148,7 @@ def test_the_rerun_file_is_accepted(session: Session, pair: TrialRecord) -> None
     """It says every default and a swept lead, which may be larger than the space's own."""
     assert pair.measurement is not None
     point = Point("0.1", 0, {**pair.params, "gate_threshold": 17.5}, pair.measurement)
-    assert "rule: margin" in bundling.rerun_file(session.setting.spec, point)
+    assert "rule: margin" in export.rerun_file(session.setting.spec, point)
 
 
 @pytest.mark.parametrize(

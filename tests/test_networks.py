@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from eed_search.config.loader import parse
 from eed_search.core.errors import ModelError
-from eed_search.core.spec_file import parse
-from eed_search.core.store import Store
 from eed_search.pipeline.context import StageContext
 from eed_search.pipeline.latency import sentinel
 from eed_search.pipeline.training import check_sizes
+from eed_search.storage.store import Store
 
 
 def shop(

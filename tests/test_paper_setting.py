@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from eed_search import trial
-from eed_search.core.params import TrialParams
-from eed_search.core.spec_file import Override, load
-from eed_search.search.proposals import first_proposals, suggest
+from eed_search.config.loader import Override, load
+from eed_search.config.params import TrialParams
+from eed_search.search.sampling.proposals import first_proposals, suggest
 
 FOLDER = Path(__file__).parents[1] / "search_spaces"
 TINY = """

@@ -11,17 +11,17 @@ import yaml
 
 from eed_search import trial
 from eed_search.cluster.where import Place
-from eed_search.core import names, plugins
+from eed_search.config import names, plugins
+from eed_search.config.loader import Override, load, parse
+from eed_search.config.params import MemberChoice, TrialParams
+from eed_search.config.plans import plan_members
+from eed_search.config.spec import Spec
 from eed_search.core.errors import DataError, ModelError, SpecError
-from eed_search.core.params import MemberChoice, TrialParams
-from eed_search.core.plans import plan_members
-from eed_search.core.records import TrialRecord
-from eed_search.core.spec import Spec
-from eed_search.core.spec_file import Override, load, parse
-from eed_search.core.store import Store
 from eed_search.pipeline.context import StageContext
 from eed_search.pipeline.training import base_stage, check_sizes, dense_base, member, scores_stage
-from eed_search.search import origin
+from eed_search.runs.records import TrialRecord
+from eed_search.search import provenance
+from eed_search.storage.store import Store
 from tests.cli.calling import ROOT, call, python
 
 pytestmark = pytest.mark.usefixtures("forgets_plugins")
@@ -102,7 +102,7 @@ def test_a_changed_plugin_is_not_taken_for_the_old_one(documented: Path, tmp_pat
     (tmp_path / "mine.py").write_text((tmp_path / "mine.py").read_text().replace("(w * g).abs()", "g.abs()"))
     after = keys(spec)
     assert (before[:2], before[2] == after[2]) == (after[:2], False)
-    (line,) = origin.file_drift("plugins", files, plugins.files(spec.plugins))
+    (line,) = provenance.file_drift("plugins", files, plugins.files(spec.plugins))
     assert line == f"plugins: changed: {tmp_path / 'mine.py'}"
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from eed_search.cli.app import app
-from eed_search.core.spec import Range
-from eed_search.core.spec_file import load
+from eed_search.config.loader import load
+from eed_search.config.spec import Range
 from tests.cli.calling import ROOT, call, python
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

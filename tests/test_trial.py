@@ -13,21 +13,23 @@ import optuna
 import pytest
 import torch
 
-from eed_search import bundling, trial
-from eed_search.core.cost import attacked_speedup, latency_of
+from eed_search import trial
+from eed_search.config.loader import parse
+from eed_search.config.params import MemberChoice, TrialParams
+from eed_search.config.plans import plan_members
+from eed_search.config.spec import Spec
 from eed_search.core.errors import StoreError
-from eed_search.core.ledger import Event, EventKind, RunView, fold
-from eed_search.core.params import MemberChoice, TrialParams
-from eed_search.core.plans import plan_members
-from eed_search.core.points import points
-from eed_search.core.records import FreshCheck, Point, RungReading, TrialRecord, to_json, unpack_bits
-from eed_search.core.spec import Spec
-from eed_search.core.spec_file import parse
-from eed_search.core.store import Artifact
 from eed_search.deployment.bundle import verify
+from eed_search.ensemble.gate import RUNS_ALL
+from eed_search.frontier.points import points
+from eed_search.pipeline import export
 from eed_search.pipeline.context import open_context
 from eed_search.pipeline.training import base_stage
-from eed_search.search.proposals import first_proposals, suggest
+from eed_search.runs.cost import attacked_speedup, latency_of
+from eed_search.runs.ledger import Event, EventKind, RunView, fold
+from eed_search.runs.records import FreshCheck, Point, RungReading, TrialRecord, to_json, unpack_bits
+from eed_search.search.sampling.proposals import first_proposals, suggest
+from eed_search.storage.store import Artifact
 from tests.evaluation.clocks import COMPUTING, ticking
 
 TINY: dict[str, Any] = {
@@ -262,7 +264,7 @@ def test_a_limit_on_the_attacked_latency_is_judged_after_measuring(pair: TrialRe
     limit = (min(measured.latency.exit_ms) + measured.latency.worst_case_ms) / 2
     strict = spec_with(search={"constraints": {"max_attacked_latency_ms": limit}})
     setting = replace(session.setting, spec=strict)
-    chosen = TrialParams.from_flat(pair.params | {"gate_threshold": trial.RUNS_ALL})
+    chosen = TrialParams.from_flat(pair.params | {"gate_threshold": RUNS_ALL})
     record = trial.run(0, chosen, setting, session.probe, silent)
     assert isinstance(record, TrialRecord)
     assert (record.outcome, record.reason) == ("infeasible", "max_attacked_latency_ms")
@@ -360,7 +362,7 @@ def view_of(session: Session, record: TrialRecord) -> tuple[RunView, Point]:
 def test_a_point_is_exported_and_verified(pair: TrialRecord, session: Session, tmp_path: Path) -> None:
     """The bundle replays label and members run of torch's team."""
     view, point = view_of(session, pair)
-    out = bundling.export_point(view, point, Path(session.setting.store_root).parent, tmp_path / "bundle")
+    out = export.export_point(view, point, Path(session.setting.store_root).parent, tmp_path / "bundle")
     verify(out)
     assert (out / "member-2.onnx").is_file()
 
@@ -370,7 +372,7 @@ def test_the_exported_file_reruns_exactly_this_point(pair: TrialRecord, session:
     _, point = view_of(session, pair)
     import yaml
 
-    spec = parse(yaml.safe_load(bundling.rerun_file(session.setting.spec, point)), "rerun")
+    spec = parse(yaml.safe_load(export.rerun_file(session.setting.spec, point)), "rerun")
     study = optuna.create_study(directions=["maximize", "minimize"])
     for proposal in first_proposals(spec):
         study.enqueue_trial(proposal)
@@ -552,7 +554,7 @@ def test_a_lost_team_is_exported_all_the_same(pair: TrialRecord, damaged: Sessio
     view, point = view_of(damaged, pair)
     shutil.rmtree(Path(damaged.setting.store_root) / point.measurement.artifact)
     said: list[str] = []
-    verify(bundling.export_point(view, point, tmp_path, tmp_path / "bundle", said.append))
+    verify(export.export_point(view, point, tmp_path, tmp_path / "bundle", said.append))
     assert said[0] == f"store/{point.measurement.artifact} was gone; made again"
     assert any(line.startswith("joint fine-tune") for line in said)
 

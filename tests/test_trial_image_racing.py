@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from eed_search import trial
-from eed_search.core.looks import OUTRACED, Rival, look_ends
-from eed_search.core.records import Interval, RungReading, TrialRecord, pack_bits
-from eed_search.core.store import Store
 from eed_search.evaluation.robust import Examination
+from eed_search.evaluation.sequential_test import OUTRACED, Rival, look_ends
+from eed_search.runs.records import Interval, RungReading, TrialRecord, pack_bits
+from eed_search.storage.store import Store
 from tests.test_trial import Session, params, silent, spec_with
 
 NUM = 40

@@ -11,16 +11,17 @@ import pytest
 import torch
 import yaml
 
-from eed_search import bundling, trial
+from eed_search import trial
+from eed_search.config.loader import parse
+from eed_search.config.params import MemberChoice, TrialParams
+from eed_search.config.plans import plan_members
 from eed_search.core.errors import ModelError
-from eed_search.core.params import MemberChoice, TrialParams
-from eed_search.core.plans import plan_members
-from eed_search.core.records import TrialRecord
-from eed_search.core.spec_file import parse
 from eed_search.deployment.bundle import verify
+from eed_search.pipeline import export
 from eed_search.pipeline.context import open_context
 from eed_search.pipeline.training import base_stage, control_recipe, dense_base, member, member_stage, scores_stage
-from eed_search.search.proposals import first_proposals, suggest
+from eed_search.runs.records import TrialRecord
+from eed_search.search.sampling.proposals import first_proposals, suggest
 from eed_search.training import checkpoints
 from tests.test_trial import TINY, Session, silent, spec_with, view_of
 
@@ -60,7 +61,7 @@ def test_a_member_of_any_method_works_alone(session: Session, method: Any, tmp_p
     assert record.measurement.size_bytes < session.setting.base.measurement.size_bytes
     assert record.measurement.latency.latency_ms.value > 0
     view, point = view_of(session, record)
-    bundle = bundling.export_point(view, point, Path(session.setting.store_root).parent, tmp_path / "b")
+    bundle = export.export_point(view, point, Path(session.setting.store_root).parent, tmp_path / "b")
     verify(bundle)
 
 
@@ -159,7 +160,7 @@ def test_a_point_of_several_methods_runs_again_exactly(session: Session) -> None
     chosen = params(MemberChoice("nis", 0.5), MemberChoice("nis", 0.5, "radmm"))
     record = complete(session, chosen)
     _, point = view_of(session, record)
-    again = parse(yaml.safe_load(bundling.rerun_file(session.setting.spec, point)), "again")
+    again = parse(yaml.safe_load(export.rerun_file(session.setting.spec, point)), "again")
     study = optuna.create_study()
     study.enqueue_trial(first_proposals(again)[0])
     assert TrialParams.from_flat(suggest(study.ask(), again)) == chosen

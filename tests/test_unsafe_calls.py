@@ -15,9 +15,9 @@ import eed_search
 
 PACKAGE = Path(eed_search.__file__).parent
 ALLOWED = {
-    ("search/study_searcher.py", "pickle.loads"),  # the searcher's own checkpoint, as the module says
-    ("core/plugins.py", "exec"),  # code that the user's own file names under `plugins:`
-    ("core/plugins.py", "compile"),
+    ("tune/study_searcher.py", "pickle.loads"),  # the searcher's own checkpoint, as the module says
+    ("config/plugins.py", "exec"),  # code that the user's own file names under `plugins:`
+    ("config/plugins.py", "compile"),
 }
 PICKLERS = (
     "pickle",

@@ -14,7 +14,7 @@ def main() -> None:
     streams.guard_streams()
     streams.for_children()
     from eed_search.cli.app import app
-    from eed_search.core.loopback import past_proxies
+    from eed_search.system.loopback import past_proxies
 
     past_proxies()
     try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from eed_search.cli.guard import GuardedGroup, remember_debug
-from eed_search.core.home import check_home
+from eed_search.runs.home import check_home
 
 if TYPE_CHECKING:
     from eed_search.cluster.where import Wish

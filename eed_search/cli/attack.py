@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from eed_search.cli.attack_one import Wanted, attack_one, read_eps, refuse_eps, reporter
 from eed_search.cli.console import as_text, console, say
 from eed_search.cli.homes import find_run, open_run
-from eed_search.core.attack_records import AttackResult, Check
-from eed_search.core.attacked import was_certified
-from eed_search.core.brevity import nearly_none
-from eed_search.core.cores import usable_cores
-from eed_search.core.cost import Cost
 from eed_search.core.errors import InvalidResult, RunError, SpecError
 from eed_search.core.pace import duration
-from eed_search.core.records import Accuracy, RobustAccuracy, to_json
+from eed_search.frontier.attacked import was_certified
+from eed_search.runs.attack_records import AttackResult, Check
+from eed_search.runs.cost import Cost
+from eed_search.runs.records import Accuracy, RobustAccuracy, to_json
+from eed_search.runs.undertrained import nearly_none
+from eed_search.system.cores import usable_cores
 from eed_search.tracking.text import in_macs
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from eed_search.evaluation.target import Target
-    from eed_search.targets import Wishes
+    from eed_search.pipeline.targets import Wishes
 
 _WIDTH = 80
 
@@ -47,7 +47,7 @@ def attack(target: str, wanted: Wanted, *, home: Path) -> None:
         DataError: If the images are wrong or too few.
     """
     budget = _checked(target, wanted)
-    from eed_search.targets import Wishes  # loads torch
+    from eed_search.pipeline.targets import Wishes  # loads torch
 
     device = _device(wanted.device)
     wishes = Wishes(2 if wanted.tier == 2 else 1, budget, wanted.data, wanted.num_samples, wanted.seed)
@@ -113,7 +113,7 @@ def _checked(target: str, wanted: Wanted) -> float | None:
 
 def _find(target: str, wishes: Wishes, home: Path) -> Target:
     """Find what the user means."""
-    from eed_search import targets
+    from eed_search.pipeline import targets
 
     run, _, id_ = target.rpartition(":")
     is_run = _is_run(run, home)

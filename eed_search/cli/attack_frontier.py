@@ -9,10 +9,10 @@ from eed_search.cli.attack_one import Wanted, attack_one, refuse_eps, reporter
 from eed_search.cli.badges import show_badges
 from eed_search.cli.console import as_text, say
 from eed_search.cli.homes import open_run
-from eed_search.core.attack_records import AttackResult
-from eed_search.core.attacked import result_facts
 from eed_search.core.errors import InvalidResult, RunError, SpecError
-from eed_search.core.reported import standing
+from eed_search.frontier.attacked import result_facts
+from eed_search.frontier.estimate import standing
+from eed_search.runs.attack_records import AttackResult
 from eed_search.tracking.badges import badge_facts
 from eed_search.tracking.summary import summarise
 from eed_search.tracking.text import per_cent
@@ -20,7 +20,7 @@ from eed_search.tracking.text import per_cent
 if TYPE_CHECKING:
     import torch
 
-    from eed_search.targets import Wishes
+    from eed_search.pipeline.targets import Wishes
 
 
 def attack_frontier(target: str, wanted: Wanted, wishes: Wishes, *, home: Path, device: torch.device) -> None:
@@ -38,7 +38,7 @@ def attack_frontier(target: str, wanted: Wanted, wishes: Wishes, *, home: Path, 
         RunError: If there is no frontier, or a point has had its claim with other settings.
         InvalidResult: If a sanity check failed on any point; all results are printed before.
     """
-    from eed_search import targets
+    from eed_search.pipeline import targets
 
     if wanted.table is not None:
         raise SpecError([f"--table {wanted.table}: goes with one point; name it, such as {target[:-8]}knee"])

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eed_search.cli.homes import open_run
-from eed_search.core.attack_records import AttackResult
-from eed_search.core.attacked import Settings, refuse_second_claim
 from eed_search.core.errors import SpecError
 from eed_search.core.pace import now_and_then
 from eed_search.core.texts import visible
+from eed_search.frontier.attacked import Settings, refuse_second_claim
+from eed_search.runs.attack_records import AttackResult
 
 if TYPE_CHECKING:
     import torch
 
     from eed_search.evaluation.target import Target
-    from eed_search.targets import Wishes
+    from eed_search.pipeline.targets import Wishes
 
 _EVERY_S = 10.0  # between two lines about one attack
 _GREY_EPS = 0.5

@@ -14,7 +14,7 @@ from eed_search.cli.progress import clock_time
 from eed_search.cli.space_file import Changes, data_problems, find
 from eed_search.core.errors import SpecError
 from eed_search.core.pace import duration
-from eed_search.search.claim import check_name
+from eed_search.runs.run_folder import check_name
 from eed_search.transfer.spec import BenchmarkSpec, model_label
 from eed_search.transfer.spec_file import load
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from eed_search.cli.console import say
 from eed_search.cli.space_file import Changes, find, read
-from eed_search.core import names, plugins
-from eed_search.core.data_facts import DataFacts
+from eed_search.config import names, plugins
+from eed_search.config.image_sizes import too_small
+from eed_search.config.spec import Choice, Spec
+from eed_search.config.torchvision_names import TORCHVISION
 from eed_search.core.errors import ModelError
-from eed_search.core.image_sizes import too_small
-from eed_search.core.spec import Choice, Spec
-from eed_search.core.torchvision_names import TORCHVISION
+from eed_search.runs.data_facts import DataFacts
 
 _WIDTH = 100
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from eed_search.cli.console import say
 from eed_search.cli.result import command, where
 from eed_search.core.errors import RunError, StoreError
-from eed_search.search.cleaning import Holdings, held, look, release
-from eed_search.search.room import size_of
+from eed_search.runs.cleaning import Holdings, held, look, release
+from eed_search.runs.disk_space import size_of
 
 _MOST = 20
 

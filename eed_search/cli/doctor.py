@@ -23,10 +23,10 @@ from typing import Any
 import typer
 
 from eed_search.cli.console import as_text, say
-from eed_search.core.cores import usable_cores
+from eed_search.cluster.finding import Finding
 from eed_search.core.errors import RunError
-from eed_search.core.finding import Finding
-from eed_search.core.private import temporary_root
+from eed_search.system.cores import usable_cores
+from eed_search.system.private import temporary_root
 
 _PROBE_TIMEOUT_S = 180
 _LOW_DISK_BYTES = 2 * 10**9
@@ -55,9 +55,9 @@ import json, os, sys, time, warnings
 warnings.simplefilter("ignore")
 begun = time.monotonic()
 from eed_search.core.errors import EedSearchError
-from eed_search.core.private import holders
-from eed_search.core.sockets import listening
-from eed_search.search.ray_session import local_ray
+from eed_search.system.private import holders
+from eed_search.system.sockets import listening
+from eed_search.search.execution.ray_session import local_ray
 try:
     with local_ray() as session:
         import ray

@@ -10,18 +10,18 @@ from eed_search.cli.check import image_lines, plugin_lines, summary
 from eed_search.cli.console import as_text, say
 from eed_search.cli.result import duration
 from eed_search.cli.space_file import Changes, find, read
-from eed_search.core import names, plugins
-from eed_search.core.cores import usable_cores
+from eed_search.config import names, plugins
+from eed_search.config.spec import Spec
 from eed_search.core.errors import RunError
-from eed_search.core.spec import Spec
-from eed_search.search.racing import RUNGS
-from eed_search.search.room import free_bytes, shortage, size_of
+from eed_search.runs.disk_space import free_bytes, shortage, size_of
+from eed_search.search.racing.rung_scheduler import RUNGS
+from eed_search.system.cores import usable_cores
 
 if TYPE_CHECKING:
-    from eed_search.calibration import UnitCosts
-    from eed_search.search.forecast import Forecast, Span
-    from eed_search.search.preview import Preview
-    from eed_search.search.space_size import SpaceSize
+    from eed_search.forecast.calibration import UnitCosts
+    from eed_search.forecast.expected_cost import Forecast, Span
+    from eed_search.forecast.space_size import SpaceSize
+    from eed_search.runs.preview import Preview
 
 _STORED = ("base", "controls", "scores", "members")
 _ASKING = "launch --dry-run --plugins"
@@ -49,11 +49,11 @@ def dry_run(
     """
     notes: list[str] = []
     spec = read(file, changes, note=notes.append if as_json else say, import_plugins=import_plugins)
-    from eed_search.search.preview import preview
+    from eed_search.runs.preview import preview
 
     home = home.expanduser().resolve()
     there = preview(home, spec, name)
-    from eed_search.search.ray_glue import Machine  # loads no Ray
+    from eed_search.search.execution.ray_glue import Machine  # loads no Ray
 
     cores = usable_cores()
     slots = Machine(cores, _num_gpus()).slots(spec.resources)
@@ -67,16 +67,16 @@ def dry_run(
             return
         spec = spec.model_copy(update={"plugins": ()})  # nothing of it is used
 
-    from eed_search.calibration import calibrate
-    from eed_search.core.store import Store
     from eed_search.data.sources import refuse_download
+    from eed_search.forecast.cached_stages import take_stock
+    from eed_search.forecast.calibration import calibrate
+    from eed_search.forecast.expected_cost import forecast
+    from eed_search.forecast.foreseen import draws
+    from eed_search.forecast.space_size import all_members, plans_of, space_size
     from eed_search.pipeline.context import StageContext
     from eed_search.pipeline.training import check_sizes
-    from eed_search.search.claim import with_absolute_data
-    from eed_search.search.forecast import forecast
-    from eed_search.search.foreseen import draws
-    from eed_search.search.space_size import all_members, plans_of, space_size
-    from eed_search.stock import take_stock
+    from eed_search.runs.run_folder import with_absolute_data
+    from eed_search.storage.store import Store
 
     spec = with_absolute_data(spec)
     refuse_download(spec.data)

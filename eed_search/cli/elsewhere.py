@@ -28,7 +28,7 @@ from eed_search.cli.result import command, where
 from eed_search.cli.sent_folder import SentFolder
 from eed_search.cluster.where import Place, Wish, find
 from eed_search.core.errors import RunError
-from eed_search.search.package import JOB_VARIABLE
+from eed_search.search.execution.package import JOB_VARIABLE
 
 if TYPE_CHECKING:
     from eed_search.cluster.jobs import Jobs

@@ -14,13 +14,13 @@ from eed_search.cli.elsewhere import elsewhere, flags
 from eed_search.cli.homes import open_run
 from eed_search.cli.result import command
 from eed_search.cluster.where import Wish
-from eed_search.core.attacked import result_facts
 from eed_search.core.errors import BundleError
 from eed_search.core.pace import now_and_then
-from eed_search.core.private import temporary_folder
-from eed_search.core.reported import select as select_point
-from eed_search.core.storage import Storage
 from eed_search.deployment.card import claim_lines
+from eed_search.frontier.attacked import result_facts
+from eed_search.frontier.estimate import select as select_point
+from eed_search.storage.shared_storage import Storage
+from eed_search.system.private import temporary_folder
 from eed_search.tracking.text import how_fast, per_cent, team_title, with_arm
 
 _WIDTH = 80
@@ -71,7 +71,7 @@ def export(
     say(f"{folder.name} {point.id} ({team_title(point.params)}): robust {per_cent(m.robust_accuracy)},")
     say(f"  {with_arm(m.latency.latency_ms)} ms, beside the dense base {how_fast(m)}")
 
-    from eed_search.bundling import export_point  # loads torch
+    from eed_search.pipeline.export import export_point  # loads torch
 
     report = now_and_then(say, _EVERY_S)
     if remote is None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from eed_search.cli.console import say
 from eed_search.cli.result import command, where
 from eed_search.core.errors import SpecError
-from eed_search.core.ledger import read_run
-from eed_search.core.storage import Storage
+from eed_search.runs.ledger import read_run
+from eed_search.storage.shared_storage import Storage
 
 
 def fetch(run: str, *, storage: str | None, home: Path) -> None:
@@ -39,7 +39,7 @@ def bring(run: str | None, storage: str | None, home: Path) -> Path:
         RunError: If the storage holds no such search.
         StoreError: If the storage cannot be reached, or the home cannot be written to.
     """
-    from eed_search.search.copies import Copies
+    from eed_search.runs.replicas import Copies
 
     if storage is None:
         raise SpecError(["--storage: names no storage; give its URL, such as s3://bucket/folder"])

@@ -7,11 +7,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from eed_search.config.loader import SPACE_FILE, load
 from eed_search.core.errors import RunError, SpecError
-from eed_search.core.home import check_home
-from eed_search.core.ledger import FILE_NAME, Ledger, RunView, read_run
-from eed_search.core.ledger_file import is_lost
-from eed_search.core.spec_file import SPACE_FILE, load
+from eed_search.runs.home import check_home
+from eed_search.runs.ledger import FILE_NAME, Ledger, RunView, read_run
+from eed_search.runs.ledger_file import is_lost
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Found:
             RunError: If its ledger is not readable.
             SpecError: If it has none, and its search-space file is wrong by now.
         """
-        from eed_search.search.claim import only_begun
-        from eed_search.search.lock import run_state
+        from eed_search.runs.run_folder import only_begun
+        from eed_search.runs.run_lock import run_state
 
         view = RunView(spec=load(folder / SPACE_FILE).to_plain()) if only_begun(folder) else read_run(folder)
         return cls(folder, view, run_state(folder, view))
@@ -115,7 +115,7 @@ def find_run(home: Path, run: str | None, *, or_prefix: bool = False) -> Path:
         RunError: If there is none, or several begin so; names those that are there.
         SpecError: If it lies where no search can.
     """
-    from eed_search.search.claim import only_begun
+    from eed_search.runs.run_folder import only_begun
 
     folders = run_folders(home)
     if run is None:
@@ -157,7 +157,7 @@ def open_run(home: Path, run: str | None) -> tuple[Path, RunView]:
 
 def _begun(home: Path) -> list[Path]:
     """List the searches of a home that were killed before they had a ledger, the latest started last."""
-    from eed_search.search.claim import only_begun
+    from eed_search.runs.run_folder import only_begun
 
     return sorted((file.parent for file in home.glob(f"*/{SPACE_FILE}") if only_begun(file.parent)), key=_started)
 

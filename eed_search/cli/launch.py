@@ -17,16 +17,16 @@ from eed_search.cli.guard import INTERRUPTED, TERMINATED
 from eed_search.cli.space_file import Changes, find, read
 from eed_search.cluster.where import Place, Wish
 from eed_search.cluster.where import find as find_place
+from eed_search.config.loader import to_text
+from eed_search.config.sent_plugins import pack
 from eed_search.core.errors import RunError, SpecError
-from eed_search.core.sent_plugins import pack
-from eed_search.core.spec_file import to_text
-from eed_search.search.package import is_sent
-from eed_search.search.room import shortage
+from eed_search.runs.disk_space import shortage
+from eed_search.search.execution.package import is_sent
 
 if TYPE_CHECKING:
-    from eed_search.core.ledger import RunView
+    from eed_search.runs.ledger import RunView
+    from eed_search.search.execution.workers import Pipeline, Workers
     from eed_search.search.listener import Listener
-    from eed_search.search.workers import Pipeline, Workers
 
 SPACE_FILE = "search_space.yaml"
 
@@ -83,7 +83,7 @@ def check_there(place: Place) -> None:
         RunError: If so; says what is wrong within seconds.
     """
     if place.kind == "join":
-        from eed_search.search.reachable import check_ray
+        from eed_search.search.execution.reachable import check_ray
 
         check_ray(place.address, place.source)
 
@@ -122,7 +122,7 @@ def workers_at(place: Place, latency_node: str | None) -> Iterator[Workers | Non
     if place.kind == "here":
         yield None
         return
-    from eed_search.search.joined import joined_ray
+    from eed_search.search.execution.ray_cluster import joined_ray
 
     with joined_ray(place.address, latency_node) as workers:
         yield workers
@@ -147,7 +147,7 @@ def conclude(view: RunView, folder: Path, home: Path) -> None:
         RunError: If it was finished and no trial gave a point.
     """
     from eed_search.cli.result import show
-    from eed_search.core.points import points
+    from eed_search.frontier.points import points
     from eed_search.tracking.summary import summarise
 
     say()

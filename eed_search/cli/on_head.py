@@ -20,7 +20,7 @@ from typing import Any
 
 from eed_search.cli.streams import for_children, guard_streams
 from eed_search.cluster.marks import DATA, ERR, OUT
-from eed_search.core.modes import make_folder
+from eed_search.system.modes import make_folder
 
 _CANNOT = 7  # the exit code of RunError
 
@@ -151,7 +151,7 @@ def main() -> None:
 
 def _keep_plugins(home: Path) -> None:
     """Put the user's own code that came with the job where the search-space file says that it lies."""
-    from eed_search.core.sent_plugins import keep
+    from eed_search.config.sent_plugins import keep
 
     try:
         keep(Path.cwd(), home)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shlex
 
-from eed_search.core.attack_records import AttackResult
-from eed_search.core.attacked import AttackBadge
-from eed_search.core.brevity import near_chance, nearly_none
-from eed_search.core.ledger import RunView
-from eed_search.core.records import Point
-from eed_search.core.reported import select
+from eed_search.frontier.attacked import AttackBadge
+from eed_search.frontier.estimate import select
+from eed_search.runs.attack_records import AttackResult
+from eed_search.runs.ledger import RunView
+from eed_search.runs.records import Point
+from eed_search.runs.undertrained import near_chance, nearly_none
 from eed_search.tracking.summary import RunSummary
 
 Step = tuple[str, str, str]

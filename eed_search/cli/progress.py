@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from eed_search.cli.console import console, is_terminal, say
-from eed_search.core.cost import attacked_speedup
-from eed_search.core.ledger import num_ended
 from eed_search.core.pace import duration
-from eed_search.core.points import frontier, run_hypervolume
+from eed_search.frontier.points import frontier, run_hypervolume
+from eed_search.runs.cost import attacked_speedup
+from eed_search.runs.ledger import num_ended
 from eed_search.search.listener import Listener, Status
 from eed_search.tracking.text import how_fast, per_cent, states_line, team_title, times, with_arm
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
-    from eed_search.core.data_facts import DataFacts
-    from eed_search.core.ledger import RungReport, RunView
-    from eed_search.core.records import Measurement, Reference, TrialRecord
+    from eed_search.runs.data_facts import DataFacts
+    from eed_search.runs.ledger import RungReport, RunView
+    from eed_search.runs.records import Measurement, Reference, TrialRecord
 
 _OFTEN_S, _SELDOM_S = 15.0, 60.0  # between two lines of a log, in a phase's first minutes and after them
 _FIRST_MINUTES_S = 300.0
@@ -294,7 +294,7 @@ def reference_line(reference: Reference) -> str:
 
 def rung_line(number: int, report: RungReport, view: RunView) -> str:
     """Write in one line what a trial measured on its way, and whether it goes on."""
-    from eed_search.search.racing import RUNGS
+    from eed_search.search.racing.rung_scheduler import RUNGS
 
     took = f", {report.metrics['latency_ms']:.3g} ms"  # a speed-up would want its attacked one beside it
     then = "waits" if report.decision == "pause" else "goes on"

@@ -8,8 +8,8 @@ from eed_search.cli.console import say
 from eed_search.cli.homes import damaged_runs, find_run
 from eed_search.cli.result import command, where
 from eed_search.core.errors import RunError
-from eed_search.core.ledger_recovery import recover as take_back
-from eed_search.search.lock import locked
+from eed_search.runs.ledger_recovery import recover as take_back
+from eed_search.runs.run_lock import locked
 
 
 def recover(run: str | None, *, home: Path) -> None:

@@ -10,8 +10,8 @@ from eed_search.cli.elsewhere import elsewhere, flags
 from eed_search.cli.homes import open_run
 from eed_search.cluster.where import Wish
 from eed_search.core.errors import RunError, SpecError, StoreError
-from eed_search.core.ledger import RunView
-from eed_search.search.lock import run_state
+from eed_search.runs.ledger import RunView
+from eed_search.runs.run_lock import run_state
 
 
 def report(run: str | None, *, home: Path, as_json: bool, out: Path | None, wish: Wish) -> None:

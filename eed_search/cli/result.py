@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from eed_search.cli.badges import show_badges
 from eed_search.cli.console import console, say
 from eed_search.cli.onward import onward
-from eed_search.core.data_facts import DataFacts
 from eed_search.core.pace import duration as duration  # from here too: others import it with the rest
-from eed_search.core.records import HELD
-from eed_search.search.package import is_sent
+from eed_search.runs.data_facts import DataFacts
+from eed_search.runs.records import HELD
+from eed_search.search.execution.package import is_sent
 from eed_search.tracking.report import HTML_NAME
 from eed_search.tracking.summary import RunSummary
 from eed_search.tracking.table import (

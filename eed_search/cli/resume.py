@@ -18,9 +18,9 @@ from eed_search.cli.launch import (
 )
 from eed_search.cluster.where import Wish
 from eed_search.cluster.where import find as find_place
-from eed_search.core.ledger import RunView
-from eed_search.search.package import is_sent
-from eed_search.search.room import shortage
+from eed_search.runs.disk_space import shortage
+from eed_search.runs.ledger import RunView
+from eed_search.search.execution.package import is_sent
 
 _UNFINISHED = ("interrupted", "stopped", "failed")
 

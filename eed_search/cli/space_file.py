@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 import eed_search
 from eed_search.cli.console import say
-from eed_search.core.cores import usable_cores
+from eed_search.config.loader import Override, load, overridden, read_table
+from eed_search.config.spec import Data, Spec
 from eed_search.core.errors import SpecError
-from eed_search.core.spec import Data, Spec
-from eed_search.core.spec_file import Override, load, overridden, read_table
+from eed_search.system.cores import usable_cores
 
 DEFAULT_NAME = "digits"
 

@@ -15,14 +15,14 @@ from eed_search.cli.homes import Found, damaged_runs, find_run, found_runs
 from eed_search.cli.result import command, where
 from eed_search.cli.streams import is_heard
 from eed_search.cluster.where import Wish
-from eed_search.core.cost import attacked_speedup
-from eed_search.core.ledger import num_ended
+from eed_search.config.loader import SPACE_FILE
 from eed_search.core.pace import duration
-from eed_search.core.points import run_hypervolume
-from eed_search.core.reported import standing
-from eed_search.core.spec_file import SPACE_FILE
+from eed_search.frontier.estimate import standing
+from eed_search.frontier.points import run_hypervolume
+from eed_search.runs.cost import attacked_speedup
+from eed_search.runs.ledger import num_ended
+from eed_search.runs.run_lock import driver_of
 from eed_search.search.journal import NOW_FILE
-from eed_search.search.lock import driver_of
 from eed_search.tracking.text import how_fast, per_cent, states_line
 
 _EVERY_S = 2.0

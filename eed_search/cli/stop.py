@@ -14,8 +14,8 @@ from eed_search.cli.result import command, where
 from eed_search.cluster.where import Wish
 from eed_search.core.errors import RunError
 from eed_search.core.pace import duration
-from eed_search.search import requests
-from eed_search.search.lock import driver_of, wait_until_gone
+from eed_search.runs import requests
+from eed_search.runs.run_lock import driver_of, wait_until_gone
 
 _STOP_S, _CANCEL_S, _KILL_S = 120.0, 20.0, 10.0
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
+from eed_search.config.yaml_keys import UniqueKeyLoader
 from eed_search.core.errors import SpecError
-from eed_search.core.yaml_keys import UniqueKeyLoader
 
 MAX_FILE_BYTES = 1 << 20
 NODE_TOKEN = PurePosixPath("~/.ray/auth_token")  # where Ray on a node looks for its token by itself

@@ -21,7 +21,7 @@ from eed_search.cluster.cluster_file import ClusterFile
 from eed_search.cluster.tunnel import tunnel
 from eed_search.cluster.where import Place
 from eed_search.core.errors import RunError
-from eed_search.core.loopback import urlopen
+from eed_search.system.loopback import urlopen
 
 DASHBOARD_PORT = 8265
 _PATIENCE_S = 10.0

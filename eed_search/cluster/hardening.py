@@ -14,8 +14,8 @@ from pathlib import PurePosixPath
 
 from eed_search.cluster import hardening_aws, hardening_local
 from eed_search.cluster.cluster_file import NODE_TOKEN, ClusterFile
+from eed_search.cluster.finding import Finding
 from eed_search.cluster.shell import Call, calls
-from eed_search.core.finding import Finding
 
 MAX_IDLE_MINUTES = 60
 MIN_TOKEN_CHARACTERS = 32

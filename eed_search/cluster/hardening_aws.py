@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from eed_search.cluster.cluster_file import ClusterFile
-from eed_search.core.finding import Finding
+from eed_search.cluster.finding import Finding
 
 EXAMPLE_IDS = {"sg-0123456789abcdef0", "ami-0123456789abcdef0"}
 _SETUP = "docs/cluster.md shows the one command that makes it"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from eed_search.cluster.cluster_file import ClusterFile
+from eed_search.cluster.finding import Finding
 from eed_search.cluster.shell import Call, calls
-from eed_search.core.finding import Finding
 
 
 def judge(cluster: ClusterFile) -> Iterator[Finding]:

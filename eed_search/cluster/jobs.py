@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from eed_search.cluster.connection import Connection
 from eed_search.cluster.marks import DATA, ERR, OUT
 from eed_search.core.errors import RunError
-from eed_search.core.loopback import past_proxies
-from eed_search.core.private import temporary_folder
-from eed_search.search.package import pack
+from eed_search.search.execution.package import pack
+from eed_search.system.loopback import past_proxies
+from eed_search.system.private import temporary_folder
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from eed_search.cluster.cluster_file import ClusterFile, read
 from eed_search.core.errors import RunError
-from eed_search.search.reachable import host_and_port
+from eed_search.search.execution.reachable import host_and_port
 
 DEFAULT_FILE = Path("ray_cluster.yaml")
 _PROVIDER_S = 30.0

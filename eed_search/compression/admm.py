@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eed_search.core.spec import AdmmRecipe, Augment
+from eed_search.config.spec import AdmmRecipe, Augment
 from eed_search.data.splits import Split
 from eed_search.training.checkpoints import Checkpoint
 from eed_search.training.loop import BatchLoss, Restorable, Training

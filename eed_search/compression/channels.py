@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from eed_search.compression.scores import Scores, weight_layers
-from eed_search.core.blocks import kept_channels
+from eed_search.config.kept_channels import kept_channels
 from eed_search.core.errors import ModelError
 
 _PASSING = ("_ElementWiseOp", "_ConcatOp", "_SplitOp", "_ReshapeOp")  # what torch-pruning calls operations on channels

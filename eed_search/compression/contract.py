@@ -11,8 +11,8 @@ from torch import nn
 
 from eed_search.compression.member import Member
 from eed_search.compression.scores import Scores
-from eed_search.core.params import Recovery
-from eed_search.core.spec import Augment, Members
+from eed_search.config.params import Recovery
+from eed_search.config.spec import Augment, Members
 from eed_search.data.splits import Split
 from eed_search.training.checkpoints import Checkpoint, NoCheckpoint
 

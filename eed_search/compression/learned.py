@@ -20,10 +20,10 @@ from eed_search.compression.masked_network import MaskedChannels, MaskedNetwork,
 from eed_search.compression.member import Member, recovery_loss
 from eed_search.compression.prune import retrain
 from eed_search.compression.scores import weight_layers
-from eed_search.core.blocks import kept_channels
+from eed_search.config.kept_channels import kept_channels
+from eed_search.config.spec import Learned
 from eed_search.core.errors import ModelError
 from eed_search.core.seeds import seed_of
-from eed_search.core.spec import Learned
 from eed_search.training.loop import BatchLoss, Training, apply_masks
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from eed_search.compression.channels import ChannelGroup
-from eed_search.core.blocks import kept_channels
-from eed_search.core.spec import Learned
+from eed_search.config.kept_channels import kept_channels
+from eed_search.config.spec import Learned
 
 
 class _Choose(torch.autograd.Function):

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from eed_search.compression.channels import channel_groups, choose_channels, remove_channels
 from eed_search.compression.masks import layer_masks, masked_size_bytes
 from eed_search.compression.scores import Scores
-from eed_search.core.blocks import kept_channels
+from eed_search.config.kept_channels import kept_channels
+from eed_search.config.params import Recovery
+from eed_search.config.spec import Augment, Members, Recipe
 from eed_search.core.errors import ModelError
-from eed_search.core.params import Recovery
-from eed_search.core.spec import Augment, Members, Recipe
 from eed_search.data.splits import Split
 from eed_search.models import fit_to_state
 from eed_search.training import DistillRecovery, LabelRecovery, train

@@ -13,9 +13,9 @@ from eed_search.compression.learned import learned
 from eed_search.compression.member import Member
 from eed_search.compression.prune import prune
 from eed_search.compression.radmm import radmm
-from eed_search.core import names
+from eed_search.config import names
+from eed_search.config.spec import Members, Recipe
 from eed_search.core.errors import ModelError
-from eed_search.core.spec import Members, Recipe
 from eed_search.models import fit_to_state
 
 METHODS: dict[str, Compress] = {"prune": prune, "radmm": radmm, "cstar": cstar, "learned": learned}

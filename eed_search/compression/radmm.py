@@ -20,7 +20,7 @@ from eed_search.compression.member import Member, recovery_loss
 from eed_search.compression.projections import column, irregular, masked, rows
 from eed_search.compression.prune import retrain
 from eed_search.compression.scores import weight_layers
-from eed_search.core.blocks import kept_channels
+from eed_search.config.kept_channels import kept_channels
 from eed_search.core.seeds import seed_of
 from eed_search.training.loop import apply_masks
 

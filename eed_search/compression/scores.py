@@ -18,9 +18,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from eed_search.core import names
+from eed_search.config import names
+from eed_search.config.spec import TrainingAttack
 from eed_search.core.errors import ModelError
-from eed_search.core.spec import TrainingAttack
 from eed_search.models.factored import replace
 from eed_search.training.attacks import perturb
 from eed_search.training.recovery import label_loss

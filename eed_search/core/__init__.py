@@ -1,1 +1,1 @@
-"""What every layer shares: errors, records, the search-space file, the frontier, the store, the ledger."""
+"""What every room shares: errors, seeds, statistics, texts, the pace of long work, fail points for tests."""

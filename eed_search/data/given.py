@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 import torch
 
+from eed_search.config.spec import Data
 from eed_search.core.errors import DataError
-from eed_search.core.spec import Data
 from eed_search.data.sources import load_images
 from eed_search.data.splits import Split
 

@@ -16,8 +16,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from jaxtyping import Bool, Int
 
+from eed_search.config.spec import Data
 from eed_search.core.errors import DataError
-from eed_search.core.spec import Data
 from eed_search.data.images import Images, ImageSets
 
 _MOST_NAMED = 5

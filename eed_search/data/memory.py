@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eed_search.core.memory import available_bytes
-from eed_search.core.spec import Data
+from eed_search.config.spec import Data
 from eed_search.data.sources import extent
+from eed_search.system.memory import available_bytes
 
 _FLOAT = 4  # bytes of a pixel value in a split
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from eed_search.config.spec import Data
 from eed_search.core.errors import DataError
-from eed_search.core.spec import Data
 from eed_search.data.images import Images, ImageSets
 
 PATTERNS: dict[str, tuple[str, ...]] = {

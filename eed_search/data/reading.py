@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from eed_search.core.data_facts import DataFacts, Preprocessing
+from eed_search.config.spec import Data
 from eed_search.core.errors import DataError
 from eed_search.core.seeds import digest, seed_of
-from eed_search.core.spec import Data
 from eed_search.data.dealing import split_groups, split_indices
 from eed_search.data.groups import Twins, find_twins
 from eed_search.data.images import Images
 from eed_search.data.memory import too_large
 from eed_search.data.sources import Raw, load_images, where
+from eed_search.runs.data_facts import DataFacts, Preprocessing
 
 SPLITS = ("train", "validation", "fresh", "test")
 _LEAST_TRAINED = 10

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from eed_search.core import names
+from eed_search.config import names
+from eed_search.config.spec import Data
 from eed_search.core.errors import DataError
-from eed_search.core.spec import Data
 from eed_search.data import image_folder, npz, svhn
 from eed_search.data.groups import find_groups
 from eed_search.data.images import Images, ImageSets

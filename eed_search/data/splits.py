@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from eed_search.core.data_facts import DataFacts
+from eed_search.config.spec import Data
 from eed_search.core.errors import DataError
-from eed_search.core.spec import Data
 from eed_search.data.images import Images
 from eed_search.data.reading import SPLITS, read
+from eed_search.runs.data_facts import DataFacts
 
 _CHUNK = 1024  # images
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from eed_search.config.spec import Data
 from eed_search.core.errors import DataError
-from eed_search.core.spec import Data
 from eed_search.data import npz
 from eed_search.data.images import Images, ImageSets
 

@@ -35,13 +35,13 @@ from typing import Any
 import numpy as np
 
 import eed_search
-from eed_search.core import plugins
+from eed_search.config import plugins
+from eed_search.config.loader import table_of
 from eed_search.core.errors import BundleError, SpecError
-from eed_search.core.memory import available_bytes
-from eed_search.core.spec_file import table_of
 from eed_search.deployment import card, runtime, runtimes
 from eed_search.deployment.replay import Replay, read_replay, replay_bytes
 from eed_search.deployment.runtime import GatedClassifier, GateSettings
+from eed_search.system.memory import available_bytes
 
 __all__ = ["GateSettings", "Replay", "VerifyReport", "open_bundle", "refuse_existing", "verify", "write_bundle"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eed_search.core.spec import GateSpec
+from eed_search.config.spec import GateSpec
 from eed_search.deployment.runtime import ABOVE_ALL_LEADS, GateSettings
 from eed_search.ensemble.gate import LEAST_LOG, DeployedGate, Gate, MarginGate
 

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from typing_extensions import TypeVar
 
 _TINY = 1e-12
+RUNS_ALL = 2.0
+"""A gate threshold that no stop probability reaches."""
 LEAST_LOG = math.log(1e-35)
 """Floor of a log probability behind a `MarginGate`: far above where float32 underflows in any runtime."""
 

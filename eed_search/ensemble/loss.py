@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from eed_search.core.spec import Joint
+from eed_search.config.spec import Joint
 from eed_search.ensemble.gate import log_prefix_mean, prefix_means
 from eed_search.training.attacks import perturb
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from eed_search.core.plans import NUM_PARTS
+from eed_search.config.plans import NUM_PARTS
 
 
 def subset_indices(num_samples: int, part: int, seed: int) -> Int[Tensor, " chosen"]:

@@ -13,11 +13,7 @@ import torch
 from jaxtyping import Int
 
 import eed_search
-from eed_search.core.attack_records import SCHEMA_VERSION, AttackResult, Check
-from eed_search.core.cost import Cost, latency_at
-from eed_search.core.records import Accuracy, Badge, Exits, RobustAccuracy, from_json, pack_bits, to_json
 from eed_search.core.seeds import canonical_json
-from eed_search.core.store import write_atomic
 from eed_search.data.splits import Split
 from eed_search.evaluation import probes
 from eed_search.evaluation.attacks import slow_down, tier_attacks
@@ -38,6 +34,10 @@ from eed_search.evaluation.tiers import (
     with_broken,
 )
 from eed_search.models import count_macs, place
+from eed_search.runs.attack_records import SCHEMA_VERSION, AttackResult, Check
+from eed_search.runs.cost import Cost, latency_at
+from eed_search.runs.records import Accuracy, Badge, Exits, RobustAccuracy, from_json, pack_bits, to_json
+from eed_search.storage.store import write_atomic
 
 _SLOW_DOWN_STEPS = {1: 50, 2: 100}
 _RESULT = "result.json"

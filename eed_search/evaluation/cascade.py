@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Int
 
-from eed_search.core.records import Denominator, Interval, Latency
-from eed_search.core.spec import LatencySpec
+from eed_search.config.spec import LatencySpec
 from eed_search.deployment.runtime import GatedClassifier, GateSettings
 from eed_search.evaluation.latency import FINAL_HALF_WIDTH, plain_call
 from eed_search.evaluation.timing import (
@@ -41,6 +40,7 @@ from eed_search.evaluation.timing import (
     typical_times,
     warm_up,
 )
+from eed_search.runs.records import Denominator, Interval, Latency
 
 _BATCH, _NUM_BATCHES = 64, 8  # images in a batch whose throughput is timed, and batches that are visited in turn
 WARM_UP_SHARE = 0.2  # of a single network's time to warm up: the first contestants warm the processor for all

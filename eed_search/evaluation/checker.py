@@ -8,7 +8,6 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 
-from eed_search.core.attack_records import Check
 from eed_search.core.errors import ModelError
 from eed_search.core.seeds import seed_of
 from eed_search.data.splits import Split
@@ -21,6 +20,7 @@ from eed_search.evaluation.steps import Arrays, Steps
 from eed_search.evaluation.target import Target, Tier
 from eed_search.evaluation.tiers import BLACK_BOX, EXECUTED_PATH, Found, Named, Report, passes_told
 from eed_search.models import place
+from eed_search.runs.attack_records import Check
 
 _SOME = 256  # samples that the cheap checks look at
 _FEW = 64  # samples that the dear ones look at

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
-from eed_search.core.cost import scaled
-from eed_search.core.looks import Rival, beaten_by, look_ends, rival_for
-from eed_search.core.params import LatencyKind
-from eed_search.core.records import EarlyStop, Interval
+from eed_search.config.params import LatencyKind
 from eed_search.evaluation.latency import RatioEstimate, additive_latency
 from eed_search.evaluation.robust import Judgement
+from eed_search.evaluation.sequential_test import Rival, beaten_by, look_ends, rival_for
+from eed_search.runs.cost import scaled
+from eed_search.runs.records import EarlyStop, Interval
 
 
 class ImageRace:

@@ -17,8 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float
 
-from eed_search.core.records import Denominator, Interval, Latency
-from eed_search.core.spec import LatencySpec
+from eed_search.config.spec import LatencySpec
 from eed_search.deployment.runtime import INPUT, OUTPUT, GatedClassifier, GateSettings, GateWalk, new_session
 from eed_search.evaluation.timing import (
     MACHINE,
@@ -42,6 +41,7 @@ from eed_search.evaluation.timing import (
     until_settled,
     warm_up,
 )
+from eed_search.runs.records import Denominator, Interval, Latency
 
 SEARCH_HALF_WIDTH, FINAL_HALF_WIDTH = 0.03, 0.01  # of the interval, relative to the ratio
 NUM_TRIES = 3  # at a network whose measurement was noisy

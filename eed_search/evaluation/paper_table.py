@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eed_search.core.records import Accuracy
 from eed_search.core.seeds import seed_of
 from eed_search.data.splits import Split
 from eed_search.ensemble.gate import GatedEnsemble
@@ -24,6 +23,7 @@ from eed_search.evaluation.attacks.victim import PassMeter
 from eed_search.evaluation.target import Target
 from eed_search.evaluation.tiers import Report, passes_told
 from eed_search.models import place
+from eed_search.runs.records import Accuracy
 
 _BATCH = 250
 _STEPS = 20

@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from eed_search.config.spec import Evaluation, TrainingAttack
 from eed_search.core.seeds import seed_of
-from eed_search.core.spec import Evaluation, TrainingAttack
 from eed_search.data.splits import Split
 from eed_search.ensemble.gate import DeployedGate, GatedEnsemble, log_answer
 from eed_search.ensemble.sweep import answers_at, highest_threshold, rounding_of, swept_thresholds

@@ -17,8 +17,8 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from eed_search.core.attack_records import Check
 from eed_search.core.statistics import clopper_pearson
+from eed_search.runs.attack_records import Check
 
 Flags = Bool[np.ndarray, " samples"]
 Answers = tuple[Int[np.ndarray, " samples"], Int[np.ndarray, " samples"]]

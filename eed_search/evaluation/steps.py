@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eed_search.core.store import write_atomic
+from eed_search.storage.store import write_atomic
 
 Arrays = dict[str, np.ndarray]
 

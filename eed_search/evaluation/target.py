@@ -8,10 +8,10 @@ from typing import Literal
 
 from torch import nn
 
-from eed_search.core.records import Measurement
 from eed_search.data.splits import Split
 from eed_search.deployment.runtime import GatedClassifier
 from eed_search.evaluation.prefixes import Team
+from eed_search.runs.records import Measurement
 
 Tier = Literal[1, 2]
 

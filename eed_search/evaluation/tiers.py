@@ -20,7 +20,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from eed_search.core.attack_records import AttackUse
 from eed_search.core.pace import in_counts, in_shares
 from eed_search.core.seeds import digest, seed_of
 from eed_search.data.splits import Split
@@ -30,6 +29,7 @@ from eed_search.evaluation.judge import Judge
 from eed_search.evaluation.prefixes import Team, prefix_alone, reachable_prefixes
 from eed_search.evaluation.steps import Arrays, Steps
 from eed_search.models import place
+from eed_search.runs.attack_records import AttackUse
 
 Attack = Callable[[Tensor, Tensor], Tensor]
 """From images and labels to images that may be answered wrongly."""

@@ -23,7 +23,7 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from eed_search.core.records import Interval
+from eed_search.runs.records import Interval
 
 WARM_UP_S, WARM_UP_CALLS = 0.5, 10
 MIN_CALLS = 1000  # single calls below which no p50 and p95 are given

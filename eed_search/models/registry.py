@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from eed_search.core import names
+from eed_search.config import names
+from eed_search.config.image_sizes import too_small
+from eed_search.config.torchvision_names import TORCHVISION
 from eed_search.core.errors import ModelError
-from eed_search.core.image_sizes import too_small
-from eed_search.core.torchvision_names import TORCHVISION
 from eed_search.models.architecture import place
 from eed_search.models.mobilenet import MobileNetV2
 from eed_search.models.resnet import ResNet18
@@ -21,7 +21,7 @@ from eed_search.models.torchvision_network import TorchvisionNetwork
 from eed_search.models.vgg import VGG16BN
 
 if TYPE_CHECKING:
-    from eed_search.core.spec import Model
+    from eed_search.config.spec import Model
     from eed_search.data.splits import Splits
 
 Statistics = tuple[float, ...]

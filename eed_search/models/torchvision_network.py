@@ -5,8 +5,8 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from eed_search.config.torchvision_names import TORCHVISION, problem
 from eed_search.core.errors import ModelError
-from eed_search.core.torchvision_names import TORCHVISION, problem
 from eed_search.models.blocks import Normalise
 from eed_search.models.torchvision_door import torchvision
 

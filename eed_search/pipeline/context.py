@@ -11,16 +11,16 @@ import torch
 from torch import nn
 
 from eed_search.compression.member import Member, fresh, from_arrays
-from eed_search.core import plugins
-from eed_search.core.cores import usable_cores
-from eed_search.core.names import digest_of
-from eed_search.core.sent_plugins import bring
-from eed_search.core.shared_stages import SharedStages
-from eed_search.core.spec import Data, Spec
-from eed_search.core.storage import Storage
-from eed_search.core.store import Store, Stored
+from eed_search.config import plugins
+from eed_search.config.names import digest_of
+from eed_search.config.sent_plugins import bring
+from eed_search.config.spec import Data, Spec
 from eed_search.data.splits import Splits, load_splits
 from eed_search.models import build_for
+from eed_search.storage.shared_stages import SharedStages
+from eed_search.storage.shared_storage import Storage
+from eed_search.storage.store import Store, Stored
+from eed_search.system.cores import usable_cores
 
 Report = Callable[[str], None]
 

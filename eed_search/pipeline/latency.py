@@ -12,17 +12,17 @@ from torch import nn
 
 from eed_search.compression.member import Member
 from eed_search.core.errors import ModelError
-from eed_search.core.records import Denominator, Latency, from_json, to_json
-from eed_search.core.store import Artifact, Stored
 from eed_search.deployment.gates import to_settings
 from eed_search.deployment.onnx_export import to_onnx
 from eed_search.ensemble.gate import DeployedGate
 from eed_search.evaluation.cascade import Cascade
 from eed_search.evaluation.latency import Probe, RatioEstimate
-from eed_search.evaluation.sittings import cascade_latencies
+from eed_search.evaluation.latency_processes import cascade_latencies
 from eed_search.models import signature
 from eed_search.pipeline.context import StageContext
 from eed_search.pipeline.stage import Stage
+from eed_search.runs.records import Denominator, Latency, from_json, to_json
+from eed_search.storage.store import Artifact, Stored
 
 
 @dataclass(frozen=True)

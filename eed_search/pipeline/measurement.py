@@ -10,10 +10,19 @@ from jaxtyping import Int
 from torch import nn
 
 from eed_search.compression.member import Member
-from eed_search.core.cost import latency_of
-from eed_search.core.frontier import hypervolume, normalise
-from eed_search.core.points import constraint_excess
-from eed_search.core.records import (
+from eed_search.config.spec import Spec
+from eed_search.core.statistics import paired_difference
+from eed_search.evaluation.latency import RatioEstimate, additive_latency
+from eed_search.evaluation.robust import Judgement
+from eed_search.evaluation.slowdown import NO_GATE, Slowed
+from eed_search.frontier.pareto import hypervolume, normalise
+from eed_search.frontier.points import constraint_excess
+from eed_search.models import count_macs
+from eed_search.pipeline.context import StageContext
+from eed_search.pipeline.search_context import SearchContext
+from eed_search.pipeline.stage import artifact_name
+from eed_search.runs.cost import latency_of
+from eed_search.runs.records import (
     Accuracy,
     Exits,
     Interval,
@@ -25,15 +34,6 @@ from eed_search.core.records import (
     pack_bits,
     unpack_bits,
 )
-from eed_search.core.search_context import SearchContext
-from eed_search.core.spec import Spec
-from eed_search.core.statistics import paired_difference
-from eed_search.evaluation.latency import RatioEstimate, additive_latency
-from eed_search.evaluation.robust import Judgement
-from eed_search.evaluation.slowed import NO_GATE, Slowed
-from eed_search.models import count_macs
-from eed_search.pipeline.context import StageContext
-from eed_search.pipeline.stage import artifact_name
 
 _SLACK = 1.1  # how far beyond the slowest threshold hypervolume is measured to
 _WORTHWHILE = 1e-3  # share of the square that another threshold must add to be kept

@@ -11,16 +11,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import nn
 
-from eed_search.core.looks import look_ends
 from eed_search.core.pace import in_shares
-from eed_search.core.store import Artifact, Stored
 from eed_search.data.splits import Split
 from eed_search.ensemble.gate import DeployedGate, GatedEnsemble
 from eed_search.evaluation.robust import Examination, Judgement, craft
-from eed_search.evaluation.slowed import NO_GATE, Slowed, slowed
+from eed_search.evaluation.sequential_test import look_ends
+from eed_search.evaluation.slowdown import NO_GATE, Slowed, slowed
 from eed_search.pipeline.context import StageContext
 from eed_search.pipeline.stage import Stage, versioned
 from eed_search.pipeline.training import TrainedMember
+from eed_search.storage.store import Artifact, Stored
 from eed_search.training.checkpoints import Checkpoint, checkpoint_of
 
 Beaten = Callable[[Judgement], object]
@@ -55,7 +55,7 @@ def judgement(
         part: First image of the split to take, and one past the last; all by default.
         sweep: Replay other gate thresholds on the way.
         share: Of the images, from the first on, and of the attack's steps; the same for all.
-        in_looks: Attack in the looks of `core.looks`, and keep what is known after each: an evaluation
+        in_looks: Attack in the looks of `evaluation.sequential_test`, and keep what is known after each: an evaluation
             that was cut off, or given up, goes on from there.
         beaten: Asked after each look but the last; where it says so the evaluation is given up.
 

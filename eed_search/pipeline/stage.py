@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from eed_search.core.store import Artifact, Store, Stored
+from eed_search.storage.store import Artifact, Store, Stored
 from eed_search.training.checkpoints import Checkpoint, kept_while_computed
 
 Made = TypeVar("Made")

@@ -12,10 +12,9 @@ import torch
 from jaxtyping import Bool
 from torch import nn
 
+from eed_search.config.params import TrialParams
+from eed_search.config.plans import plan_members
 from eed_search.core.errors import TrialFailure
-from eed_search.core.params import TrialParams
-from eed_search.core.plans import plan_members
-from eed_search.core.store import Stored
 from eed_search.ensemble.diversity import choose_team, robust_diversity
 from eed_search.ensemble.gate import Gate
 from eed_search.evaluation.robust import Judgement
@@ -23,6 +22,7 @@ from eed_search.models import count_macs
 from eed_search.pipeline.context import StageContext, trial_threads
 from eed_search.pipeline.robustness import judgement
 from eed_search.pipeline.training import TrainedMember, control_stage, dense_base, member, team_stage
+from eed_search.storage.store import Stored
 
 
 @dataclass(frozen=True)

@@ -15,20 +15,20 @@ from eed_search.compression.cstar import rank_budget, unfactored_layers
 from eed_search.compression.member import Member, fresh, recovery_loss, to_arrays
 from eed_search.compression.methods import key_of, method_function, settings_of
 from eed_search.compression.scores import ScoreBatch, score_function
+from eed_search.config.loader import is_sized_before, removes_channels
+from eed_search.config.names import digest_of
+from eed_search.config.params import MemberChoice, Recovery, Score, TrialParams, is_scored
+from eed_search.config.plans import MemberPlan
+from eed_search.config.spec import Choice, Recipe
 from eed_search.core.errors import ModelError
-from eed_search.core.names import digest_of
-from eed_search.core.params import MemberChoice, Recovery, Score, TrialParams, is_scored
-from eed_search.core.plans import MemberPlan
 from eed_search.core.seeds import seed_of
-from eed_search.core.spec import Choice, Recipe
-from eed_search.core.spec_file import is_sized_before, removes_channels
-from eed_search.core.store import Artifact, Stored
 from eed_search.ensemble.loss import Combiner, JointLoss
 from eed_search.ensemble.loss import Members as MemberStack
 from eed_search.ensemble.subsets import subset_indices
 from eed_search.models import check_images
 from eed_search.pipeline.context import StageContext
 from eed_search.pipeline.stage import Stage
+from eed_search.storage.store import Artifact, Stored
 from eed_search.training import TrainingResult, train
 from eed_search.training.checkpoints import Checkpoint
 

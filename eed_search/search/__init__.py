@@ -6,24 +6,21 @@ Ray or Optuna.
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eed_search.search.driver import run
+    from eed_search.search.execution.workers import LocalWorkers, Pipeline, Workers
     from eed_search.search.listener import Listener, Silent, Status
-    from eed_search.search.pareto_racing import ParetoRacing
-    from eed_search.search.study_searcher import StudySearcher
-    from eed_search.search.workers import LocalWorkers, Pipeline, Workers
 
 __all__ = [
     "Listener",
     "LocalWorkers",
-    "ParetoRacing",
     "Pipeline",
     "Silent",
     "Status",
-    "StudySearcher",
     "Workers",
     "run",
 ]
@@ -32,16 +29,21 @@ _HOMES = {
     "Listener": "eed_search.search.listener",
     "Silent": "eed_search.search.listener",
     "Status": "eed_search.search.listener",
-    "LocalWorkers": "eed_search.search.workers",
-    "Pipeline": "eed_search.search.workers",
-    "Workers": "eed_search.search.workers",
-    "ParetoRacing": "eed_search.search.pareto_racing",
-    "StudySearcher": "eed_search.search.study_searcher",
+    "LocalWorkers": "eed_search.search.execution.workers",
+    "Pipeline": "eed_search.search.execution.workers",
+    "Workers": "eed_search.search.execution.workers",
     "run": "eed_search.search.driver",
 }
 
 
+_MOVED = {"ParetoRacing": "eed_search.tune", "StudySearcher": "eed_search.tune"}
+
+
 def __getattr__(name: str) -> Any:
+    if name in _MOVED:
+        text = f"eed_search.search.{name} is eed_search.tune.{name} now; the old name goes with version 1"
+        warnings.warn(text, FutureWarning, stacklevel=2)
+        return getattr(import_module(_MOVED[name]), name)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

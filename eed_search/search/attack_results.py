@@ -12,21 +12,21 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from eed_search.core import attacked
-from eed_search.core.attack_records import READABLE, AttackResult
-from eed_search.core.attacked import Settings
+from eed_search.config.loader import parse
 from eed_search.core.errors import BundleError, EedSearchError, RunError
-from eed_search.core.events import Attacked, Tracked
-from eed_search.core.ledger import FILE_NAME, Ledger, RunView
-from eed_search.core.records import from_json, to_json
-from eed_search.core.spec_file import parse
-from eed_search.core.storage import Storage
-from eed_search.core.store import write_atomic
-from eed_search.search.copies import Copies, last_event
+from eed_search.frontier import attacked
+from eed_search.frontier.attacked import Settings
+from eed_search.runs.attack_records import READABLE, AttackResult
+from eed_search.runs.events import Attacked, Tracked
+from eed_search.runs.ledger import FILE_NAME, Ledger, RunView
+from eed_search.runs.records import from_json, to_json
+from eed_search.runs.replicas import Copies, last_event
+from eed_search.runs.run_lock import driving
 from eed_search.search.driver import REPORT_FOLDER
 from eed_search.search.journal import Journal
 from eed_search.search.listener import Silent
-from eed_search.search.lock import driving
+from eed_search.storage.shared_storage import Storage
+from eed_search.storage.store import write_atomic
 
 BESIDE = ".attacks.json"  # after the bundle's name: a bundle itself never changes
 _PATIENCE_S = 20.0

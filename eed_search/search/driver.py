@@ -20,33 +20,29 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eed_search.core.beforehand import Beforehand, to_facts
-from eed_search.core.contenders import Look
-from eed_search.core.data_facts import DataFacts
+from eed_search.config.sent_plugins import share
+from eed_search.config.spec import Spec
 from eed_search.core.errors import EedSearchError, FailureReason, MachineFault, TrialFailure
-from eed_search.core.events import Requested, Resumed, RunDescribed
 from eed_search.core.failpoints import fail_point
-from eed_search.core.home import check_home
-from eed_search.core.ledger import FILE_NAME, RESUME, Ledger, RunView
-from eed_search.core.looks import Rival
-from eed_search.core.machine_faults import fault_in, machine_fault
-from eed_search.core.points import stalled
-from eed_search.core.records import Reference, RungReading, TrialRecord
-from eed_search.core.sent_plugins import share
-from eed_search.core.spec import Spec
-from eed_search.core.storage import Storage
-from eed_search.core.store import write_atomic
 from eed_search.core.texts import as_utf8
-from eed_search.search import image_racing, origin, requests
-from eed_search.search.claim import check_name, claim, with_absolute_data
-from eed_search.search.copies import Copier, copied
-from eed_search.search.cost import Costs
-from eed_search.search.finals import Final, Mark, What, next_final
+from eed_search.evaluation.sequential_test import Rival
+from eed_search.frontier.points import stalled
+from eed_search.frontier.static_constraints import Beforehand, to_facts
+from eed_search.runs import requests
+from eed_search.runs.data_facts import DataFacts
+from eed_search.runs.events import Requested, Resumed, RunDescribed
+from eed_search.runs.home import check_home
+from eed_search.runs.ledger import FILE_NAME, RESUME, Ledger, RunView
+from eed_search.runs.records import Reference, RungReading, TrialRecord, ValidationRound
+from eed_search.runs.replicas import Copier, copied
+from eed_search.runs.run_folder import check_name, claim, with_absolute_data
+from eed_search.runs.run_lock import driving
+from eed_search.search import provenance
+from eed_search.search.execution.monitor import control_label, trial_label
+from eed_search.search.execution.workers import Pipeline, Poll, SessionLost, Work, Workers
 from eed_search.search.interrupts import Stop, interrupts
 from eed_search.search.journal import Journal
 from eed_search.search.listener import Listener
-from eed_search.search.lock import driving
-from eed_search.search.monitor import control_label, trial_label
 from eed_search.search.outcome import (
     FAULT_KEY,
     RUNG_KEY,
@@ -57,14 +53,19 @@ from eed_search.search.outcome import (
     out_of_time,
     problem_of,
 )
-from eed_search.search.racing import Racing, outraced, with_earlier
+from eed_search.search.racing import incumbents
+from eed_search.search.racing.rung_scheduler import Racing, outraced, with_earlier
 from eed_search.search.remaining import controls_to_train, ended_early, work_left
-from eed_search.search.workers import Pipeline, Poll, SessionLost, Work, Workers
+from eed_search.search.revalidation import Final, Mark, What, next_final
+from eed_search.search.sampling.proposal_cost import Costs
+from eed_search.storage.shared_storage import Storage
+from eed_search.storage.store import write_atomic
+from eed_search.system.machine_faults import fault_in, machine_fault
 
 if TYPE_CHECKING:
-    from eed_search.core.search_context import SearchContext
-    from eed_search.search.proposer import Proposer
-    from eed_search.search.ray_workers import RayWorkers
+    from eed_search.pipeline.search_context import SearchContext
+    from eed_search.search.execution.ray_workers import RayWorkers
+    from eed_search.search.sampling.trial_queue import Proposer
     from eed_search.tracking.mlflow_log import State
 
 RAY_LOG, ERRORS_FOLDER, REPORT_FOLDER = "ray.log", "errors", "report"
@@ -168,8 +169,8 @@ def drive(
         The run as its ledger tells it.
     """
     with ExitStack() as stack:
-        from eed_search.search.ray_glue import forget_tune
-        from eed_search.search.ray_session import ray_log
+        from eed_search.search.execution.ray_glue import forget_tune
+        from eed_search.search.execution.ray_session import ray_log
 
         forget_tune(folder)
         stack.enter_context(ray_log(folder / RAY_LOG))
@@ -192,10 +193,10 @@ def ray_workers(clock: Callable[[], float] = time.monotonic) -> Iterator[RayWork
     Args:
         clock: Seconds by which it is told who hangs.
     """
-    from eed_search.search.ray_session import local_ray
+    from eed_search.search.execution.ray_session import local_ray
 
     with local_ray() as session:
-        from eed_search.search.ray_workers import RayWorkers
+        from eed_search.search.execution.ray_workers import RayWorkers
 
         yield RayWorkers(session.machine, clock=clock, watch=session.watch, scratch=session.scratch)
 
@@ -263,12 +264,12 @@ class _Search:
             self._take_up(self.again)
             return
         facts = {
-            "versions": origin.versions(),
+            "versions": provenance.versions(),
             "command": command_line(),
-            "machine": origin.machine(self.workers.num_cpus, self.workers.num_gpus),
+            "machine": provenance.machine(self.workers.num_cpus, self.workers.num_gpus),
         }
         uid = f"{self.folder.name}-{uuid.uuid4().hex[:12]}"
-        code = {"code": origin.code_files()}
+        code = {"code": provenance.code_files()}
         self.journal.append(RunDescribed(self.folder.name, self.spec.to_plain(), facts, str(self.home), uid, code))
 
     def _take_up(self, again: Again) -> None:
@@ -279,10 +280,10 @@ class _Search:
                 drift=tuple(again.drift),
                 command=command_line(),
                 facts={
-                    "versions": origin.versions(),
-                    "machine": origin.machine(self.workers.num_cpus, self.workers.num_gpus),
+                    "versions": provenance.versions(),
+                    "machine": provenance.machine(self.workers.num_cpus, self.workers.num_gpus),
                 },
-                origin=None if self.view.base is None else origin.origin(self.spec),
+                origin=None if self.view.base is None else provenance.origin(self.spec),
                 spec=self.spec.to_plain() if again.changed else None,
                 home=str(self.home) if again.changed else None,
             )
@@ -309,7 +310,7 @@ class _Search:
             if not opened:
                 opened = True
                 self._open_tracker()
-                from eed_search.search.learning import load
+                from eed_search.search.sampling.portfolio import load
 
                 load(self.spec)
             self._poll()
@@ -352,7 +353,7 @@ class _Search:
             measured["forms"] = to_facts(setting.forms)
         view = self.view
         # The data's files are hashed now: a source may have been downloaded only just before.
-        of = origin.origin(self.spec)
+        of = provenance.origin(self.spec)
         self.journal.append(RunDescribed(view.name, view.spec, view.facts | measured, view.home, view.uid, of))
         self.journal.base(setting.base)
         for note in setting.notes:
@@ -378,8 +379,8 @@ class _Search:
         """Run the controls and the trials side by side."""
         if setting is None:
             return
-        from eed_search.search.proposer import Proposer
-        from eed_search.search.study import STUDY_FILE, close_study, open_study, rebuild_study
+        from eed_search.search.sampling.study import STUDY_FILE, close_study, open_study, rebuild_study
+        from eed_search.search.sampling.trial_queue import Proposer
 
         self.journal.stage("controls and trials")
         path = self.folder / STUDY_FILE
@@ -445,8 +446,8 @@ class _Search:
         """Say whom a trial is held against, image by image: those of its first time, if it was cut off."""
         kind = self.spec.search.latency_objective
         if number not in self.view.rivals:
-            self.journal.rivals(number, image_racing.choose(self.view, kind))
-        return image_racing.rivals(self.view, self.view.rivals[number], kind)
+            self.journal.rivals(number, incumbents.choose(self.view, kind))
+        return incumbents.rivals(self.view, self.view.rivals[number], kind)
 
     def on_attempt(self, number: int) -> None:
         """A trial starts."""
@@ -533,7 +534,7 @@ class _Search:
         tried: set[Mark] = set()
         together = True
         while (one := next_final(self.view, tried, together=together)) is not None:
-            if isinstance(one, Look):
+            if isinstance(one, ValidationRound):
                 fail_point("finals.look")
                 self.journal.look(one)
                 continue

@@ -15,9 +15,9 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from eed_search.core.contenders import Look
-from eed_search.core.data_facts import DataFacts
-from eed_search.core.events import (
+from eed_search.config.params import ParamValue
+from eed_search.runs.data_facts import DataFacts
+from eed_search.runs.events import (
     BaseMeasured,
     ControlMeasured,
     FreshChecked,
@@ -39,12 +39,19 @@ from eed_search.core.events import (
     fold,
     to_row,
 )
-from eed_search.core.ledger import RESUME, Ledger, RunView, num_ended
-from eed_search.core.modes import make_file
-from eed_search.core.moved import same_tracker
-from eed_search.core.params import ParamValue
-from eed_search.core.records import FreshCheck, Latency, Measurement, Reference, RungReading, TrialRecord
+from eed_search.runs.ledger import RESUME, Ledger, RunView, num_ended
+from eed_search.runs.moved import same_tracker
+from eed_search.runs.records import (
+    FreshCheck,
+    Latency,
+    Measurement,
+    Reference,
+    RungReading,
+    TrialRecord,
+    ValidationRound,
+)
 from eed_search.search.listener import Listener, Status
+from eed_search.system.modes import make_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -167,7 +174,7 @@ class Journal:
         self.append(TrialEnded(record))
         self.listener.on_result(record, self.view)
 
-    def look(self, look: Look) -> None:
+    def look(self, look: ValidationRound) -> None:
         """Keep a decision on who may belong to the frontier."""
         self.append(LookTaken(look))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from eed_search.core.data_facts import DataFacts
-from eed_search.core.ledger import RungReport, RunView
-from eed_search.core.records import Reference, TrialRecord
+from eed_search.runs.data_facts import DataFacts
+from eed_search.runs.ledger import RungReport, RunView
+from eed_search.runs.records import Reference, TrialRecord
 
 
 @dataclass(frozen=True)

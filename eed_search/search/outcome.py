@@ -13,17 +13,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from eed_search.config.params import ParamValue, TrialParams
 from eed_search.core.errors import FailureReason, StorageError, TrialFailure
-from eed_search.core.ledger import BUDGET, STOPPED
-from eed_search.core.looks import Rival
-from eed_search.core.machine_faults import machine_fault
-from eed_search.core.memory import memory_kills
-from eed_search.core.params import ParamValue, TrialParams
-from eed_search.core.records import FreshCheck, Latency, Measurement, RungReading, TrialRecord, metric_problem
+from eed_search.evaluation.sequential_test import Rival
+from eed_search.runs.ledger import BUDGET, STOPPED
+from eed_search.runs.records import FreshCheck, Latency, Measurement, RungReading, TrialRecord, metric_problem
+from eed_search.system.machine_faults import machine_fault
+from eed_search.system.memory import memory_kills
 
 if TYPE_CHECKING:
-    from eed_search.core.search_context import SearchContext
     from eed_search.evaluation.latency import Probe
+    from eed_search.pipeline.search_context import SearchContext
 
 REPORT_KEY, RUNG_KEY, TRACEBACK_KEY = "record", "rung", "traceback"
 FAULT_KEY = "fault"  # what is wrong with the machine: the trial has neither a record nor an end

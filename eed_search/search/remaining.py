@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from eed_search.core.ledger import RunView
-from eed_search.core.points import stalled
-from eed_search.core.spec import Spec
-from eed_search.search.finals import next_final
+from eed_search.config.spec import Spec
+from eed_search.frontier.points import stalled
+from eed_search.runs.ledger import RunView
+from eed_search.search.revalidation import next_final
 
 
 def work_left(view: RunView, spec: Spec) -> bool:

@@ -15,26 +15,26 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from eed_search.core import plugins
+from eed_search.config import plugins
+from eed_search.config.loader import SPACE_FILE, load, parse, read_table, to_text
+from eed_search.config.sent_plugins import bring
+from eed_search.config.spec import SharedStorage, Spec
 from eed_search.core.errors import EedSearchError, RunError, SpecError
-from eed_search.core.events import Requested, Tracked
-from eed_search.core.ledger import FILE_NAME, Ledger, RunView, read_run
-from eed_search.core.moved import path_now
-from eed_search.core.private import clear_leftovers
-from eed_search.core.sent_plugins import bring
-from eed_search.core.spec import SharedStorage, Spec
-from eed_search.core.spec_file import SPACE_FILE, load, parse, read_table, to_text
-from eed_search.core.store import write_atomic
-from eed_search.search import origin
-from eed_search.search.claim import with_absolute_data
+from eed_search.runs.events import Requested, Tracked
+from eed_search.runs.ledger import FILE_NAME, Ledger, RunView, read_run
+from eed_search.runs.moved import path_now
+from eed_search.runs.run_folder import with_absolute_data
+from eed_search.runs.run_lock import driving
+from eed_search.search import provenance
 from eed_search.search.driver import Again, drive, ray_workers
+from eed_search.search.execution.workers import LocalWorkers, Pipeline, Workers
 from eed_search.search.interrupts import interrupts
 from eed_search.search.journal import Journal
 from eed_search.search.listener import Listener, Silent
-from eed_search.search.lock import driving
 from eed_search.search.outcome import judge
 from eed_search.search.remaining import ended_early, to_reopen, work_left
-from eed_search.search.workers import LocalWorkers, Pipeline, Workers
+from eed_search.storage.store import write_atomic
+from eed_search.system.private import clear_leftovers
 
 _PATIENCE_S = 30.0
 FREE = (
@@ -107,7 +107,7 @@ def resume(
             write_atomic(folder / SPACE_FILE, to_text(spec).encode("utf-8", "backslashreplace"), private=True)
         if not view.name:  # killed before its first event
             return drive(spec, folder, pipeline, listener, there, stop)
-        notes = origin.version_notes(view.facts) if left else []
+        notes = provenance.version_notes(view.facts) if left else []
         again = Again(tuple(to_reopen(view, spec)), tuple(drift), tuple(notes), changed)
         return drive(spec, folder, pipeline, listener, there, stop, again)
 
@@ -145,7 +145,7 @@ def mark_cancelled(folder: Path) -> None:
 
 def _close_views(folder: Path, journal: Journal) -> None:
     """Bring Optuna's study and MLflow to a cancelled run's end; what cannot be told of it is noted."""
-    from eed_search.search.study import STUDY_FILE, close_study, rebuild_study
+    from eed_search.search.sampling.study import STUDY_FILE, close_study, rebuild_study
 
     view = journal.view
     try:
@@ -202,10 +202,10 @@ def changes(view: RunView, spec: Spec) -> list[str]:
         return []
     lines = [
         f"{SPACE_FILE}: {line}"
-        for line in origin.spec_drift(_begun_with(view), spec.to_plain())
+        for line in provenance.spec_drift(_begun_with(view), spec.to_plain())
         if line.partition(":")[0] not in FREE
     ]
-    return lines + origin.drift(view.facts, view.origin, origin.origin(spec), spec)
+    return lines + provenance.drift(view.facts, view.origin, provenance.origin(spec), spec)
 
 
 def _begun_with(view: RunView) -> dict[str, Any]:

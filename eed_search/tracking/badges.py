@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eed_search.core.attack_records import AttackResult
-from eed_search.core.attacked import TIERS, AttackBadge, BadgeFrontier, attacked_cost, result_facts
-from eed_search.core.records import Accuracy, RobustAccuracy
+from eed_search.frontier.attacked import TIERS, AttackBadge, BadgeFrontier, attacked_cost, result_facts
+from eed_search.runs.attack_records import AttackResult
+from eed_search.runs.records import Accuracy, RobustAccuracy
 from eed_search.tracking.summary import BadgeResults, RunSummary
 from eed_search.tracking.text import arm, times
 

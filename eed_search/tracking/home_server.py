@@ -16,8 +16,8 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock, Timeout
 
 from eed_search.core.errors import RunError, StoreError
-from eed_search.core.home import path_problem
-from eed_search.core.modes import make_file, make_folder
+from eed_search.runs.home import path_problem
+from eed_search.system.modes import make_file, make_folder
 from eed_search.tracking import server
 from eed_search.tracking.mlflow_store import artifact_folder, database_uri, make_database
 from eed_search.tracking.moved import own_note, settle

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from eed_search.core.params import ParamValue
-from eed_search.core.records import Reference, TrialRecord
-from eed_search.core.spec import Choice, Range, Spec
+from eed_search.config.params import ParamValue
+from eed_search.config.spec import Choice, Range, Spec
+from eed_search.runs.records import Reference, TrialRecord
 from eed_search.tracking.mlflow_facts import measurement_metrics, origin_tags
 from eed_search.tracking.mlflow_runs import ENDS, Child
 from eed_search.tracking.text import team_title

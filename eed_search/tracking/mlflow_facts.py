@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from eed_search.core.attack_records import AttackResult
-from eed_search.core.attacked import attacked_cost, was_certified
-from eed_search.core.cost import Cost, costs
-from eed_search.core.records import Accuracy, Interval, Latency, Measurement, RobustAccuracy
+from eed_search.frontier.attacked import attacked_cost, was_certified
+from eed_search.runs.attack_records import AttackResult
+from eed_search.runs.cost import Cost, costs
+from eed_search.runs.records import Accuracy, Interval, Latency, Measurement, RobustAccuracy
 
 
 def measurement_metrics(m: Measurement) -> dict[str, float | None]:

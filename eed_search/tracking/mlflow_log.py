@@ -15,7 +15,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from eed_search.core.events import (
+from eed_search.config.spec import Spec
+from eed_search.core.failpoints import fail_point
+from eed_search.frontier.growth import Growth
+from eed_search.frontier.points import measurement_of
+from eed_search.runs.events import (
     Attacked,
     BaseMeasured,
     ControlMeasured,
@@ -28,12 +32,8 @@ from eed_search.core.events import (
     TrialEnded,
     read_event,
 )
-from eed_search.core.failpoints import fail_point
-from eed_search.core.growth import Growth
-from eed_search.core.ledger import Event, RunView
-from eed_search.core.points import measurement_of
-from eed_search.core.records import FreshCheck
-from eed_search.core.spec import Spec
+from eed_search.runs.ledger import Event, RunView
+from eed_search.runs.records import FreshCheck
 from eed_search.tracking.mlflow_children import reference_child, trial_child
 from eed_search.tracking.mlflow_facts import attack_facts, cost_metrics, latency_metrics, with_ends
 from eed_search.tracking.mlflow_runs import SEARCH, Child, Runs, Step

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from eed_search.core.failpoints import fail_point
-from eed_search.core.ledger import NO_RESULT
 from eed_search.core.texts import as_utf8
+from eed_search.runs.ledger import NO_RESULT
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-from eed_search.core.addresses import without_passwords
+from eed_search.config.addresses import without_passwords
+from eed_search.config.spec import Tracking
 from eed_search.core.errors import EedSearchError, RunError, SpecError, StoreError
-from eed_search.core.home import check_home
-from eed_search.core.loopback import past_proxies, urlopen
-from eed_search.core.machine_faults import is_full_disk
-from eed_search.core.modes import make_common_file, make_common_folder
-from eed_search.core.spec import Tracking
+from eed_search.runs.home import check_home
+from eed_search.system.loopback import past_proxies, urlopen
+from eed_search.system.machine_faults import is_full_disk
+from eed_search.system.modes import make_common_file, make_common_folder
 from eed_search.tracking.moved import own_note, settle
 from eed_search.tracking.server import NOTE_NAME, is_healthy
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from eed_search.core.errors import RunError, StoreError
-from eed_search.core.moved import home_of_database, same_folder
+from eed_search.runs.moved import home_of_database, same_folder
 from eed_search.tracking.server import NOTE_NAME, ServerNote, read_note
 
 FOLDER = "mlartifacts"

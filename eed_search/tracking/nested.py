@@ -8,10 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from eed_search.config.spec import Tracking
 from eed_search.core.errors import StoreError
-from eed_search.core.modes import make_folder
 from eed_search.core.seeds import digest
-from eed_search.core.spec import Tracking
+from eed_search.system.modes import make_folder
 from eed_search.tracking.mlflow_runs import BENCHMARK, Child, Runs
 from eed_search.tracking.mlflow_store import home_uri, one_line, open_store
 

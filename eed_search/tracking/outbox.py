@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from eed_search.core.ledger import Ledger, RunView, fold
-from eed_search.core.machine_faults import is_full_disk
+from eed_search.runs.ledger import Ledger, RunView, fold
+from eed_search.system.machine_faults import is_full_disk
 from eed_search.tracking.mlflow_log import MlflowTracker, State
 from eed_search.tracking.mlflow_store import one_line
 

@@ -8,7 +8,7 @@ from html import escape
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from eed_search.core.reported import Standing
+from eed_search.frontier.estimate import Standing
 from eed_search.tracking.badges import COLUMNS as BADGE_COLUMNS
 from eed_search.tracking.badges import badge_tables, other_lines
 from eed_search.tracking.plots import frontier_figure, hypervolume_figure

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from eed_search.core.cost import attacked_speedup, latency_of
-from eed_search.core.frontier import hypervolume
-from eed_search.core.params import LatencyKind, ParamValue
-from eed_search.core.points import normalised
-from eed_search.core.records import Measurement, Point
-from eed_search.core.reported import Standing
+from eed_search.config.params import LatencyKind, ParamValue
+from eed_search.frontier.estimate import Standing
+from eed_search.frontier.pareto import hypervolume
+from eed_search.frontier.points import normalised
+from eed_search.runs.cost import attacked_speedup, latency_of
+from eed_search.runs.records import Measurement, Point
 from eed_search.tracking.summary import RunSummary
 from eed_search.tracking.text import in_bytes, in_macs, per_cent, team_title, times, with_arm
 

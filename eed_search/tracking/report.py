@@ -9,10 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from eed_search.core.cost import attacked_speedup, costs
-from eed_search.core.records import Measurement, Point, Reference
-from eed_search.core.store import write_atomic
-from eed_search.core.testimony import Gain
+from eed_search.frontier.testimony import Gain
+from eed_search.runs.cost import attacked_speedup, costs
+from eed_search.runs.records import Measurement, Point, Reference
+from eed_search.storage.store import write_atomic
 from eed_search.tracking.badges import badge_facts, point_facts
 from eed_search.tracking.summary import RunSummary
 from eed_search.tracking.text import flatten
@@ -32,8 +32,8 @@ def as_json(summary: RunSummary) -> dict[str, Any]:
 
     Returns:
         JSON-ready tables: `schema_version`, `run`, `state`, `num_trials` by state, `data` (what was read: see
-        `core.data_facts`; null for runs of before), `hypervolume`
-        (share of the unit square that all points dominate, reported or not; see `core.frontier.normalise`),
+        `runs.data_facts`; null for runs of before), `hypervolume`
+        (share of the unit square that all points dominate, reported or not; see `frontier.pareto.normalise`),
         `base`, `controls`, `frontier` (the reported one, fastest first), `may_belong` (points that are not
         sure enough), `choice` (by what the two were told apart), `verdict`, `stages` (computed and reused by stage), `member_trainings`,
         `members_used`, `notes`. Accuracies are fractions, latencies milliseconds. `latency_ms` is

@@ -22,10 +22,10 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, NoReturn
 
-from eed_search.core.addresses import without_passwords
+from eed_search.config.addresses import without_passwords
 from eed_search.core.errors import RunError
-from eed_search.core.loopback import urlopen
-from eed_search.core.modes import make_file
+from eed_search.system.loopback import urlopen
+from eed_search.system.modes import make_file
 
 HOST = "127.0.0.1"
 # Exact names with any port: a tunnel may end at another one. No page of another name gets in by the browser.

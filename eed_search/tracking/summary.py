@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from eed_search.core.attack_records import AttackResult
-from eed_search.core.attacked import TIERS, AttackBadge, BadgeFrontier, badge_frontier, others, results
-from eed_search.core.ledger import RunView
-from eed_search.core.params import LatencyKind
-from eed_search.core.points import latency_kind, points, ranked_latency, run_hypervolume, with_final_latency
-from eed_search.core.records import Measurement, Point
-from eed_search.core.reported import Standing, standing
-from eed_search.core.testimony import Gain, gains_over_base
+from eed_search.config.params import LatencyKind
+from eed_search.frontier.attacked import TIERS, AttackBadge, BadgeFrontier, badge_frontier, others, results
+from eed_search.frontier.estimate import Standing, standing
+from eed_search.frontier.points import latency_kind, points, ranked_latency, run_hypervolume, with_final_latency
+from eed_search.frontier.testimony import Gain, gains_over_base
+from eed_search.runs.attack_records import AttackResult
+from eed_search.runs.ledger import RunView
+from eed_search.runs.records import Measurement, Point
 from eed_search.tracking.verdict import Verdict, judge
 
 

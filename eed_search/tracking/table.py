@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from eed_search.core.cost import attacked_speedup
-from eed_search.core.records import Measurement, Point
-from eed_search.core.reported import Standing
+from eed_search.frontier.estimate import Standing
+from eed_search.runs.cost import attacked_speedup
+from eed_search.runs.records import Measurement, Point
 from eed_search.tracking.summary import RunSummary
 from eed_search.tracking.text import in_bytes, in_macs, per_cent, team_title, times, with_arm
 

@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from eed_search.core.cost import attacked_speedup
-from eed_search.core.params import ParamValue, TrialParams
-from eed_search.core.records import Accuracy, Interval, Measurement, RobustAccuracy
+from eed_search.config.params import ParamValue, TrialParams
+from eed_search.runs.cost import attacked_speedup
+from eed_search.runs.records import Accuracy, Interval, Measurement, RobustAccuracy
 
 
 def team_title(params: Mapping[str, ParamValue]) -> str:

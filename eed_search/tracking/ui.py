@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from eed_search.core.errors import RunError
-from eed_search.core.ledger import FILE_NAME, read_run
+from eed_search.runs.ledger import FILE_NAME, read_run
 from eed_search.tracking import server
 from eed_search.tracking.mlflow_runs import PARENT_TAG
 from eed_search.tracking.mlflow_store import artifact_folder, connect, database_uri, home_uri, one_line

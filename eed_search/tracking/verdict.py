@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eed_search.core.cost import costs, latency_of
-from eed_search.core.ledger import RunView
-from eed_search.core.params import LatencyKind
-from eed_search.core.points import latency_kind, with_final_latency
-from eed_search.core.records import Interval, Measurement, Point, Reference
-from eed_search.core.testimony import Gain, gain_over, num_comparisons
+from eed_search.config.params import LatencyKind
+from eed_search.frontier.points import latency_kind, with_final_latency
+from eed_search.frontier.testimony import Gain, gain_over, num_comparisons
+from eed_search.runs.cost import costs, latency_of
+from eed_search.runs.ledger import RunView
+from eed_search.runs.records import Interval, Measurement, Point, Reference
 from eed_search.tracking.text import signed
 
 
@@ -79,7 +79,7 @@ def judge(view: RunView, front: list[Point]) -> Verdict:
         The verdict; a frontier that is not shown to beat the controls says so.
 
     Source:
-        Ours; see `core.testimony`.
+        Ours; see `frontier.testimony`.
     """
     if not view.controls:
         return Verdict(None, "No control was trained, so the frontier stands beside the dense base alone.", ())

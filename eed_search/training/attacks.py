@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eed_search.core.spec import TrainingAttack
+from eed_search.config.spec import TrainingAttack
 
 Objective = Callable[[Tensor], Tensor]
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from eed_search.core.spec import Augment
+from eed_search.config.spec import Augment
 from eed_search.data.splits import Split
 
 

@@ -23,9 +23,9 @@ from torch import Tensor
 from eed_search.core.code import code_digest
 from eed_search.core.errors import StorageError, StoreError, TrialFailure
 from eed_search.core.failpoints import fail_point
-from eed_search.core.files import Files, LocalFiles
 from eed_search.core.pace import Clock
-from eed_search.core.store import Artifact, Store, Stored
+from eed_search.storage.files import Files, LocalFiles
+from eed_search.storage.store import Artifact, Store, Stored
 
 EVERY_S = 10.0
 MOST_SHARE = 0.01

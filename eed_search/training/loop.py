@@ -17,10 +17,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from eed_search.config.spec import Augment, Recipe
 from eed_search.core.errors import Diverged
 from eed_search.core.failpoints import fail_point
 from eed_search.core.pace import Clock, Pace
-from eed_search.core.spec import Augment, Recipe
 from eed_search.data.splits import Split
 from eed_search.models import layout, place
 from eed_search.training.batches import Batches

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from eed_search.core.spec import TrainingAttack
+from eed_search.config.spec import TrainingAttack
 from eed_search.training.attacks import perturb
 
 Logits = Float[Tensor, "batch classes"]

@@ -18,12 +18,10 @@ from torch import Tensor, nn
 
 from eed_search.compression.channels import channel_groups
 from eed_search.compression.member import Member, fresh, from_arrays, reestimate_norms, to_arrays
-from eed_search.core import plugins
+from eed_search.config import plugins
+from eed_search.config.spec import Model
 from eed_search.core.pace import in_counts
-from eed_search.core.records import Interval
 from eed_search.core.seeds import seed_of
-from eed_search.core.spec import Model
-from eed_search.core.store import Artifact, Store, Stored
 from eed_search.data.splits import Splits
 from eed_search.deployment.onnx_export import to_onnx
 from eed_search.evaluation.latency import LatencyProbe
@@ -31,6 +29,8 @@ from eed_search.models import build_for, count_macs, place, signature
 from eed_search.models.registry import check_images
 from eed_search.pipeline.latency import machine_name
 from eed_search.pipeline.stage import Stage
+from eed_search.runs.records import Interval
+from eed_search.storage.store import Artifact, Store, Stored
 from eed_search.training import LabelRecovery, train
 from eed_search.training.checkpoints import Checkpoint
 from eed_search.transfer.craft import craft, inputs_hash, lengths, predict

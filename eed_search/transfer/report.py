@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from eed_search.core.store import write_atomic
+from eed_search.storage.store import write_atomic
 from eed_search.transfer import heatmap
 from eed_search.transfer.run import Results
 from eed_search.transfer.table import flat_mean, flat_row, markdown, to_csv, verdict_lines

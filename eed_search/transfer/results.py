@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from eed_search.core.records import Interval
+from eed_search.runs.records import Interval
 from eed_search.transfer.grid import Choice
 from eed_search.transfer.metrics import Answers, Compared, Estimate, Verdict, compare, difference, mean_gap, verdict
 from eed_search.transfer.spec import CONTROLS, MINIMUM_NORM, BenchmarkSpec, Case

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from eed_search.core.cores import usable_cores
+from eed_search.config.spec import Model
 from eed_search.core.errors import ModelError, RunError, TrialFailure
 from eed_search.core.failpoints import fail_point
-from eed_search.core.home_lock import in_use
-from eed_search.core.modes import make_folder
-from eed_search.core.spec import Model
-from eed_search.core.store import Store, write_atomic
 from eed_search.data.splits import load_splits
+from eed_search.runs.home_lock import in_use
+from eed_search.storage.store import Store, write_atomic
+from eed_search.system.cores import usable_cores
+from eed_search.system.modes import make_folder
 from eed_search.transfer.bench import Bench, Crafted, Network
 from eed_search.transfer.grid import Choice, Clock, Leave, choices
 from eed_search.transfer.metrics import Answers

@@ -20,7 +20,7 @@ from torch.nn import functional
 from eed_search.compression.channels import ChannelGroup, channel_groups, remove_channels
 from eed_search.compression.masks import layer_masks
 from eed_search.compression.scores import weight_layers
-from eed_search.core.blocks import kept_channels
+from eed_search.config.kept_channels import kept_channels
 from eed_search.core.errors import ModelError
 from eed_search.core.seeds import seed_of
 from eed_search.training.loop import apply_masks

@@ -9,10 +9,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from eed_search.core import names, plugins
+from eed_search.config import names, plugins
+from eed_search.config.loader import Override, explain, overridden, read_table
+from eed_search.config.spec import Data
 from eed_search.core.errors import SpecError
-from eed_search.core.spec import Data
-from eed_search.core.spec_file import Override, explain, overridden, read_table
 from eed_search.transfer.spec import BenchmarkSpec, problems
 
 _DIGITS = 1797

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from eed_search.core.records import Interval
+from eed_search.runs.records import Interval
 from eed_search.tracking.text import in_macs, signed, with_arm
 from eed_search.transfer.metrics import Estimate, Verdict
 from eed_search.transfer.results import CLEAN, FLAGS, FLOOR, NEAREST, Mean, Row

@@ -10,14 +10,14 @@ import pytest
 
 from benchmarks.economy import VARIANTS, Search, expected, main, reached, read_search, spec_of, table
 from benchmarks.economy_pipeline import Pipeline, hand_over, judged, own_store, without_limits
-from eed_search.core.ledger import read_run
-from eed_search.core.points import run_hypervolume
-from eed_search.core.records import Reference, SweptPoint, TrialRecord
-from eed_search.core.search_context import SearchContext
-from eed_search.core.spec import Constraints, Spec, Threat
-from eed_search.core.spec import Search as SearchSpec
-from eed_search.core.store import Artifact, Store
+from eed_search.config.spec import Constraints, Spec, Threat
+from eed_search.config.spec import Search as SearchSpec
+from eed_search.frontier.points import run_hypervolume
+from eed_search.pipeline.search_context import SearchContext
+from eed_search.runs.ledger import read_run
+from eed_search.runs.records import Reference, SweptPoint, TrialRecord
 from eed_search.search import LocalWorkers, Silent, run
+from eed_search.storage.store import Artifact, Store
 from tests.search import stub_pipeline
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.final_latency import Timing, main, table
-from eed_search.core.records import Interval
+from eed_search.runs.records import Interval
 
 
 def _ratios(value: float, half: float) -> tuple[Interval, ...]:

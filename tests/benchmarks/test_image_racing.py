@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from benchmarks.image_racing import Images, exits, main, race, relive, run_report, ways
-from eed_search.core.ledger import FILE_NAME, Ledger, RunView, read_run
-from eed_search.core.records import (
+from eed_search.runs.ledger import FILE_NAME, Ledger, RunView, read_run
+from eed_search.runs.records import (
     Accuracy,
     Interval,
     Measurement,

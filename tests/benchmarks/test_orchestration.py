@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from eed_search.core.errors import RunError
-from eed_search.core.ledger import Event
+from eed_search.runs.ledger import Event
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.problems import BENCH_FOLDER, LEVELS, Lcbench, Nas201, Scale
 from eed_search.core.errors import DataError
-from eed_search.core.frontier import non_dominated
+from eed_search.frontier.pareto import non_dominated
 
 needs_bench = pytest.mark.skipif(not BENCH_FOLDER.is_dir(), reason=f"the benchmark's files are not in {BENCH_FOLDER}")
 CONFIG = {

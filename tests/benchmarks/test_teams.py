@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import teams
-from eed_search.core.params import MemberChoice, TrialParams
+from eed_search.config.params import MemberChoice, TrialParams
 from eed_search.evaluation import timing
 
 TINY = [

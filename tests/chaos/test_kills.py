@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks import kills
 from benchmarks.victims import MlflowServer
-from eed_search.core.ledger import read_run
-from tests.core.ledgers import rewritten
+from eed_search.runs.ledger import read_run
+from tests.runs.ledgers import rewritten
 from tests.waiting import HANGS_S, until
 
 pytestmark = pytest.mark.timeout(1800)  # a dozen drivers, one after another

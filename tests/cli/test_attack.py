@@ -13,13 +13,13 @@ import torch
 from typer.testing import Result
 
 from eed_search.cli.attack import _of_the_proof
-from eed_search.core.attack_records import SCHEMA_VERSION, AttackResult
-from eed_search.core.records import Accuracy, from_json
 from eed_search.deployment.bundle import write_bundle
 from eed_search.deployment.onnx_export import to_onnx
 from eed_search.deployment.runtime import GateSettings
 from eed_search.evaluation.attacks import suite
 from eed_search.evaluation.deploy import expected_answers
+from eed_search.runs.attack_records import SCHEMA_VERSION, AttackResult
+from eed_search.runs.records import Accuracy, from_json
 from tests.cli.calling import call
 from tests.evaluation import defences
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 from typer.testing import Result
 
-from eed_search import targets
-from eed_search.core.attack_records import AttackResult
-from eed_search.core.ledger import read_run
 from eed_search.data.splits import Split
 from eed_search.ensemble.gate import Gate, GatedEnsemble
 from eed_search.evaluation import assess as assessing
 from eed_search.evaluation.target import Target
+from eed_search.pipeline import targets
+from eed_search.runs.attack_records import AttackResult
+from eed_search.runs.ledger import read_run
 from tests.cli.calling import call
-from tests.core.ledgers import write_ledger
+from tests.runs.ledgers import write_ledger
 from tests.tracking.factories import make_attack, make_measurement, make_trial, make_view
 
 ROBUST = {"0.0": 0.7, "1.0": 0.5, "2.0": 0.6, "dense base": 0.8}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.calling import ROOT, environment, python
-from tests.core.ledgers import write_ledger
+from tests.runs.ledgers import write_ledger
 from tests.tracking.factories import make_view
 
 HEAVY = ("torch", "ray", "mlflow", "optuna", "torchvision", "plotly", "onnxruntime", "sklearn")

@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from eed_search.config.spec import Spec, Threat
 from eed_search.core.errors import RunError
-from eed_search.core.home_lock import alone, in_use
-from eed_search.core.ledger import FILE_NAME, RunView
-from eed_search.core.records import Reference, StageUse
-from eed_search.core.spec import Spec, Threat
-from eed_search.core.store import Artifact, Store
-from eed_search.search.claim import claim
-from eed_search.search.lock import driving
+from eed_search.runs.home_lock import alone, in_use
+from eed_search.runs.ledger import FILE_NAME, RunView
+from eed_search.runs.records import Reference
+from eed_search.runs.run_folder import claim
+from eed_search.runs.run_lock import driving
+from eed_search.storage.store import Artifact, StageUse, Store
 from tests.cli.calling import call
-from tests.core.ledgers import write_ledger
+from tests.runs.ledgers import write_ledger
 from tests.tracking.factories import make_measurement, make_trial, make_view
 from tests.waiting import until
 

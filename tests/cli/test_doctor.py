@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from eed_search.cli import doctor
-from eed_search.core.finding import Finding
+from eed_search.cluster.finding import Finding
 from tests.cli.calling import call
 
 Usage = namedtuple("Usage", "total used free")
@@ -120,7 +120,7 @@ def test_findings_as_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 @pytest.mark.whole
 def test_ray_is_started_and_where_it_listens_is_looked_at() -> None:
-    """The real one: `tests/search/test_ray_session.py` tries from outside what is said here."""
+    """The real one: `tests/search/execution/test_ray_session.py` tries from outside what is said here."""
     ray, sockets = doctor._ray()
     assert (ray.level, sockets.level) == ("ok", "ok")
     assert ray.text.endswith(" s, asks for a token")

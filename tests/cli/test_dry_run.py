@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from eed_search.core.cores import usable_cores
-from eed_search.core.ledger import FILE_NAME, Ledger
-from eed_search.core.spec_file import load
+from eed_search.config.loader import load
+from eed_search.runs.ledger import FILE_NAME, Ledger
+from eed_search.system.cores import usable_cores
 from tests.cli.calling import call, python
 
 FILE = """
@@ -79,9 +79,9 @@ def test_a_home_is_byte_identical_afterwards(file: Path, tmp_path: Path) -> None
 
     The name is taken, so after the forecast it ends as a launch would: with the refusal and exit code 7.
     """
-    from eed_search.core.store import Store
     from eed_search.pipeline.context import StageContext
     from eed_search.pipeline.training import dense_base, scores_stage
+    from eed_search.storage.store import Store
 
     home = tmp_path / "home"
     shop = StageContext(load(file), Store(home / "store"), lambda text: None)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from eed_search.core.storage import Storage
-from eed_search.search.copies import Copies
+from eed_search.runs.replicas import Copies
+from eed_search.storage.shared_storage import Storage
 from tests.cli.calling import call
-from tests.core.ledgers import write_ledger
+from tests.runs.ledgers import write_ledger
 from tests.tracking.factories import make_view
 
 

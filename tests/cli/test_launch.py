@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from eed_search.core.ledger import read_run
+from eed_search.runs.ledger import read_run
 from tests.cli.calling import ROOT, STUBBED, call, environment, python
 from tests.waiting import HANGS_S
 

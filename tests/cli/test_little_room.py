@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from eed_search.search.room import fixed_bytes, free_bytes, shortage, size_of
+from eed_search.runs.disk_space import fixed_bytes, free_bytes, shortage, size_of
 from tests.cli.calling import STUBBED, environment, python
 from tests.cli.test_launch import FILE
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from eed_search.core.ledger import read_run
+from eed_search.runs.ledger import read_run
 from eed_search.tracking.mlflow_store import home_uri
 from eed_search.tracking.server import NOTE_NAME, read_note
 from tests.cli.calling import STUBBED, call, environment, python

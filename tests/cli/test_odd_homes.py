@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from eed_search.core.ledger import read_run
+from eed_search.runs.ledger import read_run
 from eed_search.tracking.mlflow_store import connect, database_uri
 from tests.cli.calling import STUBBED, call, python
 from tests.cli.test_launch import FILE

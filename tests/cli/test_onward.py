@@ -11,12 +11,12 @@ import pytest
 
 from eed_search.cli.onward import onward
 from eed_search.cli.result import next_steps
-from eed_search.core.attack_records import AttackResult
-from eed_search.core.ledger import RunView
-from eed_search.core.records import Accuracy
+from eed_search.runs.attack_records import AttackResult
+from eed_search.runs.ledger import RunView
+from eed_search.runs.records import Accuracy
 from eed_search.tracking.summary import summarise
 from tests.cli.calling import call
-from tests.core.ledgers import write_ledger
+from tests.runs.ledgers import write_ledger
 from tests.tracking.factories import make_attack, make_measurement, make_trial, make_view
 
 EXPORT = ("export", "export", "one --select knee --out one-knee")

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from eed_search.cli.attack import is_frontier
-from eed_search.core.ledger import FILE_NAME, Ledger
+from eed_search.runs.ledger import FILE_NAME, Ledger
 from tests.cli.calling import call
-from tests.core.ledgers import events_of
+from tests.runs.ledgers import events_of
 from tests.tracking.factories import make_view
 
 

@@ -11,7 +11,7 @@ from rich.live import Live
 
 from eed_search.cli.progress import Head, LiveProgress, PlainProgress, page, trial_line
 from eed_search.cli.progress import progress as shown_progress
-from eed_search.core.points import frontier
+from eed_search.frontier.points import frontier
 from eed_search.search.listener import Status
 from tests.tracking.factories import make_trial, make_view
 

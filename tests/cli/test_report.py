@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.calling import call
-from tests.core.ledgers import write_ledger
+from tests.runs.ledgers import write_ledger
 from tests.tracking.factories import make_view
 
 

@@ -12,14 +12,14 @@ import pytest
 from eed_search.cli.homes import find_run, run_folders
 from eed_search.cli.result import base_lines, command, duration, frontier_table, next_steps
 from eed_search.core.errors import RunError
-from eed_search.core.ledger import FILE_NAME, Ledger
-from eed_search.core.points import frontier
-from eed_search.core.reported import standing
-from eed_search.search.lock import driving
+from eed_search.frontier.estimate import standing
+from eed_search.frontier.points import frontier
+from eed_search.runs.ledger import FILE_NAME, Ledger
+from eed_search.runs.run_lock import driving
 from eed_search.tracking.summary import summarise
 from eed_search.tracking.table import COLUMNS, TableRow, table_rows
 from tests.cli.calling import call
-from tests.core.ledgers import write_ledger
+from tests.runs.ledgers import write_ledger
 from tests.tracking.factories import make_latency, make_measurement, make_trial, make_view
 from tests.tracking.test_verdict import checked
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from eed_search.core.ledger import FILE_NAME, Ledger, RunView, read_run
-from eed_search.search.lock import driving
-from eed_search.search.study import STUDY_FILE
+from eed_search.runs.ledger import FILE_NAME, Ledger, RunView, read_run
+from eed_search.runs.run_lock import driving
+from eed_search.search.sampling.study import STUDY_FILE
 from tests.cli.calling import ROOT, STUBBED, call, environment, python
-from tests.core.ledgers import write_ledger
+from tests.runs.ledgers import write_ledger
 from tests.tracking.factories import make_view
 from tests.waiting import HANGS_S, until
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eed_search.core.ledger import read_run
+from eed_search.runs.ledger import read_run
 from tests.cli.calling import STUBBED, environment
 from tests.cli.test_launch import FILE
 

@@ -6,7 +6,7 @@ import os
 import time
 from typing import Any
 
-from eed_search.core.data_facts import DataFacts
+from eed_search.runs.data_facts import DataFacts
 from tests.search import stub_pipeline
 from tests.search.stub_pipeline import SearchContext, confirm, control, recheck
 

@@ -27,10 +27,10 @@ def main() -> None:
     os.environ |= {"RAY_AUTH_MODE": "disabled", "EED_PLACES": str(places), "EED_STUB_PAUSE": "1.5"}
     from ray.cluster_utils import Cluster
 
-    from eed_search.core.ledger import FILE_NAME, Ledger
-    from eed_search.core.spec import Controls, LatencySpec, Resources, Search, Spec, Threat
+    from eed_search.config.spec import Controls, LatencySpec, Resources, Search, Spec, Threat
+    from eed_search.runs.ledger import FILE_NAME, Ledger
     from eed_search.search import Silent, run
-    from eed_search.search.joined import joined_ray, nodes
+    from eed_search.search.execution.ray_cluster import joined_ray, nodes
     from tests.cluster import placed_pipeline
 
     small = {"object_store_memory": 80_000_000}

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from eed_search.cluster.cluster_file import read
+from eed_search.cluster.finding import Finding
 from eed_search.cluster.hardening import judge
-from eed_search.core.finding import Finding
 from tests.cli.calling import ROOT, call, python
 
 AWS, LOCAL = ROOT / "ray_cluster.yaml", ROOT / "ray_cluster.local.yaml"

@@ -22,10 +22,10 @@ from typing import Any
 import pytest
 import yaml
 
-from eed_search.core.ledger import read_run
-from eed_search.core.looks import OUTRACED
-from eed_search.core.points import frontier
-from eed_search.search.finals import next_final
+from eed_search.evaluation.sequential_test import OUTRACED
+from eed_search.frontier.points import frontier
+from eed_search.runs.ledger import read_run
+from eed_search.search.revalidation import next_final
 from tests.cli.calling import ROOT
 from tests.cluster.hosts import Host, Hosts, hosts, lacking
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from eed_search.compression.scores import ScoreBatch
-from eed_search.core.spec import TrainingAttack
+from eed_search.config.spec import TrainingAttack
 from eed_search.models import build
 
 

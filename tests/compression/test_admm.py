@@ -8,7 +8,7 @@ import torch
 from eed_search.compression.admm import Admm, PenalisedLoss, train_towards
 from eed_search.compression.masks import top_mask
 from eed_search.compression.projections import irregular, masked
-from eed_search.core.spec import AdmmRecipe, TrainingAttack
+from eed_search.config.spec import AdmmRecipe, TrainingAttack
 from eed_search.data.splits import Split
 from eed_search.training.loop import train
 from eed_search.training.recovery import LabelRecovery

@@ -14,7 +14,7 @@ from eed_search.compression.channels import (
     remove_channels,
 )
 from eed_search.compression.scores import SCORES
-from eed_search.core.blocks import kept_channels
+from eed_search.config.kept_channels import kept_channels
 from eed_search.core.errors import ModelError
 from eed_search.models import count_macs
 

@@ -12,9 +12,9 @@ from eed_search.compression.cstar import RankBudget, cstar, rank_budget
 from eed_search.compression.lowrank import Rank, nearest
 from eed_search.compression.member import Member
 from eed_search.compression.prune import retrain
+from eed_search.config.spec import Cstar, Members, Recipe, TrainingAttack
 from eed_search.core.errors import ModelError
 from eed_search.core.seeds import seed_of
-from eed_search.core.spec import Cstar, Members, Recipe, TrainingAttack
 from eed_search.models.factored import Factored
 from eed_search.training.loop import train
 from eed_search.training.recovery import LabelRecovery

@@ -13,8 +13,8 @@ from eed_search.compression.learned import BudgetLoss, exact_counts, learned
 from eed_search.compression.masked_network import MaskedChannels, MaskedWeights, top_count
 from eed_search.compression.member import Member
 from eed_search.compression.scores import erm
-from eed_search.core.blocks import kept_channels
-from eed_search.core.spec import Learned, Members, Recipe, TrainingAttack
+from eed_search.config.kept_channels import kept_channels
+from eed_search.config.spec import Learned, Members, Recipe, TrainingAttack
 from eed_search.models import count_macs
 from eed_search.training.recovery import LabelRecovery
 

@@ -5,8 +5,8 @@ import torch
 
 from eed_search.compression.member import Member, cut, fresh, from_arrays, recover, reestimate_norms, to_arrays
 from eed_search.compression.scores import erm
+from eed_search.config.spec import Members, Recipe, TrainingAttack
 from eed_search.core.errors import ModelError
-from eed_search.core.spec import Members, Recipe, TrainingAttack
 from eed_search.data.splits import Split
 from eed_search.models import count_macs, signature
 

@@ -9,8 +9,8 @@ from eed_search.compression.channels import channel_groups, remove_channels
 from eed_search.compression.contract import Target, Work
 from eed_search.compression.projections import irregular
 from eed_search.compression.radmm import radmm
-from eed_search.core.blocks import kept_channels
-from eed_search.core.spec import Members, Radmm, Recipe, TrainingAttack
+from eed_search.config.kept_channels import kept_channels
+from eed_search.config.spec import Members, Radmm, Recipe, TrainingAttack
 from eed_search.data.splits import Split
 from eed_search.models import count_macs
 from eed_search.training.checkpoints import NoCheckpoint

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eed_search.config.spec import Data
 from eed_search.core.errors import DataError
-from eed_search.core.spec import Data
 from eed_search.data.image_folder import digests
 from eed_search.data.sources import load_images, readable
 from eed_search.data.splits import load_splits

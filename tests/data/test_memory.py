@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eed_search.core.memory import available_bytes, memory_kills
-from eed_search.core.spec import Data
+from eed_search.config.spec import Data
 from eed_search.data.memory import footprint, too_large
+from eed_search.system.memory import available_bytes, memory_kills
 from tests.data.test_image_folder import draw
 from tests.data.test_wild_folders import data
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from eed_search.config.spec import Data
 from eed_search.core.errors import DataError
-from eed_search.core.spec import Data
 from eed_search.data.sources import load_images, readable
 
 CIFAR10 = Path(__file__).parents[3] / "shared" / "data" / "cifar10"

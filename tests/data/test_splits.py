@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from eed_search.config.spec import Data
 from eed_search.core.errors import DataError
-from eed_search.core.spec import Data
 from eed_search.data.dealing import split_indices
 from eed_search.data.splits import load_splits
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eed_search.core.data_facts import DataFacts
+from eed_search.config.spec import Data
 from eed_search.core.errors import DataError
-from eed_search.core.spec import Data
 from eed_search.data.image_folder import problems
 from eed_search.data.reading import Dealt, read
 from eed_search.data.sources import load_images
 from eed_search.data.splits import load_splits
+from eed_search.runs.data_facts import DataFacts
 from tests.data.test_image_folder import draw
 
 SMALL = {"num_validation": 10, "num_fresh": 10, "num_test": 10}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from eed_search.core.attacked import result_facts
-from eed_search.core.cost import attacked_speedup
-from eed_search.core.records import to_json
 from eed_search.deployment import card
 from eed_search.deployment.runtime import preprocessing
+from eed_search.frontier.attacked import result_facts
+from eed_search.runs.cost import attacked_speedup
+from eed_search.runs.records import to_json
 from tests.tracking.factories import make_attack, make_measurement
 
 MEASURED = make_measurement(0.8, 0.2, members=2)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from eed_search.core.spec import Data
+from eed_search.config.spec import Data
 from eed_search.data.image_folder import image_folder
 from eed_search.deployment import runtime
 from eed_search.deployment.bundle import GateSettings, Replay, write_bundle

@@ -23,7 +23,7 @@ from eed_search.core.errors import BundleError, EedSearchError
 from eed_search.deployment import runtime, runtimes
 from eed_search.deployment.bundle import verify
 from eed_search.deployment.runtime import BundleFault, GatedClassifier
-from eed_search.targets import Wishes, from_bundle
+from eed_search.pipeline.targets import Wishes, from_bundle
 from tests.cli.calling import call, environment
 from tests.deployment import bundles
 from tests.deployment.bundles import sign, sign_text

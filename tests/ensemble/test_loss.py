@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from eed_search.core.spec import Joint, TrainingAttack
+from eed_search.config.spec import Joint, TrainingAttack
 from eed_search.ensemble.loss import (
     ActivationRecorder,
     JointLoss,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from eed_search.core.spec import LatencySpec
+from eed_search.config.spec import LatencySpec
 from eed_search.deployment.onnx_export import to_onnx
 
 SHAPE = (3, 12, 12)

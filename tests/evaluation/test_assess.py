@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from eed_search.core.attack_records import AttackResult
-from eed_search.core.records import from_json, to_json, unpack_bits
 from eed_search.core.seeds import canonical_json
 from eed_search.deployment.onnx_export import to_onnx
 from eed_search.deployment.runtime import GatedClassifier, GateSettings
@@ -24,6 +22,8 @@ from eed_search.evaluation.assess import assess
 from eed_search.evaluation.attacks import suite
 from eed_search.evaluation.certify import METHOD
 from eed_search.evaluation.target import Target
+from eed_search.runs.attack_records import AttackResult
+from eed_search.runs.records import from_json, to_json, unpack_bits
 from tests.cli.calling import ROOT, environment
 from tests.evaluation import defences
 

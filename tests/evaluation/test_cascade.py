@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eed_search.core.records import Interval
 from eed_search.deployment.runtime import GatedClassifier, GateSettings
 from eed_search.evaluation import cascade, timing
 from eed_search.evaluation.cascade import Cascade, mix_of_exits, one_sitting, stratified, throughput
 from eed_search.evaluation.timing import Block
+from eed_search.runs.records import Interval
 from tests.evaluation.clocks import COMPUTING, ticking
 from tests.evaluation.networks import DENSE, HALF, QUARTER, SHAPE, SPEC
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from eed_search.core.spec import Data
+from eed_search.config.spec import Data
 from eed_search.data.splits import Split, load_splits
 from eed_search.deployment.onnx_export import to_onnx
 from eed_search.deployment.onnx_torch import OnnxNetwork

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from eed_search.core.looks import Rival, look_ends
-from eed_search.core.records import Interval, pack_bits
 from eed_search.ensemble.gate import Gate, GatedEnsemble
 from eed_search.evaluation.image_race import ImageRace
 from eed_search.evaluation.latency import RatioEstimate
 from eed_search.evaluation.robust import Examination, Judgement
+from eed_search.evaluation.sequential_test import Rival, look_ends
+from eed_search.runs.records import Interval, pack_bits
 from tests.evaluation.test_robust import CPU, SETTINGS, linear, samples
 
 NUM = 120

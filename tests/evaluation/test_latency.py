@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import nn
 
-from eed_search.core.records import Interval
 from eed_search.deployment.onnx_export import to_onnx
 from eed_search.evaluation import timing
 from eed_search.evaluation.latency import (
@@ -24,6 +23,7 @@ from eed_search.evaluation.latency import (
     sentinel_holds,
 )
 from eed_search.evaluation.timing import MIN_CALLS
+from eed_search.runs.records import Interval
 from tests.evaluation.clocks import COMPUTING, ticking
 from tests.evaluation.networks import DENSE, HALF, QUARTER, SHAPE, SPEC, network
 

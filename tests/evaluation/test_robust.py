@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from eed_search.core.spec import Evaluation
+from eed_search.config.spec import Evaluation
 from eed_search.data.splits import Split
 from eed_search.ensemble.gate import Gate, GatedEnsemble
 from eed_search.evaluation.robust import Examination, judge

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eed_search.core.attack_records import Check
 from eed_search.evaluation import sanity
+from eed_search.runs.attack_records import Check
 
 
 def flags(num_right: int, num: int = 200) -> np.ndarray:

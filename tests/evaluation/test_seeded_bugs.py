@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from eed_search.core.attack_records import AttackResult
 from eed_search.ensemble.gate import Gate, GatedEnsemble
 from eed_search.evaluation import assess as module
 from eed_search.evaluation.assess import assess
 from eed_search.evaluation.attacks import NamedAttack
+from eed_search.runs.attack_records import AttackResult
 from tests.evaluation import defences
 from tests.evaluation.test_assess import target
 

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eed_search.core.records import Interval
 from eed_search.evaluation.timing import (
     Block,
     Clock,
@@ -29,6 +28,7 @@ from eed_search.evaluation.timing import (
     warm_up,
     weighted_quantile,
 )
+from eed_search.runs.records import Interval
 
 
 @pytest.mark.parametrize("num", [3, 4, 5, 7])

@@ -11,9 +11,9 @@ from torch import nn
 
 from eed_search.compression.channels import channel_groups, choose_channels, dense_layers, remove_channels
 from eed_search.compression.scores import SCORES, ScoreBatch, weight_layers
+from eed_search.config.spec import TrainingAttack
+from eed_search.config.torchvision_names import classifiers
 from eed_search.core.errors import ModelError
-from eed_search.core.spec import TrainingAttack
-from eed_search.core.torchvision_names import classifiers
 from eed_search.deployment.onnx_export import to_onnx
 from eed_search.deployment.runtime import new_session
 from eed_search.models import build, check_images, fit_to_state

@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from eed_search.core.store import sha256_of
+from eed_search.storage.store import sha256_of
 from tests.cli.calling import ROOT, environment
 
 ARCHIVE = Path(__file__).with_name("home.tar.xz")

@@ -24,13 +24,11 @@ import numpy as np
 import torch
 
 from eed_search.compression.member import Member, to_arrays
-from eed_search.core.params import MemberChoice, TrialParams, is_scored
-from eed_search.core.plans import MemberPlan, plan_members
-from eed_search.core.records import Interval, Latency, to_json
+from eed_search.config.loader import Override, load
+from eed_search.config.params import MemberChoice, TrialParams, is_scored
+from eed_search.config.plans import MemberPlan, plan_members
+from eed_search.config.spec import Choice, Dimension, Model, Spec
 from eed_search.core.seeds import canonical_json, digest
-from eed_search.core.spec import Choice, Dimension, Model, Spec
-from eed_search.core.spec_file import Override, load
-from eed_search.core.store import Artifact, Store, Stored
 from eed_search.data.splits import Split, Splits, load_splits
 from eed_search.deployment.gates import gate_of
 from eed_search.ensemble.gate import Gate, GatedEnsemble
@@ -51,6 +49,8 @@ from eed_search.pipeline.training import (
     team_stage,
     undefended,
 )
+from eed_search.runs.records import Interval, Latency, to_json
+from eed_search.storage.store import Artifact, Store, Stored
 from eed_search.transfer import spec_file as benchmark_file
 from eed_search.transfer.bench import Bench
 from eed_search.transfer.grid import choices

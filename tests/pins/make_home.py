@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from eed_search.core.ledger import RunView, read_run
+from eed_search.runs.ledger import RunView, read_run
 from tests.pins.home import ARCHIVE, EXPECTED, HOME_THEN, NUM_SAMPLES, RUN, attack_figures, command, report_figures
 
 SETTINGS = (

@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 
-from eed_search.core.ledger import read_run
-from eed_search.core.records import StageUse
-from eed_search.core.store import Store
+from eed_search.runs.ledger import read_run
+from eed_search.storage.store import StageUse, Store
 from tests.cli.calling import call
 from tests.pins.home import NUM_SAMPLES, RUN, command, expected, report_figures, stages, stored, unpack
 

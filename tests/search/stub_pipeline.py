@@ -17,9 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from eed_search.core.data_facts import DataFacts, Preprocessing
 from eed_search.core.errors import TrialFailure
-from eed_search.core.records import (
+from eed_search.core.seeds import seed_of
+from eed_search.pipeline.search_context import SearchContext
+from eed_search.runs.data_facts import DataFacts, Preprocessing
+from eed_search.runs.records import (
     Accuracy,
     FreshCheck,
     Interval,
@@ -33,9 +35,7 @@ from eed_search.core.records import (
     TrialRecord,
     pack_bits,
 )
-from eed_search.core.search_context import SearchContext
-from eed_search.core.seeds import seed_of
-from eed_search.core.store import Artifact, Store
+from eed_search.storage.store import Artifact, Store
 
 NUM_SAMPLES = 100
 

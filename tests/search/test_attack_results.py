@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from eed_search.core.attacked import Settings
 from eed_search.core.errors import BundleError
-from eed_search.core.ledger import read_run
-from eed_search.core.storage import Storage
 from eed_search.deployment.runtime import MANIFEST
+from eed_search.frontier.attacked import Settings
+from eed_search.runs.ledger import read_run
+from eed_search.runs.replicas import Copies
+from eed_search.runs.run_lock import driving
 from eed_search.search import attack_results
-from eed_search.search.copies import Copies
-from eed_search.search.lock import driving
+from eed_search.storage.shared_storage import Storage
 from eed_search.tracking.mlflow_log import MlflowTracker
 from eed_search.tracking.mlflow_store import connect
 from eed_search.tracking.report import write_report
 from eed_search.tracking.summary import summarise
-from tests.core.ledgers import write_ledger
+from tests.runs.ledgers import write_ledger
 from tests.tracking.factories import make_attack, make_spec, make_view
 
 

@@ -22,23 +22,23 @@ import pytest
 import ray
 from optuna.trial import TrialState
 
-from eed_search.core.data_facts import DataFacts
+from eed_search.config.spec import Controls, Resources, Search, Spec, Threat
 from eed_search.core.errors import RunError, SpecError, TrialFailure
-from eed_search.core.home_lock import LOCK_NAME
-from eed_search.core.ledger import FILE_NAME, Event, Ledger, RungReport, RunView, read_run
-from eed_search.core.processes import Worker
-from eed_search.core.records import Interval, Reference, TrialRecord
-from eed_search.core.reported import standing
-from eed_search.core.spec import Controls, Resources, Search, Spec, Threat
+from eed_search.frontier.estimate import standing
+from eed_search.runs.data_facts import DataFacts
+from eed_search.runs.home_lock import LOCK_NAME
+from eed_search.runs.ledger import FILE_NAME, Event, Ledger, RungReport, RunView, read_run
+from eed_search.runs.records import Interval, Reference, TrialRecord
+from eed_search.runs.run_folder import claim
 from eed_search.search import LocalWorkers, Silent, Status, run
-from eed_search.search.claim import claim
 from eed_search.search.driver import MOST_LOSSES, ray_workers
+from eed_search.search.execution.monitor import Post
+from eed_search.search.execution.ray_glue import PROBE, Machine
 from eed_search.search.journal import NOW_FILE
-from eed_search.search.monitor import Post
-from eed_search.search.proposer import Proposer
-from eed_search.search.racing import RUNGS
-from eed_search.search.ray_glue import PROBE, Machine
-from eed_search.search.study import STUDY_FILE, SWEPT, close_study, own_trials
+from eed_search.search.racing.rung_scheduler import RUNGS
+from eed_search.search.sampling.study import STUDY_FILE, SWEPT, close_study, own_trials
+from eed_search.search.sampling.trial_queue import Proposer
+from eed_search.system.processes import Worker
 from tests.search import stub_pipeline
 from tests.waiting import until
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from benchmarks.kills import compare
+from eed_search.config.spec import Controls, Search, Spec, Threat
 from eed_search.core.errors import MachineFault, StorageError
-from eed_search.core.ledger import read_run
-from eed_search.core.spec import Controls, Search, Spec, Threat
+from eed_search.runs.ledger import read_run
 from eed_search.search import LocalWorkers, Silent
 from eed_search.search.driver import run
 from eed_search.search.resume import resume

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.calling import ROOT, environment
-from tests.core.ledgers import write_ledger
+from tests.runs.ledgers import write_ledger
 from tests.search.no_locks import FLOCK
 from tests.tracking.factories import make_view
 from tests.waiting import HANGS_S
@@ -20,8 +20,8 @@ RUN = "from eed_search.cli import main; import sys; sys.argv[0] = 'eed-search'; 
 CLAIM = """
 import sys
 from pathlib import Path
-from eed_search.core.spec import Spec, Threat
-from eed_search.search.claim import claim
+from eed_search.config.spec import Spec, Threat
+from eed_search.runs.run_folder import claim
 claim(Path(sys.argv[1]), Spec(name="s", threat=Threat(eps=0.1)), "s")
 """
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from eed_search.core.errors import Diverged, TrialFailure
-from eed_search.core.records import (
+from eed_search.runs.records import (
     Accuracy,
     FreshCheck,
     Interval,

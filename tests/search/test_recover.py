@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from eed_search.core.ledger import FILE_NAME, Ledger, RunView, read_run
-from eed_search.core.ledger_copies import COPY_NAMES
-from eed_search.core.spec import Controls, Search, Spec, Threat
+from eed_search.config.spec import Controls, Search, Spec, Threat
+from eed_search.runs.ledger import FILE_NAME, Ledger, RunView, read_run
+from eed_search.runs.ledger_copies import COPY_NAMES
+from eed_search.runs.run_lock import driving
 from eed_search.search import LocalWorkers, Silent
 from eed_search.search.driver import run
-from eed_search.search.lock import driving
 from eed_search.search.resume import resume
 from tests.cli.calling import call
 from tests.search import stub_pipeline

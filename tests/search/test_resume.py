@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 import yaml
 
+from eed_search.config.loader import SPACE_FILE
+from eed_search.config.spec import Controls, Search, Spec, Threat
 from eed_search.core.errors import RunError, SpecError
-from eed_search.core.ledger import FILE_NAME, Event, Ledger, RunView, read_run
-from eed_search.core.spec import Controls, Search, Spec, Threat
-from eed_search.core.spec_file import SPACE_FILE
-from eed_search.search import LocalWorkers, Silent, origin
+from eed_search.runs.ledger import FILE_NAME, Event, Ledger, RunView, read_run
+from eed_search.runs.run_lock import driving
+from eed_search.search import LocalWorkers, Silent, provenance
 from eed_search.search.driver import run
-from eed_search.search.lock import driving
 from eed_search.search.resume import mark_cancelled, resume
 from eed_search.tracking.mlflow_store import connect
-from tests.core.ledgers import cut as cut_ledger
-from tests.core.ledgers import rewritten
+from tests.runs.ledgers import cut as cut_ledger
+from tests.runs.ledgers import rewritten
 from tests.search import stub_pipeline
 
 pytestmark = [  # MLflow and what it brings leave connections to the garbage collector
@@ -224,8 +224,8 @@ def test_how_long_a_search_lasts_may_change(cut: Any) -> None:
 def test_changed_code_is_refused_by_its_file(cut: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The package's own modules, by hash."""
     folder = cut("result", 3)
-    now = origin.code_files()
-    monkeypatch.setattr(origin, "code_files", lambda: now | {"trial.py": "another"})
+    now = provenance.code_files()
+    monkeypatch.setattr(provenance, "code_files", lambda: now | {"trial.py": "another"})
     with pytest.raises(RunError, match=r"eed-search's code: changed: trial\.py"):
         go_on(folder)
     assert go_on(folder, allow_drift=True).state == "finished"
@@ -234,7 +234,7 @@ def test_changed_code_is_refused_by_its_file(cut: Any, monkeypatch: pytest.Monke
 def test_changed_data_are_refused_with_both_hashes(cut: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The content counts, not the time stamp."""
     folder = cut("result", 3)
-    monkeypatch.setattr(origin, "data_files", lambda data: {"digits.csv.gz": "0000, 3 bytes"})
+    monkeypatch.setattr(provenance, "data_files", lambda data: {"digits.csv.gz": "0000, 3 bytes"})
     with pytest.raises(RunError, match=r"data \(digits\): changed: digits\.csv\.gz \(.* bytes → 0000, 3 bytes\)"):
         go_on(folder)
 
@@ -260,8 +260,8 @@ def test_a_file_with_mistakes_is_refused(cut: Any) -> None:
 def test_another_library_is_noted_only(cut: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not ours, and the store's keys hold what they must."""
     folder = cut("result", 3)
-    now = origin.versions()
-    monkeypatch.setattr(origin, "versions", lambda: now | {"torch": "9.9"})
+    now = provenance.versions()
+    monkeypatch.setattr(provenance, "versions", lambda: now | {"torch": "9.9"})
     assert any(note.startswith("resumed with other versions: torch ") for note in go_on(folder).notes)
 
 

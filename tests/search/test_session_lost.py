@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 import ray
 
-from eed_search.core.cores import usable_cores
+from eed_search.config.spec import Controls, Resources, Search, Spec, Threat
 from eed_search.core.errors import MachineFault
-from eed_search.core.ledger import RunView, read_run
-from eed_search.core.private import holders, living_folders
-from eed_search.core.processes import this_process
-from eed_search.core.records import TrialRecord
-from eed_search.core.spec import Controls, Resources, Search, Spec, Threat
+from eed_search.runs.ledger import RunView, read_run
+from eed_search.runs.records import TrialRecord
 from eed_search.search import LocalWorkers, Silent, run
 from eed_search.search.resume import resume
+from eed_search.system.cores import usable_cores
+from eed_search.system.private import holders, living_folders
+from eed_search.system.processes import this_process
 from tests.search import stub_pipeline
 from tests.waiting import until
 

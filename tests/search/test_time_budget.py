@@ -11,22 +11,23 @@ from typing import Any
 
 import pytest
 
+from eed_search.config.spec import Controls, Search, Spec, Threat
 from eed_search.core.errors import RunError
-from eed_search.core.events import RungReported
-from eed_search.core.ledger import BUDGET, FILE_NAME, Ledger, RunView, fold, read_run
-from eed_search.core.records import TrialRecord
-from eed_search.core.spec import Controls, Search, Spec, Threat
-from eed_search.search import LocalWorkers, Silent, proposer
+from eed_search.runs.events import RungReported
+from eed_search.runs.ledger import BUDGET, FILE_NAME, Ledger, RunView, fold, read_run
+from eed_search.runs.records import TrialRecord
+from eed_search.search import LocalWorkers, Silent
 from eed_search.search.driver import run
 from eed_search.search.journal import Journal
-from eed_search.search.proposer import Proposer
-from eed_search.search.racing import OUTRACED, Racing
+from eed_search.search.racing.rung_scheduler import OUTRACED, Racing
 from eed_search.search.resume import resume
-from eed_search.search.study import STUDY_FILE, close_study, open_study
-from tests.core.ledgers import cut as cut_ledger
-from tests.core.ledgers import rewritten
+from eed_search.search.sampling import trial_queue
+from eed_search.search.sampling.study import STUDY_FILE, close_study, open_study
+from eed_search.search.sampling.trial_queue import Proposer
+from tests.runs.ledgers import cut as cut_ledger
+from tests.runs.ledgers import rewritten
 from tests.search import stub_pipeline
-from tests.search.test_racing import at, teams_are_weak
+from tests.search.racing.test_rung_scheduler import at, teams_are_weak
 
 pytestmark = [  # MLflow and what it brings leave connections to the garbage collector
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -63,7 +64,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """A clock that the proposer reads, and that is a pipeline besides."""
     made = Clock()
-    monkeypatch.setattr(proposer, "time", made)
+    monkeypatch.setattr(trial_queue, "time", made)
     return made
 
 

@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from eed_search.core.attack_records import SCHEMA_VERSION as ATTACK_SCHEMA
-from eed_search.core.attack_records import AttackResult, AttackUse
-from eed_search.core.cost import Cost
-from eed_search.core.events import TrialEnded, to_row
-from eed_search.core.ledger import Event, RunView
-from eed_search.core.params import MemberChoice, TrialParams
-from eed_search.core.records import (
+from eed_search.config.loader import parse
+from eed_search.config.params import MemberChoice, TrialParams
+from eed_search.config.spec import Spec
+from eed_search.core.statistics import paired_difference
+from eed_search.runs.attack_records import SCHEMA_VERSION as ATTACK_SCHEMA
+from eed_search.runs.attack_records import AttackResult, AttackUse
+from eed_search.runs.cost import Cost
+from eed_search.runs.events import TrialEnded, to_row
+from eed_search.runs.ledger import Event, RunView
+from eed_search.runs.records import (
     Accuracy,
     Exits,
     Interval,
@@ -26,9 +29,6 @@ from eed_search.core.records import (
     UnderAttack,
     pack_bits,
 )
-from eed_search.core.spec import Spec
-from eed_search.core.spec_file import parse
-from eed_search.core.statistics import paired_difference
 
 NUM_SAMPLES = 300
 BASE_MS = 0.8

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from eed_search.core.ledger import RunView
-from eed_search.core.reported import standing
+from eed_search.frontier.estimate import standing
+from eed_search.runs.ledger import RunView
 from eed_search.tracking.badges import COLUMNS, badge_tables, other_lines
 from eed_search.tracking.mlflow_facts import attack_facts
 from eed_search.tracking.report import as_json, write_report
 from eed_search.tracking.summary import summarise
 from tests.cli.calling import call
-from tests.core.ledgers import write_ledger
+from tests.runs.ledgers import write_ledger
 from tests.tracking.factories import make_attack, make_measurement, make_trial, make_view
 
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from eed_search.core.ledger import FILE_NAME, RunView
+from eed_search.runs.ledger import FILE_NAME, RunView
 from eed_search.tracking import server
 from eed_search.tracking.mlflow_log import MlflowTracker
 from eed_search.tracking.mlflow_store import connect, database_uri
 from eed_search.tracking.outbox import Outbox
-from tests.core.ledgers import write_ledger
+from tests.runs.ledgers import write_ledger
 from tests.tracking.factories import ended, make_spec, make_view
 from tests.tracking.late import Late, late
 from tests.waiting import until

@@ -8,19 +8,18 @@ from typing import Any
 
 import pytest
 
-from eed_search.core.contenders import Look
-from eed_search.core.cost import attacked_speedup
 from eed_search.core.errors import SpecError, StoreError
-from eed_search.core.events import FreshChecked, to_row
-from eed_search.core.ledger import Event, RunView, fold
-from eed_search.core.points import frontier, measurement_of, run_hypervolume
-from eed_search.core.records import Accuracy, FreshCheck, RobustAccuracy, pack_bits, to_json
-from eed_search.core.reported import standing
+from eed_search.frontier.estimate import standing
+from eed_search.frontier.points import frontier, measurement_of, run_hypervolume
+from eed_search.runs.cost import attacked_speedup
+from eed_search.runs.events import FreshChecked, to_row
+from eed_search.runs.ledger import Event, RunView, fold
+from eed_search.runs.records import Accuracy, FreshCheck, RobustAccuracy, ValidationRound, pack_bits, to_json
 from eed_search.tracking.mlflow_log import MlflowTracker
 from eed_search.tracking.mlflow_store import connect, database_uri
 from eed_search.tracking.report import write_report
 from eed_search.tracking.summary import summarise
-from tests.core.ledgers import events_of
+from tests.runs.ledgers import events_of
 from tests.tracking.factories import (
     ended,
     make_attack,
@@ -177,7 +176,9 @@ def test_a_look_is_a_step_of_how_sure_each_contender_is(finished: MlflowTracker,
     kind, check, _ = to_row(FreshChecked("7.0", FreshCheck(Accuracy.of(bits), robust, pack_bits(bits)), 0))
     finished.deliver(Event(998, kind, None, check, 0.0), view)
     for number, sure in enumerate((0.4, 0.9)):
-        finished.deliver(Event(999 + number, "look", None, to_json(Look(number, {"7.0": sure}, ("7.0",))), 0.0), view)
+        finished.deliver(
+            Event(999 + number, "look", None, to_json(ValidationRound(number, {"7.0": sure}, ("7.0",))), 0.0), view
+        )
     finished.flush()
     run = children(finished, "tags.point = '7.0'").popitem()[1]
     assert run.data.metrics == before | {"front_probability": 0.9}

@@ -10,20 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from eed_search.config.spec import Controls, Data, Search, Spec, Threat
 from eed_search.core.errors import RunError
-from eed_search.core.ledger import read_run
-from eed_search.core.moved import path_now
-from eed_search.core.spec import Controls, Data, Search, Spec, Threat
+from eed_search.runs.ledger import read_run
+from eed_search.runs.moved import path_now
+from eed_search.runs.run_lock import driving, noted
 from eed_search.search import LocalWorkers, Silent
 from eed_search.search.driver import run
-from eed_search.search.lock import driving, noted
 from eed_search.search.resume import stored_spec
 from eed_search.tracking.mlflow_store import connect, database_uri, home_uri
 from eed_search.tracking.moved import settle
 from eed_search.tracking.report import HTML_NAME
 from eed_search.tracking.server import NOTE_NAME, ServerNote, write_note
 from tests.cli.calling import python
-from tests.core.ledgers import cut
+from tests.runs.ledgers import cut
 from tests.search import stub_pipeline
 
 pytestmark = [  # MLflow and what it brings leave connections to the garbage collector

@@ -11,11 +11,11 @@ from unittest import mock
 
 import pytest
 
-from eed_search.core.ledger import FILE_NAME, Ledger, RunView
+from eed_search.runs.ledger import FILE_NAME, Ledger, RunView
 from eed_search.tracking.mlflow_log import MlflowTracker
 from eed_search.tracking.mlflow_store import connect
 from eed_search.tracking.outbox import Outbox
-from tests.core.ledgers import write_ledger
+from tests.runs.ledgers import write_ledger
 from tests.tracking.factories import make_spec, make_view
 from tests.waiting import until
 

@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 
 from eed_search.core.errors import RunError, StoreError
-from eed_search.core.ledger import RunView, fold
+from eed_search.runs.ledger import RunView, fold
 from eed_search.tracking.database import prepare_postgresql
 from eed_search.tracking.mlflow_log import MlflowTracker
 from eed_search.tracking.mlflow_store import connect
 from eed_search.tracking.server import NOTE_NAME, read_note
 from eed_search.tracking.ui import serve
 from tests.cli.calling import call, environment
-from tests.core.ledgers import events_of
+from tests.runs.ledgers import events_of
 from tests.tracking.factories import make_spec, make_view
 from tests.tracking.postgres import USER, Postgres, running_postgres
 from tests.waiting import HANGS_S

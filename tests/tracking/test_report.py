@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from eed_search.core.errors import StoreError
-from eed_search.core.ledger import RunView
-from eed_search.core.points import points
-from eed_search.core.reported import standing
+from eed_search.frontier.estimate import standing
+from eed_search.frontier.points import points
+from eed_search.runs.ledger import RunView
 from eed_search.tracking.report import as_json, write_report
 from eed_search.tracking.summary import summarise
 from tests.tracking.factories import make_latency, make_measurement, make_trial, make_view

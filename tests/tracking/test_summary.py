@@ -10,13 +10,13 @@ from unittest import mock
 import pytest
 
 from eed_search.cli.result import headline, legend, show, verdict_lines
-from eed_search.core.attacked import TIERS
-from eed_search.core.ledger import FILE_NAME, Ledger
+from eed_search.frontier.attacked import TIERS
+from eed_search.runs.ledger import FILE_NAME, Ledger
 from eed_search.tracking import summary as module
 from eed_search.tracking.report import as_json, write_report
 from eed_search.tracking.summary import RunSummary, summarise
 from tests.cli.calling import call
-from tests.core.ledgers import events_of
+from tests.runs.ledgers import events_of
 from tests.tracking.factories import make_attack, make_view
 
 

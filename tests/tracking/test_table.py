@@ -4,10 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from eed_search.core.contenders import Look
-from eed_search.core.ledger import RunView
-from eed_search.core.records import Interval
-from eed_search.core.reported import decide, standing
+from eed_search.frontier.estimate import decide, standing
+from eed_search.runs.ledger import RunView
+from eed_search.runs.records import Interval, ValidationRound
 from eed_search.tracking.summary import summarise
 from eed_search.tracking.table import COLUMNS, maybe_note, sure_note, table_rows, throughput_note
 from eed_search.tracking.text import in_bytes, in_macs, with_arm
@@ -61,10 +60,12 @@ def test_notes_say_how_sure_and_by_what(view: RunView) -> None:
     decided = replace(view, looks=[decide(view, 0)])
     assert "and final latencies; fresh images chose nothing): 11.0 100 %" in sure_note(summarise(decided))
     many = replace(decided, spec=view.spec | {"data": view.spec["data"] | {"num_fresh": 900}})
-    last = Look(2, {"11.0": 1.0}, ("11.0",))
-    told = sure_note(summarise(replace(many, looks=[*decided.looks, Look(1, {"11.0": 1.0}, ("11.0",)), last])))
+    last = ValidationRound(2, {"11.0": 1.0}, ("11.0",))
+    told = sure_note(
+        summarise(replace(many, looks=[*decided.looks, ValidationRound(1, {"11.0": 1.0}, ("11.0",)), last]))
+    )
     assert "(by the images that ranked the trials and 600 fresh ones): 11.0 100 %." in told
-    unsure = Look(0, {"11.0": 0.4, "15.0": 0.3}, ("11.0", "15.0"))
+    unsure = ValidationRound(0, {"11.0": 0.4, "15.0": 0.3}, ("11.0", "15.0"))
     told = sure_note(summarise(replace(view, looks=[unsure])))
     assert told.startswith("No point is on the true frontier of these trials with a probability of 0.75")
     assert told.endswith("the surest is shown: 11.0 40 %.")

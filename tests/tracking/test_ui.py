@@ -16,8 +16,8 @@ from urllib.parse import parse_qs
 import pytest
 
 from eed_search.core.errors import RunError
-from eed_search.core.ledger import FILE_NAME, Ledger
-from eed_search.core.points import frontier
+from eed_search.frontier.points import frontier
+from eed_search.runs.ledger import FILE_NAME, Ledger
 from eed_search.tracking.mlflow_log import MlflowTracker
 from eed_search.tracking.mlflow_store import connect, database_uri
 from eed_search.tracking.report import write_report

@@ -7,9 +7,9 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from eed_search.core.ledger import RunView
-from eed_search.core.records import Accuracy, FreshCheck, Reference, RobustAccuracy, pack_bits
-from eed_search.core.testimony import claim_over_base, compared, gains_over_base
+from eed_search.frontier.testimony import claim_over_base, compared, gains_over_base
+from eed_search.runs.ledger import RunView
+from eed_search.runs.records import Accuracy, FreshCheck, Reference, RobustAccuracy, pack_bits
 from eed_search.tracking.summary import summarise
 from tests.tracking.factories import NUM_SAMPLES, make_attack, make_measurement, make_trial, make_view, right
 
@@ -144,7 +144,7 @@ def test_no_control_or_no_frontier_gives_no_verdict() -> None:
 
 
 def _point(view: RunView, number: int):
-    from eed_search.core.points import points
+    from eed_search.frontier.points import points
 
     return replace(next(p for p in points(view, twins=True) if p.trial == number))
 

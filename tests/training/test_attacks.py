@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from eed_search.core.spec import TrainingAttack
+from eed_search.config.spec import TrainingAttack
 from eed_search.training.attacks import perturb
 from eed_search.training.recovery import label_loss
 

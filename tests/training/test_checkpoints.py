@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from eed_search.core import failpoints
-from eed_search.core.files import Files, LocalFiles
-from eed_search.core.storage import Storage
+from eed_search.storage.files import Files, LocalFiles
+from eed_search.storage.shared_storage import Storage
 from eed_search.training import checkpoints
 from eed_search.training.checkpoints import StageCheckpoint
 

@@ -14,7 +14,7 @@ from tests.cli.calling import ROOT, environment
 
 _RUN = """
 import torch
-from eed_search.core.spec import Recipe, TrainingAttack
+from eed_search.config.spec import Recipe, TrainingAttack
 from eed_search.data.splits import Split
 from eed_search.models import build
 from eed_search.training import LabelRecovery, train

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from eed_search.config.spec import Recipe, TrainingAttack
 from eed_search.core.errors import Diverged
-from eed_search.core.spec import Recipe, TrainingAttack
 from eed_search.data.splits import Split
 from eed_search.training.batches import shifted
 from eed_search.training.loop import Training, _Average, learning_rate_factor, train

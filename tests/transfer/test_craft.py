@@ -9,7 +9,7 @@ import torch
 import torchattacks
 from torch import nn
 
-from eed_search.core.spec import Data, Recipe, TrainingAttack
+from eed_search.config.spec import Data, Recipe, TrainingAttack
 from eed_search.data.splits import Split, Splits, load_splits
 from eed_search.models import build, place
 from eed_search.training import LabelRecovery, train

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eed_search.core.records import Interval
+from eed_search.runs.records import Interval
 from eed_search.transfer import heatmap
 from eed_search.transfer.grid import Choice, Clock
 from eed_search.transfer.metrics import Answers

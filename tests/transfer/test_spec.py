@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from eed_search.config.loader import Override
+from eed_search.config.loader import load as load_space
 from eed_search.core.errors import SpecError
-from eed_search.core.spec_file import Override
-from eed_search.core.spec_file import load as load_space
 from eed_search.transfer.spec import BenchmarkSpec, eps_text
 from eed_search.transfer.spec_file import load, parse, to_text
 

@@ -1,0 +1,1 @@
+"""What a search would cost, before anything of it is trained."""

@@ -1,0 +1,1 @@
+"""What a process asks the operating system: cores, memory, processes, private folders, sockets, file modes."""
