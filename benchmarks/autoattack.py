@@ -36,7 +36,7 @@ from eed_search.core.errors import EedSearchError  # noqa: E402
 from eed_search.core.statistics import paired_difference  # noqa: E402
 from eed_search.evaluation.assess import assess  # noqa: E402
 from eed_search.evaluation.target import Target  # noqa: E402
-from eed_search.pipeline.targets import Wishes, from_bundle  # noqa: E402
+from eed_search.pipeline.targets import AttackOptions, from_bundle  # noqa: E402
 from eed_search.runs.records import Accuracy, Interval, unpack_bits  # noqa: E402
 
 _MOST_TARGETS = 9  # of AutoAttack's targeted attacks: the standard version's number
@@ -105,13 +105,13 @@ def held(target: Target, moved: Tensor) -> Bool[np.ndarray, " samples"]:
     return np.asarray(clean & (after | ~inside))
 
 
-def compared(bundle: Path, package: Any, wishes: Wishes, home: Path, batch_size: int) -> Row:
+def compared(bundle: Path, package: Any, options: AttackOptions, home: Path, batch_size: int) -> Row:
     """Attack one bundle with both."""
     say = lambda text: print(f"  {text}", file=sys.stderr, flush=True)  # noqa: E731
-    target = from_bundle(bundle, wishes, say)
-    result = assess(target, wishes.tier, seed=wishes.seed, home=home, report=say)
+    target = from_bundle(bundle, options, say)
+    result = assess(target, options.tier, seed=options.seed, home=home, report=say)
     ours = unpack_bits(result.robust_hex, result.robust.num_samples)
-    theirs = held(target, attacked(package, target, wishes.seed, batch_size))
+    theirs = held(target, attacked(package, target, options.seed, batch_size))
     return Row(
         bundle=str(bundle),
         eps=target.eps,
@@ -150,12 +150,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         package = load_autoattack(given.autoattack)
         eps = None if given.eps is None else read_eps(given.eps)
-        wishes = Wishes(given.tier, eps, given.data, given.num_samples, given.seed)
+        options = AttackOptions(given.tier, eps, given.data, given.num_samples, given.seed)
         print("| bundle | ours | AutoAttack | difference, 95 % | only ours | only AutoAttack | n |")
         print("| --- | --- | --- | --- | --- | --- | --- |")
         rows = []
         for bundle in given.bundles:
-            rows.append(compared(bundle, package, wishes, given.home, given.batch))
+            rows.append(compared(bundle, package, options, given.home, given.batch))
             print(told(rows[-1]), flush=True)
     except (EedSearchError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

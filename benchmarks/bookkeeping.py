@@ -41,7 +41,7 @@ if str(ROOT) not in sys.path:
 
 from eed_search.config.loader import SPACE_FILE, to_text  # noqa: E402
 from eed_search.config.params import TrialParams  # noqa: E402
-from eed_search.config.spec import Controls, Search, Spec, Threat  # noqa: E402
+from eed_search.config.spec import Baselines, Search, Spec, Threat  # noqa: E402
 from eed_search.runs.events import RunDescribed  # noqa: E402
 from eed_search.runs.ledger import FILE_NAME, RESUME, Event, Ledger  # noqa: E402
 from eed_search.system.cores import usable_cores  # noqa: E402
@@ -79,7 +79,7 @@ class Driven:
 def spec_of(trials: int, racing: bool, sampler: str = "portfolio") -> Spec:
     """The search."""
     search = Search(trials=trials, startup_trials=10, sampler=sampler, racing=racing)
-    return Spec(name="books", threat=Threat(eps=0.15), search=search, controls=Controls(sizes=(0.5,)))
+    return Spec(name="books", threat=Threat(eps=0.15), search=search, baselines=Baselines(sizes=(0.5,)))
 
 
 # ---------------------------------------------------------------- a ledger of many trials
@@ -90,9 +90,9 @@ def write_ledger(folder: Path, trials: int, racing: bool) -> None:
     from eed_search.runs.run_folder import with_absolute_data
     from eed_search.search import Silent, provenance
     from eed_search.search.journal import Journal
-    from eed_search.search.racing.rung_scheduler import Racing, with_earlier
+    from eed_search.search.racing.rung_scheduler import RungScheduler, with_earlier
     from eed_search.search.sampling.study import close_study, open_study
-    from eed_search.search.sampling.trial_queue import Proposer
+    from eed_search.search.sampling.trial_queue import TrialQueue
     from tests.search import stub_pipeline
 
     stub: Any = stub_pipeline
@@ -115,27 +115,27 @@ def write_ledger(folder: Path, trials: int, racing: bool) -> None:
         of = provenance.origin(spec)
         journal.append(RunDescribed(NAME, spec.to_plain(), facts, uid=f"{NAME}-books", origin=of))
         journal.base(setting.base)
-        journal.control(stub.control(0.5, setting, None, lambda text: None))
-        proposer = Proposer(
+        journal.baseline(stub.baseline(0.5, setting, None, lambda text: None))
+        trial_queue = TrialQueue(
             study,
             random,
             on_proposal=journal.proposal,
-            racing=Racing(spec.search.eta) if racing else None,
+            racing=RungScheduler(spec.search.eta) if racing else None,
             on_resume=lambda number, rung: journal.decision(number, rung, RESUME),
             should_stop=lambda: len(journal.view.proposals) >= trials,
         )
-        while (proposal := proposer.propose()) is not None:
+        while (proposal := trial_queue.propose()) is not None:
             number, params = proposal.number, TrialParams.from_flat(proposal.params)
             journal.attempt(number)
             made = stub.run(number, params, setting, stub.Probe(), lambda text: None, proposal.rung)
             if proposal.rung is not None:
                 journal.report(number, made)
-                verdict = proposer.report(number, journal.view.reports[number][-1])
+                verdict = trial_queue.report(number, journal.view.reports[number][-1])
                 journal.decision(number, proposal.rung, verdict)
                 continue
             record = with_earlier(made, journal.view.reports.get(number, ()))
             journal.result(record)
-            proposer.tell(record)
+            trial_queue.tell(record)
     close_study(study)
     (folder / "made.sqlite").unlink()
 

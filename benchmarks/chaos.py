@@ -49,7 +49,7 @@ FILE = """
 name: chaos
 threat: {eps: 0.15}
 search: {trials: %d, startup_trials: 4, sampler: tpe}
-controls: {sizes: [0.5]}
+baselines: {sizes: [0.5]}
 resources: {cpu: %d}
 """
 _LONGEST_S = 600.0
@@ -66,7 +66,7 @@ class Scene:
 
     Attributes:
         folder: Its own; the home lies below it.
-        calm: The home of the undisturbed search.
+        undisturbed: The home of the undisturbed search.
         quick: Trials run inside the driver's process.
     """
 

@@ -7,7 +7,7 @@
 
 Each search is real: `eed-search launch` with its trials on Ray's workers (`--tiny`: one after another in this process),
 in a home of its own. All have the same limit: at most `--limit` times the dense base's latency when every member runs,
-so that the gate has something to turn away, and no controls. What is switched off is done as one would without it:
+so that the gate has something to turn away, and no baselines. What is switched off is done as one would without it:
 
 store        every trial has a store of its own and makes all its stages, the base first; going on from a rung it finds its own work
 gate         the limit is looked at when everything is trained and measured
@@ -124,12 +124,12 @@ def reached(curve: Sequence[tuple[float, float]], target: float) -> float | None
 
 
 def spec_of(variant: str, seed: int, trials: int, limit: float, *, tiny: bool) -> Spec:
-    """Give the digits search with one limit and without controls, and without the sweep where that is off."""
+    """Give the digits search with one limit and without baselines, and without the sweep where that is off."""
     changes: dict[str, Any] = {
         "seed": seed,
         "search.trials": trials,
         "search.constraints.max_worst_case_slowdown": limit,
-        "controls.sizes": [],
+        "baselines.sizes": [],
         "name": f"economy-{variant}",
         **(TINY if tiny else {}),
     }
@@ -172,7 +172,7 @@ def read_search(folder: Path, variant: str, seed: int) -> Search:
             fold(view, event)
             now = view.seconds
             retimed |= event.kind == "latency"
-            if event.kind == "stage" and event.data["text"] == "controls and trials":
+            if event.kind == "stage" and event.data["text"] == "baselines and trials":
                 base_s = now
             if event.kind == "result" and event.trial is not None:
                 ends[event.trial] = (now, len(ends))

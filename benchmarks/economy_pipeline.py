@@ -14,11 +14,11 @@ from eed_search import trial
 from eed_search.config.params import TrialParams
 from eed_search.config.spec import Constraints, Spec
 from eed_search.evaluation.latency import LatencyProbe, Probe
-from eed_search.evaluation.sequential_test import Rival
-from eed_search.frontier.points import constraint_excess
+from eed_search.evaluation.sequential_test import Incumbent
+from eed_search.frontier.points import violations
 from eed_search.pipeline.search_context import SearchContext
 from eed_search.runs.data_facts import DataFacts
-from eed_search.runs.records import FreshCheck, Latency, Measurement, Reference, RungReading, TrialRecord
+from eed_search.runs.records import FreshCheck, Latency, Measurement, Reference, RungResult, TrialRecord
 
 Report = Callable[[str], None]
 
@@ -44,7 +44,7 @@ class Pipeline:
     def prepare(self, spec: Spec, store_root: Path, report: Report) -> SearchContext:
         """As `trial.prepare`; without the gate nothing is known of a trial beforehand."""
         setting = trial.prepare(spec, store_root, report)
-        return setting if self.gate else replace(setting, forms=())
+        return setting if self.gate else replace(setting, profiles=())
 
     def make_probe(self, setting: SearchContext) -> LatencyProbe:
         """As `trial.make_probe`."""
@@ -58,8 +58,8 @@ class Pipeline:
         probe: Probe,
         report: Report,
         rung: int | None = None,
-        rivals: Sequence[Rival] = (),
-    ) -> TrialRecord | RungReading:
+        rivals: Sequence[Incumbent] = (),
+    ) -> TrialRecord | RungResult:
         """Run one trial: without the store in a store of its own, without the gate unlimited and judged afterwards."""
         given = setting
         if not self.store:
@@ -67,7 +67,7 @@ class Pipeline:
         if not self.gate:
             given = replace(given, spec=without_limits(setting.spec))
         found = trial.run(number, params, given, probe, report, rung, rivals)
-        if isinstance(found, RungReading):
+        if isinstance(found, RungResult):
             return found
         if not self.gate:
             found = judged(found, setting)
@@ -75,9 +75,9 @@ class Pipeline:
             hand_over(found.measurement.artifact, Path(given.store_root), Path(setting.store_root))
         return found
 
-    def control(self, size: float, setting: SearchContext, probe: Probe, report: Report) -> Reference:
-        """As `trial.control`."""
-        return trial.control(size, setting, probe, report)
+    def baseline(self, size: float, setting: SearchContext, probe: Probe, report: Report) -> Reference:
+        """As `trial.baseline`."""
+        return trial.baseline(size, setting, probe, report)
 
     def final_latencies(
         self,
@@ -131,9 +131,9 @@ def judged(record: TrialRecord, setting: SearchContext) -> TrialRecord:
     swept = tuple(
         point
         for point in record.swept
-        if all(value <= 0 for value in constraint_excess(limits, point.measurement, base).values())
+        if all(value <= 0 for value in violations(limits, point.measurement, base).values())
     )
-    excess = constraint_excess(limits, record.measurement, base)
+    excess = violations(limits, record.measurement, base)
     broken = [name for name, value in excess.items() if value > 0]
     record = replace(record, swept=swept, constraints=excess)
     if not broken:

@@ -28,7 +28,7 @@ sys.path[:0] = [str(ROOT)]
 from eed_search.config.spec import LatencySpec  # noqa: E402
 from eed_search.deployment.runtime import GateSettings  # noqa: E402
 from eed_search.evaluation import latency_processes  # noqa: E402
-from eed_search.evaluation.cascade import Cascade, Sitting  # noqa: E402
+from eed_search.evaluation.cascade import Cascade, ProcessTiming  # noqa: E402
 from eed_search.evaluation.timing import half_width  # noqa: E402
 from eed_search.runs.records import Interval  # noqa: E402
 
@@ -43,12 +43,12 @@ class Timing:
     """One measurement of all networks.
 
     Attributes:
-        sittings: Of its processes, in order: the base's milliseconds, and each network's ratio.
+        processes: Of its processes, in order: the base's milliseconds, and each network's ratio.
         ratios: What they agreed on.
         noisy: Whether that was called noisy.
     """
 
-    latency_processes: tuple[tuple[float, tuple[Interval, ...]], ...]
+    processes: tuple[tuple[float, tuple[Interval, ...]], ...]
     ratios: tuple[Interval, ...]
     noisy: bool
 
@@ -65,10 +65,10 @@ def network(width: int) -> bytes:
 def measure(networks: Sequence[bytes], base: bytes, spec: LatencySpec) -> Timing:
     """Time the networks once, and keep what each process found."""
     images = np.random.default_rng(0).random((300, *SHAPE), dtype=np.float32)
-    seen: list[Sitting] = []
+    seen: list[ProcessTiming] = []
     real = latency_processes.in_fresh_process
 
-    def keep(job: latency_processes.Job, *more: Any) -> Sitting:
+    def keep(job: latency_processes.Job, *more: Any) -> ProcessTiming:
         seen.append(real(job, *more))
         return seen[-1]
 
@@ -89,14 +89,14 @@ def measure(networks: Sequence[bytes], base: bytes, spec: LatencySpec) -> Timing
 
 def table(timings: Sequence[Timing]) -> str:
     """Write both rows of each network, in Markdown."""
-    fastest = min(base_ms for timing in timings for base_ms, _ in timing.sittings)
+    fastest = min(base_ms for timing in timings for base_ms, _ in timing.processes)
     lines = ["| size | measured in | spread | ± | holds |", "|---:|---|---:|---:|---:|"]
     for i, size in enumerate(SIZES):
-        single = [(base_ms, found[i]) for timing in timings for base_ms, found in timing.sittings]
+        single = [(base_ms, found[i]) for timing in timings for base_ms, found in timing.processes]
         truth = float(np.median([one.value for base_ms, one in single if base_ms <= latency_processes.ALIKE * fastest]))
         lines.append(_row(size, "one process", [one for _, one in single], truth))
         lines.append(_row(size, "several", [timing.ratios[i] for timing in timings], truth))
-    num = sum(len(timing.sittings) for timing in timings)
+    num = sum(len(timing.processes) for timing in timings)
     lines += ["", f"{len(timings)} measurements, {num} processes; {sum(one.noisy for one in timings)} called noisy."]
     return "\n".join(lines)
 

@@ -40,7 +40,7 @@ from eed_search.core.errors import EedSearchError  # noqa: E402
 from eed_search.core.statistics import clopper_pearson  # noqa: E402
 from eed_search.frontier import selection  # noqa: E402
 from eed_search.frontier.pareto import non_dominated  # noqa: E402
-from eed_search.frontier.selection import LOOKS, SURE  # noqa: E402
+from eed_search.frontier.selection import ROUND_SIZES, SURE  # noqa: E402
 from eed_search.runs.records import Interval  # noqa: E402
 
 FRESH = 17.0  # fresh images there are, as multiples of the search's: enough for every look and the last slice
@@ -97,7 +97,7 @@ class World:
         num_images: Of the search.
         noise: Standard deviation of the search's latencies, relative.
         rng: Draws every measurement.
-        looks: Of the re-validation.
+        validation_rounds: Of the re-validation.
         fresh: Images that it may take, as multiples of the search's.
     """
 
@@ -106,7 +106,7 @@ class World:
     num_images: int
     noise: float
     rng: np.random.Generator
-    looks: tuple[int, ...] = LOOKS
+    validation_rounds: tuple[int, ...] = ROUND_SIZES
     fresh: float = FRESH
 
     @property
@@ -211,7 +211,7 @@ def ours(world: World, seen: Seen) -> Reported:
 
     As `launch` does it (`search.revalidation`): every decision is one of `frontier.selection`.
     """
-    plan = selection.plan_looks(world.num_images, world.num_fresh, world.looks)
+    plan = selection.plan_rounds(world.num_images, world.num_fresh, world.validation_rounds)
     final = world.final_noise
     accuracy, latencies = accuracy_intervals(seen.right), latency_intervals(seen.latency_ms, world.noise)
     timings: dict[int, list[Interval]] = {}
@@ -230,7 +230,7 @@ def ours(world: World, seen: Seen) -> Reported:
         take(new)
     look = selection.validation_round(0, {str(i): float(sure[i]) for i in np.flatnonzero(sure)}, plan)
     right = {int(id_): seen.right[int(id_)] for id_ in look.left}
-    for number, (start, stop) in enumerate(plan.looks, start=1):
+    for number, (start, stop) in enumerate(plan.validation_rounds, start=1):
         if look.settled:
             break
         left = [int(id_) for id_ in look.left]
@@ -245,7 +245,7 @@ def ours(world: World, seen: Seen) -> Reported:
     on = selection.reported([look.probability[id_] for id_ in look.left], SURE)
     which = np.array([int(id_) for id_, one in zip(look.left, on, strict=True) if one])
     last = world.answers(which, plan.last[1] - plan.last[0])
-    if plan.looks:
+    if plan.validation_rounds:
         times = latency_intervals(world.timed(which, final), final)
     else:
         times = [selection.pooled(timings[i]) for i in which]
@@ -301,7 +301,7 @@ def run_row(
     noise_per_cent: float,
     seeds: Sequence[int],
     num_architectures: int,
-    looks: tuple[int, ...] = LOOKS,
+    validation_rounds: tuple[int, ...] = ROUND_SIZES,
     fresh: float = FRESH,
 ) -> Row:
     """Repeat one setting over seeds; each draws its own architectures and measurements."""
@@ -309,7 +309,15 @@ def run_row(
     for seed in seeds:
         rng = np.random.default_rng([seed, images, round(10 * noise_per_cent)])
         some = rng.choice(len(problem.accuracy), min(num_architectures, len(problem.accuracy)), replace=False)
-        world = World(problem.accuracy[some], problem.latency_ms[some], images, noise_per_cent / 100, rng, looks, fresh)
+        world = World(
+            problem.accuracy[some],
+            problem.latency_ms[some],
+            images,
+            noise_per_cent / 100,
+            rng,
+            validation_rounds,
+            fresh,
+        )
         everyone = np.arange(len(some))
         seen = Seen(world.answers(everyone, images), world.timed(everyone, world.noise))
         true = set(front_of(world.accuracy, world.latency_ms).tolist())
@@ -379,7 +387,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--first-seed", type=int, default=0, metavar="SEED", help="the first of them (default 0)")
     parser.add_argument("--architectures", type=int, default=200, metavar="N", help="that a search met (default 200)")
     parser.add_argument(
-        "--looks", type=int, nargs="+", default=LOOKS, metavar="N", help="fresh images of each look, over the search's"
+        "--looks",
+        type=int,
+        nargs="+",
+        default=ROUND_SIZES,
+        metavar="N",
+        help="fresh images of each look, over the search's",
     )
     parser.add_argument(
         "--fresh", type=float, default=FRESH, metavar="N", help="fresh images there are, over the search's (default 17)"

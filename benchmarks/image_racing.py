@@ -40,13 +40,13 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
 from benchmarks.problems import BENCH_FOLDER, Nas201  # noqa: E402
 from eed_search.core.errors import EedSearchError  # noqa: E402
-from eed_search.evaluation.sequential_test import ERROR, Rival, beaten_by, look_ends  # noqa: E402
+from eed_search.evaluation.sequential_test import ERROR, Incumbent, beaten_by, interim_sizes  # noqa: E402
 from eed_search.frontier.pareto import hypervolume, non_dominated  # noqa: E402
 from eed_search.frontier.points import frontier, latency_kind, run_hypervolume  # noqa: E402
 from eed_search.runs.cost import scaled  # noqa: E402
 from eed_search.runs.ledger import RunView, read_run  # noqa: E402
 from eed_search.runs.records import Interval, Measurement, TrialRecord, pack_bits, unpack_bits  # noqa: E402
-from eed_search.search.racing import incumbents  # noqa: E402
+from eed_search.search.racing.incumbents import choose, incumbents_of  # noqa: E402
 
 NOISE, ARM = 0.01, 0.02  # of a latency: standard deviation, and half of its 95 % interval
 _NEAR = 3  # every third proposal of `near` is random
@@ -163,17 +163,17 @@ def neighbour(problem: Nas201, row: int, rng: np.random.Generator) -> int:
 
 def race(right: Bool[np.ndarray, "trials images"], latencies: Sequence[Interval], workers: int) -> list[int]:
     """Race the trials of one search, and say how many images each one has seen."""
-    ends = look_ends(right.shape[1])
+    ends = interim_sizes(right.shape[1])
     seen: list[int] = []
     for number, (mine, latency) in enumerate(zip(right, latencies, strict=True)):
         done = [n for n in range(max(0, number - workers + 1)) if seen[n] == ends[-1]]
         values = np.array([[1 - right[n].mean(), latencies[n].value] for n in done]).reshape(-1, 2)
-        rivals = [
-            Rival(str(n), latencies[n], float(right[n].mean()), pack_bits(right[n]), ends[-1])
+        incumbents = [
+            Incumbent(str(n), latencies[n], float(right[n].mean()), pack_bits(right[n]), ends[-1])
             for n, on in zip(done, non_dominated(values), strict=True)
             if on
         ]
-        stop = next((end for end in ends[:-1] if beaten_by([latency], [mine[:end]], rivals, ends)), ends[-1])
+        stop = next((end for end in ends[:-1] if beaten_by([latency], [mine[:end]], incumbents, ends)), ends[-1])
         seen.append(stop)
     return seen
 
@@ -232,7 +232,7 @@ class Lived:
         trial: Its number.
         images: Validation images there are.
         seen: Of those, attacked until it was given up.
-        ways: Thresholds that it was held against the rivals with.
+        ways: Thresholds that it was held against the incumbents with.
         passes: Surrogates that each image is attacked through: what an image weighs.
         beaten_by: Who beat it; empty where nobody did.
     """
@@ -268,13 +268,13 @@ def relive(view: RunView, store: Path) -> list[Lived]:
             continue
         there = replace(view, trials={n: kept[n] for n in handed_out[number] if n in kept})
         kind = latency_kind(view)
-        rivals = incumbents.rivals(there, incumbents.choose(there, kind), kind)
+        incumbents = incumbents_of(there, choose(there, kind), kind)
         num = trial.measurement.robust_accuracy.num_samples
         latencies, right = ways(trial, flags)
-        ends, end = look_ends(num), num
+        ends, end = interim_sizes(num), num
         found: tuple[str, ...] = ()
         for end in ends:
-            if end < num and (found := beaten_by(latencies, [row[:end] for row in right], rivals, ends)):
+            if end < num and (found := beaten_by(latencies, [row[:end] for row in right], incumbents, ends)):
                 break
         members = trial.measurement.num_members
         lived.append(Lived(number, num, end, len(right), members + 1 if members > 1 else 1, found))

@@ -9,13 +9,13 @@ kills are used up, and once more to its end. Most kills hit the search with its 
 process (`LocalWorkers`); `--ray-kills` of them hit real Ray. Ledger, Optuna's study on SQLite, MLflow on
 SQLite and the stage of the report are real in both. `--hits` searches for more victims under Ray: the driver, a worker,
 the raylet, the GCS and MLflow's server (which is started again) are killed in turn, in every phase: base, trials and their
-rungs, controls, finals, checks. What must hold of every killed search:
+rungs, baselines, finals, checks. What must hold of every killed search:
 
 - each trial that was finished at some kill is finished at the end, with the same result;
-- trials, parameters, reports at rungs, decisions, rivals, results, frontier and final latencies are the undisturbed search's;
+- trials, parameters, reports at rungs, decisions, incumbents, results, frontier and final latencies are the undisturbed search's;
 - each trial has one end in the ledger, whose events count without a gap;
 - Optuna has each trial once, as the undisturbed study has it, and none RUNNING or WAITING;
-- MLflow has the search once and each trial, control and base once, and nothing RUNNING;
+- MLflow has the search once and each trial, baseline and base once, and nothing RUNNING;
 - no process of a killed driver's Ray session is left;
 - a driver whose raylet or GCS was killed ends by itself, with an error and its trials open.
 """
@@ -58,7 +58,7 @@ from benchmarks.victims import (  # noqa: E402
 )
 from eed_search.config.params import ParamValue  # noqa: E402
 from eed_search.core.errors import EedSearchError, RunError  # noqa: E402
-from eed_search.frontier.estimate import standing  # noqa: E402
+from eed_search.frontier.estimate import estimate_frontier  # noqa: E402
 from eed_search.runs.ledger import FILE_NAME, NO_RESULT, Ledger, RunView, read_run  # noqa: E402
 from eed_search.runs.records import to_json  # noqa: E402
 from eed_search.runs.run_lock import driver_of  # noqa: E402
@@ -76,7 +76,7 @@ _PER_SEARCH = 10  # kills of one search before it may finish
 
 def drive(home: Path, name: str, where: Where, sampler: str, trials: int) -> None:
     """Launch a search, or resume it if its folder is there; the body of the processes that are killed."""
-    from eed_search.config.spec import Controls, Resources, Search, Spec, Threat, Tracking
+    from eed_search.config.spec import Baselines, Resources, Search, Spec, Threat, Tracking
     from eed_search.search import LocalWorkers, Silent
     from eed_search.search.driver import run
     from eed_search.search.resume import resume
@@ -99,7 +99,7 @@ def drive(home: Path, name: str, where: Where, sampler: str, trials: int) -> Non
             sampler=sampler,
             first=first,
         ),
-        controls=Controls(sizes=(0.5,)),
+        baselines=Baselines(sizes=(0.5,)),
         resources=Resources(cpu=float(usable_cores())),
         tracking=Tracking(uri=os.environ.get("EED_KILLS_TRACKING")),
     )
@@ -420,7 +420,7 @@ def _ends_of_itself(process: Driver) -> bool:
 
 def undisturbed(root: Path, sampler: str, trials: int) -> Path:
     """Run the search once without a kill, unless that was done before; gives its home."""
-    calm = root / f"calm-{sampler}-{trials}"
+    calm = root / f"undisturbed-{sampler}-{trials}"
     if not (calm / "run").is_dir():
         _finish(start(calm, "run", "local", sampler, trials))
     return calm
@@ -520,15 +520,19 @@ def compare(calm: Path, killed: Path) -> list[str]:
         ("what Optuna drew", one.drawn, other.drawn),
         ("reports at rungs", one.reports, other.reports),
         ("decisions", decisions(calm), decisions(killed)),
-        ("rivals", one.rivals, other.rivals),
+        ("incumbents", one.incumbents, other.incumbents),
         ("results", one.trials, other.trials),
-        ("controls", one.controls, other.controls),
+        ("baselines", one.baselines, other.baselines),
         ("base", one.base, other.base),
         ("final latencies", one.latencies, other.latencies),
         ("confirmed thresholds", one.confirmed, other.confirmed),
         ("checks on fresh images", one.fresh, other.fresh),
-        ("looks at the frontier's contenders", one.looks, other.looks),
-        ("frontier", [to_json(p) for p in standing(one).front], [to_json(p) for p in standing(other).front]),
+        ("looks at the frontier's candidates", one.validation_rounds, other.validation_rounds),
+        (
+            "frontier",
+            [to_json(p) for p in estimate_frontier(one).front],
+            [to_json(p) for p in estimate_frontier(other).front],
+        ),
     ):
         if was != is_:
             problems.append(f"{what} differ from the undisturbed search's")
@@ -573,7 +577,7 @@ def mlflow_problems(view: RunView) -> list[str]:
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()], max_results=10_000)
     has = Counter(run.data.tags.get("point", "the search") for run in runs)
     named = {"the search", "dense base", *view.confirmed}
-    wanted = named | {c.name for c in view.controls} | {f"{n}.0" for n in view.trials}
+    wanted = named | {c.name for c in view.baselines} | {f"{n}.0" for n in view.trials}
     problems = [f"MLflow has {point} {count} times" for point, count in has.items() if count > 1]
     problems += [f"MLflow lacks {point}" for point in sorted(wanted - has.keys())]
     problems += [f"MLflow has {point}, which is none" for point in sorted(has.keys() - wanted)]

@@ -10,7 +10,7 @@ ladder of narrower networks. What must hold:
 - the slow-down is found (the whole interval above 1.02, A/A's bound) in at least 19 of 20, in each process;
 - both processes rank the ladder alike: Kendall's τ at least 0.95.
 
-Run on 2026-11-21, before only calm rounds counted (20 repeats, AMD EPYC, 2 cores, onnxruntime 1.31.1, nothing else running): A/A within the bounds in 20 and 20 of
+Run on 2026-11-21, before only undisturbed rounds counted (20 repeats, AMD EPYC, 2 cores, onnxruntime 1.31.1, nothing else running): A/A within the bounds in 20 and 20 of
 20, slow-down found in 19 and 20 of 20, τ 1.0: passed.
 
 All raw ratios, the versions, the processor and its load go into the JSON file.
@@ -92,7 +92,7 @@ def measure(repeats: int, width: int) -> dict[str, Any]:
     }
 
 
-def judge(processes: list[dict[str, Any]]) -> dict[str, Any]:
+def evaluate_robustness(processes: list[dict[str, Any]]) -> dict[str, Any]:
     """Hold two processes' measurements against what must hold."""
     from scipy.stats import kendalltau
 
@@ -149,7 +149,7 @@ def main() -> int:
             subprocess.run([sys.executable, __file__, *sizes, "--process", str(part)], check=True)
             processes.append(json.loads(part.read_text()))
         print(f"process {number}: {processes[-1]['seconds']} s, load {processes[-1]['load_after'][0]:.1f}", flush=True)
-    verdict = judge(processes)
+    verdict = evaluate_robustness(processes)
     stored = {
         "date": time.strftime("%Y-%m-%d"),
         "repeats": options.repeats,

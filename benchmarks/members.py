@@ -1,4 +1,4 @@
-"""What is each way to make a member worth? One member of every method, beside `prune` and the from-scratch control.
+"""What is each way to make a member worth? One member of every method, beside `prune` and the from-scratch baseline.
 
     python benchmarks/members.py [search_spaces/digits.yaml] [--home FOLDER] [--size 0.25] [--set key=value ...]
 
@@ -35,13 +35,13 @@ from eed_search.config.plans import plan_members  # noqa: E402
 from eed_search.config.spec import Choice, Spec  # noqa: E402
 from eed_search.core.statistics import paired_difference  # noqa: E402
 from eed_search.ensemble.gate import Gate  # noqa: E402
-from eed_search.evaluation.robust import Judgement  # noqa: E402
+from eed_search.evaluation.robust import RobustEvaluation  # noqa: E402
 from eed_search.models import signature  # noqa: E402
 from eed_search.pipeline.context import StageContext, open_context  # noqa: E402
 from eed_search.pipeline.latency import latency_ratio  # noqa: E402
-from eed_search.pipeline.robustness import judgement  # noqa: E402
+from eed_search.pipeline.robustness import robust_evaluation  # noqa: E402
 from eed_search.pipeline.stage import artifact_name  # noqa: E402
-from eed_search.pipeline.training import control_stage, dense_base, member  # noqa: E402
+from eed_search.pipeline.training import baseline_stage, dense_base, member  # noqa: E402
 from eed_search.runs.records import Accuracy  # noqa: E402
 from eed_search.tracking.text import per_cent  # noqa: E402
 
@@ -62,7 +62,7 @@ def with_members(spec: Spec, **changes: Any) -> Spec:
 
 
 def rows(spec: Spec, home: Path, size: float, recovery: Recovery) -> Iterator[Row]:
-    """Make every network; the controls follow those that are physically smaller."""
+    """Make every network; the baselines follow those that are physically smaller."""
 
     def made(method: Any, kept: float, name: str, **changes: Any) -> Row:
         shop = open_context(with_members(spec, **changes), home / "store", say)
@@ -82,8 +82,8 @@ def rows(spec: Spec, home: Path, size: float, recovery: Recovery) -> Iterator[Ro
     base, _ = dense_base(shop)
     share = round(pruned.member.size_bytes / Member(base).size_bytes, 3)
     yield made("cstar", share, f"cstar, {100 * share:g} % of bytes")
-    for recipe in spec.controls.recoveries:
-        stored = control_stage(shop, size, recipe, base).made_in(shop.store)
+    for recipe in spec.baselines.recoveries:
+        stored = baseline_stage(shop, size, recipe, base).made_in(shop.store)
         yield Row(f"from scratch ({recipe})", shop.read_members(stored)[0], stored.key, stored.seconds)
     yield made("prune", share, f"prune, {100 * share:g} % of weights", granularity="unstructured")
     yield made("learned", share, "learned weights", granularity="unstructured")
@@ -102,15 +102,17 @@ def table(spec: Spec, home: Path, size: float, recovery: Recovery) -> None:
     probe = trial.make_probe(setting)
     shop = open_context(spec, home / "store", say)
     base, base_key = dense_base(shop)
-    dense = judgement(shop, [base], base_key, Gate(), name="the dense base")
+    dense = robust_evaluation(shop, [base], base_key, Gate(), name="the dense base")
     print(f"{'':<28} clean          robust         minus the base's     kept    speed-up        seconds")
     shown(Row("dense base", Member(base), base_key, setting.base.seconds), dense, dense, base, shop, probe)
     for row in rows(spec, home, size, recovery):
-        judged = judgement(shop, [row.member.model], row.key, Gate(), name=row.name)
+        judged = robust_evaluation(shop, [row.member.model], row.key, Gate(), name=row.name)
         shown(row, judged, dense, base, shop, probe)
 
 
-def shown(row: Row, judged: Judgement, dense: Judgement, base: nn.Module, shop: StageContext, probe: Any) -> None:
+def shown(
+    row: Row, judged: RobustEvaluation, dense: RobustEvaluation, base: nn.Module, shop: StageContext, probe: Any
+) -> None:
     """Print one line."""
     ratio = latency_ratio(shop, row.member.model, probe, signature(base, shop.data.image_shape)).ratio
     value, low, high = paired_difference(judged.robust_right, dense.robust_right)

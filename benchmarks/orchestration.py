@@ -2,7 +2,7 @@
 
     python benchmarks/orchestration.py runs/digits-1
 
-Reads a finished run's ledger. While controls and trials run side by side, every slot is either at work on a
+Reads a finished run's ledger. While baselines and trials run side by side, every slot is either at work on a
 stage (training, attacking, timing) or not; what is not is orchestration: handing out, loading, reporting,
 reading what lies in the store, waiting for a stage that another trial computes or for the last trial. The limit is 10 % of the
 slots' time. Waiting for one's turn at the latency probe counts as its stage.
@@ -22,17 +22,17 @@ from eed_search.core.errors import RunError
 from eed_search.runs.ledger import FILE_NAME, Event, Ledger
 
 LIMIT = 0.10
-PHASE = "controls and trials"
+PHASE = "baselines and trials"
 
 
 @dataclass(frozen=True)
 class Account:
-    """Where the slots' seconds went while controls and trials ran.
+    """Where the slots' seconds went while baselines and trials ran.
 
     Attributes:
         phase_s: Length of the phase.
         slots: Trials that run at once.
-        controls_s: Until each control's end, from the phase's start: they come first.
+        controls_s: Until each baseline's end, from the phase's start: they come first.
         stages_s: The stages that trials computed.
         found_s: The stages that trials found in the store, reading and waiting for who computed them.
         trials_s: The trials, from their first line to their last.
@@ -77,7 +77,7 @@ def main() -> int:
     """Print the account of a run."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("run", type=Path, help="a finished run's folder")
-    parser.add_argument("--slots", type=int, default=2, help="trials that ran at once (2); controls at most as many")
+    parser.add_argument("--slots", type=int, default=2, help="trials that ran at once (2); baselines at most as many")
     options = parser.parse_args()
     try:
         with Ledger(options.run / FILE_NAME) as ledger:
@@ -87,7 +87,7 @@ def main() -> int:
         return 2
     print(f"{PHASE}: {found.phase_s:.1f} s with {found.slots} slots")
     print(
-        f"  controls {found.controls_s:.1f} s, trials {found.trials_s:.1f} s, of these in stages {found.stages_s:.1f} s and in"
+        f"  baselines {found.controls_s:.1f} s, trials {found.trials_s:.1f} s, of these in stages {found.stages_s:.1f} s and in"
         f" stages of others {found.found_s:.1f} s"
     )
     print(f"  beyond the stages' own time: {100 * found.share:.1f} % (limit {100 * LIMIT:.0f} %)")

@@ -4,10 +4,10 @@
 
 - `defaults`: `ParetoRacing` as it comes; in the end the paused trials are finished that may still belong to the frontier.
 - `stopped`: `finish_undecided=False`; in the end they are stopped.
-- `launch`: `Racing`, as `eed-search launch` uses it: two rungs, 300 images, trials held against each other image by image.
+- `launch`: `RungScheduler`, as `eed-search launch` uses it: two rungs, 300 images, trials held against each other image by image.
 
 Random trials report two metrics, the first with noise of 0.02, at each level. What is timed, in real time: the decision on a report
-(`on_trial_result`, `Racing.reported`) and the choice of what to run next (`choose_trial_to_run`, `Racing.to_resume`), each
+(`on_trial_result`, `RungScheduler.reported`) and the choice of what to run next (`choose_trial_to_run`, `RungScheduler.to_resume`), each
 time it is asked for. What must hold at 1,000 trials: a median of at most 5 ms each.
 """
 
@@ -29,9 +29,9 @@ from ray.tune.search import Searcher  # noqa: E402
 
 from benchmarks.simulator import simulate  # noqa: E402
 from eed_search.core.statistics import clopper_pearson  # noqa: E402
-from eed_search.runs.ledger import RungReport  # noqa: E402
+from eed_search.runs.ledger import RungRecord  # noqa: E402
 from eed_search.runs.records import pack_bits  # noqa: E402
-from eed_search.search.racing.rung_scheduler import Racing  # noqa: E402
+from eed_search.search.racing.rung_scheduler import RungScheduler  # noqa: E402
 from eed_search.tune.pareto_racing import ParetoRacing  # noqa: E402
 from tests.tracking.factories import make_measurement, make_trial  # noqa: E402
 
@@ -91,12 +91,12 @@ def race(num_trials: int, levels: int, workers: int, finish_undecided: bool) -> 
 
 
 def launch(num_trials: int) -> tuple[Sequence[float], Sequence[float]]:
-    """Race random trials with `Racing`, one worker.
+    """Race random trials with `RungScheduler`, one worker.
 
     Returns:
         Seconds of each decision, and of each choice.
     """
-    racing, dice = Racing(3), np.random.default_rng(0)
+    racing, dice = RungScheduler(3), np.random.default_rng(0)
     seconds: dict[str, list[float]] = {"reported": [], "to_resume": []}
     trials: list[tuple[float, float, np.ndarray]] = []
 
@@ -125,7 +125,7 @@ def launch(num_trials: int) -> tuple[Sequence[float], Sequence[float]]:
             right = np.linspace(0, 0.8, NUM_IMAGES) + 0.2 * luck < robust
             low, high = clopper_pearson(int(right.sum()), NUM_IMAGES)
             metrics = {"robust_accuracy": float(right.mean()), "robust_accuracy_low": low, "robust_accuracy_high": high}
-            report = RungReport(
+            report = RungRecord(
                 rung, metrics | {"latency_ms": latency}, robust_hex=pack_bits(right), num_samples=NUM_IMAGES
             )
             verdict = timed(racing.reported, number, report)

@@ -77,9 +77,9 @@ def measure(folder: Path, *, slots: int, raylets: int, trials: int, seconds: flo
     }
     from ray.cluster_utils import Cluster
 
-    from eed_search.config.spec import Controls, Resources, Search, Spec, Threat
+    from eed_search.config.spec import Baselines, Resources, Search, Spec, Threat
     from eed_search.search import Silent, run
-    from eed_search.search.execution.ray_cluster import joined_ray
+    from eed_search.search.execution.ray_cluster import on_ray_cluster
     from tests.cluster import sleeping_pipeline
 
     each = [slots // raylets + (i < slots % raylets) for i in range(raylets)]
@@ -94,11 +94,11 @@ def measure(folder: Path, *, slots: int, raylets: int, trials: int, seconds: flo
             search=Search.model_validate(
                 {"trials": trials, "racing": False, "sampler": sampler, "trial_timeout_s": None}
             ),
-            controls=Controls(sizes=()),
+            baselines=Baselines(sizes=()),
             resources=Resources(cpu=1),
         )
         begin = time.monotonic()
-        with joined_ray(cluster.address) as workers:
+        with on_ray_cluster(cluster.address) as workers:
             view = run(
                 spec, home=folder / "home", name="one", pipeline=sleeping_pipeline, listener=Silent(), workers=workers
             )

@@ -27,10 +27,10 @@ from eed_search.ensemble.diversity import robust_diversity
 from eed_search.ensemble.gate import RUNS_ALL, Gate
 from eed_search.evaluation.image_race import ImageRace
 from eed_search.evaluation.latency import LatencyProbe, Probe, additive_latency
-from eed_search.evaluation.sequential_test import OUTRACED, Rival
+from eed_search.evaluation.sequential_test import DOMINATED, Incumbent
 from eed_search.evaluation.timing import MACHINE, Clock
-from eed_search.frontier.points import constraint_excess
-from eed_search.frontier.static_constraints import Form, excess_beforehand
+from eed_search.frontier.points import violations
+from eed_search.frontier.static_constraints import ArchitectureProfile, static_violations
 from eed_search.models import count_macs, signature
 from eed_search.pipeline.context import Report, StageContext, open_context
 from eed_search.pipeline.latency import Deployed, cascades, latency_ratio, machine_name, sentinel
@@ -43,11 +43,18 @@ from eed_search.pipeline.measurement import (
     under_attack,
     worthwhile_thresholds,
 )
-from eed_search.pipeline.robustness import judgement, slow_down, transfer_failures
+from eed_search.pipeline.robustness import robust_evaluation, slow_down, transfer_failures
 from eed_search.pipeline.search_context import SearchContext
 from eed_search.pipeline.stage import artifact_name
 from eed_search.pipeline.team import assemble, find_networks
-from eed_search.pipeline.training import check_sizes, control_stage, dense_base, known_form, known_forms, team_stage
+from eed_search.pipeline.training import (
+    baseline_stage,
+    check_sizes,
+    dense_base,
+    known_profile,
+    known_profiles,
+    team_stage,
+)
 from eed_search.runs.cost import moved, scaled
 from eed_search.runs.data_facts import DataFacts
 from eed_search.runs.records import (
@@ -57,7 +64,7 @@ from eed_search.runs.records import (
     Latency,
     Measurement,
     Reference,
-    RungReading,
+    RungResult,
     TrialRecord,
     pack_bits,
 )
@@ -86,7 +93,7 @@ def train_base(spec: Spec, store_root: Path, report: Report) -> None:
     context = open_context(spec, store_root, report, whole_machine=True)
     check_sizes(context)
     base, base_key = dense_base(context)
-    judgement(context, [base], base_key, Gate(), name="the dense base")
+    robust_evaluation(context, [base], base_key, Gate(), name="the dense base")
 
 
 def prepare(spec: Spec, store_root: Path, report: Report) -> SearchContext:
@@ -112,7 +119,7 @@ def prepare(spec: Spec, store_root: Path, report: Report) -> SearchContext:
     base, base_key = dense_base(context)
     trained = context.store.load(artifact_name("base", base_key))
     seconds = trained.seconds or time.perf_counter() - start
-    judged = judgement(context, [base], base_key, Gate(), name="the dense base")
+    judged = robust_evaluation(context, [base], base_key, Gate(), name="the dense base")
     report("reference latency")
     probe = _probe(context, base, "plain")
     reference = probe.reference_ms()
@@ -126,11 +133,11 @@ def prepare(spec: Spec, store_root: Path, report: Report) -> SearchContext:
         epochs=spec.base.epochs,
         decays=spec.base.schedule != "constant",
     )
-    forms = []
-    for size, network in known_forms(context):
+    profiles = []
+    for size, network in known_profiles(context):
         estimate = latency_ratio(context, network, probe, _reference(base, context.data.image_shape, "plain"))
         if size is not None:
-            forms.append(Form(size, estimate.ratio.value, Member(network).size_bytes))
+            profiles.append(ArchitectureProfile(size, estimate.ratio.value, Member(network).size_bytes))
     return SearchContext(
         spec,
         str(store_root),
@@ -140,7 +147,7 @@ def prepare(spec: Spec, store_root: Path, report: Report) -> SearchContext:
         context.data.image_shape,
         machine_name(),
         (*notes, *([brief] if brief else ()), *context.store.remade),
-        tuple(forms),
+        tuple(profiles),
     )
 
 
@@ -157,8 +164,8 @@ def run(
     probe: Probe,
     report: Report,
     rung: int | None = None,
-    rivals: Sequence[Rival] = (),
-) -> TrialRecord | RungReading:
+    incumbents: Sequence[Incumbent] = (),
+) -> TrialRecord | RungResult:
     """Run one trial, to its end or to a rung on the way.
 
     A trial that goes on from a rung begins anew and finds what it had done in the store.
@@ -170,7 +177,7 @@ def run(
         probe: Measures the latency of a network against the dense base.
         report: Told which stage runs.
         rung: Where to stop: 0 with the recovered members, 1 after the joint fine-tune; none: at its end.
-        rivals: Points that the trained team is held against while it is attacked; none: to its end.
+        incumbents: Points that the trained team is held against while it is attacked; none: to its end.
 
     Returns:
         At a rung what was measured there. Else, and where it ends before, a record: `done` with its
@@ -181,8 +188,8 @@ def run(
     context = open_context(setting.spec, setting.store_root, report)
     record = TrialRecord(number, params.to_flat(), "done")
     try:
-        found = _run(record, params, setting, context, probe, rung, rivals)
-        if isinstance(found, RungReading):
+        found = _run(record, params, setting, context, probe, rung, incumbents)
+        if isinstance(found, RungResult):
             return replace(found, stages=tuple(context.store.uses), seconds=time.perf_counter() - start)
         record = found
     except TrialFailure as failure:
@@ -206,14 +213,14 @@ def _run(
     context: StageContext,
     probe: Probe,
     rung: int | None,
-    rivals: Sequence[Rival],
-) -> TrialRecord | RungReading:
+    incumbents: Sequence[Incumbent],
+) -> TrialRecord | RungResult:
     spec = setting.spec
     base, base_key = dense_base(context)
     reference = _reference(base, setting.image_shape, setting.denominator)
-    excess = _excess_beforehand(params, setting, context, probe, reference)
-    if any(value > 0 for value in excess.values()):
-        return _judged_by_constraints(record, excess)
+    violation = _static_violations(params, setting, context, probe, reference)
+    if any(value > 0 for value in violation.values()):
+        return _infeasible(record, violation)
 
     found = assemble(context, params, base)
     members, diversity, notes = found.members, found.diversity, list(found.notes)
@@ -232,20 +239,20 @@ def _run(
     gate = gate_of(spec.gate, params.gate_threshold)
     ratios = [latency_ratio(context, m.model, probe, reference) for m in team]
     dense_ms = setting.base.measurement.latency.latency_ms.value
-    race = ImageRace(rivals, ratios, dense_ms, setting.gate_ms, spec.search.latency_objective)
-    judged = judgement(
+    race = ImageRace(incumbents, ratios, dense_ms, setting.gate_ms, spec.search.latency_objective)
+    judged = robust_evaluation(
         context,
         [m.model for m in team],
         stored.key,
         gate,
         name="the team",
         sweep=spec.gate.sweep > 0,
-        in_looks=spec.search.image_racing,
+        sequential=spec.search.image_racing,
         beaten=race.beaten_by,
     )
     if not judged.finished:
         stop = race.stop(judged)
-        record = replace(record, outcome="pruned", reason=OUTRACED, message=stop.message, stop=stop)
+        record = replace(record, outcome="pruned", reason=DOMINATED, message=stop.message, stop=stop)
         return replace(record, robust_diversity=diversity, notes=tuple(notes))
     slow = slow_down(context, [m.model for m in team], stored.key, gate, name="the team", thresholds=judged.thresholds)
     measurement = measure(team, judged, slow, ratios, setting, artifact=artifact_name("team", stored.key))
@@ -257,23 +264,25 @@ def _run(
         ]
     swept = worthwhile_thresholds(team, judged, slow, ratios, setting, measurement)
     record = replace(record, measurement=measurement, robust_diversity=diversity, notes=tuple(notes), swept=swept)
-    return _judged_by_constraints(record, constraint_excess(spec.search.constraints, measurement, setting.base))
+    return _infeasible(record, violations(spec.search.constraints, measurement, setting.base))
 
 
-def _excess_beforehand(
+def _static_violations(
     params: TrialParams, setting: SearchContext, context: StageContext, probe: Probe, reference: str
 ) -> dict[str, float]:
     """By how much a team breaks the limits that need no training; nothing where its form is not known before."""
     spec = setting.spec
-    networks = [network for choice in params.members if (network := known_form(context, choice)) is not None]
+    networks = [network for choice in params.members if (network := known_profile(context, choice)) is not None]
     if len(networks) < len(params.members) or spec.team.mode != "direct":
         return {}
-    forms = [
-        Form(choice.size, latency_ratio(context, network, probe, reference).ratio.value, Member(network).size_bytes)
+    profiles = [
+        ArchitectureProfile(
+            choice.size, latency_ratio(context, network, probe, reference).ratio.value, Member(network).size_bytes
+        )
         for choice, network in zip(params.members, networks, strict=True)
     ]
     dense_ms = setting.base.measurement.latency.latency_ms.value
-    return excess_beforehand(forms, spec.search.constraints, dense_ms, setting.gate_ms)
+    return static_violations(profiles, spec.search.constraints, dense_ms, setting.gate_ms)
 
 
 def _reading(
@@ -284,11 +293,11 @@ def _reading(
     setting: SearchContext,
     context: StageContext,
     probe: Probe,
-) -> RungReading:
+) -> RungResult:
     """Measure a team on its way: a part of the images under a part of the steps, no sweep."""
     spec = setting.spec
     gate = gate_of(spec.gate, params.gate_threshold)
-    judged = judgement(context, team, key, gate, name=f"the team at rung {rung}", share=_RUNG_SHARE)
+    judged = robust_evaluation(context, team, key, gate, name=f"the team at rung {rung}", share=_RUNG_SHARE)
     reference = _reference(dense_base(context)[0], setting.image_shape, setting.denominator)
     shares = exit_shares(judged.members_run, len(team))
     latency = additive_latency(
@@ -305,7 +314,7 @@ def _reading(
         slow = slow_down(context, team, key, gate, name=f"the team at rung {rung}", share=_RUNG_SHARE)
         runs = (exit_shares(run, len(team)) for run in (judged.attacked_run, slow.run))
         ranks = scaled(ranks, max(moved(latency, shares, run) for run in runs))
-    return RungReading(rung, Accuracy.of(judged.robust_right), ranks, pack_bits(judged.robust_right))
+    return RungResult(rung, Accuracy.of(judged.robust_right), ranks, pack_bits(judged.robust_right))
 
 
 def confirm(
@@ -325,7 +334,7 @@ def confirm(
     stored = find_networks(context, artifact, params)
     team = [m.model for m in context.read_members(stored)]
     gate = gate_of(spec.gate, params.gate_threshold)
-    judged = judgement(context, team, stored.key, gate, name="a swept threshold")
+    judged = robust_evaluation(context, team, stored.key, gate, name="a swept threshold")
     slow = slow_down(context, team, stored.key, gate, name="a swept threshold")
     macs = [count_macs(network, setting.image_shape) for network in team]
     return replace(
@@ -343,7 +352,7 @@ def recheck(
 
     Args:
         artifact: `stage/key` of the networks in the store.
-        params: Of the point, for its gate; none for the base and the controls.
+        params: Of the point, for its gate; none for the base and the baselines.
         images: The first of the fresh images, and one past the last.
         setting: What all trials share.
         report: Told which stage runs.
@@ -353,14 +362,14 @@ def recheck(
     stored = find_networks(context, artifact, params)
     networks = [m.model for m in context.read_members(stored)]
     gate = gate_of(spec.gate, params.gate_threshold if params else RUNS_ALL)
-    judged = judgement(context, networks, stored.key, gate, name="fresh images", split="fresh", part=images)
+    judged = robust_evaluation(context, networks, stored.key, gate, name="fresh images", split="fresh", part=images)
     robust, bits = robust_accuracy(judged, spec), pack_bits(judged.robust_right)
     return FreshCheck(Accuracy.of(judged.clean_right), robust, bits, tuple(context.store.remade))
 
 
-def _judged_by_constraints(record: TrialRecord, excess: Mapping[str, float]) -> TrialRecord:
-    broken = {name: value for name, value in excess.items() if value > 0}
-    record = replace(record, constraints=dict(excess))
+def _infeasible(record: TrialRecord, violation: Mapping[str, float]) -> TrialRecord:
+    broken = {name: value for name, value in violation.items() if value > 0}
+    record = replace(record, constraints=dict(violation))
     if not broken:
         return record
     name = next(iter(broken))
@@ -371,10 +380,10 @@ def _judged_by_constraints(record: TrialRecord, excess: Mapping[str, float]) -> 
 # ---------------------------------------------------------------- beside the trials
 
 
-def control(size: float, setting: SearchContext, probe: Probe, report: Report) -> Reference:
+def baseline(size: float, setting: SearchContext, probe: Probe, report: Report) -> Reference:
     """Train small networks from scratch, one for each recovery, and keep the more robust one.
 
-    The control that every point must beat: the architecture of a channel member of this size,
+    The baseline that every point must beat: the architecture of a channel member of this size,
     trained for as many epochs as base, member and joint fine-tune together.
 
     Args:
@@ -387,16 +396,16 @@ def control(size: float, setting: SearchContext, probe: Probe, report: Report) -
     context = open_context(spec, setting.store_root, report)
     base, _ = dense_base(context)
     found = []
-    for recovery in spec.controls.recoveries:
-        stored = control_stage(context, size, recovery, base).made_in(context.store)
+    for recovery in spec.baselines.recoveries:
+        stored = baseline_stage(context, size, recovery, base).made_in(context.store)
         network = context.read_members(stored)[0]
-        judged = judgement(context, [network.model], stored.key, Gate(), name="the control")
+        judged = robust_evaluation(context, [network.model], stored.key, Gate(), name="the baseline")
         found.append(
             (float(judged.robust_right.mean()), float(judged.clean_right.mean()), recovery, stored, network, judged)
         )
     _, _, recovery, stored, network, judged = max(found, key=lambda row: row[:2])
     ratio = latency_ratio(context, network.model, probe, _reference(base, setting.image_shape, setting.denominator))
-    slow = slow_down(context, [network.model], stored.key, Gate(), name="the control")
+    slow = slow_down(context, [network.model], stored.key, Gate(), name="the baseline")
     measurement = measure([network], judged, slow, [ratio], setting, artifact=artifact_name("control", stored.key))
     name = f"from scratch {round(100 * size)} % ({recovery})"
     return Reference(name, measurement, stored.seconds, size, recovery, tuple(context.store.remade))
@@ -412,7 +421,7 @@ def final_latencies(
 
     Args:
         classifiers: For each the `stage/key` of its networks in the store, and the trial's parameters for
-            its gate; no parameters for the base and the controls.
+            its gate; no parameters for the base and the baselines.
         repeats: How often each was timed before; what lies in the store for that number is not timed again.
         setting: What all trials share.
         report: Told what is going on.

@@ -23,7 +23,7 @@ from eed_search.core.errors import Diverged
 from eed_search.pipeline import training
 from eed_search.pipeline.context import StageContext, open_context
 from eed_search.pipeline.team import assemble
-from eed_search.pipeline.training import control_stage, dense_base, member, team_stage, undefended
+from eed_search.pipeline.training import baseline_stage, dense_base, member, team_stage, undefended
 from eed_search.storage.store import sha256_of
 from eed_search.training import checkpoints
 from tests.cli.calling import ROOT, environment
@@ -270,7 +270,7 @@ SPACE = {"space": {"size": [0.5, 1.0], "method": ["prune", "radmm", "cstar", "le
 
 
 def the_control(shop: StageContext) -> object:
-    return control_stage(shop, 0.5, "distill", dense_base(shop)[0]).made_in(shop.store)
+    return baseline_stage(shop, 0.5, "distill", dense_base(shop)[0]).made_in(shop.store)
 
 
 def the_twin(shop: StageContext) -> object:
@@ -302,7 +302,7 @@ def the_team(shop: StageContext) -> object:
     "make", [the_control, the_twin, a_member, a_radmm_member, a_cstar_member, a_learned_member, the_team]
 )
 def test_every_other_training_goes_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Make) -> None:
-    """Controls, members in each of their parts, teams: cut off again and again, the same bytes."""
+    """Baselines, members in each of their parts, teams: cut off again and again, the same bytes."""
     finetune = {"epochs": 2, "batch_size": 32, "attack": {"steps": 1}}
     members = {**TINY["members"], "finetune": finetune, "radmm": RADMM, "learned": {**finetune}}
     members["cstar"] = {k: v for k, v in RADMM.items() if k != "set"} | {"block": 1}

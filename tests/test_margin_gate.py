@@ -21,8 +21,8 @@ from eed_search.ensemble.gate import GatedEnsemble, MarginGate
 from eed_search.evaluation import probes
 from eed_search.pipeline import export
 from eed_search.pipeline.context import open_context
-from eed_search.pipeline.robustness import judgement
-from eed_search.pipeline.targets import Wishes, from_bundle
+from eed_search.pipeline.robustness import robust_evaluation
+from eed_search.pipeline.targets import AttackOptions, from_bundle
 from eed_search.runs.records import Point, TrialRecord
 from tests.test_trial import Session, params, silent, spec_with, view_of
 
@@ -81,11 +81,11 @@ def test_swept_leads_are_bounds_that_an_attack_confirms(session: Session, pair: 
     models = list(team_of(session, pair, LEAD).members)
     assert pair.measurement is not None
     key = pair.measurement.artifact.partition("/")[2]
-    swept = judgement(shop, models, key, MarginGate(LEAD), name="the team", sweep=True)
+    swept = robust_evaluation(shop, models, key, MarginGate(LEAD), name="the team", sweep=True)
     assert len(swept.thresholds) > 3
     assert swept.thresholds.max() > 1
     for i in (0, len(swept.thresholds) // 2, len(swept.thresholds) - 1):
-        own = judgement(shop, models, key, MarginGate(float(swept.thresholds[i])), name="the team")
+        own = robust_evaluation(shop, models, key, MarginGate(float(swept.thresholds[i])), name="the team")
         assert np.array_equal(own.members_run, swept.swept_members_run[i])
         assert np.array_equal(own.clean_right, swept.swept_clean_right[i])
         assert own.robust_right.sum() <= swept.swept_robust_right[i].sum() + 1
@@ -121,7 +121,7 @@ def test_the_bundle_is_attacked_behind_its_own_gate(session: Session, pair: Tria
     split = Split(shop.data.train.images[:60], shop.data.train.labels[:60])
     file = bundle.parent / "images.npz"
     np.savez(file, images=split.images.numpy(), labels=split.labels.numpy())
-    target = from_bundle(bundle, Wishes(1, 0.1, file), silent)
+    target = from_bundle(bundle, AttackOptions(1, 0.1, file), silent)
     assert target.team.gate == MarginGate(LEAD)
     team = team_of(session, pair, LEAD)
     held = [probes.pgd(one, split, eps=0.1, steps=10, seed=0) for one in (team, target.team)]

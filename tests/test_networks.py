@@ -21,7 +21,7 @@ def shop(
     *,
     side: int = 16,
     methods: tuple[str, ...] = ("prune",),
-    controls: tuple[float, ...] = (0.5,),
+    baselines: tuple[float, ...] = (0.5,),
 ) -> StageContext:
     for split, count in (("train", 60), ("test", 20)):
         pixels = np.random.default_rng(0).integers(0, 256, (count, side, side, 3)).astype(np.uint8)
@@ -32,7 +32,7 @@ def shop(
         "data": {"source": "npz", "path": str(folder), "num_validation": 10, "num_fresh": 10},
         "model": {"name": model, "width": 8},
         "members": {"block": 4, "cstar": {"block": 1}},
-        "controls": {"sizes": list(controls)},
+        "baselines": {"sizes": list(baselines)},
         "search": {"space": {"method": list(methods), "size": 0.5}},
     }
     return StageContext(parse(plain, "x"), Store(folder / "store"), lambda text: None)
@@ -53,9 +53,9 @@ def test_layers_that_stay_dense_are_noted(tmp_path: Path) -> None:
 def test_a_network_of_which_nothing_can_be_removed_is_refused_for_channels_alone(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="shufflenet_v2_x0_5: which layers share channels cannot be traced"):
         check_sizes(shop(tmp_path, "torchvision:shufflenet_v2_x0_5"))
-    with pytest.raises(ModelError, match=r"controls\.sizes: .*traced.*; or go without controls: \[\]"):
+    with pytest.raises(ModelError, match=r"baselines\.sizes: .*traced.*; or go without baselines: \[\]"):
         check_sizes(shop(tmp_path, "torchvision:shufflenet_v2_x0_5", methods=("cstar",)))
-    without = shop(tmp_path, "torchvision:shufflenet_v2_x0_5", methods=("cstar",), controls=())
+    without = shop(tmp_path, "torchvision:shufflenet_v2_x0_5", methods=("cstar",), baselines=())
     assert len(check_sizes(without)) == 1
     assert sentinel(without)
 

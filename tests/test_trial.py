@@ -27,7 +27,7 @@ from eed_search.pipeline.context import open_context
 from eed_search.pipeline.training import base_stage
 from eed_search.runs.cost import attacked_speedup, latency_of
 from eed_search.runs.ledger import Event, EventKind, RunView, fold
-from eed_search.runs.records import FreshCheck, Point, RungReading, TrialRecord, to_json, unpack_bits
+from eed_search.runs.records import FreshCheck, Point, RungResult, TrialRecord, to_json, unpack_bits
 from eed_search.search.sampling.proposals import first_proposals, suggest
 from eed_search.storage.store import Artifact
 from tests.evaluation.clocks import COMPUTING, ticking
@@ -42,7 +42,7 @@ TINY: dict[str, Any] = {
     "joint": {"epochs": 1, "batch_size": 32, "attack": {"steps": 1}},
     "evaluation": {"steps": 3},
     "latency": {"rounds": 3, "final_rounds": 3, "final_calls": 100, "final_processes": 1, "block_ms": 1},
-    "controls": {"sizes": [0.5]},
+    "baselines": {"sizes": [0.5]},
     "search": {"trials": 2, "space": {"size": [0.5, 1.0]}},
 }
 
@@ -279,8 +279,8 @@ def test_a_rung_reports_the_latency_that_ranks(pair: TrialRecord, session: Sessi
     chosen, probe = TrialParams.from_flat(pair.params), trial.make_probe(setting, ticking())
     clean = trial.run(7, chosen, setting, probe, silent, 1)
     ranked = trial.run(7, chosen, other, probe, silent, 1)
-    assert isinstance(clean, RungReading)
-    assert isinstance(ranked, RungReading)
+    assert isinstance(clean, RungResult)
+    assert isinstance(ranked, RungResult)
     step_ms = setting.base.measurement.latency.latency_ms.value + setting.gate_ms
     assert step_ms <= clean.latency_ms.value <= ranked.latency_ms.value <= 2 * step_ms
     if kind == "worst_case":
@@ -345,10 +345,10 @@ def test_a_pool_s_team_is_chosen_by_robust_diversity(tmp_path: Path) -> None:
 
 def test_a_control_is_the_better_of_its_recoveries(session: Session) -> None:
     """Both are trained for as many epochs as a deployed member saw; the more robust one is shown."""
-    control = trial.control(0.5, session.setting, session.probe, silent)
-    assert control.recipe in ("labels", "distill")
-    assert control.name == f"from scratch 50 % ({control.recipe})"
-    assert control.measurement.macs < 0.4 * session.setting.base.measurement.macs
+    baseline = trial.baseline(0.5, session.setting, session.probe, silent)
+    assert baseline.recipe in ("labels", "distill")
+    assert baseline.name == f"from scratch 50 % ({baseline.recipe})"
+    assert baseline.measurement.macs < 0.4 * session.setting.base.measurement.macs
 
 
 def view_of(session: Session, record: TrialRecord) -> tuple[RunView, Point]:
@@ -394,7 +394,7 @@ def test_a_trial_stops_at_its_rungs_and_finds_its_work_again(pair: TrialRecord, 
     readings = [trial.run(7, params, session.setting, session.probe, silent, rung) for rung in (0, 1)]
     num = session.setting.base.measurement.robust_accuracy.num_samples
     for rung, reading in enumerate(readings):
-        assert isinstance(reading, RungReading)
+        assert isinstance(reading, RungResult)
         assert reading.rung == rung
         assert reading.robust_accuracy.num_samples == num // 2
         assert 0 < reading.latency_ms.low <= reading.latency_ms.value
@@ -481,7 +481,7 @@ def test_a_rung_says_what_was_altered(pair: TrialRecord, damaged: Session) -> No
     (key, *_) = [use.key for use in pair.stages if use.stage == "member.1"]
     flip(Path(damaged.setting.store_root) / "member.1" / key / "meta.json")
     reading = trial.run(7, TrialParams.from_flat(pair.params), damaged.setting, damaged.probe, silent, 0)
-    assert isinstance(reading, RungReading)
+    assert isinstance(reading, RungResult)
     (note,) = notes_of("report", to_json(reading) | {"metrics": reading.metrics()}, 7)
     assert f"member.1/{key}/meta.json has another hash" in note
 
@@ -515,13 +515,13 @@ def test_a_team_that_is_lost_is_made_again_where_it_is_confirmed(
 
 
 def test_lost_networks_are_made_again_for_the_fresh_images_and_the_clock(pair: TrialRecord, damaged: Session) -> None:
-    """Base, control and team; the first of those timed together says it for all."""
+    """Base, baseline and team; the first of those timed together says it for all."""
     assert pair.measurement is not None
-    control = trial.control(0.5, damaged.setting, damaged.probe, silent)
-    assert control.remade == ()
+    baseline = trial.baseline(0.5, damaged.setting, damaged.probe, silent)
+    assert baseline.remade == ()
     chosen = TrialParams.from_flat(pair.params)
     store = Path(damaged.setting.store_root)
-    lost = [pair.measurement.artifact, control.measurement.artifact, damaged.setting.base.measurement.artifact]
+    lost = [pair.measurement.artifact, baseline.measurement.artifact, damaged.setting.base.measurement.artifact]
     for artifact in lost:
         shutil.rmtree(store / artifact)
     asked = [(lost[0], chosen), (lost[1], None), (lost[2], None)]

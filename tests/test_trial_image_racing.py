@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from eed_search import trial
-from eed_search.evaluation.robust import Examination
-from eed_search.evaluation.sequential_test import OUTRACED, Rival, look_ends
-from eed_search.runs.records import Interval, RungReading, TrialRecord, pack_bits
+from eed_search.evaluation.robust import RobustEvaluator
+from eed_search.evaluation.sequential_test import DOMINATED, Incumbent, interim_sizes
+from eed_search.runs.records import Interval, RungResult, TrialRecord, pack_bits
 from eed_search.storage.store import Store
 from tests.test_trial import Session, params, silent, spec_with
 
 NUM = 40
 CHOSEN = params(("nis", 0.5), ("bnsf", 1.0))
-PERFECT = Rival("3.0", Interval(1e-6, 1e-6, 1e-6), 1.0, pack_bits(np.ones(NUM, bool)), NUM)
+PERFECT = Incumbent("3.0", Interval(1e-6, 1e-6, 1e-6), 1.0, pack_bits(np.ones(NUM, bool)), NUM)
 
 
 @pytest.fixture(scope="module")
@@ -31,34 +31,34 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
 def attacked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The images that are attacked, each time one is."""
     images: list[int] = []
-    attack = Examination._attack
+    attack = RobustEvaluator._attack
 
-    def count(self: Examination, where: slice) -> None:
+    def count(self: RobustEvaluator, where: slice) -> None:
         images.extend(range(where.start, where.stop))
         attack(self, where)
 
-    monkeypatch.setattr(Examination, "_attack", count)
+    monkeypatch.setattr(RobustEvaluator, "_attack", count)
     return images
 
 
-def run(session: Session, *rivals: Rival, **changes: Any) -> TrialRecord:
+def run(session: Session, *incumbents: Incumbent, **changes: Any) -> TrialRecord:
     chosen = replace(CHOSEN, **changes)
-    found = trial.run(7, chosen, session.setting, session.probe, silent, None, rivals)
-    assert not isinstance(found, RungReading)
+    found = trial.run(7, chosen, session.setting, session.probe, silent, None, incumbents)
+    assert not isinstance(found, RungResult)
     return found
 
 
 def test_a_team_that_is_surely_beaten_is_given_up_and_later_goes_on_from_there(
     session: Session, attacked: list[int]
 ) -> None:
-    """Beaten at a look, and again at the same one; without rivals only the other images are attacked."""
+    """Beaten at a look, and again at the same one; without incumbents only the other images are attacked."""
     run(session, beta=0.5)  # the members, the base: not again below
     attacked.clear()
     beaten = run(session, PERFECT)
-    assert (beaten.outcome, beaten.reason, beaten.measurement, beaten.swept) == ("pruned", OUTRACED, None, ())
+    assert (beaten.outcome, beaten.reason, beaten.measurement, beaten.swept) == ("pruned", DOMINATED, None, ())
     assert beaten.stop is not None
     seen = beaten.stop.num_images
-    assert seen in look_ends(NUM)[:-1]
+    assert seen in interim_sizes(NUM)[:-1]
     assert attacked == list(range(seen))
     assert beaten.stop.beaten_by == ("3.0",)
     again = run(session, PERFECT)
@@ -80,9 +80,9 @@ def test_a_team_that_is_not_given_up_has_the_bits_that_it_has_without_rivals(
     harmless = replace(PERFECT, latency_ms=Interval(1e6, 1e6, 1e6))
     alone = run(session, gate_threshold=0.6)
     assert alone.measurement is not None
-    judgement = next(use for use in alone.stages if use.stage.startswith("judgement") and not use.hit)
+    robust_evaluation = next(use for use in alone.stages if use.stage.startswith("judgement") and not use.hit)
     store = Store(Path(session.setting.store_root))
-    folder = store._folder(judgement.stage, judgement.key)
+    folder = store._folder(robust_evaluation.stage, robust_evaluation.key)
     folder.rename(folder.with_name("elsewhere"))
     attacked.clear()
     raced = run(session, harmless, gate_threshold=0.6)
@@ -96,15 +96,15 @@ def test_a_team_that_is_not_given_up_has_the_bits_that_it_has_without_rivals(
 def test_a_trial_that_was_killed_between_looks_attacks_no_image_twice(
     session: Session, attacked: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    so_far = Examination.so_far
+    so_far = RobustEvaluator.so_far
 
-    def killed(self: Examination) -> Any:
+    def killed(self: RobustEvaluator) -> Any:
         if self.num_attacked == 20:
             raise KeyboardInterrupt
         return so_far(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Examination, "so_far", killed)
+        patch.setattr(RobustEvaluator, "so_far", killed)
         with pytest.raises(KeyboardInterrupt):
             run(session, gate_threshold=0.7)
     done = 10  # what the look before had kept

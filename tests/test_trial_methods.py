@@ -19,7 +19,7 @@ from eed_search.core.errors import ModelError
 from eed_search.deployment.bundle import verify
 from eed_search.pipeline import export
 from eed_search.pipeline.context import open_context
-from eed_search.pipeline.training import base_stage, control_recipe, dense_base, member, member_stage, scores_stage
+from eed_search.pipeline.training import base_stage, baseline_recipe, dense_base, member, member_stage, scores_stage
 from eed_search.runs.records import TrialRecord
 from eed_search.search.sampling.proposals import first_proposals, suggest
 from eed_search.training import checkpoints
@@ -133,8 +133,8 @@ def test_an_admm_member_depends_on_its_recipe_and_not_on_a_score(tmp_path: Path)
 
 def test_controls_see_as_many_images_as_the_longest_member(tmp_path: Path) -> None:
     """Base 3, ADMM 1, fine-tune 1 and joint fine-tune 1 epochs; without ADMM in the space 5, as before."""
-    assert control_recipe(open_context(mixed(), tmp_path, silent)).epochs == 6
-    assert control_recipe(open_context(spec_with(), tmp_path, silent)).epochs == 5
+    assert baseline_recipe(open_context(mixed(), tmp_path, silent)).epochs == 6
+    assert baseline_recipe(open_context(spec_with(), tmp_path, silent)).epochs == 5
 
 
 def test_a_score_that_nobody_looks_at_is_not_drawn() -> None:

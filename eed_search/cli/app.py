@@ -14,7 +14,7 @@ from eed_search.cli.guard import GuardedGroup, remember_debug
 from eed_search.runs.home import check_home
 
 if TYPE_CHECKING:
-    from eed_search.cluster.where import Wish
+    from eed_search.cluster.where import WhereAsked
 
 app = typer.Typer(
     cls=GuardedGroup,
@@ -81,13 +81,13 @@ Debug = Annotated[bool, typer.Option("--debug", callback=remember_debug, help="S
 DEFAULT_HOME = Path("runs")
 
 
-def _wish(address: str | None, cluster: Path | None, local: bool) -> Wish:
-    from eed_search.cluster.where import Wish
+def _asked(address: str | None, cluster: Path | None, local: bool) -> WhereAsked:
+    from eed_search.cluster.where import WhereAsked
 
     given = [name for name, one in (("--address", address), ("--cluster", cluster), ("--local", local)) if one]
     if len(given) > 1:
         raise typer.BadParameter(f"{given[0]} and {given[1]} name two places; give one", param_hint=given[1])
-    return Wish(address, cluster, local)
+    return WhereAsked(address, cluster, local)
 
 
 def _version(value: bool) -> None:
@@ -160,7 +160,7 @@ def launch(
         raise typer.BadParameter("goes with --dry-run; `eed-search report --json` gives a result", param_hint="--json")
     from eed_search.cli.launch import launch as body
 
-    body(file, changes, home=home, name=name, wish=_wish(address, cluster, local))
+    body(file, changes, home=home, name=name, asked=_asked(address, cluster, local))
 
 
 @app.command()
@@ -191,8 +191,8 @@ def resume(
     """Go on with a search that was interrupted."""
     from eed_search.cli.resume import resume as body
 
-    wish = _wish(address, cluster, local)
-    body(run, home=home, trials=trials, allow_drift=allow_drift, force=force, wish=wish, storage=storage)
+    asked = _asked(address, cluster, local)
+    body(run, home=home, trials=trials, allow_drift=allow_drift, force=force, asked=asked, storage=storage)
 
 
 @app.command()
@@ -239,7 +239,7 @@ def status(
     """Say how a search stands."""
     from eed_search.cli.status import status as body
 
-    body(run, home=home, watch=watch, as_json=as_json, wish=_wish(address, cluster, local))
+    body(run, home=home, watch=watch, as_json=as_json, asked=_asked(address, cluster, local))
 
 
 RunningRun = Annotated[
@@ -262,7 +262,7 @@ def stop(
     """End a search; what is finished is kept."""
     from eed_search.cli.stop import stop as body
 
-    body(run, home=home, wish=_wish(address, cluster, local))
+    body(run, home=home, asked=_asked(address, cluster, local))
 
 
 @app.command()
@@ -277,7 +277,7 @@ def cancel(
     """End a search at once, for good."""
     from eed_search.cli.stop import cancel as body
 
-    body(run, home=home, wish=_wish(address, cluster, local))
+    body(run, home=home, asked=_asked(address, cluster, local))
 
 
 @app.command()
@@ -313,7 +313,7 @@ def report(
     """Show a search's frontier again."""
     from eed_search.cli.report import report as body
 
-    body(run, home=home, as_json=as_json, out=out, wish=_wish(address, cluster, local))
+    body(run, home=home, as_json=as_json, out=out, asked=_asked(address, cluster, local))
 
 
 def _fraction(text: str) -> float:
@@ -365,7 +365,7 @@ def export(
         min_robust_accuracy=min_robust_accuracy,
         out=out,
         home=home,
-        wish=_wish(address, cluster, local),
+        asked=_asked(address, cluster, local),
     )
 
 
@@ -420,9 +420,9 @@ def attack(
 ) -> None:
     """Attack a classifier and check the result; goes on after a kill."""
     from eed_search.cli.attack import attack as body
-    from eed_search.cli.attack_one import Wanted
+    from eed_search.cli.attack_one import AttackArguments
 
-    body(target, Wanted(tier, eps, data, num_samples, seed, device, table, as_json), home=home)
+    body(target, AttackArguments(tier, eps, data, num_samples, seed, device, table, as_json), home=home)
 
 
 @app.command()
@@ -459,7 +459,7 @@ def ui(
     """Open a search's trials in MLflow, on this machine only."""
     from eed_search.cli.ui import ui as body
 
-    body(run, port=port, home=home, wish=_wish(address, cluster, local))
+    body(run, port=port, home=home, asked=_asked(address, cluster, local))
 
 
 @app.command("mlflow-server")
@@ -506,9 +506,9 @@ def mlflow_server(
 ) -> None:
     """Serve MLflow for every search of a home, and many people at once."""
     from eed_search.cli.mlflow_server import mlflow_server as body
-    from eed_search.tracking.home_server import Wanted
+    from eed_search.tracking.home_server import ServerOptions
 
-    wanted = Wanted(home, database, artifacts, port, tuple(allow_host or ()), upgrade)
+    wanted = ServerOptions(home, database, artifacts, port, tuple(allow_host or ()), upgrade)
     body(wanted, background=background)
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eed_search.cli.attack_one import Wanted, attack_one, read_eps, refuse_eps, reporter
+from eed_search.cli.attack_one import AttackArguments, attack_one, read_eps, refuse_eps, reporter
 from eed_search.cli.console import as_text, console, say
 from eed_search.cli.homes import find_run, open_run
 from eed_search.core.errors import InvalidResult, RunError, SpecError
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from eed_search.evaluation.target import Target
-    from eed_search.pipeline.targets import Wishes
+    from eed_search.pipeline.targets import AttackOptions
 
 _WIDTH = 80
 
 
-def attack(target: str, wanted: Wanted, *, home: Path) -> None:
+def attack(target: str, wanted: AttackArguments, *, home: Path) -> None:
     """Attack a target, check the result, print it.
 
     Args:
@@ -47,21 +47,21 @@ def attack(target: str, wanted: Wanted, *, home: Path) -> None:
         DataError: If the images are wrong or too few.
     """
     budget = _checked(target, wanted)
-    from eed_search.pipeline.targets import Wishes  # loads torch
+    from eed_search.pipeline.targets import AttackOptions  # loads torch
 
     device = _device(wanted.device)
-    wishes = Wishes(2 if wanted.tier == 2 else 1, budget, wanted.data, wanted.num_samples, wanted.seed)
+    options = AttackOptions(2 if wanted.tier == 2 else 1, budget, wanted.data, wanted.num_samples, wanted.seed)
     if is_frontier(target, home):
         from eed_search.cli.attack_frontier import attack_frontier
 
-        attack_frontier(target, wanted, wishes, home=home, device=device)
+        attack_frontier(target, wanted, options, home=home, device=device)
         return
-    found = _find(target, wishes, home)
+    found = _find(target, options, home)
     refuse_eps(found.eps, "the search's eps" if budget is None else "--eps")
     if wanted.table == "paper":
         _paper(found, wanted, device)
         return
-    result = attack_one(target, found, wishes, home=home, device=device)
+    result = attack_one(target, found, options, home=home, device=device)
     if wanted.as_json:
         say(as_text(to_json(result)))
     else:
@@ -88,7 +88,7 @@ def _is_run(run: str, home: Path) -> bool:
     return False
 
 
-def _checked(target: str, wanted: Wanted) -> float | None:
+def _checked(target: str, wanted: AttackArguments) -> float | None:
     """Read the options that need no torch; every mistake at once."""
     problems = []
     if wanted.tier not in (1, 2):
@@ -111,7 +111,7 @@ def _checked(target: str, wanted: Wanted) -> float | None:
     return budget
 
 
-def _find(target: str, wishes: Wishes, home: Path) -> Target:
+def _find(target: str, options: AttackOptions, home: Path) -> Target:
     """Find what the user means."""
     from eed_search.pipeline import targets
 
@@ -120,11 +120,11 @@ def _find(target: str, wishes: Wishes, home: Path) -> Target:
     # `mine:base` may be a user's function as well: a run of that name goes first
     if targets.is_point(target) and (not run or id_[0].isdigit() or is_run):
         folder, view = open_run(home, run or None)
-        return targets.from_run(folder.name, view, id_, home, wishes, reporter())
+        return targets.from_run(folder.name, view, id_, home, options, reporter())
     if ":" in target and not Path(target).exists():
-        return targets.from_module(target, wishes)
+        return targets.from_module(target, options)
     if Path(target).is_dir():
-        return targets.from_bundle(Path(target), wishes, reporter())
+        return targets.from_bundle(Path(target), options, reporter())
     raise SpecError(
         [
             f"{target}: is no point (RUN:7.0, 7.0, knee, fastest, most-robust, base, frontier), no bundle's folder and no"
@@ -142,7 +142,7 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _paper(target: Target, wanted: Wanted, device: torch.device) -> None:
+def _paper(target: Target, wanted: AttackArguments, device: torch.device) -> None:
     """Print the columns of the paper's tables."""
     from eed_search.evaluation.paper_table import paper_table
 

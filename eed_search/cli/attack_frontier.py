@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eed_search.cli.attack_one import Wanted, attack_one, refuse_eps, reporter
+from eed_search.cli.attack_one import AttackArguments, attack_one, refuse_eps, reporter
 from eed_search.cli.badges import show_badges
 from eed_search.cli.console import as_text, say
 from eed_search.cli.homes import open_run
 from eed_search.core.errors import InvalidResult, RunError, SpecError
 from eed_search.frontier.attacked import result_facts
-from eed_search.frontier.estimate import standing
+from eed_search.frontier.estimate import estimate_frontier
 from eed_search.runs.attack_records import AttackResult
 from eed_search.tracking.badges import badge_facts
 from eed_search.tracking.summary import summarise
@@ -20,16 +20,18 @@ from eed_search.tracking.text import per_cent
 if TYPE_CHECKING:
     import torch
 
-    from eed_search.pipeline.targets import Wishes
+    from eed_search.pipeline.targets import AttackOptions
 
 
-def attack_frontier(target: str, wanted: Wanted, wishes: Wishes, *, home: Path, device: torch.device) -> None:
+def attack_frontier(
+    target: str, wanted: AttackArguments, options: AttackOptions, *, home: Path, device: torch.device
+) -> None:
     """Attack every point of a run's reported frontier, fastest first; a kill costs what a single attack's does.
 
     Args:
         target: `RUN:frontier`, or `frontier` for the newest run.
         wanted: The options.
-        wishes: The same for targets.
+        options: The same for targets.
         home: The folder that holds every search.
         device: Where to compute.
 
@@ -44,14 +46,14 @@ def attack_frontier(target: str, wanted: Wanted, wishes: Wishes, *, home: Path, 
         raise SpecError([f"--table {wanted.table}: goes with one point; name it, such as {target[:-8]}knee"])
     run = target.rpartition(":")[0]
     folder, view = open_run(home, run or None)
-    front = standing(view).front
+    front = estimate_frontier(view).front
     if not front:
         raise RunError(f"run {view.name}: has no finished trial, so there is no frontier to attack")
     found: dict[str, AttackResult] = {}
     for point in front:
-        one = targets.from_run(folder.name, view, point.id, home, wishes, reporter())
+        one = targets.from_run(folder.name, view, point.id, home, options, reporter())
         refuse_eps(one.eps, "the search's eps" if wanted.eps is None else "--eps")
-        found[point.id] = attack_one(f"{folder}:{point.id}", one, wishes, home=home, device=device)
+        found[point.id] = attack_one(f"{folder}:{point.id}", one, options, home=home, device=device)
         if not wanted.as_json:
             _line(point.id, found[point.id])
     summary = summarise(open_run(home, run or None)[1])

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from eed_search.evaluation.target import Target
-    from eed_search.pipeline.targets import Wishes
+    from eed_search.pipeline.targets import AttackOptions
 
 _EVERY_S = 10.0  # between two lines about one attack
 _GREY_EPS = 0.5
@@ -28,7 +28,7 @@ _LEAST_EPS = 1 / 1000  # half a grey level is 0.002: whoever gives less has divi
 
 
 @dataclass(frozen=True)
-class Wanted:
+class AttackArguments:
     """The options.
 
     Attributes:
@@ -52,7 +52,7 @@ class Wanted:
     as_json: bool = False
 
 
-def attack_one(target: str, found: Target, wishes: Wishes, *, home: Path, device: torch.device) -> AttackResult:
+def attack_one(target: str, found: Target, options: AttackOptions, *, home: Path, device: torch.device) -> AttackResult:
     """Attack one classifier, and write the result where it belongs: into its run, or beside its bundle.
 
     Raises:
@@ -62,15 +62,15 @@ def attack_one(target: str, found: Target, wishes: Wishes, *, home: Path, device
     from eed_search.evaluation.assess import assess
     from eed_search.search import attack_results
 
-    settings = Settings(found.eps, wishes.seed, len(found.split))
-    own = found.id and wishes.data is None
+    settings = Settings(found.eps, options.seed, len(found.split))
+    own = found.id and options.data is None
     bundle = Path(target) if not found.id and Path(target).is_dir() else None
     run = open_run(home, target.rpartition(":")[0] or None) if own else None
     if found.split_name == "test" and run is not None:
         refuse_second_claim(run[1], found.id, settings)
     elif found.split_name == "test" and bundle is not None:
         attack_results.refuse_second_claim(bundle, settings)
-    result = assess(found, wishes.tier, seed=wishes.seed, home=home, device=device, report=reporter())
+    result = assess(found, options.tier, seed=options.seed, home=home, device=device, report=reporter())
     if run is not None:
         progress(f"{found.name}: {attack_results.write_into_run(run[0], found.id, result)}")
     elif found.id:

@@ -111,11 +111,11 @@ def summary(spec: Spec) -> list[str]:
         for name in type(space).model_fields
         if not (isinstance(dimension := getattr(space, name), Choice) and len(dimension.values) == 1)
     ]
-    num_controls = len(spec.controls.sizes)
+    num_baselines = len(spec.baselines.sizes)
     return [
         f"data      {source}, eps {spec.threat.eps:.4g}",
         f"base      {_base(spec)}, {spec.base.epochs:g} epochs",
         f"teams     {spec.team.mode}, members by {_methods(spec)}",
-        f"search    {spec.search.trials} trials ({spec.search.sampler}), {num_controls or 'no'} control{'' if num_controls == 1 else 's'}",
+        f"search    {spec.search.trials} trials ({spec.search.sampler}), {num_baselines or 'no'} baseline{'' if num_baselines == 1 else 's'}",
         f"varies    {', '.join(free) or 'nothing'}",
     ]

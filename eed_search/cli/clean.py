@@ -8,7 +8,7 @@ from pathlib import Path
 from eed_search.cli.console import say
 from eed_search.cli.result import command, where
 from eed_search.core.errors import RunError, StoreError
-from eed_search.runs.cleaning import Holdings, held, look, release
+from eed_search.runs.cleaning import Holdings, held, release, survey
 from eed_search.runs.disk_space import size_of
 
 _MOST = 20
@@ -29,7 +29,7 @@ def clean(home: Path, *, yes: bool) -> None:
         raise RunError(f"{home}: is no folder, so there is nothing to clean; give the home with --home")
     home = home.resolve()
     with held(home):
-        found = look(home)
+        found = survey(home)
         _show(home, found)
         total = sum(one.size for one in found.free)
         if not found.free:

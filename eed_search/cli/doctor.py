@@ -96,10 +96,10 @@ def doctor_of_cluster(path: Path, *, as_json: bool = False) -> None:
         SpecError: If it is no cluster file.
     """
     from eed_search.cluster.cluster_file import read
-    from eed_search.cluster.hardening import judge
+    from eed_search.cluster.hardening import findings
 
     cluster = read(path)
-    judged = judge(cluster)
+    judged = findings(cluster)
     if as_json:
         facts = {"cluster": str(path), "cluster_name": cluster.name, "provider": cluster.provider}
         _finish_json(facts, judged)

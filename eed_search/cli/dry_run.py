@@ -11,6 +11,7 @@ from eed_search.cli.console import as_text, say
 from eed_search.cli.result import duration
 from eed_search.cli.space_file import Changes, find, read
 from eed_search.config import names, plugins
+from eed_search.config.old_names import with_old_fields
 from eed_search.config.spec import Spec
 from eed_search.core.errors import RunError
 from eed_search.runs.disk_space import free_bytes, shortage, size_of
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from eed_search.forecast.space_size import SpaceSize
     from eed_search.runs.preview import Preview
 
-_STORED = ("base", "controls", "scores", "members")
+_STORED = ("base", "baselines", "scores", "members")
 _ASKING = "launch --dry-run --plugins"
 
 
@@ -68,7 +69,7 @@ def dry_run(
         spec = spec.model_copy(update={"plugins": ()})  # nothing of it is used
 
     from eed_search.data.sources import refuse_download
-    from eed_search.forecast.cached_stages import take_stock
+    from eed_search.forecast.cached_stages import find_cached
     from eed_search.forecast.calibration import calibrate
     from eed_search.forecast.expected_cost import forecast
     from eed_search.forecast.foreseen import draws
@@ -90,16 +91,16 @@ def dry_run(
     proposals = draws(spec)
     everyone = all_members(spec)
     wanted = {plan for draw in proposals for plan in plans_of(draw.params, spec)}
-    stock = take_stock(context, {*everyone, *wanted})
+    cached = find_cached(context, {*everyone, *wanted})
     units = calibrate(context, cores=cores)
-    found = forecast(spec, units, proposals, stock, slots)
+    found = forecast(spec, units, proposals, cached, slots)
     space = space_size(spec)
     # Of the members that chance would ask for: those that a space holds may be thousands.
     held = {
-        "base": (int(stock.base), 1),
-        "controls": (len(stock.controls), len(spec.controls.sizes) * len(spec.controls.recoveries)),
-        "scores": (len(stock.scores), len(units.scores_s)),
-        "members": (len(stock.members), len(everyone) or len(wanted)),
+        "base": (int(cached.base), 1),
+        "baselines": (len(cached.baselines), len(spec.baselines.sizes) * len(spec.baselines.recoveries)),
+        "scores": (len(cached.scores), len(units.scores_s)),
+        "members": (len(cached.members), len(everyone) or len(wanted)),
     }
     if as_json:
         say(
@@ -143,31 +144,33 @@ def _facts(
     found: Forecast,
 ) -> dict[str, Any]:
     """Put everything together for other programs; seconds and bytes, `low` and `high`."""
-    return {
-        "home": str(home),
-        "run": asdict(there),
-        "notes": notes,
-        "trials": found.trials,
-        "slots": found.slots,
-        "rungs": list(RUNGS) if spec.search.racing else [],
-        "space": asdict(space),
-        "store": {name: {"there": there_, "of": of} for name, (there_, of) in held.items()},
-        "stages": [asdict(stage) for stage in found.stages],
-        "wall_s": {
-            "base": asdict(found.base_s),
-            "controls and trials": asdict(found.trials_s),
-            "finals": asdict(found.finals_s),
-            "total": asdict(found.wall_s),
-        },
-        "time_budget_s": spec.search.time_budget_s,
-        "disk_bytes": {
-            "store": asdict(found.store_bytes),
-            "run": found.run_bytes,
-            "ledger": found.ledger_bytes,
-            "free": free_bytes(home),
-        },
-        "units": asdict(units) | {"control_recipe": units.control_recipe.model_dump()},
-    }
+    return with_old_fields(
+        {
+            "home": str(home),
+            "run": asdict(there),
+            "notes": notes,
+            "trials": found.trials,
+            "slots": found.slots,
+            "rungs": list(RUNGS) if spec.search.racing else [],
+            "space": asdict(space),
+            "store": {name: {"there": there_, "of": of} for name, (there_, of) in held.items()},
+            "stages": [asdict(stage) for stage in found.stages],
+            "wall_s": {
+                "base": asdict(found.base_s),
+                "baselines and trials": asdict(found.trials_s),
+                "revalidation": asdict(found.revalidation_s),
+                "total": asdict(found.wall_s),
+            },
+            "time_budget_s": spec.search.time_budget_s,
+            "disk_bytes": {
+                "store": asdict(found.store_bytes),
+                "run": found.run_bytes,
+                "ledger": found.ledger_bytes,
+                "free": free_bytes(home),
+            },
+            "units": asdict(units) | {"baseline_recipe": units.baseline_recipe.model_dump()},
+        }
+    )
 
 
 def _lines(
@@ -195,8 +198,8 @@ def _lines(
             if one.computed.high or one.reused
         ),
         "",
-        f"time      {_times(found.wall_s)} in all: base {_times(found.base_s)}; controls and trials",
-        f"          {_times(found.trials_s)}, {found.slots} at once; finals {_times(found.finals_s)}",
+        f"time      {_times(found.wall_s)} in all: base {_times(found.base_s)}; baselines and trials",
+        f"          {_times(found.trials_s)}, {found.slots} at once; revalidation {_times(found.revalidation_s)}",
         *_time_notes(spec),
         f"disk      {_range(found.store_bytes * 1e-6, '{:.0f}')} MB in the store, {found.run_bytes / 1e6:.0f} MB beside it"
         f" (ledger {found.ledger_bytes / 1e6:.1f} MB); {size_of(free_bytes(home))} are free",

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from eed_search.cli.console import say
-from eed_search.cli.elsewhere import elsewhere, flags
 from eed_search.cli.homes import open_run
+from eed_search.cli.remote_cluster import flags, remote_cluster
 from eed_search.cli.result import command
-from eed_search.cluster.where import Wish
+from eed_search.cluster.where import WhereAsked
 from eed_search.core.errors import BundleError
 from eed_search.core.pace import now_and_then
 from eed_search.deployment.card import claim_lines
@@ -36,7 +36,7 @@ def export(
     min_robust_accuracy: float | None,
     out: str,
     home: Path,
-    wish: Wish,
+    asked: WhereAsked,
 ) -> None:
     """Choose a point and write its bundle.
 
@@ -47,25 +47,25 @@ def export(
         min_robust_accuracy: Choose among points at least this robust (fraction).
         out: A folder that does not exist yet, or the URL of one on shared storage.
         home: The folder that holds every search.
-        wish: Where the search is; from a cluster the bundle is brought here.
+        asked: Where the search is; from a cluster the bundle is brought here.
 
     Raises:
         RunError: If there is no such search or no such point.
         BundleError: If `out` exists.
         StoreError: If the storage of a URL cannot be written.
     """
-    if there := elsewhere(wish, home):
+    if remote := remote_cluster(asked, home):
         limits = flags(select=select, max_latency_ms=max_latency_ms, min_robust_accuracy=min_robust_accuracy)
         words = ["export", *([run] if run else []), *limits]
         if "://" in out:
-            there.ask([*words, "--out", out])
+            remote.ask([*words, "--out", out])
         else:
-            there.fetch(words, Path(out))
+            remote.fetch(words, Path(out))
         return
     folder, view = open_run(home, run)
     point = select_point(view, select, max_latency_ms=max_latency_ms, min_robust_accuracy=min_robust_accuracy)
-    remote = Storage(out) if "://" in out else None
-    if bool(remote.names("") or remote.names("", folders=True)) if remote else Path(out).exists():
+    storage = Storage(out) if "://" in out else None
+    if bool(storage.names("") or storage.names("", folders=True)) if storage else Path(out).exists():
         raise BundleError(f"--out {out}: exists already and is left as it is; give a new folder")
     m = point.measurement
     say(f"{folder.name} {point.id} ({team_title(point.params)}): robust {per_cent(m.robust_accuracy)},")
@@ -74,15 +74,15 @@ def export(
     from eed_search.pipeline.export import export_point  # loads torch
 
     report = now_and_then(say, _EVERY_S)
-    if remote is None:
+    if storage is None:
         made = str(export_point(view, point, home, Path(out), report))
     else:
         with temporary_folder("export") as made_here:
-            remote.put_folder(export_point(view, point, home, made_here / "bundle", report), "", last=_LAST)
+            storage.put_folder(export_point(view, point, home, made_here / "bundle", report), "", last=_LAST)
         made = out
     say(f"written {made}")
     say(f"check   {command('verify')} {shlex.quote(made)}")
-    if remote is None:
+    if storage is None:
         say(f"use     python {shlex.quote(str(Path(made) / 'runtime.py'))} {shlex.quote(made)} photo.jpg")
 
 
@@ -108,8 +108,8 @@ def _here(bundle: str) -> Iterator[Path]:
         yield Path(bundle)
         return
     storage = Storage(bundle)
-    if (there := storage.local_folder()) is not None and there.is_dir():
-        yield there  # where it lies: a copy would follow its links
+    if (local := storage.local_folder()) is not None and local.is_dir():
+        yield local  # where it lies: a copy would follow its links
         return
     with temporary_folder("bundle") as made_here:
         folder = made_here / "bundle"

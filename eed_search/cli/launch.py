@@ -12,10 +12,10 @@ import typer
 
 from eed_search.cli.check import summary
 from eed_search.cli.console import say
-from eed_search.cli.elsewhere import There, cluster_home, default_name
 from eed_search.cli.guard import INTERRUPTED, TERMINATED
+from eed_search.cli.remote_cluster import RemoteCluster, cluster_home, default_name
 from eed_search.cli.space_file import Changes, find, read
-from eed_search.cluster.where import Place, Wish
+from eed_search.cluster.where import Place, WhereAsked
 from eed_search.cluster.where import find as find_place
 from eed_search.config.loader import to_text
 from eed_search.config.sent_plugins import pack
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SPACE_FILE = "search_space.yaml"
 
 
-def launch(file: Path | None, changes: Changes, *, home: Path, name: str | None, wish: Wish) -> None:
+def launch(file: Path | None, changes: Changes, *, home: Path, name: str | None, asked: WhereAsked) -> None:
     """Run a search here or on a cluster, and show its result.
 
     Args:
@@ -39,13 +39,13 @@ def launch(file: Path | None, changes: Changes, *, home: Path, name: str | None,
         changes: What the command line changes in it.
         home: Everything that the search writes lies under it.
         name: The search's name; none lets the search choose.
-        wish: Where to run.
+        asked: Where to run.
 
     Raises:
         SpecError: With every mistake of the file; nothing was started.
         RunError: If no trial gave a point, or the cluster is not reached.
     """
-    place = find_place(wish)
+    place = find_place(asked)
     check_there(place)
     here = place.kind != "submit"
     spec = read(file, changes, data_here=here, import_plugins=here)
@@ -60,7 +60,7 @@ def launch(file: Path | None, changes: Changes, *, home: Path, name: str | None,
         spec = spec.model_copy(update={"plugins": packed.entries})
         name = name or default_name(spec.name)
         files = {SPACE_FILE: to_text(spec).encode("utf-8", "backslashreplace"), **packed.files}
-        There(place, wish, home).drive(["launch", SPACE_FILE, "--name", name], name=name, files=files)
+        RemoteCluster(place, asked, home).drive(["launch", SPACE_FILE, "--name", name], name=name, files=files)
         return
 
     if lack := shortage(home, spec.search.trials):
@@ -122,9 +122,9 @@ def workers_at(place: Place, latency_node: str | None) -> Iterator[Workers | Non
     if place.kind == "here":
         yield None
         return
-    from eed_search.search.execution.ray_cluster import joined_ray
+    from eed_search.search.execution.ray_cluster import on_ray_cluster
 
-    with joined_ray(place.address, latency_node) as workers:
+    with on_ray_cluster(place.address, latency_node) as workers:
         yield workers
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from eed_search.cli.console import say
 from eed_search.core.errors import RunError
-from eed_search.tracking.home_server import LOG_NAME, HomeServer, Wanted, serve_home, start_for_good
+from eed_search.tracking.home_server import LOG_NAME, HomeServer, ServerOptions, serve_home, start_for_good
 
 
-def mlflow_server(wanted: Wanted, *, background: bool) -> None:
+def mlflow_server(wanted: ServerOptions, *, background: bool) -> None:
     """Serve a home's MLflow until Ctrl-C, or start it and leave it running.
 
     Args:
@@ -40,7 +40,7 @@ def mlflow_server(wanted: Wanted, *, background: bool) -> None:
             say("MLflow has ended.")
 
 
-def _describe(found: HomeServer, wanted: Wanted) -> None:
+def _describe(found: HomeServer, wanted: ServerOptions) -> None:
     note = found.note
     port = note.url.rpartition(":")[2]
     say(f"MLflow     {note.url}")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from eed_search.runs.data_facts import DataFacts
-    from eed_search.runs.ledger import RungReport, RunView
+    from eed_search.runs.ledger import RungRecord, RunView
     from eed_search.runs.records import Measurement, Reference, TrialRecord
 
 _OFTEN_S, _SELDOM_S = 15.0, 60.0  # between two lines of a log, in a phase's first minutes and after them
@@ -114,11 +114,11 @@ class PlainProgress:
         """Print what the dense base measured."""
         self._say(reference_line(base))
 
-    def on_control(self, control: Reference) -> None:
-        """Print what a control measured."""
-        self._say(reference_line(control))
+    def on_baseline(self, baseline: Reference) -> None:
+        """Print what a baseline measured."""
+        self._say(reference_line(baseline))
 
-    def on_rung(self, number: int, report: RungReport, view: RunView) -> None:
+    def on_rung(self, number: int, report: RungRecord, view: RunView) -> None:
         """Print what a trial measured on its way, and whether it goes on."""
         self._say(rung_line(number, report, view))
 
@@ -168,7 +168,7 @@ class PlainProgress:
 
 
 class LiveProgress:
-    """A page that is drawn again each second; base, controls and failures stay above it.
+    """A page that is drawn again each second; base, baselines and failures stay above it.
 
     Args:
         live: The region of the terminal; one that refreshes by itself shows the time while the driver is busy.
@@ -198,11 +198,11 @@ class LiveProgress:
         """Keep what the dense base measured in sight."""
         self._keep(reference_line(base))
 
-    def on_control(self, control: Reference) -> None:
-        """Keep what a control measured in sight."""
-        self._keep(reference_line(control))
+    def on_baseline(self, baseline: Reference) -> None:
+        """Keep what a baseline measured in sight."""
+        self._keep(reference_line(baseline))
 
-    def on_rung(self, number: int, report: RungReport, view: RunView) -> None:
+    def on_rung(self, number: int, report: RungRecord, view: RunView) -> None:
         """Draw again."""
         self._view = view
         self._draw()
@@ -287,12 +287,12 @@ def page(head: Head, status: Status, view: RunView | None) -> Group:
 
 
 def reference_line(reference: Reference) -> str:
-    """Write what the base or a control measured in one line."""
+    """Write what the base or a baseline measured in one line."""
     robust, speed, clean = _figures(reference.measurement)
     return f"{reference.name}: {robust}, {clean}, {speed} ({duration(reference.seconds)})"
 
 
-def rung_line(number: int, report: RungReport, view: RunView) -> str:
+def rung_line(number: int, report: RungRecord, view: RunView) -> str:
     """Write in one line what a trial measured on its way, and whether it goes on."""
     from eed_search.search.racing.rung_scheduler import RUNGS
 

@@ -6,15 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from eed_search.cli.console import as_text, say
-from eed_search.cli.elsewhere import elsewhere, flags
 from eed_search.cli.homes import open_run
-from eed_search.cluster.where import Wish
+from eed_search.cli.remote_cluster import flags, remote_cluster
+from eed_search.cluster.where import WhereAsked
 from eed_search.core.errors import RunError, SpecError, StoreError
 from eed_search.runs.ledger import RunView
 from eed_search.runs.run_lock import run_state
 
 
-def report(run: str | None, *, home: Path, as_json: bool, out: Path | None, wish: Wish) -> None:
+def report(run: str | None, *, home: Path, as_json: bool, out: Path | None, asked: WhereAsked) -> None:
     """Print a search's result, or write its page, table and JSON into a folder.
 
     Args:
@@ -22,7 +22,7 @@ def report(run: str | None, *, home: Path, as_json: bool, out: Path | None, wish
         home: The folder that holds every search.
         as_json: Print JSON instead.
         out: The folder, which must not exist; that of a search on a cluster is brought here.
-        wish: Where to look for it.
+        asked: Where to look for it.
 
     Raises:
         RunError: If there is no such search, or nothing of it to write yet.
@@ -32,11 +32,11 @@ def report(run: str | None, *, home: Path, as_json: bool, out: Path | None, wish
     if as_json and out is not None:
         raise SpecError(["--json: prints, and --out writes a folder that holds the JSON too; give one of the two"])
     name = [run] if run else []
-    if there := elsewhere(wish, home):
+    if remote := remote_cluster(asked, home):
         if out is None:
-            there.ask(["report", *name, *flags(as_json=as_json)])
+            remote.ask(["report", *name, *flags(as_json=as_json)])
         else:
-            there.fetch(["report", *name], out)
+            remote.fetch(["report", *name], out)
         return
     folder, view = open_run(home, run)
     view = replace(view, state=run_state(folder, view))  # a killed search says no end of itself

@@ -22,12 +22,12 @@ from eed_search.tracking.table import (
     COLUMNS,
     TableRow,
     attacked_note,
+    confirmed_note,
     denominator_note,
     fresh_note,
-    maybe_note,
-    sure_note,
     table_rows,
     throughput_note,
+    uncertain_note,
 )
 from eed_search.tracking.text import states_line
 
@@ -90,7 +90,7 @@ def headline(summary: RunSummary) -> list[str]:
 
 
 def frontier_table(rows: list[TableRow], width: int) -> Table:
-    """Lay the frontier, the base and the controls out as a table.
+    """Lay the frontier, the base and the baselines out as a table.
 
     Args:
         rows: As `tracking.table.table_rows` gives them.
@@ -112,8 +112,8 @@ def frontier_table(rows: list[TableRow], width: int) -> Table:
             table.add_section()
         previous = row.kind
         cells = dict(zip(COLUMNS, row.cells, strict=True))
-        team = cells["team"] if row.kind in ("point", "maybe") else ""
-        cells["point"] += " maybe" if row.kind == "maybe" else ""
+        team = cells["team"] if row.kind in ("point", "uncertain") else ""
+        cells["point"] += " uncertain" if row.kind == "uncertain" else ""
         title = f"{cells['point']}{'  ' if wide else chr(10)}{team}" if team else cells["point"]
         # Units stand in the heading, so that the columns fit 80 characters.
         values = [_without_units(name, cells[name], wide) for name in shown]
@@ -148,15 +148,15 @@ def legend(summary: RunSummary) -> list[str]:
         for note in (
             denominator_note(summary),
             attacked_note(summary),
-            sure_note(summary),
-            maybe_note(summary),
+            confirmed_note(summary),
+            uncertain_note(summary),
             fresh_note(summary),
             throughput_note(summary),
         )
         if note
     ]
     found = summary.frontier
-    measured = [p.measurement.latency for p in (*found.front, *found.maybe)]
+    measured = [p.measurement.latency for p in (*found.front, *found.uncertain)]
     if any(latency.method == "additive" for latency in measured):
         lines.append("Some latencies are sums of member latencies: the deployed cascade itself was not timed yet.")
     if any("(noisy)" in cell for row in table_rows(summary) for cell in row.cells):
@@ -165,7 +165,7 @@ def legend(summary: RunSummary) -> list[str]:
 
 
 def verdict_lines(summary: RunSummary) -> list[str]:
-    """Say whether the frontier beats the controls, and how each point stands to the dense base."""
+    """Say whether the frontier beats the baselines, and how each point stands to the dense base."""
     lines = []
     verdict = summary.verdict
     lines += textwrap.wrap(verdict.text, _WIDTH)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from eed_search.cli.console import say
-from eed_search.cli.elsewhere import There, flags
 from eed_search.cli.fetch import bring
 from eed_search.cli.homes import Found, find_by_state
 from eed_search.cli.launch import (
@@ -16,7 +15,8 @@ from eed_search.cli.launch import (
     stopped_at_once,
     workers_at,
 )
-from eed_search.cluster.where import Wish
+from eed_search.cli.remote_cluster import RemoteCluster, flags
+from eed_search.cluster.where import WhereAsked
 from eed_search.cluster.where import find as find_place
 from eed_search.runs.disk_space import shortage
 from eed_search.runs.ledger import RunView
@@ -32,7 +32,7 @@ def resume(
     trials: int | None,
     allow_drift: bool,
     force: bool,
-    wish: Wish,
+    asked: WhereAsked,
     storage: str | None = None,
 ) -> None:
     """Take a search up again and show its result.
@@ -43,13 +43,13 @@ def resume(
         trials: Trials in all, instead of what its file says.
         allow_drift: Go on although something changed.
         force: Take up a search that was cancelled.
-        wish: Where to run.
+        asked: Where to run.
         storage: Shared storage that the search is fetched from first, and copied to.
 
     Raises:
         RunError: If there is none, or it cannot be taken up; says why.
     """
-    place = find_place(wish)
+    place = find_place(asked)
     check_there(place)
     if not is_sent():
         say(place.text)
@@ -59,7 +59,7 @@ def resume(
             *([run] if run else []),
             *flags(trials=trials, allow_drift=allow_drift, force=force, storage=storage),
         ]
-        There(place, wish, home).drive(words, name=run, files={})
+        RemoteCluster(place, asked, home).drive(words, name=run, files={})
         return
     if storage is not None:
         bring(run, storage, home)

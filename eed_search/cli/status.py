@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from eed_search.cli.console import as_text, console, is_terminal, say
-from eed_search.cli.elsewhere import elsewhere, flags
 from eed_search.cli.homes import Found, damaged_runs, find_run, found_runs
+from eed_search.cli.remote_cluster import flags, remote_cluster
 from eed_search.cli.result import command, where
 from eed_search.cli.streams import is_heard
-from eed_search.cluster.where import Wish
+from eed_search.cluster.where import WhereAsked
 from eed_search.config.loader import SPACE_FILE
+from eed_search.config.old_names import with_old_fields
 from eed_search.core.pace import duration
-from eed_search.frontier.estimate import standing
+from eed_search.frontier.estimate import estimate_frontier
 from eed_search.frontier.points import run_hypervolume
 from eed_search.runs.cost import attacked_speedup
 from eed_search.runs.ledger import num_ended
@@ -31,7 +32,7 @@ _MOST = 8
 _WIDTH = 80
 
 
-def status(run: str | None, *, home: Path, watch: bool, as_json: bool, wish: Wish) -> None:
+def status(run: str | None, *, home: Path, watch: bool, as_json: bool, asked: WhereAsked) -> None:
     """Print how a search stands.
 
     Args:
@@ -39,13 +40,13 @@ def status(run: str | None, *, home: Path, watch: bool, as_json: bool, wish: Wis
         home: The folder that holds every search.
         watch: Print again until it does not run any more.
         as_json: Print one JSON object for other programs; with `watch`, one a line.
-        wish: Where the search is.
+        asked: Where the search is.
 
     Raises:
         RunError: If there is no such search.
     """
-    if there := elsewhere(wish, home):
-        there.ask(["status", *([run] if run else []), *flags(watch=watch, as_json=as_json)])
+    if remote := remote_cluster(asked, home):
+        remote.ask(["status", *([run] if run else []), *flags(watch=watch, as_json=as_json)])
         return
     folder = find_run(home, run, or_prefix=True)
     found = Found.at(folder)
@@ -54,7 +55,11 @@ def status(run: str | None, *, home: Path, watch: bool, as_json: bool, wish: Wis
         return
     shown = ""
     while True:
-        text = as_text(facts(found, home), indent=None, allow_nan=True) if as_json else "\n".join(lines(found, home))
+        text = (
+            as_text(with_old_fields(facts(found, home)), indent=None, allow_nan=True)
+            if as_json
+            else "\n".join(lines(found, home))
+        )
         if text != shown:
             say(text)
             shown = text
@@ -83,7 +88,7 @@ def _watch_live(folder: Path, home: Path) -> None:
 def facts(found: Found, home: Path) -> dict[str, Any]:
     """Describe how a search stands, for other programs."""
     view, now = found.view, _now(found)
-    driver, stands = driver_of(found.folder), standing(view)
+    driver, stands = driver_of(found.folder), estimate_frontier(view)
     return {
         "name": found.folder.name,
         "state": found.state,
@@ -108,7 +113,9 @@ def facts(found: Found, home: Path) -> dict[str, Any]:
             }
             for point in stands.front
         ],
-        "may_belong": [{"id": point.id, "front_probability": stands.probability[point.id]} for point in stands.maybe],
+        "uncertain": [
+            {"id": point.id, "front_probability": stands.probability[point.id]} for point in stands.uncertain
+        ],
         "notes": view.notes,
         "num_resumes": view.num_resumes,
         "mlflow_complete": view.tracker.get("complete"),
@@ -139,9 +146,9 @@ def lines(found: Found, home: Path) -> list[str]:
         found_lines.append(f"phase   {view.stage or 'starting'}")
         for who, text in sorted(now.get("stages", {}).items())[:_MOST]:
             found_lines += textwrap.wrap(f"now     {who}: {text}", _WIDTH, subsequent_indent="        ")
-    stands = standing(view)
+    stands = estimate_frontier(view)
     if front := stands.front:
-        more = f" and {len(stands.maybe)} that may belong" if stands.maybe else ""
+        more = f" and {len(stands.uncertain)} uncertain" if stands.uncertain else ""
         found_lines.append(f"best    {len(front)} on the frontier{more}, hypervolume {run_hypervolume(view):.3f}")
         for point in front[:_MOST]:
             m = point.measurement

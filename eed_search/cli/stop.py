@@ -8,10 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from eed_search.cli.console import say
-from eed_search.cli.elsewhere import elsewhere
 from eed_search.cli.homes import Found, find_by_state, found_runs
+from eed_search.cli.remote_cluster import remote_cluster
 from eed_search.cli.result import command, where
-from eed_search.cluster.where import Wish
+from eed_search.cluster.where import WhereAsked
 from eed_search.core.errors import RunError
 from eed_search.core.pace import duration
 from eed_search.runs import requests
@@ -20,7 +20,7 @@ from eed_search.runs.run_lock import driver_of, wait_until_gone
 _STOP_S, _CANCEL_S, _KILL_S = 120.0, 20.0, 10.0
 
 
-def stop(run: str | None, *, home: Path, wish: Wish) -> None:
+def stop(run: str | None, *, home: Path, asked: WhereAsked) -> None:
     """Ask a running search to stop, wait for it, and say what happened.
 
     What is finished is kept and reported; trials that run are ended, and run again at a resume.
@@ -28,8 +28,8 @@ def stop(run: str | None, *, home: Path, wish: Wish) -> None:
     Raises:
         RunError: If none runs, several run and none is named, or it does not stop in time.
     """
-    if there := elsewhere(wish, home):
-        there.ask(["stop", *([run] if run else [])])
+    if remote := remote_cluster(asked, home):
+        remote.ask(["stop", *([run] if run else [])])
         return
     found = _running(home, run)
     name = found.folder.name
@@ -47,14 +47,14 @@ def stop(run: str | None, *, home: Path, wish: Wish) -> None:
     _tell(Found.at(found.folder), home)
 
 
-def cancel(run: str | None, *, home: Path, wish: Wish) -> None:
+def cancel(run: str | None, *, home: Path, asked: WhereAsked) -> None:
     """End a search at once and mark it as cancelled; of one that is, complete what its MLflow did not take then.
 
     Raises:
         RunError: If it is finished, none runs, or several run and none is named.
     """
-    if there := elsewhere(wish, home):
-        there.ask(["cancel", *([run] if run else [])])
+    if remote := remote_cluster(asked, home):
+        remote.ask(["cancel", *([run] if run else [])])
         return
     found = _running(home, run)
     name = found.folder.name

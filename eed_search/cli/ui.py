@@ -7,25 +7,25 @@ from pathlib import Path
 from threading import Event
 
 from eed_search.cli.console import say
-from eed_search.cli.elsewhere import elsewhere
 from eed_search.cli.homes import find_run
-from eed_search.cluster.where import Wish
+from eed_search.cli.remote_cluster import remote_cluster
+from eed_search.cluster.where import WhereAsked
 
 
-def ui(run: str | None, *, port: int, home: Path, wish: Wish) -> None:
+def ui(run: str | None, *, port: int, home: Path, asked: WhereAsked) -> None:
     """Serve a home's MLflow pages and print the links worth opening.
 
     Args:
         run: The search; none takes the latest.
         port: Port on this machine; 0 takes a free one.
         home: The folder that holds every search.
-        wish: Where the search is.
+        asked: Where the search is.
 
     Raises:
         RunError: If there is no such search, the port is taken, or MLflow's server does not start.
     """
-    if there := elsewhere(wish, home):
-        there.pages(["ui", *([run] if run else [])], port)
+    if remote := remote_cluster(asked, home):
+        remote.pages(["ui", *([run] if run else [])], port)
         return
     folder = find_run(home, run, or_prefix=True)
     say("Starting MLflow, which takes some seconds …")

@@ -1,6 +1,6 @@
 """Judges how safe a cluster file is: pure rules, no network, no Ray, no cloud library.
 
-`judge` gives a finding for every setting that keeps strangers out, secrets in and costs bounded. The
+`findings` gives a finding for every setting that keeps strangers out, secrets in and costs bounded. The
 rules that hold everywhere stand here; those of one provider in `hardening_aws` and `hardening_local`.
 What a file cannot show, such as the rules of a security group, is said as a note.
 """
@@ -27,7 +27,7 @@ _MAKE_TOKEN = "(umask 077; ray get-auth-token --generate > /dev/null)"
 _NOT_JUDGED = "the network's rules, the disks' encryption and the machines' rights cannot be judged for {}"
 
 
-def judge(cluster: ClusterFile) -> list[Finding]:
+def findings(cluster: ClusterFile) -> list[Finding]:
     """Judge a cluster file.
 
     Args:
@@ -46,9 +46,9 @@ def judge(cluster: ClusterFile) -> list[Finding]:
     for rule in (_cap, _idle, _login, _token_file, _token_mode, _mounts, _installs, _head, _workers, _mlflow):
         findings += rule(cluster)
     if cluster.provider == "aws":
-        findings += hardening_aws.judge(cluster)
+        findings += hardening_aws.findings(cluster)
     elif cluster.is_local:
-        findings += hardening_local.judge(cluster)
+        findings += hardening_local.findings(cluster)
     else:
         text = _NOT_JUDGED.format(cluster.provider)
         fix = "check by hand: SSH from your address only, encrypted disks, a service account of its own without other rights"

@@ -18,7 +18,7 @@ EXAMPLE_IDS = {"sg-0123456789abcdef0", "ami-0123456789abcdef0"}
 _SETUP = "docs/cluster.md shows the one command that makes it"
 
 
-def judge(cluster: ClusterFile) -> Iterator[Finding]:
+def findings(cluster: ClusterFile) -> Iterator[Finding]:
     """Judge what is special to `provider.type: aws`.
 
     Args:

@@ -9,7 +9,7 @@ from eed_search.cluster.finding import Finding
 from eed_search.cluster.shell import Call, calls
 
 
-def judge(cluster: ClusterFile) -> Iterator[Finding]:
+def findings(cluster: ClusterFile) -> Iterator[Finding]:
     """Judge what is special to `provider.type: local`.
 
     Args:

@@ -28,7 +28,7 @@ _PROVIDER_S = 30.0
 
 
 @dataclass(frozen=True)
-class Wish:
+class WhereAsked:
     """What the command line says about where to run.
 
     Attributes:
@@ -72,25 +72,25 @@ class Place:
     source: str = ""
 
 
-def find(wish: Wish, environment: Mapping[str, str] = os.environ) -> Place:
+def find(asked: WhereAsked, environment: Mapping[str, str] = os.environ) -> Place:
     """Find the place.
 
     Args:
-        wish: What the command line says.
+        asked: What the command line says.
         environment: Looked up for RAY_ADDRESS.
 
     Raises:
         RunError: If what is named is no cluster that runs; names the next command.
         SpecError: If a cluster file is wrong.
     """
-    if wish.local:
+    if asked.local:
         return Place("here", "On this machine: --local")
-    if wish.address is not None:
-        return _at(wish.address, "--address")
+    if asked.address is not None:
+        return _at(asked.address, "--address")
     if there := environment.get("RAY_ADDRESS", "").strip():
         return _at(there, "RAY_ADDRESS")
-    if wish.cluster is not None:
-        return _of_file(read(wish.cluster), named=True)
+    if asked.cluster is not None:
+        return _of_file(read(asked.cluster), named=True)
     if DEFAULT_FILE.is_file():
         return _of_file(read(DEFAULT_FILE), named=False)
     return Place("here", f"On this machine: no --address, no RAY_ADDRESS, no {DEFAULT_FILE}")

@@ -72,7 +72,7 @@ def cut(base: nn.Module, image_shape: tuple[int, int, int], scores: Scores, size
 
 
 def fresh(base: nn.Module, image_shape: tuple[int, int, int], size: float, block: int, seed: int) -> nn.Module:
-    """Build a network of a channel member's architecture with fresh weights: the control.
+    """Build a network of a channel member's architecture with fresh weights: the baseline.
 
     Args:
         base: Any network of the base's architecture.

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 from eed_search.config import names, plugins
 from eed_search.config.image_sizes import too_small
 from eed_search.config.kept_channels import nearest_blocks
+from eed_search.config.old_names import KEYS, with_new_keys
 from eed_search.config.params import SCORED, ParamValue, is_scored
 from eed_search.config.spec import MOST_STOP, Choice, Range, Search, Space, Spec, shown
 from eed_search.config.torchvision_names import TORCHVISION
@@ -85,7 +86,8 @@ def load(
     as_written = read_table(path)
     if "schemes" in as_written and "search" not in as_written:
         raise SpecError([f"{path.name}: is a benchmark file; run `eed-search benchmark {path}`"])
-    plain = overridden(as_written, overrides)
+    as_written = with_new_keys(as_written, path.name, note)
+    plain = overridden(as_written, overrides, note)
     folder = Path.cwd() if any(one.path == ("plugins",) for one in overrides) else path.parent
     wrong = [f"{path.name}: {problem}" for problem in plugins.take_in(plain, folder, run=import_plugins)]
     misfits = _misfits(as_written, plain)
@@ -149,13 +151,22 @@ def table_of(data: bytes, source: str) -> dict[str, Any]:
     return plain
 
 
-def overridden(plain: dict[str, Any], overrides: Sequence[Override]) -> dict[str, Any]:
+def overridden(
+    plain: dict[str, Any], overrides: Sequence[Override], note: Callable[[str], None] = lambda text: None
+) -> dict[str, Any]:
     """Apply `--set` to a copy of a file's content.
+
+    Args:
+        plain: The content, by the new names of its sections.
+        overrides: Applied in order.
+        note: Told in one line of an override that calls a section by its old name.
 
     Raises:
         SpecError: With every override that names a place below a value.
     """
     changed = copy.deepcopy(plain)
+    for override in overrides:
+        with_new_keys({override.path[0]: None}, f"--set {'.'.join(override.path)}", note)
     if problems := [problem for override in overrides if (problem := _apply(changed, override))]:
         raise SpecError(problems)
     return changed
@@ -171,6 +182,7 @@ def parse(plain: dict[str, Any], source: str) -> Spec:
     Raises:
         SpecError: With every mistake, one line each.
     """
+    plain = with_new_keys(plain, source)
     with names.lenient(not plugins.are_loaded(plugins.entries(plain))):
         return _parse(plain, source)
 
@@ -252,13 +264,13 @@ def _first_line(error: yaml.YAMLError) -> str:
 
 
 def _apply(plain: dict[str, Any], override: Override) -> str:
-    table = plain
-    for key in override.path[:-1]:
+    table, path = plain, (KEYS.get(override.path[0], override.path[0]), *override.path[1:])
+    for key in path[:-1]:
         inner = table.setdefault(key, {})
         if not isinstance(inner, dict):
             return f"--set {'.'.join(override.path)}: {key} is a value, not a section"
         table = inner
-    table[override.path[-1]] = override.value
+    table[path[-1]] = override.value
     return ""
 
 
@@ -408,7 +420,7 @@ def _cross_check(spec: Spec) -> list[str]:
     if any(removes_channels(spec, str(method)) for method in methods) and not own_width:
         sizes = space.size.values if isinstance(space.size, Choice) else (space.size.low,)
         named = [("search.space.size", size) for size in sizes]
-        named += [(f"controls.sizes[{i}]", size) for i, size in enumerate(spec.controls.sizes) if 0 < size <= 1]
+        named += [(f"baselines.sizes[{i}]", size) for i, size in enumerate(spec.baselines.sizes) if 0 < size <= 1]
         for key, size in named:
             width, block = spec.model.width, spec.members.block
             if isinstance(size, int | float) and size < 1 and not nearest_blocks(width, size, block):
@@ -417,8 +429,8 @@ def _cross_check(spec: Spec) -> list[str]:
                     " take a larger size, a smaller members.block or a wider model"
                 )
     problems += [
-        f"controls.sizes[{i}]: {size:g} is outside the allowed 0..1 without 0 (fraction of channels kept)"
-        for i, size in enumerate(spec.controls.sizes)
+        f"baselines.sizes[{i}]: {size:g} is outside the allowed 0..1 without 0 (fraction of channels kept)"
+        for i, size in enumerate(spec.baselines.sizes)
         if not 0 < size <= 1
     ]
     problems += _gate_problems(spec)

@@ -461,7 +461,7 @@ class Constraints(_Section):
     )
 
 
-class Controls(_Section):
+class Baselines(_Section):
     """Small networks trained adversarially from scratch, shown beside the frontier."""
 
     sizes: tuple[float, ...] = Field((0.5, 0.25), description="fractions of channels; empty for none")
@@ -503,7 +503,7 @@ class Search(_Section):
     trial_timeout_s: float | None = Field(
         14_400,
         gt=0,
-        description="a trial or control without progress for this long has failed (timeout); null for no limit",
+        description="a trial or baseline without progress for this long has failed (timeout); null for no limit",
     )
     racing: bool = Field(True, description="compare trials on their way, and give up those that are surely beaten")
     image_racing: bool = Field(
@@ -586,7 +586,7 @@ class Spec(_Section):
     gate: GateSpec = Field(GateSpec(), description="how members combine and when the gate stops")
     evaluation: Evaluation = Field(Evaluation(), description="the attack that ranks trials")
     latency: LatencySpec = Field(LatencySpec(), description="the latency protocol")
-    controls: Controls = Field(Controls(), description="small networks trained from scratch, for comparison")
+    baselines: Baselines = Field(Baselines(), description="small networks trained from scratch, for comparison")
     search: Search = Field(Search(), description="how long and by what the space is searched")
     resources: Resources = Field(Resources(), description="what one trial takes")
     storage: SharedStorage = Field(SharedStorage(), description="where machines share finished stages")

@@ -27,7 +27,7 @@ POINTS = (
     "tracker.created",  # after it, before anything else knows its id
     "tracker.close",  # before a run is closed in MLflow
     "driver.trials_done",  # after the last trial, before the final latencies
-    "finals.look",  # everything of a look at the frontier's contenders is measured, its decision is not written
+    "finals.look",  # everything of a look at the frontier's candidates is measured, its decision is not written
     "driver.report",  # before the report is written
     "training.step",  # an optimiser step is done, and no checkpoint after it is written
     "checkpoint.write",  # before a checkpoint of unfinished work is written in one place

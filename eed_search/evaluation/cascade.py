@@ -27,8 +27,6 @@ from eed_search.evaluation.timing import (
     Round,
     block_calls,
     call_quantiles,
-    calm_first,
-    calm_rounds,
     half_width,
     inverse,
     median_interval,
@@ -38,6 +36,8 @@ from eed_search.evaluation.timing import (
     time_block,
     typical,
     typical_times,
+    undisturbed_first,
+    undisturbed_rounds,
     warm_up,
 )
 from eed_search.runs.records import Denominator, Interval, Latency
@@ -88,7 +88,7 @@ def stratified(depths: Int[np.ndarray, " images"], size: int, rng: np.random.Gen
 
 
 @dataclass(frozen=True)
-class Sitting:
+class ProcessTiming:
     """What one process found.
 
     Attributes:
@@ -100,7 +100,7 @@ class Sitting:
     base_ms: float
 
 
-def one_sitting(
+def time_in_process(
     cascades: Sequence[Cascade],
     images: Images,
     reference_onnx: bytes,
@@ -111,13 +111,13 @@ def one_sitting(
     denominator: Denominator = "plain",
     *,
     tell: Callable[[int, int], None] = lambda done, of: None,
-) -> Sitting:
+) -> ProcessTiming:
     """Time deployed cascades on real images, one image at a time, paired with the dense base and with each other.
 
     Every round visits the base, the sentinel, every cascade, and every cascade with all its members
     run, in random order. The images of a cascade's round hold each exit in its share of all images,
     in random order, so members meet the caches as they would in service. A round's time is the
-    typical call of each exit, weighted by the exit's exact share; the median is over the rounds that were calm
+    typical call of each exit, weighted by the exit's exact share; the median is over the rounds that were undisturbed
     for the cascade and the base. A cascade whose interval is narrow enough leaves; the others double their
     rounds, up to twice.
 
@@ -156,7 +156,7 @@ def one_sitting(
         if not racing:
             break
         num_rounds = len(racing[0].rounds)
-    return Sitting(
+    return ProcessTiming(
         tuple(one.latency(images, spec, reference_ms, limit, clock) for one in contests),
         max((one.base_ms for one in contests), default=reference_ms),
     )
@@ -236,21 +236,21 @@ class _Contest:
         """Members run in each of the candidate's calls, round by round."""
         return [self.depths[picks] for picks in self.visited]
 
-    def calm(self) -> tuple[Int[np.ndarray, " rounds"], int]:
-        """Order the rounds by how little cascade and reference were disturbed, and say how many were calm."""
+    def undisturbed(self) -> tuple[Int[np.ndarray, " rounds"], int]:
+        """Order the rounds by how little cascade and reference were disturbed, and say how many were undisturbed."""
         (reference,) = typical_times(self.rounds, "reference")
-        return calm_first(reference, reference * mix_of_exits(self.rounds, self.exits, self.shares))
+        return undisturbed_first(reference, reference * mix_of_exits(self.rounds, self.exits, self.shares))
 
-    def ratios(self) -> Float[np.ndarray, " calm"]:
-        """Time of the cascade over the reference's, one for each calm round."""
-        order, num = self.calm()
+    def ratios(self) -> Float[np.ndarray, " undisturbed"]:
+        """Time of the cascade over the reference's, one for each undisturbed round."""
+        order, num = self.undisturbed()
         kept = order[:num]
         return mix_of_exits([self.rounds[n] for n in kept], [self.exits[n] for n in kept], self.shares)
 
     @property
     def base_ms(self) -> float:
-        """The dense base's typical call in the rounds that were calm for it."""
-        return float(np.median(typical_times(calm_rounds(self.rounds, "reference"), "reference")[0]))
+        """The dense base's typical call in the rounds that were undisturbed for it."""
+        return float(np.median(typical_times(undisturbed_rounds(self.rounds, "reference"), "reference")[0]))
 
     def settled(self, limit: float) -> bool:
         """Whether the intervals, the sentinel's too, are narrow enough: half of them within `limit` of the value."""
@@ -259,18 +259,18 @@ class _Contest:
             widths.append(half_width(median_interval(self._of("sentinel"))))
         return max(widths) <= limit
 
-    def _of(self, name: str) -> Float[np.ndarray, " calm"]:
-        """Time of another entrant over the reference's, one for each round that was calm for both."""
-        return ratios(calm_rounds(self.rounds, "reference", name), name)
+    def _of(self, name: str) -> Float[np.ndarray, " undisturbed"]:
+        """Time of another entrant over the reference's, one for each round that was undisturbed for both."""
+        return ratios(undisturbed_rounds(self.rounds, "reference", name), name)
 
     def latency(self, images: Images, spec: LatencySpec, reference_ms: float, limit: float, clock: Clock) -> Latency:
         """Sum the rounds up, and time whole batches."""
         ratio = median_interval(self.ratios())
         worst = float(np.median(self._of("worst"))) if "worst" in self.entrants else ratio.value
-        order, num = calm = self.calm()
+        order, num = undisturbed = self.undisturbed()
         calm_ones = [self.rounds[n] for n in order[:num]], [self.exits[n] for n in order[:num]]
         enough = math.ceil(MIN_CALLS / spec.final_processes)
-        p50, p95, num_calls = call_quantiles(self.rounds, self.exits, self.shares, calm, enough)
+        p50, p95, num_calls = call_quantiles(self.rounds, self.exits, self.shares, undisturbed, enough)
         told = num_calls >= enough
         wrapped = float(np.median(self._of("script"))) if "script" in self.rounds[0] else None
         return Latency(
@@ -395,7 +395,7 @@ def throughput(
         clock: Asked for the time.
 
     Returns:
-        Images per second of wall time, with the interval of the median over calm rounds.
+        Images per second of wall time, with the interval of the median over undisturbed rounds.
     """
     rng = np.random.default_rng(0)
     batches = [images[stratified(depths, _BATCH, rng)] for _ in range(_NUM_BATCHES)]
@@ -411,5 +411,5 @@ def throughput(
     num_blocks = min(spec.rounds, max(FEWEST_BLOCKS, math.ceil(share * spec.block_ms / lasts)))
     blocks = (time_block(call, range(n * size, (n + 1) * size), clock=clock) for n in range(num_blocks))
     times = np.array([block.wall_ms.mean() for block in blocks])
-    order, num = calm_first(times)
+    order, num = undisturbed_first(times)
     return inverse(median_interval(times[order[:num]]), 1000.0 * _BATCH)

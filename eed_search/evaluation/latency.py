@@ -28,8 +28,6 @@ from eed_search.evaluation.timing import (
     Round,
     block_calls,
     call_quantiles,
-    calm_first,
-    calm_rounds,
     half_width,
     inverse,
     median_interval,
@@ -38,6 +36,8 @@ from eed_search.evaluation.timing import (
     take_rounds,
     time_block,
     typical_times,
+    undisturbed_first,
+    undisturbed_rounds,
     until_settled,
     warm_up,
 )
@@ -55,17 +55,17 @@ class RatioEstimate:
     """Time of one network as a share of the dense base's, at batch 1 in the same process.
 
     Attributes:
-        ratio: Median over the calm rounds of the typical call over the base's typical call, with its bootstrap
+        ratio: Median over the undisturbed rounds of the typical call over the base's typical call, with its bootstrap
             interval.
         p50_ratio: Median of single calls over the median of the base's single calls (wall, from the
-            calm rounds).
+            undisturbed rounds).
         p95_ratio: 95th percentile of the same calls over the median of the base's.
         noisy: After the last doubling the interval was too wide, the sentinel had moved, or the base ran slower
             than in the measurements before; do not rank by it.
-        num_rounds: Rounds taken, calm or not.
+        num_rounds: Rounds taken, undisturbed or not.
         num_calls: Single calls of the candidate that p50 and p95 rest on.
         sentinel_ratio: The sentinel's own ratio in the same rounds; none without a sentinel.
-        samples: The ratio of every calm round, in order.
+        samples: The ratio of every undisturbed round, in order.
     """
 
     ratio: Interval
@@ -208,7 +208,7 @@ class LatencyProbe:
 
     Networks of equal architecture are measured once: the first accepted estimate is kept. After three
     tries that stayed noisy, the one is during which the base ran fastest, and says that it is noisy: on a
-    host that is never calm a search would otherwise spend its time on latencies.
+    host that is never undisturbed a search would otherwise spend its time on latencies.
 
     Args:
         reference_onnx: The dense base.
@@ -221,7 +221,7 @@ class LatencyProbe:
         denominator: How the dense base runs: `plain`, or `script` to go on with a search of an earlier version.
 
     Source:
-        Ours; rounds in random order, only calm ones of them (`timing.calm_first`) and the median of paired
+        Ours; rounds in random order, only undisturbed ones of them (`timing.undisturbed_first`) and the median of paired
         ratios keep out drift and neighbours.
     """
 
@@ -246,7 +246,7 @@ class LatencyProbe:
         self._call_ms = {name: warm_up(call, _NUM_IMAGES, clock=clock) for name, call in self._calls.items()}
         self._known: dict[tuple[str, bool], RatioEstimate] = {}
         self._tries: dict[tuple[str, bool], list[tuple[float, RatioEstimate]]] = {}  # the base's time beside each
-        self._base_ms: list[float] = []  # in the calm rounds of all measurements
+        self._base_ms: list[float] = []  # in the undisturbed rounds of all measurements
         self._sentinels: list[tuple[float, float]] = []  # the base's time and the sentinel's ratio, in the same
 
     def measure(self, onnx: bytes, *, final: bool = False) -> RatioEstimate:
@@ -281,10 +281,10 @@ class LatencyProbe:
         names = list(calls)
 
         def settled(rounds: list[Round]) -> bool:
-            calm = calm_rounds(rounds, *names)
-            narrow = half_width(median_interval(ratios(calm, "candidate"))) <= limit
-            holds = "sentinel" not in calls or self._sentinel_holds(calm, limit)
-            return narrow and holds and self._as_fast_as_before(calm)
+            undisturbed = undisturbed_rounds(rounds, *names)
+            narrow = half_width(median_interval(ratios(undisturbed, "candidate"))) <= limit
+            holds = "sentinel" not in calls or self._sentinel_holds(undisturbed, limit)
+            return narrow and holds and self._as_fast_as_before(undisturbed)
 
         rounds = until_settled(
             lambda num: take_rounds(calls, lambda: images, num, self._rng, by_cpu=by_cpu, clock=self._clock),
@@ -292,15 +292,15 @@ class LatencyProbe:
             self._spec.final_rounds if final else self._spec.rounds,
         )
         noisy = not settled(rounds)
-        calm = calm_rounds(rounds, *names)
-        base_ms = self._remember(calm)
-        sentinel = median_interval(ratios(calm, "sentinel")) if "sentinel" in calls else None
+        undisturbed = undisturbed_rounds(rounds, *names)
+        base_ms = self._remember(undisturbed)
+        sentinel = median_interval(ratios(undisturbed, "sentinel")) if "sentinel" in calls else None
         if sentinel is not None:
             self._sentinels.append((base_ms, sentinel.value))
-        samples = ratios(calm, "candidate")
+        samples = ratios(undisturbed, "candidate")
         exits, shares = np.ones(len(images["candidate"]), np.int64), np.array([0.0, 1.0])
         p50, p95, num_calls = call_quantiles(
-            rounds, [exits] * len(rounds), shares, calm_first(*typical_times(rounds, *names))
+            rounds, [exits] * len(rounds), shares, undisturbed_first(*typical_times(rounds, *names))
         )
         return RatioEstimate(
             ratio=median_interval(samples),
@@ -313,33 +313,33 @@ class LatencyProbe:
             samples=tuple(samples.tolist()),
         )
 
-    def _as_fast_as_before(self, calm: Sequence[Round]) -> bool:
+    def _as_fast_as_before(self, undisturbed: Sequence[Round]) -> bool:
         """Whether the base ran as fast as in the best of the last measurements; else all rounds were disturbed."""
-        return _reference_of(calm) <= QUIET * min(self._base_ms[-_REMEMBERED:], default=math.inf)
+        return _reference_of(undisturbed) <= QUIET * min(self._base_ms[-_REMEMBERED:], default=math.inf)
 
-    def _remember(self, calm: Sequence[Round]) -> float:
+    def _remember(self, undisturbed: Sequence[Round]) -> float:
         """Note how fast the base ran."""
-        self._base_ms.append(_reference_of(calm))
+        self._base_ms.append(_reference_of(undisturbed))
         return self._base_ms[-1]
 
-    def _sentinel_holds(self, calm: Sequence[Round], limit: float) -> bool:
+    def _sentinel_holds(self, undisturbed: Sequence[Round], limit: float) -> bool:
         """Whether it costs what it did when the machine was as fast as it can be."""
         known = self._sentinels[-_REMEMBERED:]
-        fastest = min([_reference_of(calm), *(ms for ms, _ in known)])
+        fastest = min([_reference_of(undisturbed), *(ms for ms, _ in known)])
         earlier = [ratio for ms, ratio in known if ms <= QUIET * fastest]
-        return sentinel_holds(float(np.median(ratios(calm, "sentinel"))), earlier, limit)
+        return sentinel_holds(float(np.median(ratios(undisturbed, "sentinel"))), earlier, limit)
 
     def reference_ms(self) -> Interval:
-        """Wall time of the dense base's typical call, from the calm of many rounds."""
+        """Wall time of the dense base's typical call, from the undisturbed of many rounds."""
         images = {"reference": self._block_images(self._call_ms["reference"])}
         only = {"reference": self._calls["reference"]}
         by_cpu = ranks_by_cpu([self._call_ms["reference"]])
         num_rounds = REFERENCE_SHARE * self._spec.rounds
         rounds = take_rounds(only, lambda: images, num_rounds, self._rng, by_cpu=False, clock=self._clock)
-        calm = calm_rounds(rounds, "reference")
+        undisturbed = undisturbed_rounds(rounds, "reference")
         if not by_cpu:  # else by another clock than the measurements
-            self._remember(calm)
-        (times,) = typical_times(calm, "reference")
+            self._remember(undisturbed)
+        (times,) = typical_times(undisturbed, "reference")
         return median_interval(times)
 
     def gate_ms(self, num_classes: int, gate: GateSettings = _ALONE) -> float:

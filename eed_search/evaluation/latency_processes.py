@@ -24,7 +24,7 @@ import numpy as np
 from eed_search.config.spec import LatencySpec
 from eed_search.core.pace import Pace
 from eed_search.deployment.runtime import GateSettings
-from eed_search.evaluation.cascade import Cascade, Images, Sitting, one_sitting
+from eed_search.evaluation.cascade import Cascade, Images, ProcessTiming, time_in_process
 from eed_search.evaluation.timing import inverse, median_interval
 from eed_search.runs.records import Denominator, Latency, from_json, to_json
 from eed_search.system.private import temporary_folder
@@ -40,7 +40,7 @@ _SHOWN = 500  # characters of what a broken process said last
 
 @dataclass(frozen=True)
 class Job:
-    """What a sitting is given: the arguments of `one_sitting`. It travels as JSON and arrays, never as code.
+    """What a latency process is given: the arguments of `time_in_process`. It travels as JSON and arrays, never as code.
 
     Attributes:
         cascades: Those to time.
@@ -60,9 +60,9 @@ class Job:
     reference_ms: float
     denominator: Denominator
 
-    def sit(self, tell: At = lambda done, of: None) -> Sitting:
+    def sit(self, tell: At = lambda done, of: None) -> ProcessTiming:
         """Do it in this process."""
-        return one_sitting(
+        return time_in_process(
             self.cascades,
             self.images,
             self.reference_onnx,
@@ -129,7 +129,7 @@ def cascade_latencies(
     report: Callable[[str], None] = lambda text: None,
     denominator: Denominator = "plain",
 ) -> list[Latency]:
-    """Time deployed cascades as `one_sitting` does, in `spec.final_processes` fresh processes.
+    """Time deployed cascades as `time_in_process` does, in `spec.final_processes` fresh processes.
 
     Args:
         cascades: Those to time.
@@ -138,7 +138,7 @@ def cascade_latencies(
         sentinel_onnx: A network of known cost; none does without.
         spec: Threads, final processes, rounds and calls, block length. One process: the caller's own.
         reference_ms: Wall time of the dense base from a quiet window.
-        denominator: How the dense base runs, as in `one_sitting`.
+        denominator: How the dense base runs, as in `time_in_process`.
         report: Told which process it is, at which round, and how long the rest takes.
 
     Returns:
@@ -152,10 +152,10 @@ def cascade_latencies(
     job = Job(tuple(cascades), images, reference_onnx, sentinel_onnx, spec, reference_ms, denominator)
     if wanted == 1:
         return list(job.sit().latencies)
-    sittings: list[Sitting] = []
+    timings: list[ProcessTiming] = []
     pace = Pace(wanted)
-    while len(sittings) < wanted + SPARE and len(undisturbed(sittings)) < wanted:
-        number = len(sittings) + 1
+    while len(timings) < wanted + SPARE and len(undisturbed(timings)) < wanted:
+        number = len(timings) + 1
         title = f"process {number}"
         title += f" of {wanted}" if number <= wanted else f", for a disturbed one of {wanted}"
         report(title)
@@ -164,25 +164,28 @@ def cascade_latencies(
             pace.at(number - 1 + done / of)
             report(f"{title}: round {done} of {of}{pace.left if number <= wanted else ''}")
 
-        sittings.append(in_fresh_process(job, at))
-    kept = sorted(sittings, key=lambda one: one.base_ms)[:wanted]
-    calm = len(undisturbed(kept)) == wanted
-    return [agreed([one.latencies[i] for one in kept], reference_ms, calm=calm) for i in range(len(cascades))]
+        timings.append(in_fresh_process(job, at))
+    kept = sorted(timings, key=lambda one: one.base_ms)[:wanted]
+    all_undisturbed = len(undisturbed(kept)) == wanted
+    return [
+        agreed([one.latencies[i] for one in kept], reference_ms, all_undisturbed=all_undisturbed)
+        for i in range(len(cascades))
+    ]
 
 
-def undisturbed(sittings: Sequence[Sitting]) -> list[Sitting]:
+def undisturbed(timings: Sequence[ProcessTiming]) -> list[ProcessTiming]:
     """Keep the processes in which the dense base was about as fast as in the fastest."""
-    fastest = min((one.base_ms for one in sittings), default=0.0)
-    return [one for one in sittings if one.base_ms <= ALIKE * fastest]
+    fastest = min((one.base_ms for one in timings), default=0.0)
+    return [one for one in timings if one.base_ms <= ALIKE * fastest]
 
 
-def agreed(latencies: Sequence[Latency], reference_ms: float, *, calm: bool) -> Latency:
+def agreed(latencies: Sequence[Latency], reference_ms: float, *, all_undisturbed: bool) -> Latency:
     """Make one latency of what several processes found for one cascade.
 
     Args:
         latencies: One or more.
         reference_ms: The dense base's latency.
-        calm: Whether all the processes were undisturbed.
+        all_undisturbed: Whether all the processes were undisturbed.
 
     Returns:
         Medians of all numbers; the intervals are those of the medians over processes.
@@ -199,7 +202,7 @@ def agreed(latencies: Sequence[Latency], reference_ms: float, *, calm: bool) -> 
         speedup=inverse(found, reference_ms),
         worst_case_speedup=reference_ms / worst,
         method="cascade",
-        noisy=not calm or any(one.noisy for one in latencies),
+        noisy=not all_undisturbed or any(one.noisy for one in latencies),
         images_per_second=median_interval(np.array(speeds)) if speeds else None,
         num_calls=sum(one.num_calls for one in latencies),
         exit_ms=tuple(float(np.median(times)) for times in zip(*(one.exit_ms for one in latencies), strict=True)),
@@ -217,8 +220,8 @@ def _median(values: Sequence[float | None]) -> float | None:
 # ---------------------------------------------------------------- the processes
 
 
-def in_fresh_process(job: Job, at: At = lambda done, of: None) -> Sitting:
-    """Run one sitting in an interpreter of its own; it ends with this process, whatever ends that.
+def in_fresh_process(job: Job, at: At = lambda done, of: None) -> ProcessTiming:
+    """Run one latency process in an interpreter of its own; it ends with this process, whatever ends that.
 
     Args:
         job: What it does.
@@ -246,7 +249,7 @@ def in_fresh_process(job: Job, at: At = lambda done, of: None) -> Sitting:
             last = (folder / _SAID).read_text(encoding="utf-8", errors="replace").strip()[-_SHOWN:]
             raise RuntimeError(f"a process for the final latencies ended with {process.returncode}: {last}")
         plain = json.loads((folder / _FOUND).read_bytes())
-    return Sitting(tuple(from_json(Latency, one) for one in plain["latencies"]), float(plain["base_ms"]))
+    return ProcessTiming(tuple(from_json(Latency, one) for one in plain["latencies"]), float(plain["base_ms"]))
 
 
 def _wait(process: subprocess.Popen[bytes], file: Path, at: At) -> None:

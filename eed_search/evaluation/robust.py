@@ -27,7 +27,7 @@ from eed_search.training.recovery import label_loss
 
 
 @dataclass(frozen=True)
-class Judgement:
+class RobustEvaluation:
     """What an evaluation saw, sample by sample.
 
     Attributes:
@@ -72,7 +72,7 @@ class Judgement:
         """Whether all images were attacked."""
         return self.num_attacked == len(self.clean_right)
 
-    def until(self, end: int) -> Judgement:
+    def until(self, end: int) -> RobustEvaluation:
         """Give what was known after so many images were attacked."""
         return replace(
             self,
@@ -90,7 +90,7 @@ which of them are worth attacking on, broken or not."""
 Team = GatedEnsemble[DeployedGate]
 
 
-def judge(
+def evaluate_robustness(
     team: Team,
     split: Split,
     *,
@@ -99,7 +99,7 @@ def judge(
     seed: int,
     device: torch.device,
     sweep: int = 0,
-) -> Judgement:
+) -> RobustEvaluation:
     """Evaluate a team on a split, clean and under attack.
 
     The surrogates, in order: the executed path (the prefix that the gate answers with), then the
@@ -124,13 +124,13 @@ def judge(
         PGD: Madry et al. 2018, arXiv 1706.06083. The union over prefixes, each iterate judged on the
         gated forward, is ours.
     """
-    examination = Examination(team, split, eps=eps, settings=settings, seed=seed, device=device, sweep=sweep)
+    examination = RobustEvaluator(team, split, eps=eps, settings=settings, seed=seed, device=device, sweep=sweep)
     examination.attack(len(split))
     return examination.so_far()
 
 
-class Examination:
-    """An evaluation that can stop after any image and go on from there: see `judge`, whose arguments it takes.
+class RobustEvaluator:
+    """An evaluation that can stop after any image and go on from there: see `evaluate_robustness`, whose arguments it takes.
 
     All images are answered clean at once, which costs little; the attack goes as far as it is asked to.
 
@@ -171,12 +171,12 @@ class Examination:
             self._attack(where)
             self.num_attacked = where.stop
 
-    def so_far(self) -> Judgement:
+    def so_far(self) -> RobustEvaluation:
         """Give all clean flags, and the robust ones of the images that were attacked."""
         several = len(self._team.members) > 1
         union = " through the executed path, each prefix mean and the member mean, union" if several else ""
         attack = f"PGD-{self._settings.steps}{union}"
-        found = Judgement(self._clean, self._robust, self._executed, self._run, self._attacked_run, attack)
+        found = RobustEvaluation(self._clean, self._robust, self._executed, self._run, self._attacked_run, attack)
         if (replay := self._replay) is not None:
             found = replace(
                 found,

@@ -1,7 +1,7 @@
 """Looking at two classifiers on growing parts of the same images, to stop as soon as one is surely behind.
 
 All classifiers meet the same images in the same, shuffled order, so that what they get right of the first ones is compared
-image by image. Six looks, each about twice as far as the one before, the last at all images.
+image by image. Six interim tests, each about twice as far as the one before, the last at all images.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from jaxtyping import Bool, Float
 
 from eed_search.runs.records import Interval, unpack_bits
 
-OUTRACED = "outraced"  # the reason of a trial that was given up because others are surely better
-NUM_LOOKS = 6
+DOMINATED = "outraced"  # the reason of a trial that was given up because others are surely better
+NUM_INTERIM = 6
 ERROR = 0.05  # chance that a classifier that is in truth as good as the other is ever called behind, at most
 
 
-def look_ends(num_images: int) -> tuple[int, ...]:
-    """Say after how many images each look is taken: the last is all of them, each other half of the next, rounded up."""
-    return tuple(sorted({math.ceil(num_images / 2**k) for k in range(NUM_LOOKS)}))
+def interim_sizes(num_images: int) -> tuple[int, ...]:
+    """Say after how many images each interim test is made: the last is all of them, each other half of the next, rounded up."""
+    return tuple(sorted({math.ceil(num_images / 2**k) for k in range(NUM_INTERIM)}))
 
 
 def surely_behind(
@@ -31,20 +31,20 @@ def surely_behind(
     """Say whether one classifier is surely right less often than another, on the images seen so far.
 
     Only images that the two answer differently count. If mine were as good, each of them would be mine with a
-    probability of at least a half. For that walk the chance to have been stopped at any look so far is exact; the look's
-    bound is the largest that keeps it within what may be spent by then, a share of `error` that grows with the looks.
+    probability of at least a half. For that walk the chance to have been stopped at any interim test so far is exact; the interim test's
+    bound is the largest that keeps it within what may be spent by then, a share of `error` that grows with the tests.
 
     Args:
-        mine: Right or not, image by image, up to a look's end.
+        mine: Right or not, image by image, up to a interim test's end.
         theirs: The same images in the same order.
-        ends: After how many images each look is taken, ascending; only looks before the last can stop anything.
-        error: In (0, 1): the chance to be called behind at any look although as good, at most.
+        ends: After how many images each interim test is made, ascending; only tests before the last can stop anything.
+        error: In (0, 1): the chance to be called behind at any interim test although as good, at most.
 
     Returns:
-        Whether a bound is crossed at any look up to the images seen.
+        Whether a bound is crossed at any interim test up to the images seen.
 
     Source:
-        Exact test for paired samples: McNemar 1947, https://doi.org/10.1007/BF02295996. Repeated looks by spending:
+        Exact test for paired samples: McNemar 1947, https://doi.org/10.1007/BF02295996. Repeated tests by spending:
         Lan and DeMets 1983, https://doi.org/10.1093/biomet/70.3.659. The spending by equal shares and the exact walk are ours.
     """
     if mine.shape != theirs.shape or mine.ndim != 1:
@@ -73,7 +73,7 @@ def _fair(num: int) -> Float[np.ndarray, " counts"]:
 
 
 @dataclass(frozen=True)
-class Rival:
+class Incumbent:
     """A point that a trial under attack is held against.
 
     Attributes:
@@ -99,19 +99,19 @@ class Rival:
         return self.latency_ms.high <= latency_ms.low or self.latency_ms == latency_ms
 
 
-def rival_for(latency_ms: Interval, rivals: Sequence[Rival]) -> Rival | None:
-    """Choose the most robust rival that is surely as fast, before any image is attacked; the first of equals.
+def incumbent_for(latency_ms: Interval, incumbents: Sequence[Incumbent]) -> Incumbent | None:
+    """Choose the most robust incumbent that is surely as fast, before any image is attacked; the first of equals.
 
     One only: to be beaten by it is enough, and no correction for several is needed.
     """
-    fast = [rival for rival in rivals if rival.is_as_fast(latency_ms)]
-    return max(fast, key=lambda rival: rival.robust_accuracy, default=None)
+    fast = [incumbent for incumbent in incumbents if incumbent.is_as_fast(latency_ms)]
+    return max(fast, key=lambda incumbent: incumbent.robust_accuracy, default=None)
 
 
 def beaten_by(
     latencies_ms: Sequence[Interval],
     right: Sequence[Bool[np.ndarray, " seen"]],
-    rivals: Sequence[Rival],
+    incumbents: Sequence[Incumbent],
     ends: Sequence[int],
 ) -> tuple[str, ...]:
     """Say who beats a team in every way that it can be deployed, on the images seen so far.
@@ -119,18 +119,18 @@ def beaten_by(
     Args:
         latencies_ms: Of each way: its own gate threshold and the swept ones.
         right: Which images each way gets right under attack so far, or an upper bound of it.
-        rivals: Points to be held against.
-        ends: After how many images each look is taken.
+        incumbents: Points to be held against.
+        ends: After how many images each interim test is made.
 
     Returns:
-        The rivals' ids, each once; empty as long as some way may still be worth it.
+        The incumbents' ids, each once; empty as long as some way may still be worth it.
     """
     beaten: dict[str, None] = {}
     for latency, mine in zip(latencies_ms, right, strict=True):
-        rival = rival_for(latency, rivals)
-        if rival is None or rival.num_images != ends[-1]:  # other images: the data changed at a resume
+        incumbent = incumbent_for(latency, incumbents)
+        if incumbent is None or incumbent.num_images != ends[-1]:  # other images: the data changed at a resume
             return ()
-        if not surely_behind(mine, rival.right(len(mine)), ends):
+        if not surely_behind(mine, incumbent.right(len(mine)), ends):
             return ()
-        beaten[rival.id] = None
+        beaten[incumbent.id] = None
     return tuple(beaten)

@@ -28,9 +28,9 @@ from eed_search.runs.records import Interval
 WARM_UP_S, WARM_UP_CALLS = 0.5, 10
 MIN_CALLS = 1000  # single calls below which no p50 and p95 are given
 NUM_DOUBLINGS = 2  # of the rounds, before a measurement is called noisy
-QUIET = 1.05  # times a contestant's own fast time up to which a round counts as calm
+QUIET = 1.05  # times a contestant's own fast time up to which a round counts as undisturbed
 _TYPICAL = 0.25  # of a block's calls
-_FEWEST_CALM = 5
+_FEWEST_UNDISTURBED = 5
 _FAST = 5  # percentile of a contestant's rounds that is its fast time
 _SHORT_CALL_MS = 0.5  # calls up to which the wall clock ranks; a scheduler's slice is some milliseconds
 _NUM_RESAMPLES = 4000
@@ -104,11 +104,11 @@ def block_calls(call_ms: float, block_ms: float) -> int:
     return max(1, math.ceil(block_ms / call_ms))
 
 
-def calm_first(*times: Float[np.ndarray, " rounds"]) -> tuple[Int[np.ndarray, " rounds"], int]:
+def undisturbed_first(*times: Float[np.ndarray, " rounds"]) -> tuple[Int[np.ndarray, " rounds"], int]:
     """Order rounds by how little they were disturbed.
 
-    A round is calm if every contestant took at most 1.05 times its own fast time, the 5th percentile of its
-    rounds. Where fewer than five are, an eighth of all counts as calm, and at least five: those with the
+    A round is undisturbed if every contestant took at most 1.05 times its own fast time, the 5th percentile of its
+    rounds. Where fewer than five are, an eighth of all counts as undisturbed, and at least five: those with the
     smallest sum of times, each relative to its contestant's median. Both look at every contestant alike, so
     the choice prefers none of them.
 
@@ -116,19 +116,19 @@ def calm_first(*times: Float[np.ndarray, " rounds"]) -> tuple[Int[np.ndarray, " 
         times: For each contestant its typical time in every round, at least one.
 
     Returns:
-        Numbers of the rounds, calm ones first, then by that sum; and how many are calm.
+        Numbers of the rounds, undisturbed ones first, then by that sum; and how many are undisturbed.
 
     Source:
         Ours; against the median of all rounds on a shared host in docs/log.md, 2026-11-22.
     """
     table = np.array(times)
     slowness = (table / np.median(table, axis=1, keepdims=True)).sum(axis=0)
-    calm = (table <= QUIET * np.percentile(table, _FAST, axis=1, keepdims=True)).all(axis=0)
-    if calm.sum() < _FEWEST_CALM:
-        calm[:] = False
-        num = min(len(slowness), max(_FEWEST_CALM, len(slowness) // 8))
-        calm[np.argsort(slowness, kind="stable")[:num]] = True
-    return np.lexsort((slowness, ~calm)), int(calm.sum())
+    undisturbed = (table <= QUIET * np.percentile(table, _FAST, axis=1, keepdims=True)).all(axis=0)
+    if undisturbed.sum() < _FEWEST_UNDISTURBED:
+        undisturbed[:] = False
+        num = min(len(slowness), max(_FEWEST_UNDISTURBED, len(slowness) // 8))
+        undisturbed[np.argsort(slowness, kind="stable")[:num]] = True
+    return np.lexsort((slowness, ~undisturbed)), int(undisturbed.sum())
 
 
 def weighted_quantile(values: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"], share: float) -> float:
@@ -287,9 +287,9 @@ def typical_times(rounds: Sequence[Round], *names: str) -> list[Float[np.ndarray
     return [np.array([one[name].typical_ms for one in rounds]) for name in names]
 
 
-def calm_rounds(rounds: Sequence[Round], *names: str) -> list[Round]:
-    """Keep the rounds that were calm for these contestants, in order."""
-    order, num = calm_first(*typical_times(rounds, *names))
+def undisturbed_rounds(rounds: Sequence[Round], *names: str) -> list[Round]:
+    """Keep the rounds that were undisturbed for these contestants, in order."""
+    order, num = undisturbed_first(*typical_times(rounds, *names))
     return [rounds[n] for n in sorted(order[:num])]
 
 
@@ -307,24 +307,24 @@ def call_quantiles(
     rounds: Sequence[Round],
     depths: Sequence[np.ndarray],
     shares: Float[np.ndarray, " depths"],
-    calm: tuple[Int[np.ndarray, " rounds"], int],
+    undisturbed: tuple[Int[np.ndarray, " rounds"], int],
     enough: int = MIN_CALLS,
 ) -> tuple[float, float, int]:
     """Give median and 95th percentile of the candidate's single calls, as shares of the reference's median call.
 
-    From the calm rounds; where these hold too few calls, from as many of the next as it takes.
+    From the undisturbed rounds; where these hold too few calls, from as many of the next as it takes.
 
     Args:
         rounds: With a `candidate` and a `reference`.
         depths: For each round, the members run in each of the candidate's calls.
         shares: Share of all images that stop at each depth; weighs the calls.
-        calm: The rounds' order and how many are calm, as `calm_first` says.
+        undisturbed: The rounds' order and how many are undisturbed, as `undisturbed_first` says.
         enough: Calls that are wanted.
 
     Returns:
         Both, and how many calls they rest on.
     """
-    order, num = calm
+    order, num = undisturbed
     calls = np.cumsum([len(rounds[n]["candidate"].wall_ms) for n in order])
     kept = order[: max(num, int(np.searchsorted(calls, enough)) + 1)]
     times = calls_of([rounds[n] for n in kept], "candidate")

@@ -31,7 +31,7 @@ from eed_search.evaluation.latency import LatencyProbe
 from eed_search.evaluation.robust import craft
 from eed_search.evaluation.timing import time_block
 from eed_search.pipeline.context import StageContext
-from eed_search.pipeline.training import control_recipe
+from eed_search.pipeline.training import baseline_recipe
 from eed_search.training import train
 from eed_search.training.loop import BatchLoss
 
@@ -80,8 +80,8 @@ class UnitCosts:
         base_attack_s: One PGD step on one image of the dense base, on the whole machine.
         finetune_step_s: An optimiser step of a member's fine-tune, by recovery, over sizes.
         method_image_s: A method's own training before the fine-tune, for each training image.
-        control_step_s: An optimiser step of a control's training, by recovery, over sizes.
-        control_recipe: How controls are trained.
+        baseline_step_s: An optimiser step of a baseline's training, by recovery, over sizes.
+        baseline_recipe: How baselines are trained.
         joint_step_s: An optimiser step of the joint fine-tune of a team of one, over sizes.
         team_factor: A joint step of a whole team over the sum of its members' steps.
         scores_s: All scores of the base, by the score's name.
@@ -100,8 +100,8 @@ class UnitCosts:
     base_attack_s: float
     finetune_step_s: dict[Recovery, Curve]
     method_image_s: dict[str, float]
-    control_step_s: dict[Recovery, Curve]
-    control_recipe: Recipe
+    baseline_step_s: dict[Recovery, Curve]
+    baseline_recipe: Recipe
     joint_step_s: Curve
     team_factor: float
     scores_s: dict[str, float]
@@ -158,7 +158,7 @@ class _Calibration:
         context, spec, data = self._context, self._spec, self._context.data
         base = context.architecture(1.0)
         sizes = measured_sizes(spec)
-        controls = sorted({float(size) for size in spec.controls.sizes})
+        baselines = sorted({float(size) for size in spec.baselines.sizes})
         self._report("dense base")
         # More threads are not slower by themselves, only where other work holds a core up.
         base_step = min(self._step_s(1.0, spec.base, "labels", n) for n in {self._share, self._whole})
@@ -172,7 +172,7 @@ class _Calibration:
             v for v in ("labels", "distill") if isinstance(recovery, Choice) and v in recovery.values
         ]
         finetune = {r: self._steps(sizes, spec.members.finetune, r) for r in recoveries}
-        control = {r: self._steps(controls, spec.base, r) for r in spec.controls.recoveries} if controls else {}
+        baseline = {r: self._steps(baselines, spec.base, r) for r in spec.baselines.recoveries} if baselines else {}
         self._report("joint fine-tuning")
         joint = {size: self._joint_s([size]) for size in sizes}
         team = [sizes[i % len(sizes)] for i in range(_most_members(spec))]
@@ -180,9 +180,9 @@ class _Calibration:
             self._joint_s(team) / sum(joint[size] for size in team) if len(team) > 1 and min(joint.values()) else 1.0
         )
         self._report("attack")
-        attack = {size: self._attack_s(context.architecture(size), self._share) for size in {*sizes, *controls, 1.0}}
+        attack = {size: self._attack_s(context.architecture(size), self._share) for size in {*sizes, *baselines, 1.0}}
         self._report("latency")
-        calls, settled = self._calls({*sizes, *controls})
+        calls, settled = self._calls({*sizes, *baselines})
         return UnitCosts(
             num_train=len(data.train),
             num_validation=len(data.validation),
@@ -192,15 +192,15 @@ class _Calibration:
             base_attack_s=base_attack,
             finetune_step_s=finetune,
             method_image_s={method: self._method_image_s(method) for method in _methods(spec)},
-            control_step_s=control,
-            control_recipe=control_recipe(context),
+            baseline_step_s=baseline,
+            baseline_recipe=baseline_recipe(context),
             joint_step_s=Curve.of(joint),
             team_factor=factor,
             scores_s=scores,
             attack_s=Curve.of(attack),
             call_ms=Curve.of(calls),
             settled=settled,
-            num_bytes=Curve.of({s: float(_num_bytes(context.architecture(s))) for s in {*sizes, *controls, 1.0}}),
+            num_bytes=Curve.of({s: float(_num_bytes(context.architecture(s))) for s in {*sizes, *baselines, 1.0}}),
             seconds=time.perf_counter() - start,
         )
 

@@ -21,16 +21,16 @@ from eed_search.config.spec import Choice, Range, Recipe, Spec
 from eed_search.evaluation.cascade import FEWEST_BLOCKS, FEWEST_ROUNDS, WARM_UP_SHARE, WORST_SHARE
 from eed_search.evaluation.latency import REFERENCE_SHARE
 from eed_search.evaluation.latency_processes import SPARE
-from eed_search.evaluation.sequential_test import look_ends
+from eed_search.evaluation.sequential_test import interim_sizes
 from eed_search.evaluation.timing import NUM_DOUBLINGS, WARM_UP_S
 from eed_search.forecast.foreseen import Draw
 from eed_search.forecast.space_size import plans_of
-from eed_search.frontier.selection import plan_looks
+from eed_search.frontier.selection import plan_rounds
 from eed_search.runs.disk_space import LEDGER_BYTES, fixed_bytes
 
 if TYPE_CHECKING:
     from eed_search.config.params import Score
-    from eed_search.forecast.cached_stages import Stock
+    from eed_search.forecast.cached_stages import CachedStages
     from eed_search.forecast.calibration import UnitCosts
 
 _RUNG_ATTACK = 0.25  # of a trial's evaluation: half of the images, half of the steps
@@ -85,10 +85,10 @@ class _Work:
 class _Reckoner:
     """Prices jobs, given what is there."""
 
-    def __init__(self, spec: Spec, units: UnitCosts, stock: Stock) -> None:
-        self.spec, self.units, self.stock = spec, units, stock
+    def __init__(self, spec: Spec, units: UnitCosts, cached: CachedStages) -> None:
+        self.spec, self.units, self.cached = spec, units, cached
         self.work = _Work()
-        self._made = _Made(set(stock.scores), set(stock.members), set(stock.members), bool(stock.members))
+        self._made = _Made(set(cached.scores), set(cached.members), set(cached.members), bool(cached.members))
 
     def training_s(self, step_s: float, recipe: Recipe, images: float) -> float:
         """Seconds of a training run; a batch smaller than the recipe's costs by its images."""
@@ -117,7 +117,7 @@ class _Reckoner:
         """Prepare the search: train the base, evaluate it, time it and every size."""
         spec, units = self.spec, self.units
         total = 0.0
-        if self.stock.base:
+        if self.cached.base:
             self.work.reuse("base")
         else:
             total += self.work.add("base", self.training_s(units.base_step_s, spec.base, units.num_train))
@@ -129,15 +129,15 @@ class _Reckoner:
         timed = reference + sum(self.latency_s(size, doubled) for size in sizes)
         return total + self.work.add("latency", timed, 1 + len(sizes))
 
-    def control(self, size: float) -> float:
-        """Train the controls of one size, and evaluate them."""
+    def baseline(self, size: float) -> float:
+        """Train the baselines of one size, and evaluate them."""
         spec, units, total = self.spec, self.units, 0.0
-        for recovery in spec.controls.recoveries:
-            if (size, recovery) in self.stock.controls:
-                self.work.reuse("controls")
+        for recovery in spec.baselines.recoveries:
+            if (size, recovery) in self.cached.baselines:
+                self.work.reuse("baselines")
                 continue
-            step = units.control_step_s[recovery].at(size)
-            total += self.work.add("controls", self.training_s(step, units.control_recipe, units.num_train))
+            step = units.baseline_step_s[recovery].at(size)
+            total += self.work.add("baselines", self.training_s(step, units.baseline_recipe, units.num_train))
             total += self.work.add("attacks", self.attack_s([size], units.num_validation))
         return total
 
@@ -192,32 +192,32 @@ class _Reckoner:
         if num_rungs == 1:
             return total
         if given_up:
-            return total + self.work.add("attacks", self.attack_s(sizes, look_ends(units.num_validation)[0]))
+            return total + self.work.add("attacks", self.attack_s(sizes, interim_sizes(units.num_validation)[0]))
         return total + self.work.add("attacks", attack + self.slow_down_s(sizes, units.num_validation))
 
     def finals(self, sizes: Sequence[float], num_contenders: int, num_reported: int, doubled: int) -> float:
         """Confirm, time and check so many points of a team of these sizes, and what is reported of them.
 
-        At the low end nobody's order in latency is open; at the high end that of all reported points is, at every look.
+        At the low end nobody's order in latency is open; at the high end that of all reported points is, at every round.
         """
         spec, units = self.spec, self.units
-        plan = plan_looks(units.num_validation, units.num_fresh)
+        plan = plan_rounds(units.num_validation, units.num_fresh)
         total = 0.0
         if spec.gate.sweep and len(sizes) > 1:
             confirmed = num_contenders // 2
             each = self.attack_s(sizes, units.num_validation) + self.slow_down_s(sizes, units.num_validation)
             total += self.work.add("attacks", confirmed * each, confirmed)
-        references = [1.0, *(float(size) for size in spec.controls.sizes)]
+        references = [1.0, *(float(size) for size in spec.baselines.sizes)]
         timed = len(references) + num_contenders
         total += self.work.add("latency", self.together_s(references, sizes, num_contenders, doubled), timed)
-        if plan.looks:
+        if plan.validation_rounds:
             repeats = plan.num_timings[-1] if doubled else 1
             seconds = repeats * self.together_s([], sizes, num_reported, doubled)
             total += self.work.add("latency", seconds, repeats * num_reported)
         num_last = plan.last[1] - plan.last[0]
         fresh = [self.attack_s([size], num_last) for size in references]
         fresh += [self.attack_s(sizes, num_last)] * num_reported
-        for number, (first, end) in enumerate(plan.looks):
+        for number, (first, end) in enumerate(plan.validation_rounds):
             fresh += [self.attack_s(sizes, end - first)] * (num_reported if number else num_contenders)
         return total + self.work.add("attacks", sum(fresh), len(fresh))
 
@@ -276,8 +276,8 @@ class Forecast:
         slots: Trials at once.
         stages: Cost by stage, in the order of a search.
         base_s: Wall-clock of the dense base's part, alone on the machine.
-        trials_s: Of controls and trials side by side.
-        finals_s: Of what is done to the frontier, alone on the machine.
+        trials_s: Of baselines and trials side by side.
+        revalidation_s: Of what is done to the frontier, alone on the machine.
         store_bytes: What the store grows by.
         run_bytes: What the run's folder, its ledger included, and MLflow take.
         ledger_bytes: Of those, the ledger.
@@ -289,7 +289,7 @@ class Forecast:
     stages: tuple[StageCost, ...]
     base_s: Span
     trials_s: Span
-    finals_s: Span
+    revalidation_s: Span
     store_bytes: Span
     run_bytes: int
     ledger_bytes: int
@@ -298,28 +298,28 @@ class Forecast:
     @property
     def wall_s(self) -> Span:
         """From the first event to the last; without the start of Ray and its workers."""
-        return self.base_s + self.trials_s + self.finals_s
+        return self.base_s + self.trials_s + self.revalidation_s
 
 
-_STAGES = ("base", "controls", "scores", "members", "joint fine-tuning", "attacks", "latency")
+_STAGES = ("base", "baselines", "scores", "members", "joint fine-tuning", "attacks", "latency")
 
 
-def forecast(spec: Spec, units: UnitCosts, proposals: Sequence[Draw], stock: Stock, slots: int) -> Forecast:
+def forecast(spec: Spec, units: UnitCosts, proposals: Sequence[Draw], cached: CachedStages, slots: int) -> Forecast:
     """Reckon what a search would cost.
 
     Args:
         spec: The search.
         units: Measured on this machine.
         proposals: From `foreseen.draws`, at least one.
-        stock: What the store holds of it.
+        cached: What the store holds of it.
         slots: Trials at once.
 
     Returns:
         Both ends of everything; where `search.time_budget_s` cuts the trials, the wall-clock ends
         with the trials that run then, while the stages count all.
     """
-    low, low_s = _one_end(spec, units, proposals, stock, slots, high=False)
-    high, high_s = _one_end(spec, units, proposals, stock, slots, high=True)
+    low, low_s = _one_end(spec, units, proposals, cached, slots, high=False)
+    high, high_s = _one_end(spec, units, proposals, cached, slots, high=True)
     stages = tuple(
         StageCost(
             name,
@@ -329,7 +329,7 @@ def forecast(spec: Spec, units: UnitCosts, proposals: Sequence[Draw], stock: Sto
         )
         for name in _STAGES
     )
-    base_s, trials_s, finals_s = (Span(*sorted(pair)) for pair in zip(low_s, high_s, strict=True))
+    base_s, trials_s, revalidation_s = (Span(*sorted(pair)) for pair in zip(low_s, high_s, strict=True))
     num = spec.search.trials
     return Forecast(
         trials=num,
@@ -337,7 +337,7 @@ def forecast(spec: Spec, units: UnitCosts, proposals: Sequence[Draw], stock: Sto
         stages=stages,
         base_s=base_s,
         trials_s=trials_s,
-        finals_s=finals_s,
+        revalidation_s=revalidation_s,
         store_bytes=_store_bytes(spec, units, proposals, low, high),
         run_bytes=fixed_bytes(num),
         ledger_bytes=num * LEDGER_BYTES,
@@ -346,16 +346,16 @@ def forecast(spec: Spec, units: UnitCosts, proposals: Sequence[Draw], stock: Sto
 
 
 def _one_end(
-    spec: Spec, units: UnitCosts, proposals: Sequence[Draw], stock: Stock, slots: int, *, high: bool
+    spec: Spec, units: UnitCosts, proposals: Sequence[Draw], cached: CachedStages, slots: int, *, high: bool
 ) -> tuple[_Work, tuple[float, float, float]]:
-    reckoner = _Reckoner(spec, units, stock)
+    reckoner = _Reckoner(spec, units, cached)
     doubled = NUM_DOUBLINGS if high and not units.settled else 0
     base_s = reckoner.base(doubled)
-    jobs = [reckoner.control(size) for size in spec.controls.sizes]
+    jobs = [reckoner.baseline(size) for size in spec.baselines.sizes]
     trials = []
     for number, draw in enumerate(proposals):
         num_rungs = 2 if high or not spec.search.racing else _rungs_beyond(number, spec.search.eta)
-        given_up = not high and spec.search.image_racing and number > 0  # the first one has no rivals
+        given_up = not high and spec.search.image_racing and number > 0  # the first one has no incumbents
         trials.append(reckoner.trial(draw, only_old_members=not high, num_rungs=num_rungs, given_up=given_up))
     if left := spec.search.trials - len(trials):
         late = trials[-max(1, len(trials) // 4) :]
@@ -367,8 +367,8 @@ def _one_end(
         until = max(0.0, spec.search.time_budget_s - base_s) + max(trials, default=0.0)
         trials_s = max(makespan(jobs, slots), min(trials_s, until))
     team = sorted((sizes_of(draw, spec) for draw in proposals), key=len)[len(proposals) // 2]
-    finals_s = reckoner.finals(team, _CONTENDERS[high], _REPORTED[high], doubled)
-    return reckoner.work, (base_s, trials_s, finals_s)
+    revalidation_s = reckoner.finals(team, _CONTENDERS[high], _REPORTED[high], doubled)
+    return reckoner.work, (base_s, trials_s, revalidation_s)
 
 
 def _rungs_beyond(number: int, eta: int) -> int:
@@ -395,9 +395,9 @@ def _store_bytes(spec: Spec, units: UnitCosts, proposals: Sequence[Draw], low: _
     def of(work: _Work) -> float:
         made = work.computed
         fixed = (made.get("base", 0) + made.get("scores", 0)) * dense + units.num_validation * units.image_bytes
-        controls = made.get("controls", 0) * sum(units.num_bytes.at(s) for s in spec.controls.sizes)
+        baselines = made.get("baselines", 0) * sum(units.num_bytes.at(s) for s in spec.baselines.sizes)
         answers = made.get("attacks", 0) * 20 * units.num_validation  # flags of each image at each threshold
-        return fixed + controls / max(1, len(spec.controls.sizes)) + made.get("members", 0) * member + teams + answers
+        return fixed + baselines / max(1, len(spec.baselines.sizes)) + made.get("members", 0) * member + teams + answers
 
     return Span(of(low), of(high))
 

@@ -1,6 +1,6 @@
 """Which of a run's points are reported as its frontier, and which may belong to it.
 
-Everything follows from the run's view by the rule of `frontier.selection`: from the last look where there
+Everything follows from the run's view by the rule of `frontier.selection`: from the last round where there
 is one, else from the search's own figures, as far as they go.
 """
 
@@ -20,7 +20,7 @@ from eed_search.frontier.selection import (
     SURE,
     Plan,
     opening,
-    plan_looks,
+    plan_rounds,
     pooled,
     probabilities,
     reported,
@@ -33,7 +33,7 @@ _NUM_FRESH = 200  # of a run whose file says nothing of it
 
 
 @dataclass(frozen=True)
-class Standing:
+class FrontierEstimate:
     """How a run's points stand to the true frontier.
 
     Attributes:
@@ -43,39 +43,39 @@ class Standing:
         threshold: What a point must reach to be reported (`search.front_probability`).
         reached: Whether any point does; else the surest one is reported.
         plan: How the fresh images are dealt out.
-        num_looks: Slices of fresh images that helped to choose.
+        num_rounds_taken: Slices of fresh images that helped to choose.
         decided: Whether the rule has come to its end; before, the search's own figures speak alone.
     """
 
     front: list[Point]
-    maybe: list[Point]
+    uncertain: list[Point]
     probability: dict[str, float]
     threshold: float
     reached: bool
     plan: Plan
-    num_looks: int
+    num_rounds_taken: int
     decided: bool
 
 
-def standing(view: RunView) -> Standing:
+def estimate_frontier(view: RunView) -> FrontierEstimate:
     """Say which points are reported as the frontier, and which may belong to it."""
     threshold, plan = threshold_of(view), plan_of(view)
-    look = view.looks[-1] if view.looks else None
-    known = first_probabilities(view) if look is None else {id_: look.probability[id_] for id_ in look.left}
+    round_ = view.validation_rounds[-1] if view.validation_rounds else None
+    known = first_probabilities(view) if round_ is None else {id_: round_.probability[id_] for id_ in round_.left}
     by_id = {point.id: point for point in points(view)}
     probability = {id_: sure for id_, sure in known.items() if sure >= HOPELESS and id_ in by_id}
     if not probability:  # such as none that touches: the surest of all is not known
         probability = {point.id: known.get(point.id, 0.0) for point in frontier(view)}
     ids = sorted(probability, key=lambda id_: (ranked_latency(view, by_id[id_].measurement).value, id_))
     on = reported([probability[id_] for id_ in ids], threshold)
-    return Standing(
+    return FrontierEstimate(
         front=[by_id[id_] for id_, one in zip(ids, on, strict=True) if one],
-        maybe=[by_id[id_] for id_, one in zip(ids, on, strict=True) if not one],
+        uncertain=[by_id[id_] for id_, one in zip(ids, on, strict=True) if not one],
         probability={id_: probability[id_] for id_ in ids},
         threshold=threshold,
         reached=any(probability[id_] >= threshold for id_ in ids),
         plan=plan,
-        num_looks=0 if look is None else look.number,
+        num_rounds_taken=0 if round_ is None else round_.number,
         decided=is_decided(view),
     )
 
@@ -89,7 +89,7 @@ def plan_of(view: RunView) -> Plan:
     """Say how a run's fresh images are dealt out."""
     num_fresh = int(view.spec.get("data", {}).get("num_fresh", _NUM_FRESH))
     num_base = view.base.measurement.robust_accuracy.num_samples if view.base else 1
-    return plan_looks(num_ranked(view) or num_base, num_fresh)
+    return plan_rounds(num_ranked(view) or num_base, num_fresh)
 
 
 def num_ranked(view: RunView) -> int:
@@ -99,11 +99,11 @@ def num_ranked(view: RunView) -> int:
 
 
 def is_decided(view: RunView) -> bool:
-    """Whether the last look is taken: nothing more chooses."""
-    if not view.looks:
+    """Whether the last round is taken: nothing more chooses."""
+    if not view.validation_rounds:
         return False
-    last = view.looks[-1]
-    return last.settled or last.number >= len(plan_of(view).looks)
+    last = view.validation_rounds[-1]
+    return last.settled or last.number >= len(plan_of(view).validation_rounds)
 
 
 def first_probabilities(
@@ -147,13 +147,13 @@ def final_timings(view: RunView, point: Point) -> list[Interval]:
 
 
 def decide(view: RunView, number: int) -> ValidationRound:
-    """Take a look: from all that is measured, say who may belong to the frontier still.
+    """Take a round: from all that is measured, say who may belong to the frontier still.
 
     A point that lacks one of the slices up to here, because its check failed, keeps its last probability.
 
     Args:
-        view: The run, with all measurements of this look.
-        number: Of the look; 0 goes by the search's own images.
+        view: The run, with all measurements of this round.
+        number: Of the round; 0 goes by the search's own images.
     """
     plan = plan_of(view)
     timings = {id_: len(taken) for id_, taken in view.timings.items()}
@@ -161,8 +161,8 @@ def decide(view: RunView, number: int) -> ValidationRound:
         first = first_probabilities(view)
         first = {id_: sure for id_, sure in first.items() if sure > 0}
         return validation_round(0, first, plan, {id_: timings.get(id_, 0) for id_ in first})
-    before = view.looks[number - 1]
-    slices = plan.looks[:number]
+    before = view.validation_rounds[number - 1]
+    slices = plan.validation_rounds[:number]
     by_id = {point.id: point for point in points(view)}
     whole = [id_ for id_ in before.left if id_ in by_id and _has(view, id_, slices)]
     probability = {id_: before.probability[id_] for id_ in before.left}
@@ -224,7 +224,7 @@ def select(
         raise RunError(
             f"--select {wish}: no such point; allowed: knee, fastest, most-robust, or one of {', '.join(by_id) or 'none (no finished trial)'}"
         )
-    front = standing(view).front if front is None else front
+    front = estimate_frontier(view).front if front is None else front
     if not front:
         raise RunError(f"run {view.name}: has no finished trial, so there is nothing to select")
     fitting = [p for p in front if _keeps(p, max_latency_ms, min_robust_accuracy)]

@@ -26,7 +26,7 @@ def front_probability(
     seed: int,
     num_draws: int = NUM_DRAWS,
     same: Sequence[Hashable] | None = None,
-    rivals: Bool[np.ndarray, " points"] | None = None,
+    dominating: Bool[np.ndarray, " points"] | None = None,
 ) -> Float[np.ndarray, " points"]:
     """Give the probability that each point is on the true frontier of these points.
 
@@ -40,7 +40,7 @@ def front_probability(
         seed: Of the draws.
         num_draws: How many; the standard error is at most half over their root, 0.025 for 400.
         same: Names each point's latency measurement: points of one name share its draw. None: all differ.
-        rivals: Which points may dominate others; all by default. One that is only believed at its best,
+        dominating: Which points may dominate others; all by default. One that is only believed at its best,
             such as a bound, may be dominated and dominates nothing.
 
     Returns:
@@ -67,7 +67,7 @@ def front_probability(
         first: dict[Hashable, int] = {}
         noise = noise[:, [first.setdefault(name, i) for i, name in enumerate(same)]]
     latency = middle + spread * noise
-    others = np.ones(num_points, bool) if rivals is None else rivals
+    others = np.ones(num_points, bool) if dominating is None else dominating
     return np.asarray(_undominated(-accuracy, latency, others).mean(axis=0))
 
 
@@ -91,14 +91,14 @@ def maybe_on_front(
 def _undominated(
     first: Float[np.ndarray, "draws points"],
     second: Float[np.ndarray, "draws points"],
-    rivals: Bool[np.ndarray, " points"],
+    dominating: Bool[np.ndarray, " points"],
 ) -> Bool[np.ndarray, "draws points"]:
-    """Mark in each draw the points that none of the rivals dominates; exact ties in either objective may be there."""
+    """Mark in each draw the points that none of the `dominating` dominates; exact ties in either objective may be there."""
     order = np.lexsort((first, second), axis=1)
     mine, place = (np.take_along_axis(values, order, axis=1) for values in (first, second))
-    # Best of the rivals that stand before a point: no worse in the second objective.
+    # Best of those that stand before a point: no worse in the second objective.
     before = np.full_like(mine, np.inf)
-    before[:, 1:] = np.minimum.accumulate(np.where(rivals[order], mine, np.inf), axis=1)[:, :-1]
+    before[:, 1:] = np.minimum.accumulate(np.where(dominating[order], mine, np.inf), axis=1)[:, :-1]
     # Best of those that are better in it: what stood before the first point of the same value.
     starts = np.zeros(order.shape, int)
     starts[:, 1:] = np.where(place[:, 1:] != place[:, :-1], np.arange(1, order.shape[1]), 0)

@@ -60,14 +60,14 @@ def points(
 
 
 def with_final_latency(view: RunView, reference: Reference) -> Measurement:
-    """Give what was measured on the dense base or a control, with its final latency where one was taken."""
+    """Give what was measured on the dense base or a baseline, with its final latency where one was taken."""
     latency = view.latencies.get(reference.name, reference.measurement.latency)
     return replace(reference.measurement, latency=latency)
 
 
 def measurement_of(view: RunView, id_: str) -> Measurement | None:
-    """Give what was measured on a point, the dense base or a control, its final latency included."""
-    for one in ([view.base] if view.base else []) + view.controls:
+    """Give what was measured on a point, the dense base or a baseline, its final latency included."""
+    for one in ([view.base] if view.base else []) + view.baselines:
         if one.name == id_:
             return with_final_latency(view, one)
     found = (p for p in points(view, unrankable=True, unconfirmed=True, twins=True) if p.id == id_)
@@ -98,7 +98,7 @@ def breaks_a_limit(view: RunView, measured: Measurement) -> bool:
     limits = view.spec.get("search", {}).get("constraints", {})
     if view.base is None or not any(limit is not None for limit in limits.values()):
         return False
-    return any(excess > 0 for excess in constraint_excess(Constraints(**limits), measured, view.base).values())
+    return any(violation > 0 for violation in violations(Constraints(**limits), measured, view.base).values())
 
 
 def frontier(
@@ -167,7 +167,7 @@ def stalled(view: RunView, patience: int | None) -> bool:
     return run_hypervolume(view) <= run_hypervolume(replace(view, trials=earlier))
 
 
-def constraint_excess(limits: Constraints, measured: Measurement, base: Reference) -> dict[str, float]:
+def violations(limits: Constraints, measured: Measurement, base: Reference) -> dict[str, float]:
     """By how much a measurement breaks each limit of the file, in the limit's unit; at most 0 is kept."""
     latency, dense = measured.latency, base.measurement.latency.latency_ms.value
     slowdown = latency.worst_case_ms / dense
@@ -184,5 +184,5 @@ def constraint_excess(limits: Constraints, measured: Measurement, base: Referenc
         "max_attacked_latency_ms": (limits.max_attacked_latency_ms, attacked),
         "max_attacked_slowdown": (limits.max_attacked_slowdown, attacked / dense),
     }
-    excess = {name: limit - value for name, (limit, value) in at_least.items() if limit is not None}
-    return excess | {name: value - limit for name, (limit, value) in at_most.items() if limit is not None}
+    violation = {name: limit - value for name, (limit, value) in at_least.items() if limit is not None}
+    return violation | {name: value - limit for name, (limit, value) in at_most.items() if limit is not None}

@@ -1,8 +1,8 @@
 """The rule that says which points are reported as the frontier: measure again whatever may belong to it, then keep the sure ones.
 
     touch     whatever may be on the frontier by the intervals of the search's own figures, and of that
-              what is there in any draw (look 0; `frontier.front_probability`)
-    looks     fresh images in slices of 1, 1, 2, 4 and 8 times the search's, and as many final latencies
+              what is there in any draw (round 0; `frontier.front_probability`)
+    rounds    fresh images in slices of 1, 1, 2, 4 and 8 times the search's, and as many final latencies
               of those whose order in latency is open; after each, what is surely not there leaves
     report    what is there with a probability of at least `search.front_probability`
     last      one more slice and one more final latency of what is reported: they chose nothing
@@ -26,11 +26,11 @@ from jaxtyping import Bool, Float
 from eed_search.frontier.front_probability import front_probability, maybe_on_front
 from eed_search.runs.records import Accuracy, Interval, RobustAccuracy, ValidationRound
 
-LOOKS = (1, 1, 2, 4, 8)  # of each: fresh images as multiples of the search's, and final latencies
+ROUND_SIZES = (1, 1, 2, 4, 8)  # of each: fresh images as multiples of the search's, and final latencies
 SURE = 0.75  # default of `search.front_probability`
 HOPELESS = 0.02  # probability below which a point is measured no further
-FAINT = 0.0025  # the same before the first fresh image, where looks follow: there in one draw of 400
-FAIR = 0.25  # probability that is worth an attack and a final latency where no looks follow
+FAINT = 0.0025  # the same before the first fresh image, where rounds follow: there in one draw of 400
+FAIR = 0.25  # probability that is worth an attack and a final latency where no rounds follow
 _OPEN = 3.0  # standard errors within which the order of two latencies is open
 _Z95 = 1.959963984540054
 
@@ -43,39 +43,39 @@ class Plan:
     """How the fresh images are dealt out.
 
     Attributes:
-        looks: Slices that choose, in order; none where the images are too few to choose by.
+        validation_rounds: Slices that choose, in order; none where the images are too few to choose by.
         last: The slice that chooses nothing; its figures are what the reported points are worth.
     """
 
-    looks: tuple[Slice, ...]
+    validation_rounds: tuple[Slice, ...]
     last: Slice
 
     @property
     def num_timings(self) -> tuple[int, ...]:
-        """Final latencies by the end of each look, look 0 first: one, then as many as slices of the search's images."""
-        return (1, *np.cumsum(LOOKS)[: len(self.looks)].tolist())
+        """Final latencies by the end of each round, round 0 first: one, then as many as slices of the search's images."""
+        return (1, *np.cumsum(ROUND_SIZES)[: len(self.validation_rounds)].tolist())
 
 
-def plan_looks(num_search: int, num_fresh: int, looks: Sequence[int] = LOOKS) -> Plan:
+def plan_rounds(num_search: int, num_fresh: int, validation_rounds: Sequence[int] = ROUND_SIZES) -> Plan:
     """Deal the fresh images out, without replacement.
 
     The last slice is dealt first, for an interval that was chosen by nothing is worth more than a sharper choice:
     with fewer than twice the search's images all of them are the last slice, and the search's own images and
     final latencies choose alone (then fewer points are sure, and those that are, are as often right). From
-    then on the last slice has as many images as the search, and the looks share what is left, the last of
+    then on the last slice has as many images as the search, and the rounds share what is left, the last of
     them cut short.
 
     Args:
         num_search: Images by which the search ranked, at least 1.
         num_fresh: Fresh images, at least 1.
-        looks: Sizes of the looks, in multiples of the search's images.
+        validation_rounds: Sizes of the rounds, in multiples of the search's images.
     """
     if num_search < 1 or num_fresh < 1:
         raise ValueError(f"{num_search} images of the search and {num_fresh} fresh ones; need at least one of each")
     if num_fresh < 2 * num_search:
         return Plan((), (0, num_fresh))
     slices, start, end = [], 0, num_fresh - num_search
-    for share in looks:
+    for share in validation_rounds:
         if start == end:
             break
         stop = min(end, start + share * num_search)
@@ -101,25 +101,25 @@ def validation_round(
 
 
 def least_probability(number: int, plan: Plan) -> float:
-    """Give the probability that a point must have at a look to be measured on.
+    """Give the probability that a point must have at a round to be measured on.
 
     Before the first fresh image it is the smallest there is: dozens may be left out at once then, and one in
     fifty of them would be missed, as a point of the frontier and as one that keeps others off it.
     """
-    return FAINT if number == 0 and plan.looks else HOPELESS
+    return FAINT if number == 0 and plan.validation_rounds else HOPELESS
 
 
 def worth_measuring(plan: Plan, threshold: float) -> float:
-    """Give the probability that a point must have to be confirmed and timed before look 0.
+    """Give the probability that a point must have to be confirmed and timed before round 0.
 
-    Where no looks follow, nothing could make a point sure that is not nearly so by the search's own images: few
+    Where no rounds follow, nothing could make a point sure that is not nearly so by the search's own images: few
     measurements are enough, and the others stand by the search's figures.
 
     Args:
         plan: How the fresh images are dealt out.
         threshold: `search.front_probability`.
     """
-    return least_probability(0, plan) if plan.looks else max(HOPELESS, min(FAIR, threshold))
+    return least_probability(0, plan) if plan.validation_rounds else max(HOPELESS, min(FAIR, threshold))
 
 
 def touching(
@@ -167,19 +167,19 @@ def opening(
 def probabilities(
     right: Bool[np.ndarray, "points images"],
     latency_ms: Sequence[Interval],
-    look: int,
+    round_: int,
     bounds: Bool[np.ndarray, " points"] | None = None,
 ) -> Float[np.ndarray, " points"]:
-    """Give each point's probability to be on the true frontier, from all that is known of them at a look.
+    """Give each point's probability to be on the true frontier, from all that is known of them at a round.
 
     Args:
         right: All images that they have had so far, the search's first.
         latency_ms: Each one's, `pooled` over its measurements; equal intervals are one measurement.
-        look: Its number; seeds the draws.
+        round_: Its number; seeds the draws.
         bounds: Which accuracies are only upper bounds.
     """
-    rivals = None if bounds is None else ~bounds
-    return front_probability(right, list(latency_ms), seed=look, same=list(latency_ms), rivals=rivals)
+    dominating = None if bounds is None else ~bounds
+    return front_probability(right, list(latency_ms), seed=round_, same=list(latency_ms), dominating=dominating)
 
 
 def pooled(latencies_ms: Sequence[Interval]) -> Interval:
@@ -211,11 +211,11 @@ def open_order(latency_ms: Sequence[Interval]) -> Bool[np.ndarray, " points"]:
 
 
 def to_time(timings_ms: Sequence[Sequence[Interval]], most: int) -> Bool[np.ndarray, " points"]:
-    """Mark the points that are to be timed once more in a look: whose order is open, and who had fewer than `most` timings.
+    """Mark the points that are to be timed once more in a round: whose order is open, and who had fewer than `most` timings.
 
     Args:
         timings_ms: Final latencies of each so far, at least one.
-        most: How many each may have had by the end of the look (`Plan.num_timings`).
+        most: How many each may have had by the end of the round (`Plan.num_timings`).
     """
     few = np.array([len(own) < most for own in timings_ms], dtype=bool)
     return np.asarray(few & open_order([pooled(own) for own in timings_ms]))

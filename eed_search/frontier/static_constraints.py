@@ -20,7 +20,7 @@ DECIDED = ("max_size_bytes", "max_worst_case_latency_ms", "max_worst_case_slowdo
 
 
 @dataclass(frozen=True)
-class Form:
+class ArchitectureProfile:
     """What a member will be.
 
     Attributes:
@@ -34,24 +34,26 @@ class Form:
     size_bytes: int
 
 
-def latency_ends(forms: Sequence[Form], dense_ms: float, gate_ms: float) -> tuple[float, float]:
+def latency_ends(profiles: Sequence[ArchitectureProfile], dense_ms: float, gate_ms: float) -> tuple[float, float]:
     """Give the least and the largest latency of a team: its fastest member alone, and all of them.
 
     Args:
-        forms: Of its members, at least one.
+        profiles: Of its members, at least one.
         dense_ms: Latency of the dense base.
         gate_ms: Cost of one gate step; a single network has none.
     """
-    gate = gate_ms if len(forms) > 1 else 0.0
-    ratios = [form.ratio for form in forms]
-    return min(ratios) * dense_ms + gate, sum(ratios) * dense_ms + gate * len(forms)
+    gate = gate_ms if len(profiles) > 1 else 0.0
+    ratios = [form.ratio for form in profiles]
+    return min(ratios) * dense_ms + gate, sum(ratios) * dense_ms + gate * len(profiles)
 
 
-def excess_beforehand(forms: Sequence[Form], limits: Constraints, dense_ms: float, gate_ms: float) -> dict[str, float]:
+def static_violations(
+    profiles: Sequence[ArchitectureProfile], limits: Constraints, dense_ms: float, gate_ms: float
+) -> dict[str, float]:
     """By how much a team breaks the limits that need no training, in the limit's unit; at most 0 is kept."""
-    fastest, worst = latency_ends(forms, dense_ms, gate_ms)
+    fastest, worst = latency_ends(profiles, dense_ms, gate_ms)
     found = {
-        "max_size_bytes": (limits.max_size_bytes, float(sum(form.size_bytes for form in forms))),
+        "max_size_bytes": (limits.max_size_bytes, float(sum(form.size_bytes for form in profiles))),
         "max_worst_case_latency_ms": (limits.max_worst_case_latency_ms, worst),
         "max_worst_case_slowdown": (limits.max_worst_case_slowdown, worst / dense_ms),
         "max_latency_ms": (limits.max_latency_ms, fastest),
@@ -62,28 +64,28 @@ def excess_beforehand(forms: Sequence[Form], limits: Constraints, dense_ms: floa
     return {name: value - limit for name, (limit, value) in found.items() if limit is not None}
 
 
-class Beforehand:
+class StaticConstraints:
     """Answers for any proposal of a search; says nothing where a member's form is not among those measured.
 
     Args:
         spec: The search.
-        forms: Of its space's sizes.
+        profiles: Of its space's sizes.
         dense_ms: Latency of the dense base.
         gate_ms: Cost of one gate step.
     """
 
-    def __init__(self, spec: Spec, forms: Sequence[Form], dense_ms: float, gate_ms: float) -> None:
+    def __init__(self, spec: Spec, profiles: Sequence[ArchitectureProfile], dense_ms: float, gate_ms: float) -> None:
         self._spec, self._dense_ms, self._gate_ms = spec, dense_ms, gate_ms
-        self._forms = {form.size: form for form in forms}
+        self._forms = {form.size: form for form in profiles}
 
     @classmethod
-    def of(cls, view: RunView, spec: Spec) -> Beforehand:
+    def of(cls, view: RunView, spec: Spec) -> StaticConstraints:
         """Take what a run's ledger holds of it."""
         if view.base is None:
             return cls(spec, (), 1.0, 0.0)
-        forms = [Form(**form) for form in view.facts.get("forms", ())]
+        profiles = [ArchitectureProfile(**form) for form in view.facts.get("forms", ())]
         dense_ms = view.base.measurement.latency.latency_ms.value
-        return cls(spec, forms, dense_ms, float(view.facts.get("gate_ms", 0.0)))
+        return cls(spec, profiles, dense_ms, float(view.facts.get("gate_ms", 0.0)))
 
     @property
     def is_complete(self) -> bool:
@@ -96,19 +98,19 @@ class Beforehand:
 
     def latency_ms(self, params: Mapping[str, ParamValue]) -> tuple[float, float] | None:
         """Give the ends of the latency that ranks, equal where it is known."""
-        if (forms := self._team(params)) is None:
+        if (profiles := self._team(params)) is None:
             return None
-        low, high = latency_ends(forms, self._dense_ms, self._gate_ms)
+        low, high = latency_ends(profiles, self._dense_ms, self._gate_ms)
         return (high, high) if self._spec.search.latency_objective == "worst_case" else (low, high)
 
     def keeps_limits(self, params: Mapping[str, ParamValue]) -> bool:
         """Whether no limit is surely broken."""
-        if (forms := self._team(params)) is None:
+        if (profiles := self._team(params)) is None:
             return True
-        excess = excess_beforehand(forms, self._spec.search.constraints, self._dense_ms, self._gate_ms)
-        return all(value <= 0 for value in excess.values())
+        violation = static_violations(profiles, self._spec.search.constraints, self._dense_ms, self._gate_ms)
+        return all(value <= 0 for value in violation.values())
 
-    def _team(self, params: Mapping[str, ParamValue]) -> list[Form] | None:
+    def _team(self, params: Mapping[str, ParamValue]) -> list[ArchitectureProfile] | None:
         """A team's forms; none where only its making tells."""
         if self._spec.team.mode != "direct" or not self._forms:
             return None
@@ -118,6 +120,6 @@ class Beforehand:
         return [self._forms[one.size] for one in chosen]
 
 
-def to_facts(forms: Sequence[Form]) -> list[dict[str, Any]]:
+def to_facts(profiles: Sequence[ArchitectureProfile]) -> list[dict[str, Any]]:
     """Write forms as a ledger keeps them."""
-    return [asdict(form) for form in forms]
+    return [asdict(form) for form in profiles]

@@ -3,7 +3,7 @@
 The images that ranked the trials chose the points, so on them the best of twenty equals looks better than what it was
 chosen from. Whatever is printed as a gain, a loss or a verdict comes from the slice of fresh images that chose nothing: under
 `eed-search attack` at tier 1 where both sides have it, else under the search's own attack. One search makes many
-comparisons, every reported point with the dense base and one with each control; each of m has a confidence of
+comparisons, every reported point with the dense base and one with each baseline; each of m has a confidence of
 1 - 0.05 / m, so that all of them hold together.
 
 Source:
@@ -52,9 +52,9 @@ class Gain:
         return self.difference.low > 0 or self.difference.high < 0
 
 
-def num_comparisons(num_points: int, num_controls: int) -> int:
-    """Count what one search compares: every reported point with the base, and one with each control."""
-    return max(1, num_points + num_controls)
+def num_comparisons(num_points: int, num_baselines: int) -> int:
+    """Count what one search compares: every reported point with the base, and one with each baseline."""
+    return max(1, num_points + num_baselines)
 
 
 def compared(
@@ -109,7 +109,7 @@ def gains_over_base(view: RunView, front: Sequence[Point]) -> dict[str, Gain]:
     """
     if view.base is None:
         return {}
-    num = num_comparisons(len(front), len(view.controls))
+    num = num_comparisons(len(front), len(view.baselines))
     found = {point.id: gain_over(view, point.id, view.base.name, num) for point in front}
     return {id_: gain for id_, gain in found.items() if gain is not None}
 

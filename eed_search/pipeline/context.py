@@ -42,7 +42,7 @@ class StageContext:
         self.data: Splits = _splits(spec.data, spec.seed)
 
     def read_members(self, stored: Stored) -> list[Member]:
-        """Read the networks of any artifact that holds some: a base, a control, a member, a team."""
+        """Read the networks of any artifact that holds some: a base, a baseline, a member, a team."""
         tensors = {name: torch.from_numpy(array) for name, array in stored.artifact.tensors.items()}
         count = int(stored.artifact.meta.get("num_members", 0))
         graph = self.untrained(0)

@@ -32,7 +32,7 @@ class Deployed:
     members: Sequence[Member]
     gate: DeployedGate
     artifact: str
-    plain: bool = False  # a base or control, which a practitioner would run without a script
+    plain: bool = False  # a base or baseline, which a practitioner would run without a script
 
 
 def latency_stage(

@@ -13,10 +13,10 @@ from eed_search.compression.member import Member
 from eed_search.config.spec import Spec
 from eed_search.core.statistics import paired_difference
 from eed_search.evaluation.latency import RatioEstimate, additive_latency
-from eed_search.evaluation.robust import Judgement
+from eed_search.evaluation.robust import RobustEvaluation
 from eed_search.evaluation.slowdown import NO_GATE, Slowed
 from eed_search.frontier.pareto import hypervolume, normalise
-from eed_search.frontier.points import constraint_excess
+from eed_search.frontier.points import violations
 from eed_search.models import count_macs
 from eed_search.pipeline.context import StageContext
 from eed_search.pipeline.search_context import SearchContext
@@ -41,7 +41,7 @@ _WORTHWHILE = 1e-3  # share of the square that another threshold must add to be 
 
 def worthwhile_thresholds(
     team: Sequence[Member],
-    judged: Judgement,
+    judged: RobustEvaluation,
     slow: Slowed,
     ratios: Sequence[RatioEstimate],
     setting: SearchContext,
@@ -51,7 +51,7 @@ def worthwhile_thresholds(
     spec = setting.spec
     found = []
     for i, threshold in enumerate(judged.thresholds):
-        replayed = Judgement(
+        replayed = RobustEvaluation(
             judged.swept_clean_right[i],
             judged.swept_robust_right[i],
             judged.executed_right,
@@ -61,8 +61,8 @@ def worthwhile_thresholds(
         )
         replayed_slow = Slowed(slow.swept_run[i], slow.swept_run[:0], f"{slow.attack}, aimed at another threshold")
         measured = measure(team, replayed, replayed_slow, ratios, setting, artifact=own.artifact, at_least=True)
-        excess = constraint_excess(spec.search.constraints, measured, setting.base)
-        if all(value <= 0 for value in excess.values()):
+        violation = violations(spec.search.constraints, measured, setting.base)
+        if all(value <= 0 for value in violation.values()):
             found.append(SweptPoint(float(threshold), measured))
     dense = setting.base.measurement.latency.latency_ms.value
     all_rows = [own, *(point.measurement for point in found)]
@@ -86,7 +86,7 @@ def worthwhile_thresholds(
 
 def measure(
     team: Sequence[Member],
-    judged: Judgement,
+    judged: RobustEvaluation,
     slow: Slowed,
     ratios: Sequence[RatioEstimate],
     setting: SearchContext,
@@ -117,7 +117,7 @@ def measure(
     )
 
 
-def under_attack(judged: Judgement, slow: Slowed, macs: Sequence[int], *, at_least: bool = False) -> UnderAttack:
+def under_attack(judged: RobustEvaluation, slow: Slowed, macs: Sequence[int], *, at_least: bool = False) -> UnderAttack:
     """Say how deep the gate goes under both attacks."""
 
     def exits(run: Int[np.ndarray, " samples"]) -> Exits:
@@ -137,7 +137,7 @@ def _mean_macs(shares: Sequence[float], macs: Sequence[int]) -> int:
     return round(sum((1 - sum(shares[:t])) * one for t, one in enumerate(macs)))
 
 
-def robustness_of(judged: Judgement, setting: SearchContext) -> dict[str, Any]:
+def robustness_of(judged: RobustEvaluation, setting: SearchContext) -> dict[str, Any]:
     """The fields of a measurement that the attack decides."""
     base = setting.base.measurement
     base_right = unpack_bits(base.robust_hex, base.robust_accuracy.num_samples)
@@ -148,13 +148,13 @@ def robustness_of(judged: Judgement, setting: SearchContext) -> dict[str, Any]:
     }
 
 
-def robust_accuracy(judged: Judgement, spec: Spec) -> RobustAccuracy:
+def robust_accuracy(judged: RobustEvaluation, spec: Spec) -> RobustAccuracy:
     """Give the robust accuracy that ranks trials; it is no claim."""
     return RobustAccuracy.of(judged.robust_right, attack=judged.attack, eps=spec.threat.eps, badge="proxy")
 
 
 def measure_base(
-    base: nn.Module, key: str, judged: Judgement, reference: Interval, context: StageContext
+    base: nn.Module, key: str, judged: RobustEvaluation, reference: Interval, context: StageContext
 ) -> Measurement:
     """Put together everything measured on the dense base, which every other classifier is compared with.
 

@@ -14,8 +14,8 @@ from torch import nn
 from eed_search.core.pace import in_shares
 from eed_search.data.splits import Split
 from eed_search.ensemble.gate import DeployedGate, GatedEnsemble
-from eed_search.evaluation.robust import Examination, Judgement, craft
-from eed_search.evaluation.sequential_test import look_ends
+from eed_search.evaluation.robust import RobustEvaluation, RobustEvaluator, craft
+from eed_search.evaluation.sequential_test import interim_sizes
 from eed_search.evaluation.slowdown import NO_GATE, Slowed, slowed
 from eed_search.pipeline.context import StageContext
 from eed_search.pipeline.stage import Stage, versioned
@@ -23,13 +23,13 @@ from eed_search.pipeline.training import TrainedMember
 from eed_search.storage.store import Artifact, Stored
 from eed_search.training.checkpoints import Checkpoint, checkpoint_of
 
-Beaten = Callable[[Judgement], object]
+Beaten = Callable[[RobustEvaluation], object]
 """Told what is known after a look at a part of the images; true where nothing more needs to be."""
 _SWEPT = 15  # gate thresholds that a sweep replays
 _NO_PART = {"batch_size", "slow_down_steps"}  # settings that the attack on accuracy does not look at
 
 
-def judgement(
+def robust_evaluation(
     context: StageContext,
     members: Sequence[nn.Module],
     key: str,
@@ -40,9 +40,9 @@ def judgement(
     part: tuple[int, int] | None = None,
     sweep: bool = False,
     share: float = 1.0,
-    in_looks: bool = False,
+    sequential: bool = False,
     beaten: Beaten = lambda seen: False,
-) -> Judgement:
+) -> RobustEvaluation:
     """Evaluate members behind a gate on a split, clean and under attack, or read it.
 
     Args:
@@ -55,9 +55,9 @@ def judgement(
         part: First image of the split to take, and one past the last; all by default.
         sweep: Replay other gate thresholds on the way.
         share: Of the images, from the first on, and of the attack's steps; the same for all.
-        in_looks: Attack in the looks of `evaluation.sequential_test`, and keep what is known after each: an evaluation
+        sequential: Attack in the interim tests of `evaluation.sequential_test`, and keep what is known after each: an evaluation
             that was cut off, or given up, goes on from there.
-        beaten: Asked after each look but the last; where it says so the evaluation is given up.
+        beaten: Asked after each interim test but the last; where it says so the evaluation is given up.
 
     Returns:
         The whole evaluation; up to where it was given up else, whether the store has more or not.
@@ -80,12 +80,14 @@ def judgement(
         settings["images"] = list(part)
         images = images.subset(torch.arange(*part))
     num = max(1, round(share * len(images)))
-    ends = look_ends(num) if in_looks else (num,)
-    unfinished = checkpoint_of(context.store, context.store.key(versioned("judgement"), settings)) if in_looks else None
+    ends = interim_sizes(num) if sequential else (num,)
+    unfinished = (
+        checkpoint_of(context.store, context.store.key(versioned("judgement"), settings)) if sequential else None
+    )
 
     def compute(seed: int) -> Artifact:
         context.report(f"attack on {name}")
-        examination = Examination(
+        examination = RobustEvaluator(
             GatedEnsemble(members, gate),
             images.subset(torch.arange(num)),
             eps=spec.threat.eps,
@@ -109,12 +111,12 @@ def judgement(
 
 
 def _attack(
-    examination: Examination,
+    examination: RobustEvaluator,
     ends: Sequence[int],
     unfinished: Checkpoint | None,
     beaten: Beaten,
     report: Callable[[str], None],
-) -> Judgement:
+) -> RobustEvaluation:
     """Attack part after part of the images, from where an earlier attempt was cut off, until nothing more needs to be known."""
     if unfinished is not None and (state := unfinished.load()) is not None:
         examination.restore(state)
@@ -130,8 +132,8 @@ def _attack(
     return examination.so_far()
 
 
-def _read(artifact: Artifact) -> Judgement:
-    return Judgement(**artifact.tensors, attack=artifact.meta["attack"])
+def _read(artifact: Artifact) -> RobustEvaluation:
+    return RobustEvaluation(**artifact.tensors, attack=artifact.meta["attack"])
 
 
 def slow_down(

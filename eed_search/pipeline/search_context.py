@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from eed_search.config.spec import Spec
-from eed_search.frontier.static_constraints import Form
+from eed_search.frontier.static_constraints import ArchitectureProfile
 from eed_search.runs.records import Denominator, Reference
 
 
@@ -22,7 +22,7 @@ class SearchContext:
         image_shape: Channels, height, width.
         machine: The kind of machine that latencies belong to.
         notes: What a reader of the result should know of the base.
-        forms: What members of the space's sizes will be, as far as that is known before they are made.
+        profiles: What members of the space's sizes will be, as far as that is known before they are made.
     """
 
     spec: Spec
@@ -33,7 +33,7 @@ class SearchContext:
     image_shape: tuple[int, int, int]
     machine: str = ""
     notes: tuple[str, ...] = ()
-    forms: tuple[Form, ...] = ()
+    profiles: tuple[ArchitectureProfile, ...] = ()
 
     @property
     def denominator(self) -> Denominator:

@@ -38,7 +38,7 @@ from eed_search.evaluation.sound import refuse_unsound
 from eed_search.evaluation.target import Target, Tier, Timing
 from eed_search.frontier.estimate import plan_of, select
 from eed_search.frontier.points import points, with_final_latency
-from eed_search.frontier.selection import Slice, plan_looks
+from eed_search.frontier.selection import Slice, plan_rounds
 from eed_search.pipeline.context import open_context
 from eed_search.pipeline.team import find_networks
 from eed_search.pipeline.training import dense_base, undefended
@@ -51,7 +51,7 @@ _CIFAR_EPS = 8 / 255
 
 
 @dataclass(frozen=True)
-class Wishes:
+class AttackOptions:
     """What the user asked for beside the target.
 
     Attributes:
@@ -77,7 +77,9 @@ def is_point(text: str) -> bool:
 # ---------------------------------------------------------------- a run's point
 
 
-def from_run(name: str, view: RunView, id_: str, home: Path, wishes: Wishes, report: Callable[[str], None]) -> Target:
+def from_run(
+    name: str, view: RunView, id_: str, home: Path, options: AttackOptions, report: Callable[[str], None]
+) -> Target:
     """Read a point's networks, gate and images; networks that the store has lost are made again.
 
     Args:
@@ -85,7 +87,7 @@ def from_run(name: str, view: RunView, id_: str, home: Path, wishes: Wishes, rep
         view: The run.
         id_: One of its points, `base`, `knee`, `fastest` or `most-robust`.
         home: Where its store lies.
-        wishes: What the user asked for.
+        options: What the user asked for.
         report: Told what is being computed.
 
     Raises:
@@ -95,14 +97,14 @@ def from_run(name: str, view: RunView, id_: str, home: Path, wishes: Wishes, rep
     """
     found_id, measurement, params = _pick(view, id_)
     plain = dict(view.spec)
-    if wishes.data is not None and wishes.data.is_dir():
-        plain["data"] = plain["data"] | {"path": str(wishes.data)}
+    if options.data is not None and options.data.is_dir():
+        plain["data"] = plain["data"] | {"path": str(options.data)}
     spec = parse(plain, f"run {view.name}")
     context = open_context(spec, home / "store", report, whole_machine="OMP_NUM_THREADS" not in os.environ)
     members = [m.model.eval() for m in context.read_members(find_networks(context, measurement.artifact, params))]
     gate = gate_of(spec.gate, params.gate_threshold if params else RUNS_ALL)
-    samples = _samples(wishes, context.data, plan_of(view).last)
-    whole = wishes.num_samples is None and wishes.eps in (None, spec.threat.eps)
+    samples = _samples(options, context.data, plan_of(view).last)
+    whole = options.num_samples is None and options.eps in (None, spec.threat.eps)
     fresh = view.fresh.get(found_id if found_id != "base" else "dense base")
     recorded = None
     if (
@@ -112,7 +114,7 @@ def from_run(name: str, view: RunView, id_: str, home: Path, wishes: Wishes, rep
         and fresh.clean_accuracy.num_samples == len(samples.split)
     ):
         recorded = ("the search", fresh.clean_accuracy.value)
-    eps = spec.threat.eps if wishes.eps is None else wishes.eps
+    eps = spec.threat.eps if options.eps is None else options.eps
     base = dense_base(context)[0].eval()
     return Target(
         name=f"{name} {found_id}",
@@ -156,12 +158,12 @@ def _timing(measurement: Measurement) -> Timing:
 # ---------------------------------------------------------------- a bundle
 
 
-def from_bundle(folder: Path, wishes: Wishes, report: Callable[[str], None]) -> Target:
+def from_bundle(folder: Path, options: AttackOptions, report: Callable[[str], None]) -> Target:
     """Read a bundle's members back as networks with gradients.
 
     Args:
         folder: The bundle.
-        wishes: What the user asked for.
+        options: What the user asked for.
         report: Told what is being computed.
 
     Raises:
@@ -173,24 +175,24 @@ def from_bundle(folder: Path, wishes: Wishes, report: Callable[[str], None]) -> 
     shape = classifier.image_shape
     members = differentiable(models, classifier.sessions, shape)
     gate = from_settings(classifier.gate)
-    spec = _spec_of(config, wishes)
+    spec = _spec_of(config, options)
     splits = None
-    if spec is not None and (wishes.data is None or wishes.data.is_dir()):
+    if spec is not None and (options.data is None or options.data.is_dir()):
         report("data")
         splits = load_splits(spec.data, spec.seed)
         if splits.image_shape != shape:
             raise DataError(
                 f"{folder}: takes images {list(shape)}, the data hold {list(splits.image_shape)}; give --data"
             )
-    if wishes.eps is not None:
-        eps = wishes.eps
+    if options.eps is not None:
+        eps = options.eps
     elif spec is not None:
         eps = spec.threat.eps
     else:
         raise DataError(f"{folder}: says no eps; give --eps, such as 8/255")
     data = None if spec is None else spec.data
-    unseen = None if data is None else plan_looks(data.num_validation, data.num_fresh).last
-    samples = _samples(wishes, splits, unseen, num_classes=classifier.num_classes, shape=shape)
+    unseen = None if data is None else plan_rounds(data.num_validation, data.num_fresh).last
+    samples = _samples(options, splits, unseen, num_classes=classifier.num_classes, shape=shape)
     return Target(
         name=str(folder),
         team=_team(list(members), gate),
@@ -205,13 +207,13 @@ def from_bundle(folder: Path, wishes: Wishes, report: Callable[[str], None]) -> 
     )
 
 
-def _spec_of(config: object, wishes: Wishes) -> Spec | None:
+def _spec_of(config: object, options: AttackOptions) -> Spec | None:
     plain = config.get("spec") if isinstance(config, dict) else None
     if not isinstance(plain, dict):
         return None
     data = plain.get("data")
-    if wishes.data is not None and wishes.data.is_dir() and isinstance(data, dict):
-        plain = plain | {"data": data | {"path": str(wishes.data)}}
+    if options.data is not None and options.data.is_dir() and isinstance(data, dict):
+        plain = plain | {"data": data | {"path": str(options.data)}}
     return parse(plain, "config.json")
 
 
@@ -229,24 +231,24 @@ def _claimed(claims: object) -> Timing | None:
 # ---------------------------------------------------------------- a user's own model
 
 
-def from_module(target: str, wishes: Wishes) -> Target:
+def from_module(target: str, options: AttackOptions) -> Target:
     """Load a user's own model, and refuse one whose robust accuracy would mean nothing.
 
     Args:
         target: `module:callable`; the module is also looked for in the working folder.
-        wishes: What the user asked for; `data` must be a file, or a folder with `test*.npz`.
+        options: What the user asked for; `data` must be a file, or a folder with `test*.npz`.
 
     Raises:
         ModelError: If it cannot be loaded, is in train mode, answers equal images differently, lets no gradient
             through, or gives anything but finite logits.
         DataError: If the images or labels are wrong, too few, or not answered better than by chance.
     """
-    if wishes.data is None:
+    if options.data is None:
         raise DataError(f"{target}: needs images; give --data FILE.npz with `images` and `labels`")
-    if wishes.eps is None:
+    if options.eps is None:
         raise DataError(f"{target}: needs a budget; give --eps, such as 8/255")
     model = _load(target)
-    samples = _samples(wishes, None)
+    samples = _samples(options, None)
     num_classes = refuse_unsound(target, model, samples.split)
     gate: StopRule = Gate(RUNS_ALL)
     team = model if isinstance(model, GatedEnsemble) else GatedEnsemble([model], gate)
@@ -260,7 +262,7 @@ def from_module(target: str, wishes: Wishes) -> Target:
         split_name=samples.name,
         data=samples.title,
         num_classes=num_classes,
-        eps=wishes.eps,
+        eps=options.eps,
         deploy=deploy if type(rule) in (Gate, MarginGate) else None,
         notes=samples.notes,
     )
@@ -304,7 +306,7 @@ class _Samples:
 
 
 def _samples(
-    wishes: Wishes,
+    options: AttackOptions,
     splits: Splits | None,
     unseen: Slice | None = None,
     *,
@@ -314,7 +316,7 @@ def _samples(
     """Choose the images: a given file's, or the split that the tier may see.
 
     Args:
-        wishes: What the user asked for.
+        options: What the user asked for.
         splits: The data's.
         unseen: Those of the fresh images that have not helped to choose the frontier.
         num_classes: Classes that the model knows.
@@ -322,9 +324,9 @@ def _samples(
     """
     name: Literal["fresh", "test", "given"]
     notes: tuple[str, ...] = ()
-    if wishes.data is not None and (splits is None or not wishes.data.is_dir()):
-        given = read_given(wishes.data, test=wishes.tier == 2)
-        split, name, title = given.split, given.name, str(wishes.data)
+    if options.data is not None and (splits is None or not options.data.is_dir()):
+        given = read_given(options.data, test=options.tier == 2)
+        split, name, title = given.split, given.name, str(options.data)
         if name == "given":
             notes = ("that the model never saw these images is the user's word",)
         if num_classes is not None and int(split.labels.max()) >= num_classes:
@@ -333,19 +335,19 @@ def _samples(
             raise DataError(f"{title}: images are {list(split.images.shape[1:])}, the model takes {list(shape)}; give its own data")  # fmt: skip
         # a file may be sorted by class
         order = torch.randperm(
-            len(split), generator=torch.Generator().manual_seed(seed_of(str(wishes.seed), "samples"))
+            len(split), generator=torch.Generator().manual_seed(seed_of(str(options.seed), "samples"))
         )
         split = split.subset(order)
     elif splits is not None:
-        name, title = ("test", "") if wishes.tier == 2 else ("fresh", "")
+        name, title = ("test", "") if options.tier == 2 else ("fresh", "")
         fresh = splits.fresh if unseen is None else splits.fresh.subset(torch.arange(*unseen))
-        split = splits.test if wishes.tier == 2 else fresh
+        split = splits.test if options.tier == 2 else fresh
     else:
         raise DataError("the target names no images; give --data FILE.npz with `images` and `labels`")
-    most = wishes.num_samples or (_MOST_TIER_1 if wishes.tier == 1 else len(split))
+    most = options.num_samples or (_MOST_TIER_1 if options.tier == 1 else len(split))
     split = Split(split.images[:most], split.labels[:most])
     if len(split) < MIN_SAMPLES:
-        asked = wishes.num_samples is not None and wishes.num_samples < MIN_SAMPLES
+        asked = options.num_samples is not None and options.num_samples < MIN_SAMPLES
         where, do = ("--num-samples", "raise it") if asked else (title or f"the {name} split", "give more images")
         raise DataError(
             f"{where}: {len(split)} samples: too few to say anything (at least {MIN_SAMPLES}; the interval of {MIN_SAMPLES} is"

@@ -17,11 +17,11 @@ from eed_search.config.plans import plan_members
 from eed_search.core.errors import TrialFailure
 from eed_search.ensemble.diversity import choose_team, robust_diversity
 from eed_search.ensemble.gate import Gate
-from eed_search.evaluation.robust import Judgement
+from eed_search.evaluation.robust import RobustEvaluation
 from eed_search.models import count_macs
 from eed_search.pipeline.context import StageContext, trial_threads
-from eed_search.pipeline.robustness import judgement
-from eed_search.pipeline.training import TrainedMember, control_stage, dense_base, member, team_stage
+from eed_search.pipeline.robustness import robust_evaluation
+from eed_search.pipeline.training import TrainedMember, baseline_stage, dense_base, member, team_stage
 from eed_search.storage.store import Stored
 
 
@@ -80,7 +80,7 @@ def assemble(context: StageContext, params: TrialParams, base: nn.Module) -> Ass
 
 
 def find_networks(context: StageContext, reference: str, params: TrialParams | None) -> Stored:
-    """Read the base, a control or a trial's team; make it again where it is altered or gone.
+    """Read the base, a baseline or a trial's team; make it again where it is altered or gone.
 
     The stages are functions of what the search chose, so the artifact appears under its old key. It is
     made with as many threads as a trial takes, which can change the last bits of a sum.
@@ -88,7 +88,7 @@ def find_networks(context: StageContext, reference: str, params: TrialParams | N
     Args:
         context: The search's file, data, device and store.
         reference: `stage/key`, as records name it.
-        params: Of the trial; none for the base and the controls.
+        params: Of the trial; none for the base and the baselines.
 
     Raises:
         StoreError: If this file's stages make nothing of that name.
@@ -97,12 +97,12 @@ def find_networks(context: StageContext, reference: str, params: TrialParams | N
         return found
     context.report(f"makes {reference.partition('.')[0]} again")
     base, _ = dense_base(context)
-    controls = context.spec.controls
+    baselines = context.spec.baselines
     with _as_in_a_trial(context):
         if params is not None:
             team_stage(context, assemble(context, params, base).members, params).made_in(context.store)
-        for size, recovery in product(controls.sizes, controls.recoveries) if params is None else ():
-            stage = control_stage(context, size, recovery, base)
+        for size, recovery in product(baselines.sizes, baselines.recoveries) if params is None else ():
+            stage = baseline_stage(context, size, recovery, base)
             if reference == f"{stage.versioned}/{stage.key(context.store)}":
                 stage.made_in(context.store)
     return context.store.load(reference)
@@ -118,10 +118,10 @@ def _as_in_a_trial(context: StageContext) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _own(context: StageContext, member: TrainedMember) -> Judgement:
+def _own(context: StageContext, member: TrainedMember) -> RobustEvaluation:
     """A member alone under its own white-box attack."""
     alone = f"member {member.plan.choice.title()}"
-    return judgement(context, [member.member.model], member.key, Gate(), name=alone)
+    return robust_evaluation(context, [member.member.model], member.key, Gate(), name=alone)
 
 
 def _gate_order(

@@ -1,4 +1,4 @@
-"""Stages that train: the dense base, controls, scores, members, the team."""
+"""Stages that train: the dense base, baselines, scores, members, the team."""
 
 from __future__ import annotations
 
@@ -90,10 +90,10 @@ def undefended(context: StageContext) -> nn.Module:
     return twin_stage(context).made_in(context.store)[0]
 
 
-# ---------------------------------------------------------------- controls
+# ---------------------------------------------------------------- baselines
 
 
-def control_recipe(context: StageContext) -> Recipe:
+def baseline_recipe(context: StageContext) -> Recipe:
     """The base's recipe, for as many epochs as base, member and joint fine-tune have together."""
     spec = context.spec
     recipes = [recipe for m in methods(context) if (recipe := settings_of(spec.members, m))]
@@ -102,7 +102,7 @@ def control_recipe(context: StageContext) -> Recipe:
     return spec.base.model_copy(update={"epochs": epochs})
 
 
-def control_stage(
+def baseline_stage(
     context: StageContext, size: float, recovery: Recovery, base: nn.Module | None = None
 ) -> Stage[Stored]:
     """Training of a member's architecture from scratch, for as many epochs as a deployed member saw.
@@ -113,12 +113,12 @@ def control_stage(
         recovery: From labels, or from the base.
         base: The dense base where it is at hand; else it is read.
     """
-    recipe = control_recipe(context)
+    recipe = baseline_recipe(context)
 
     def trains(seed: int, unfinished: Checkpoint) -> Artifact:
         teacher = dense_base(context)[0] if base is None else base
         model = fresh(teacher, context.data.image_shape, size, context.spec.members.block, seed)
-        name = f"control {recovery}"
+        name = f"baseline {recovery}"
         _train(context, model, recipe, seed, recovery, teacher, name=name, unfinished=unfinished)
         return _to_artifact(to_arrays(Member(model.cpu())))
 
@@ -262,12 +262,12 @@ def team_stage(context: StageContext, members: Sequence[TrainedMember], params: 
 # ---------------------------------------------------------------- known before anything is trained
 
 
-def known_form(context: StageContext, choice: MemberChoice) -> nn.Module | None:
+def known_profile(context: StageContext, choice: MemberChoice) -> nn.Module | None:
     """The network that a choice will have, untrained; none where only its making tells."""
     return context.architecture(choice.size) if is_sized_before(context.spec, choice.method) else None
 
 
-def known_forms(context: StageContext) -> list[tuple[float | None, nn.Module]]:
+def known_profiles(context: StageContext) -> list[tuple[float | None, nn.Module]]:
     """Networks that members of the space have, as far as they are known before training, by size; masked ones by none."""
     space = context.spec.search.space
     sizes = space.size.values if isinstance(space.size, Choice) else ()
@@ -294,11 +294,11 @@ def check_sizes(context: StageContext) -> list[str]:
     removed = any(removes_channels(spec, method) for method in methods(context))
     if removed and (dense := dense_layers(network, data.image_shape)):
         notes.append(f"layers that keep all channels, since none can be removed: {_listed(dense)}")
-    if spec.controls.sizes and not removed:
+    if spec.baselines.sizes and not removed:
         try:
             channel_groups(network, data.image_shape)
         except ModelError as error:
-            raise ModelError(f"controls.sizes: {error}; or go without controls: []") from error
+            raise ModelError(f"baselines.sizes: {error}; or go without them: baselines: {{sizes: []}}") from error
     if "cstar" in methods(context) and (dense := unfactored_layers(network)):
         notes.append(f"layers that cstar leaves dense, since they are convolutions in groups: {_listed(dense)}")
     dimension = spec.search.space.size

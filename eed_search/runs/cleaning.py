@@ -111,7 +111,7 @@ def held(home: Path) -> Iterator[None]:
         yield
 
 
-def look(home: Path) -> Holdings:
+def survey(home: Path) -> Holdings:
     """Go through a home and say what it holds. Whoever calls holds it.
 
     Args:
@@ -122,7 +122,7 @@ def look(home: Path) -> Holdings:
         if path.is_symlink():
             found.unknown.append(f"{path.name} (a link)")
         elif path.is_dir() and _is_run(path):
-            _look_at_run(path, found, named, whole_bases)
+            _survey_run(path, found, named, whole_bases)
         elif path.is_dir() and ((path / _BENCHMARK).is_file() or (path / _BUNDLE).is_file() or path.name == ATTACKS):
             found.others[path.name] = _size(path)
             named |= _keys_below(path)
@@ -134,7 +134,7 @@ def look(home: Path) -> Holdings:
             found.unknown.append(path.name)
     store = home / STORE
     if store.is_dir() and not store.is_symlink():
-        _look_at_store(store, found, named, whole_bases)
+        _survey_store(store, found, named, whole_bases)
     return found
 
 
@@ -192,7 +192,7 @@ def _is_run(folder: Path) -> bool:
     return (folder / FILE_NAME).is_file() or is_lost(folder / FILE_NAME) or only_begun(folder)
 
 
-def _look_at_run(folder: Path, found: Holdings, named: set[str], whole_bases: set[str]) -> None:
+def _survey_run(folder: Path, found: Holdings, named: set[str], whole_bases: set[str]) -> None:
     sizes: defaultdict[str, int] = defaultdict(int)
     for path in sorted(folder.iterdir()):
         size = _size(path)
@@ -245,11 +245,11 @@ def _artifacts_of(home: Path, view: RunView) -> int:
 # ---------------------------------------------------------------- the store
 
 
-def _look_at_store(store: Path, found: Holdings, named: set[str], whole_bases: set[str]) -> None:
+def _survey_store(store: Path, found: Holdings, named: set[str], whole_bases: set[str]) -> None:
     artifacts: dict[str, Path] = {}
     for stage in _folders(store):
         if stage.name == UNFINISHED:
-            _look_at_unfinished(stage, found, keep=bool(whole_bases))
+            _survey_unfinished(stage, found, keep=bool(whole_bases))
             continue
         if not _STAGE.fullmatch(stage.name):
             found.unknown.append(f"{STORE}/{stage.name}")
@@ -273,7 +273,7 @@ def _look_at_store(store: Path, found: Holdings, named: set[str], whole_bases: s
             found.free.append(Free(path, _size(path), f"{path.parent.name}: artifacts that no search names", key))
 
 
-def _look_at_unfinished(folder: Path, found: Holdings, keep: bool) -> None:
+def _survey_unfinished(folder: Path, found: Holdings, keep: bool) -> None:
     for path in sorted(folder.iterdir()):
         if path.is_symlink() or not path.is_file():
             found.unknown.append(f"{STORE}/{UNFINISHED}/{path.name}")

@@ -26,7 +26,7 @@ from eed_search.runs.records import (
     to_json,
 )
 from eed_search.storage.store import StageUse
-from eed_search.runs.run_view import RESUME, RungReport, RunView
+from eed_search.runs.run_view import RESUME, RungRecord, RunView
 
 Row = tuple[EventKind, dict[str, Any], int | None]
 """Kind, JSON-ready data and trial of an event, as `Ledger.append` takes them."""
@@ -93,7 +93,7 @@ class BaseMeasured(RunEvent):
 
 
 @dataclass(frozen=True)
-class ControlMeasured(RunEvent):
+class BaselineMeasured(RunEvent):
     """A network is trained from scratch and measured."""
 
     kind = "control"
@@ -101,7 +101,7 @@ class ControlMeasured(RunEvent):
     reference: Reference
 
     def apply(self, view: RunView) -> None:
-        view.controls.append(self.reference)
+        view.baselines.append(self.reference)
         view.remember(self.reference.remade)
 
 
@@ -138,7 +138,7 @@ class TrialAttempted(RunEvent):
 
 
 @dataclass(frozen=True)
-class RivalsNamed(RunEvent):
+class IncumbentsNamed(RunEvent):
     """The points that a trial is held against, image by image."""
 
     kind = "rivals"
@@ -146,7 +146,7 @@ class RivalsNamed(RunEvent):
     points: tuple[str, ...]
 
     def apply(self, view: RunView) -> None:
-        view.rivals[self.trial] = self.points
+        view.incumbents[self.trial] = self.points
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class RungReported(RunEvent):
     seconds: float = 0.0
 
     def apply(self, view: RunView) -> None:
-        report = RungReport(
+        report = RungRecord(
             self.rung,
             self.metrics,
             robust_hex=self.robust_hex,
@@ -203,13 +203,13 @@ class TrialEnded(RunEvent):
     def apply(self, view: RunView) -> None:
         view.trials[self.result.number] = self.result
         view.history.append(("result", self.result.number))
-        view.looks = []  # it may be better than those who were chosen
+        view.validation_rounds = []  # it may be better than those who were chosen
         view.remember(self.result.remade)
 
 
 @dataclass(frozen=True)
 class LatencyMeasured(RunEvent):
-    """A final latency of a point, the base or a control."""
+    """A final latency of a point, the base or a baseline."""
 
     kind = "latency"
     id: str
@@ -253,7 +253,7 @@ class FreshChecked(RunEvent):
 
 
 @dataclass(frozen=True)
-class LookTaken(RunEvent):
+class RoundDecided(RunEvent):
     """Who may belong to the frontier after all that was measured up to here."""
 
     kind = "look"
@@ -261,7 +261,7 @@ class LookTaken(RunEvent):
     look: ValidationRound
 
     def apply(self, view: RunView) -> None:
-        view.looks.append(self.look)
+        view.validation_rounds.append(self.look)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from eed_search.runs.run_view import (
     PAUSE,
     RESUME,
     STOPPED,
-    RungReport,
+    RungRecord,
     RunView,
     num_ended,
 )
@@ -38,7 +38,7 @@ __all__ = [
     "EventKind",
     "Ledger",
     "RunView",
-    "RungReport",
+    "RungRecord",
     "fold",
     "num_ended",
     "read_run",

@@ -91,7 +91,7 @@ class Latency:
         speedup: Dense base's latency over this one's, with its interval.
         worst_case_speedup: The same when every member runs.
         method: `additive` sums member latencies over exit shares (in the search);
-            `cascade` timed the deployed cascade itself, image by image (frontier and controls).
+            `cascade` timed the deployed cascade itself, image by image (frontier and baselines).
         noisy: The interval stayed wider than the protocol asks for at this stage (3 % in the search; in each
             process of a final latency 1 % times the root of their number), or too few processes were undisturbed; shown
             with a mark.
@@ -103,7 +103,7 @@ class Latency:
         remade: What of the store was altered or gone and was made again for it.
         denominator: How the dense base ran, by which the speed-ups divide: `plain`, one `session.run` and an argmax, as a
             practitioner would run it; `script`, through the deployed script, as versions before this field did. A base or
-            control with `plain` was timed that way itself.
+            baseline with `plain` was timed that way itself.
         script_speedup: The speed-up over the dense base through the same script; final latencies only.
     """
 
@@ -161,7 +161,7 @@ class UnderAttack:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Everything measured on one classifier: the dense base, a control, or one point of a trial.
+    """Everything measured on one classifier: the dense base, a baseline, or one point of a trial.
 
     Attributes:
         clean_accuracy: On the unperturbed validation images, through the gate.
@@ -198,7 +198,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Reference:
-    """A classifier beside the frontier: the dense base or a control.
+    """A classifier beside the frontier: the dense base or a baseline.
 
     Attributes:
         name: `dense base`, or such as `scratch 50 % (distill)`.
@@ -338,7 +338,7 @@ class TrialRecord:
 
 
 @dataclass(frozen=True)
-class RungReading:
+class RungResult:
     """What a trial measured at a rung, on its way to its end.
 
     Attributes:

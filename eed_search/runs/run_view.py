@@ -21,7 +21,7 @@ NO_RESULT = frozenset({STOPPED, BUDGET})  # ends that say nothing about the tria
 
 
 @dataclass(frozen=True)
-class RungReport:
+class RungRecord:
     """What a trial measured on its way, at one rung.
 
     Attributes:
@@ -59,13 +59,13 @@ class RunView:
         reason: Why it ended, where that needs a word.
         stage: The phase that began last.
         base: The dense base.
-        controls: Networks trained from scratch.
+        baselines: Networks trained from scratch.
         proposals: Parameters by trial number.
         drawn: What Optuna drew for them, under its own names.
         attempts: How often a trial was started, by number.
         losses: How often its worker was lost, by number.
         reports: What trials measured on their way, by number.
-        rivals: Ids of the points that a trial is held against image by image, by number.
+        incumbents: Ids of the points that a trial is held against image by image, by number.
         trials: Finished trials by number.
         history: Proposals, reports, resumptions and ends of trials in their order, with their numbers.
         latencies: Last final latencies by point id, reference name included: they replace the search's.
@@ -74,7 +74,7 @@ class RunView:
         proposed_before: How many trials had been proposed when each was confirmed, by point id.
         fresh: Checks on fresh images that chose nothing, by point id, reference name included.
         slices: Checks on those that chose, by point id and first image.
-        looks: Who belongs to the frontier, decision by decision; empty again once another trial ends.
+        validation_rounds: Who belongs to the frontier, decision by decision; empty again once another trial ends.
         attacks: What `eed-search attack` found, by point id, reference name included, in order.
         notes: Lines for the reader, each once; what of the store had to be made again is among them.
         requests: What persons asked for, in order: `stop`, `cancel`.
@@ -96,13 +96,13 @@ class RunView:
     reason: str = ""
     stage: str = ""
     base: Reference | None = None
-    controls: list[Reference] = field(default_factory=list)
+    baselines: list[Reference] = field(default_factory=list)
     proposals: dict[int, dict[str, ParamValue]] = field(default_factory=dict)
     drawn: dict[int, dict[str, ParamValue]] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
     losses: dict[int, int] = field(default_factory=dict)
-    reports: dict[int, list[RungReport]] = field(default_factory=dict)
-    rivals: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    reports: dict[int, list[RungRecord]] = field(default_factory=dict)
+    incumbents: dict[int, tuple[str, ...]] = field(default_factory=dict)
     trials: dict[int, TrialRecord] = field(default_factory=dict)
     history: list[tuple[What, int]] = field(default_factory=list)
     latencies: dict[str, Latency] = field(default_factory=dict)
@@ -111,7 +111,7 @@ class RunView:
     timings: dict[str, list[Latency]] = field(default_factory=dict)
     fresh: dict[str, FreshCheck] = field(default_factory=dict)
     slices: dict[str, dict[int, FreshCheck]] = field(default_factory=dict)
-    looks: list[ValidationRound] = field(default_factory=list)
+    validation_rounds: list[ValidationRound] = field(default_factory=list)
     attacks: dict[str, list[AttackResult]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)

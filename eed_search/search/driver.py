@@ -1,6 +1,6 @@
 """One search from its file to its frontier: claim the folder, prepare, run the trials, check the frontier.
 
-    claim HOME/NAME → workers → dense base (whole machine) → controls and trials side by side
+    claim HOME/NAME → workers → dense base (whole machine) → baselines and trials side by side
     → finals (whole machine, one at a time, until the frontier is stable) → report → end
 
 The driver's main thread does everything but the trials: it alone writes the ledger. A search that
@@ -25,20 +25,20 @@ from eed_search.config.spec import Spec
 from eed_search.core.errors import EedSearchError, FailureReason, MachineFault, TrialFailure
 from eed_search.core.failpoints import fail_point
 from eed_search.core.texts import as_utf8
-from eed_search.evaluation.sequential_test import Rival
+from eed_search.evaluation.sequential_test import Incumbent
 from eed_search.frontier.points import stalled
-from eed_search.frontier.static_constraints import Beforehand, to_facts
+from eed_search.frontier.static_constraints import StaticConstraints, to_facts
 from eed_search.runs import requests
 from eed_search.runs.data_facts import DataFacts
 from eed_search.runs.events import Requested, Resumed, RunDescribed
 from eed_search.runs.home import check_home
 from eed_search.runs.ledger import FILE_NAME, RESUME, Ledger, RunView
-from eed_search.runs.records import Reference, RungReading, TrialRecord, ValidationRound
+from eed_search.runs.records import Reference, RungResult, TrialRecord, ValidationRound
 from eed_search.runs.replicas import Copier, copied
 from eed_search.runs.run_folder import check_name, claim, with_absolute_data
 from eed_search.runs.run_lock import driving
 from eed_search.search import provenance
-from eed_search.search.execution.monitor import control_label, trial_label
+from eed_search.search.execution.monitor import baseline_label, trial_label
 from eed_search.search.execution.workers import Pipeline, Poll, SessionLost, Work, Workers
 from eed_search.search.interrupts import Stop, interrupts
 from eed_search.search.journal import Journal
@@ -49,14 +49,14 @@ from eed_search.search.outcome import (
     TRACEBACK_KEY,
     failure,
     failure_of,
-    judge,
     out_of_time,
     problem_of,
+    record_of,
 )
-from eed_search.search.racing import incumbents
-from eed_search.search.racing.rung_scheduler import Racing, outraced, with_earlier
-from eed_search.search.remaining import controls_to_train, ended_early, work_left
-from eed_search.search.revalidation import Final, Mark, What, next_final
+from eed_search.search.racing.incumbents import choose, incumbents_of
+from eed_search.search.racing.rung_scheduler import RungScheduler, dominated_record, with_earlier
+from eed_search.search.remaining import baselines_to_train, ended_early, work_left
+from eed_search.search.revalidation import Mark, RevalidationStep, What, next_step
 from eed_search.search.sampling.proposal_cost import Costs
 from eed_search.storage.shared_storage import Storage
 from eed_search.storage.store import write_atomic
@@ -65,7 +65,7 @@ from eed_search.system.machine_faults import fault_in, machine_fault
 if TYPE_CHECKING:
     from eed_search.pipeline.search_context import SearchContext
     from eed_search.search.execution.ray_workers import RayWorkers
-    from eed_search.search.sampling.trial_queue import Proposer
+    from eed_search.search.sampling.trial_queue import TrialQueue
     from eed_search.tracking.mlflow_log import State
 
 RAY_LOG, ERRORS_FOLDER, REPORT_FOLDER = "ray.log", "errors", "report"
@@ -85,7 +85,7 @@ class _Stopped(Exception):
 
 
 @dataclass(frozen=True)
-class Again:
+class ResumeInfo:
     """What a driver that takes a run up again changes, as the ledger's `resume` event keeps it.
 
     Attributes:
@@ -152,7 +152,7 @@ def drive(
     listener: Listener,
     workers: Workers,
     stop: Stop,
-    again: Again | None = None,
+    again: ResumeInfo | None = None,
 ) -> RunView:
     """Go through the phases of a run whose driver lock is held.
 
@@ -220,9 +220,9 @@ class _Search:
     workers: Workers
     slots: int
     stop: Stop
-    again: Again | None = None
+    again: ResumeInfo | None = None
     copier: Copier | None = None
-    _proposer: Proposer | None = None
+    _trial_queue: TrialQueue | None = None
     _last_tick: float = 0.0
     _now: dict[str, str] = field(default_factory=dict)
 
@@ -242,7 +242,7 @@ class _Search:
                 setting = self._prepare()
                 self._trials(setting)
                 fail_point("driver.trials_done")
-                self._finals(setting)
+                self._revalidate(setting)
             except _Stopped:
                 pass
             self._finish()
@@ -272,7 +272,7 @@ class _Search:
         code = {"code": provenance.code_files()}
         self.journal.append(RunDescribed(self.folder.name, self.spec.to_plain(), facts, str(self.home), uid, code))
 
-    def _take_up(self, again: Again) -> None:
+    def _take_up(self, again: ResumeInfo) -> None:
         requests.withdraw(self.folder)  # what the last driver did not hear
         self.journal.append(
             Resumed(
@@ -349,8 +349,8 @@ class _Search:
             "reference_ms": setting.base.measurement.latency.latency_ms.value,
             "gate_ms": setting.gate_ms,
         }
-        if setting.forms:
-            measured["forms"] = to_facts(setting.forms)
+        if setting.profiles:
+            measured["forms"] = to_facts(setting.profiles)
         view = self.view
         # The data's files are hashed now: a source may have been downloaded only just before.
         of = provenance.origin(self.spec)
@@ -373,16 +373,16 @@ class _Search:
             self.journal.note(note)
         return replace(setting, base=base, gate_ms=self.view.facts.get("gate_ms", setting.gate_ms))
 
-    # ------------------------------------------------------------ controls and trials
+    # ------------------------------------------------------------ baselines and trials
 
     def _trials(self, setting: SearchContext | None) -> None:
-        """Run the controls and the trials side by side."""
+        """Run the baselines and the trials side by side."""
         if setting is None:
             return
         from eed_search.search.sampling.study import STUDY_FILE, close_study, open_study, rebuild_study
-        from eed_search.search.sampling.trial_queue import Proposer
+        from eed_search.search.sampling.trial_queue import TrialQueue
 
-        self.journal.stage("controls and trials")
+        self.journal.stage("baselines and trials")
         path = self.folder / STUDY_FILE
         budget = self.spec.search.time_budget_s
         study = (
@@ -393,7 +393,7 @@ class _Search:
         racing = self._race()
         try:
             fail_point("study.rebuilt")
-            self._proposer = Proposer(
+            self._trial_queue = TrialQueue(
                 study,
                 self.spec,
                 unfinished={number: self.view.proposals[number] for number in self.view.unfinished()},
@@ -403,19 +403,19 @@ class _Search:
                 should_stop=self.stop.is_set,
                 enough=lambda: stalled(self.view, self.spec.search.patience),
                 cost=Costs(self.view),
-                beforehand=Beforehand.of(self.view, self.spec),
+                beforehand=StaticConstraints.of(self.view, self.spec),
                 racing=racing,
                 on_resume=lambda number, rung: self.journal.decision(number, rung, RESUME),
-                rivals=self._rivals if self.spec.search.image_racing else None,
+                incumbents=self._incumbents if self.spec.search.image_racing else None,
             )
-            controls = controls_to_train(self.view, self.spec)
-            work = Work(self.spec, setting, controls, self._proposer, self.folder, 1 + self.view.num_resumes)
+            baselines = baselines_to_train(self.view, self.spec)
+            work = Work(self.spec, setting, baselines, self._trial_queue, self.folder, 1 + self.view.num_resumes)
             try:
                 self.workers.side_by_side(self.pipeline, work, self)
                 if not self.stop.is_set():
-                    self._settle_waiting(self._proposer)
+                    self._settle_waiting(self._trial_queue)
             finally:
-                self._proposer.close()
+                self._trial_queue.close()
         finally:
             behind = close_study(study)
         if behind:
@@ -423,18 +423,18 @@ class _Search:
         self._close_open_trials()
         self._raise_if_stopped()
 
-    def _settle_waiting(self, proposer: Proposer) -> None:
+    def _settle_waiting(self, trial_queue: TrialQueue) -> None:
         """End the trials that still wait: others are surely better, or the time was over and nobody has judged them."""
-        judged = not proposer.out_of_time
-        for number in proposer.paused():
+        judged = not trial_queue.out_of_time
+        for number in trial_queue.paused():
             params = self.view.proposals[number]
-            self._settle(outraced(number, self.view) if judged else out_of_time(number, params))
+            self._settle(dominated_record(number, self.view) if judged else out_of_time(number, params))
 
-    def _race(self) -> Racing | None:
+    def _race(self) -> RungScheduler | None:
         """Make the race from the ledger; a decision that was taken and not written down any more is written now."""
         if not self.spec.search.racing:
             return None
-        racing = Racing.replay(self.view, self.spec.search.eta)
+        racing = RungScheduler.replay(self.view, self.spec.search.eta)
         waiting = set(racing.paused())
         for number in self.view.unfinished():
             reports = self.view.reports.get(number)
@@ -442,12 +442,12 @@ class _Search:
                 self.journal.decision(number, reports[-1].rung, "pause" if number in waiting else "continue")
         return racing
 
-    def _rivals(self, number: int) -> tuple[Rival, ...]:
+    def _incumbents(self, number: int) -> tuple[Incumbent, ...]:
         """Say whom a trial is held against, image by image: those of its first time, if it was cut off."""
         kind = self.spec.search.latency_objective
-        if number not in self.view.rivals:
-            self.journal.rivals(number, incumbents.choose(self.view, kind))
-        return incumbents.rivals(self.view, self.view.rivals[number], kind)
+        if number not in self.view.incumbents:
+            self.journal.incumbents(number, choose(self.view, kind))
+        return incumbents_of(self.view, self.view.incumbents[number], kind)
 
     def on_attempt(self, number: int) -> None:
         """A trial starts."""
@@ -462,15 +462,15 @@ class _Search:
             return
         if trace := (result or {}).get(TRACEBACK_KEY):
             self._keep_traceback(trial_file(number), str(trace))
-        self._settle(judge(number, self.view.proposals[number], result))
+        self._settle(record_of(number, self.view.proposals[number], result))
 
-    def _at_rung(self, number: int, reading: RungReading) -> None:
+    def _at_rung(self, number: int, reading: RungResult) -> None:
         """Write down what a trial measured on its way, and whether it goes on."""
-        if self._proposer is None:
+        if self._trial_queue is None:
             return
         self.journal.report(number, reading)
         fail_point("race.decide")
-        verdict = self._proposer.report(number, self.view.reports[number][-1])
+        verdict = self._trial_queue.report(number, self.view.reports[number][-1])
         self.journal.decision(number, reading.rung, verdict)
 
     def on_lost(self, number: int, reason: FailureReason, message: str, trace: str) -> None:
@@ -483,8 +483,8 @@ class _Search:
             self._keep_traceback(trial_file(number), trace)
         if reason == "infrastructure" and self.view.losses.get(number, 0) < MOST_LOSSES:
             self.journal.lost(number, message)
-            if self._proposer is not None:
-                self._proposer.again(number)
+            if self._trial_queue is not None:
+                self._trial_queue.again(number)
             return
         self._settle(failure(number, self.view.proposals[number], reason, message))
 
@@ -493,24 +493,24 @@ class _Search:
         record = with_earlier(record, self.view.reports.get(record.number, ()))
         self.journal.result(record)
         fail_point("study.tell")
-        if self._proposer is not None:
-            self._proposer.tell(record)
+        if self._trial_queue is not None:
+            self._trial_queue.tell(record)
 
-    def on_control(self, size: float, control: Reference | BaseException) -> None:
-        """A control ended."""
-        label = control_label(size)
-        if isinstance(control, BaseException):
-            if fault := machine_fault(control):
-                raise MachineFault(fault) from control
-            self._keep_traceback(f"{label.replace(' %', '').replace(' ', '-')}.txt", str(control))
-            self.journal.note(f"{label} failed ({failure_of(control)[1]})")
-        elif problem := problem_of(control.measurement):
+    def on_baseline(self, size: float, baseline: Reference | BaseException) -> None:
+        """A baseline ended."""
+        label = baseline_label(size)
+        if isinstance(baseline, BaseException):
+            if fault := machine_fault(baseline):
+                raise MachineFault(fault) from baseline
+            self._keep_traceback(f"{label.replace(' %', '').replace(' ', '-')}.txt", str(baseline))
+            self.journal.note(f"{label} failed ({failure_of(baseline)[1]})")
+        elif problem := problem_of(baseline.measurement):
             self.journal.note(f"{label} failed ({problem})")
         else:
-            self.journal.control(control)
+            self.journal.baseline(baseline)
 
     def on_stuck(self, who: str, seconds: float, stopped: str) -> None:
-        """A trial, a control, the base or a final makes no progress; a process that stands still writes no stacks."""
+        """A trial, a baseline, the base or a final makes no progress; a process that stands still writes no stacks."""
         more = stopped or ("errors/ holds its stacks" if who.startswith("trial ") else "")
         self.journal.note(
             f"{who}: no progress for {seconds:.0f} s, half of search.trial_timeout_s{f'; {more}' if more else ''}"
@@ -526,25 +526,25 @@ class _Search:
 
     # ------------------------------------------------------------ finals
 
-    def _finals(self, setting: SearchContext | None) -> None:
+    def _revalidate(self, setting: SearchContext | None) -> None:
         """Choose the frontier and check it, alone on the machine, one measurement or decision after the other."""
         if setting is None:
             return
         self.journal.stage("finals")
         tried: set[Mark] = set()
         together = True
-        while (one := next_final(self.view, tried, together=together)) is not None:
+        while (one := next_step(self.view, tried, together=together)) is not None:
             if isinstance(one, ValidationRound):
                 fail_point("finals.look")
                 self.journal.look(one)
                 continue
-            done = self._final(one, setting)
+            done = self._revalidate_one(one, setting)
             if done or len(one.finalists) == 1:
                 tried |= one.marks()
             else:
                 together = False  # so that the one that cannot be timed is found
 
-    def _final(self, one: Final, setting: SearchContext) -> bool:
+    def _revalidate_one(self, one: RevalidationStep, setting: SearchContext) -> bool:
         """Do one thing and keep what it found; False if it failed."""
         name = _FINALS[one.what]
         self._now = {one.who: name}
@@ -620,7 +620,7 @@ class _Search:
 
     def _close_open_trials(self) -> None:
         for number in self.view.unfinished():
-            self.journal.result(judge(number, self.view.proposals[number], None))
+            self.journal.result(record_of(number, self.view.proposals[number], None))
 
     def _open_tracker(self) -> None:
         from eed_search.tracking.mlflow_log import MlflowTracker

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 from eed_search.config.params import ParamValue
 from eed_search.runs.data_facts import DataFacts
 from eed_search.runs.events import (
+    BaselineMeasured,
     BaseMeasured,
-    ControlMeasured,
     FreshChecked,
+    IncumbentsNamed,
     LatencyMeasured,
-    LookTaken,
     Noted,
-    RivalsNamed,
+    RoundDecided,
     RunDescribed,
     RunEnded,
     RunEvent,
@@ -46,7 +46,7 @@ from eed_search.runs.records import (
     Latency,
     Measurement,
     Reference,
-    RungReading,
+    RungResult,
     TrialRecord,
     ValidationRound,
 )
@@ -125,10 +125,10 @@ class Journal:
         self.append(BaseMeasured(base))
         self.listener.on_base(base)
 
-    def control(self, control: Reference) -> None:
-        """Keep a control."""
-        self.append(ControlMeasured(control))
-        self.listener.on_control(control)
+    def baseline(self, baseline: Reference) -> None:
+        """Keep a baseline."""
+        self.append(BaselineMeasured(baseline))
+        self.listener.on_baseline(baseline)
 
     def proposal(self, number: int, params: Mapping[str, ParamValue], drawn: Mapping[str, ParamValue]) -> None:
         """Keep what a trial is about to try, and what Optuna drew for it."""
@@ -138,16 +138,16 @@ class Journal:
         """Keep that a trial starts, for the first time or again."""
         self.append(TrialAttempted(number, self.view.attempts.get(number, 0) + 1, "started"))
 
-    def rivals(self, number: int, points: Sequence[str]) -> None:
+    def incumbents(self, number: int, points: Sequence[str]) -> None:
         """Keep whom a trial will be held against while it is attacked."""
-        self.append(RivalsNamed(number, tuple(points)))
+        self.append(IncumbentsNamed(number, tuple(points)))
 
     def lost(self, number: int, message: str) -> None:
         """Keep that a trial's worker was lost, and that it will be tried again."""
         attempt = self.view.attempts.get(number, 0)
         self.append(TrialAttempted(number, attempt, "lost", message))
 
-    def report(self, number: int, reading: RungReading) -> None:
+    def report(self, number: int, reading: RungResult) -> None:
         """Keep what a trial measured on its way."""
         self.append(
             RungReported(
@@ -176,7 +176,7 @@ class Journal:
 
     def look(self, look: ValidationRound) -> None:
         """Keep a decision on who may belong to the frontier."""
-        self.append(LookTaken(look))
+        self.append(RoundDecided(look))
 
     def final(self, id_: str, found: Latency | Measurement | FreshCheck, chose_from: int | None = None) -> None:
         """Keep what a point's finals found: its latency, its confirmed measurement, or its fresh check.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from eed_search.runs.data_facts import DataFacts
-from eed_search.runs.ledger import RungReport, RunView
+from eed_search.runs.ledger import RungRecord, RunView
 from eed_search.runs.records import Reference, TrialRecord
 
 
@@ -33,7 +33,7 @@ class Status:
 class Listener(Protocol):
     """Called from the driver's main thread only, in the order in which things happen.
 
-    `on_stage` opens each phase; `on_data` comes once the images are read, `on_base` once, before every `on_control` and
+    `on_stage` opens each phase; `on_data` comes once the images are read, `on_base` once, before every `on_baseline` and
     `on_result`; `on_tick` comes about once a second for as long as the search runs. An exception ends the search.
     """
 
@@ -49,10 +49,10 @@ class Listener(Protocol):
     def on_base(self, base: Reference) -> None:
         """The dense base is trained and measured."""
 
-    def on_control(self, control: Reference) -> None:
-        """A control is trained and measured."""
+    def on_baseline(self, baseline: Reference) -> None:
+        """A baseline is trained and measured."""
 
-    def on_rung(self, number: int, report: RungReport, view: RunView) -> None:
+    def on_rung(self, number: int, report: RungRecord, view: RunView) -> None:
         """A trial came to a rung; whether it goes on is decided."""
 
     def on_result(self, record: TrialRecord, view: RunView) -> None:
@@ -77,10 +77,10 @@ class Silent:
     def on_base(self, base: Reference) -> None:
         """Do nothing."""
 
-    def on_control(self, control: Reference) -> None:
+    def on_baseline(self, baseline: Reference) -> None:
         """Do nothing."""
 
-    def on_rung(self, number: int, report: RungReport, view: RunView) -> None:
+    def on_rung(self, number: int, report: RungRecord, view: RunView) -> None:
         """Do nothing."""
 
     def on_result(self, record: TrialRecord, view: RunView) -> None:

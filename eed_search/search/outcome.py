@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from eed_search.config.params import ParamValue, TrialParams
 from eed_search.core.errors import FailureReason, StorageError, TrialFailure
-from eed_search.evaluation.sequential_test import Rival
+from eed_search.evaluation.sequential_test import Incumbent
 from eed_search.runs.ledger import BUDGET, STOPPED
-from eed_search.runs.records import FreshCheck, Latency, Measurement, RungReading, TrialRecord, metric_problem
+from eed_search.runs.records import FreshCheck, Latency, Measurement, RungResult, TrialRecord, metric_problem
 from eed_search.system.machine_faults import machine_fault
 from eed_search.system.memory import memory_kills
 
@@ -39,22 +39,22 @@ def attempt(
     probe: Probe,
     report: Callable[[str], None],
     rung: int | None = None,
-    rivals: Sequence[Rival] = (),
+    incumbents: Sequence[Incumbent] = (),
 ) -> dict[str, Any]:
     """Run one trial to a rung, or to its end; an exception becomes a failed record and its traceback.
 
     Returns:
-        What `judge` reads: the record, and the traceback where there is one; at a rung the reading; where the machine
+        What `record_of` reads: the record, and the traceback where there is one; at a rung the reading; where the machine
         is at fault, what is wrong with it.
     """
     trace = ""
     try:
-        record = pipeline.run(number, TrialParams.from_flat(params), setting, probe, report, rung, rivals)
+        record = pipeline.run(number, TrialParams.from_flat(params), setting, probe, report, rung, incumbents)
     except Exception as error:
         if fault := machine_fault(error):
             return {FAULT_KEY: fault, TRACEBACK_KEY: traceback.format_exc()}
         record, trace = failure(number, params, *failure_of(error)), traceback.format_exc()
-    if isinstance(record, RungReading) and record.rung == rung:
+    if isinstance(record, RungResult) and record.rung == rung:
         if not (problem := problem_of(record)):
             return {RUNG_KEY: record}
         record = failure(number, params, "diverged", f"at rung {rung}: {problem}", record.seconds)
@@ -63,7 +63,7 @@ def attempt(
     return {REPORT_KEY: record, TRACEBACK_KEY: trace}
 
 
-def judge(number: int, params: Mapping[str, ParamValue], result: Mapping[str, Any] | None) -> TrialRecord:
+def record_of(number: int, params: Mapping[str, ParamValue], result: Mapping[str, Any] | None) -> TrialRecord:
     """Turn what a trial reported into the record that everyone gets.
 
     Args:
@@ -86,7 +86,7 @@ def judge(number: int, params: Mapping[str, ParamValue], result: Mapping[str, An
         kept = replace(record, measurement=None, swept=(), stop=None, constraints={}, robust_diversity=None)
         kept = replace(kept, seconds=0.0, stages=())
         return replace(kept, outcome="failed", reason="diverged", message=problem)
-    broken = [name for name, excess in record.constraints.items() if excess > 0]
+    broken = [name for name, violation in record.constraints.items() if violation > 0]
     if record.outcome == "done" and broken:
         return replace(record, outcome="infeasible", reason=broken[0])
     return record
@@ -162,7 +162,7 @@ _ACCURACIES = {"robust_accuracy": _SHARE, "clean_accuracy": _SHARE}
 _RANGES: dict[type, dict[str, tuple[float, float]]] = {
     Measurement: _ACCURACIES,
     FreshCheck: _ACCURACIES,
-    RungReading: {"robust_accuracy": _SHARE, "latency_ms": _ABOVE_0},
+    RungResult: {"robust_accuracy": _SHARE, "latency_ms": _ABOVE_0},
     Latency: {"latency_ms": _ABOVE_0, "worst_case_ms": _ABOVE_0, "speedup": _ABOVE_0, "worst_case_speedup": _ABOVE_0},
 }
 _UNNAMED = frozenset({"measurement", "latency"})  # passed over in a path: what is in them is known by its own name

@@ -5,19 +5,19 @@ from __future__ import annotations
 from eed_search.config.spec import Spec
 from eed_search.frontier.points import stalled
 from eed_search.runs.ledger import RunView
-from eed_search.search.revalidation import next_final
+from eed_search.search.revalidation import next_step
 
 
 def work_left(view: RunView, spec: Spec) -> bool:
-    """Whether a run lacks a base, a control, a trial or something of its finals."""
+    """Whether a run lacks a base, a baseline, a trial or something of its finals."""
     proposed, ended = len(view.proposals), len(view.trials)
     return bool(
         view.base is None
-        or controls_to_train(view, spec)
+        or baselines_to_train(view, spec)
         or ended < proposed
         or to_reopen(view, spec)
         or (proposed < spec.search.trials and not held_up(view, spec))
-        or next_final(view) is not None
+        or next_step(view) is not None
     )
 
 
@@ -47,7 +47,7 @@ def _time_is_over(view: RunView, spec: Spec) -> bool:
     return budget is not None and view.seconds >= budget
 
 
-def controls_to_train(view: RunView, spec: Spec) -> list[float]:
-    """List the sizes of the controls that a run lacks."""
-    there = {control.size for control in view.controls}
-    return [size for size in spec.controls.sizes if size not in there]
+def baselines_to_train(view: RunView, spec: Spec) -> list[float]:
+    """List the sizes of the baselines that a run lacks."""
+    there = {baseline.size for baseline in view.baselines}
+    return [size for size in spec.baselines.sizes if size not in there]

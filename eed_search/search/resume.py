@@ -26,12 +26,12 @@ from eed_search.runs.moved import path_now
 from eed_search.runs.run_folder import with_absolute_data
 from eed_search.runs.run_lock import driving
 from eed_search.search import provenance
-from eed_search.search.driver import Again, drive, ray_workers
+from eed_search.search.driver import ResumeInfo, drive, ray_workers
 from eed_search.search.execution.workers import LocalWorkers, Pipeline, Workers
 from eed_search.search.interrupts import interrupts
 from eed_search.search.journal import Journal
 from eed_search.search.listener import Listener, Silent
-from eed_search.search.outcome import judge
+from eed_search.search.outcome import record_of
 from eed_search.search.remaining import ended_early, to_reopen, work_left
 from eed_search.storage.store import write_atomic
 from eed_search.system.private import clear_leftovers
@@ -108,7 +108,7 @@ def resume(
         if not view.name:  # killed before its first event
             return drive(spec, folder, pipeline, listener, there, stop)
         notes = provenance.version_notes(view.facts) if left else []
-        again = Again(tuple(to_reopen(view, spec)), tuple(drift), tuple(notes), changed)
+        again = ResumeInfo(tuple(to_reopen(view, spec)), tuple(drift), tuple(notes), changed)
         return drive(spec, folder, pipeline, listener, there, stop, again)
 
 
@@ -138,7 +138,7 @@ def mark_cancelled(folder: Path) -> None:
         view = journal.view
         journal.append(Requested("cancel", offline=True))
         for number in view.unfinished():
-            journal.result(judge(number, view.proposals[number], None))
+            journal.result(record_of(number, view.proposals[number], None))
         _close_views(folder, journal)
         journal.end("cancelled", "cancel")
 

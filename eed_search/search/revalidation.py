@@ -1,17 +1,17 @@
 """What is done when the trials are over, one thing at a time, alone on the machine: the rule of `frontier.selection` at work.
 
-    contenders   whatever may be on the frontier by the search's own images, swept thresholds included; where too
+    candidates   whatever may be on the frontier by the search's own images, swept thresholds included; where too
                  few fresh images follow to choose by, only what has a fair chance
                  → an attack at each of their thresholds that none has confirmed
-                 → a final latency of base, controls and contenders, in the same rounds
-                 → look 0: who goes on
-    each look    a slice of the fresh images for everybody who is left, and further final latencies
+                 → a final latency of base, baselines and candidates, in the same rounds
+                 → round 0: who goes on
+    each round    a slice of the fresh images for everybody who is left, and further final latencies
                  where the order of two is open → who goes on
     the end      the last slice, and where it could be afforded one more final latency, for base,
-                 controls and the reported frontier: they choose nothing
+                 baselines and the reported frontier: they choose nothing
 
 Each may move the frontier, so what is left is asked anew each time. It follows from the run's view
-alone, looks included: a resumed search goes on where the killed one was.
+alone, rounds included: a resumed search goes on where the killed one was.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from typing import Any, Literal
 from eed_search.config.params import TrialParams
 from eed_search.frontier.estimate import (
     decide,
+    estimate_frontier,
     final_timings,
     first_probabilities,
     is_decided,
     num_ranked,
     plan_of,
-    standing,
     threshold_of,
 )
 from eed_search.frontier.points import points
@@ -48,7 +48,7 @@ class Finalist:
     Attributes:
         id: The point's, or the reference's name.
         artifact: `stage/key` of its networks in the store.
-        params: Of the point; none for the base and the controls.
+        params: Of the point; none for the base and the baselines.
         bound: What the search measured; of a swept threshold an upper bound of its robust accuracy.
         timed: Final latencies that it has had.
     """
@@ -67,13 +67,13 @@ class Finalist:
 
     @classmethod
     def of_reference(cls, one: Reference, view: RunView) -> Finalist:
-        """Take the base or a control."""
+        """Take the base or a baseline."""
         m = one.measurement
         return cls(one.name, m.artifact, None, m, len(view.timings.get(one.name, ())))
 
 
 @dataclass(frozen=True)
-class Final:
+class RevalidationStep:
     """One thing that is left to do.
 
     Attributes:
@@ -117,8 +117,10 @@ class Final:
         return given | ({"bound": one.bound} if self.what == "confirm" else {"images": self.images})
 
 
-def next_final(view: RunView, tried: Collection[Mark] = (), *, together: bool = True) -> Final | ValidationRound | None:
-    """Name what is to be done next: something to measure, or a look that is to be written down.
+def next_step(
+    view: RunView, tried: Collection[Mark] = (), *, together: bool = True
+) -> RevalidationStep | ValidationRound | None:
+    """Name what is to be done next: something to measure, or a round that is to be written down.
 
     Args:
         view: The run, its trials over.
@@ -130,10 +132,10 @@ def next_final(view: RunView, tried: Collection[Mark] = (), *, together: bool = 
         None when the reported frontier is chosen, timed and checked.
     """
     ask = _Ask(view, tried, together)
-    if not view.looks:
+    if not view.validation_rounds:
         return ask.opening()
     if not is_decided(view):
-        return ask.look(len(view.looks))
+        return ask.round_(len(view.validation_rounds))
     return ask.end()
 
 
@@ -148,15 +150,15 @@ class _Ask:
     @property
     def references(self) -> list[Finalist]:
         base = [self.view.base] if self.view.base else []
-        return [Finalist.of_reference(one, self.view) for one in base + self.view.controls]
+        return [Finalist.of_reference(one, self.view) for one in base + self.view.baselines]
 
     def points(self, ids: Collection[str], *, unrankable: bool = False, unconfirmed: bool = False) -> list[Finalist]:
         """Take points by their ids, in the order of the trials."""
         found = points(self.view, unrankable=unrankable, unconfirmed=unconfirmed)
         return [Finalist.of_point(point, self.view) for point in found if point.id in ids]
 
-    def opening(self) -> Final | ValidationRound | None:
-        """Confirm and time whatever may be on the frontier; then look 0."""
+    def opening(self) -> RevalidationStep | ValidationRound | None:
+        """Confirm and time whatever may be on the frontier; then round 0."""
         view = self.view
         vain = {id_ for what, id_, _ in self.tried if what == "confirm"} - view.confirmed.keys()
         sure = first_probabilities(view, unrankable=True, unconfirmed=True, without=vain)
@@ -165,19 +167,19 @@ class _Ask:
         bounds = {point.id for point in points(view, unrankable=True, unconfirmed=True) if not point.confirmed}
         if swept := self.points(bounds & contenders.keys(), unrankable=True, unconfirmed=True):
             # the surest first: it may show that others are beaten
-            return Final("confirm", (max(swept, key=lambda one: contenders[one.id]),))
+            return RevalidationStep("confirm", (max(swept, key=lambda one: contenders[one.id]),))
         shown = [*self.references, *self.points(contenders, unrankable=True)]
         if found := self.timing(one for one in shown if one.timed == 0):
             return found
         return decide(view, 0) if num_ranked(view) else self.end()
 
-    def look(self, number: int) -> Final | ValidationRound:
-        """Check and time who is left; then the look."""
+    def round_(self, number: int) -> RevalidationStep | ValidationRound:
+        """Check and time who is left; then the round."""
         view, plan = self.view, plan_of(self.view)
-        left, images = view.looks[-1].left, plan.looks[number - 1]
+        left, images = view.validation_rounds[-1].left, plan.validation_rounds[number - 1]
         for one in self.points(left):
             if images[0] not in view.slices.get(one.id, {}) and ("recheck", one.id, images[0]) not in self.tried:
-                return Final("recheck", (one,), images, chooses=True)
+                return RevalidationStep("recheck", (one,), images, chooses=True)
         timed = {
             point.id: taken for point in points(view) if point.id in left and (taken := final_timings(view, point))
         }
@@ -185,22 +187,22 @@ class _Ask:
         wanted = [id_ for id_, one in zip(timed, again, strict=True) if one]
         return self.timing(self.points(wanted)) or decide(view, number)
 
-    def end(self) -> Final | None:
+    def end(self) -> RevalidationStep | None:
         """Time the reported frontier once more where it can be afforded, and check it and the references."""
         view, plan = self.view, plan_of(self.view)
-        front = self.points({point.id for point in standing(view).front})
-        if plan.looks and view.looks:
-            chose = view.looks[-1].timings
+        front = self.points({point.id for point in estimate_frontier(view).front})
+        if plan.validation_rounds and view.validation_rounds:
+            chose = view.validation_rounds[-1].timings
             if found := self.timing(one for one in front if one.timed <= chose.get(one.id, 0)):
                 return found
         for one in (*self.references, *front):
             if one.id not in view.fresh and ("recheck", one.id, plan.last[0]) not in self.tried:
-                return Final("recheck", (one,), plan.last)
+                return RevalidationStep("recheck", (one,), plan.last)
         return None
 
-    def timing(self, finalists: Iterable[Finalist]) -> Final | None:
+    def timing(self, finalists: Iterable[Finalist]) -> RevalidationStep | None:
         """Time those who were not tried in vain; none if there are none."""
         found = [one for one in finalists if ("final_latencies", one.id, one.timed) not in self.tried]
         if not found:
             return None
-        return Final("final_latencies", tuple(found if self.together else found[:1]))
+        return RevalidationStep("final_latencies", tuple(found if self.together else found[:1]))

@@ -29,7 +29,7 @@ _left_running: list[subprocess.Popen[bytes]] = []  # Python warns of a process t
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ServerOptions:
     """How a home's MLflow shall be served.
 
     Attributes:
@@ -73,7 +73,7 @@ class HomeServer:
             raise RunError(f"{self.note.url}: MLflow's server ended by itself (exit code {code}); start it again")
 
 
-def start_for_good(wanted: Wanted) -> HomeServer:
+def start_for_good(wanted: ServerOptions) -> HomeServer:
     """Start a home's server and leave it running; one that runs already is left as it is.
 
     Args:
@@ -97,7 +97,7 @@ def start_for_good(wanted: Wanted) -> HomeServer:
 
 
 @contextmanager
-def serve_home(wanted: Wanted) -> Iterator[HomeServer]:
+def serve_home(wanted: ServerOptions) -> Iterator[HomeServer]:
     """Serve a home while the block runs.
 
     Its note stays behind where its data lie elsewhere: searches then say that the server is gone,
@@ -138,7 +138,7 @@ def _one_starter(home: Path) -> Iterator[None]:
         raise RunError(f"{home}: another mlflow-server is starting there; wait for it, or end it") from error
 
 
-def _running(home: Path, wanted: Wanted) -> ServerNote | None:
+def _running(home: Path, wanted: ServerOptions) -> ServerNote | None:
     note = own_note(home)
     if note is None or not server.is_healthy(note.url):
         return None
@@ -157,7 +157,7 @@ def _shown(database: str) -> str:
     return parse(database).render_as_string(hide_password=True)
 
 
-def _start(home: Path, wanted: Wanted) -> tuple[subprocess.Popen[bytes], ServerNote]:
+def _start(home: Path, wanted: ServerOptions) -> tuple[subprocess.Popen[bytes], ServerNote]:
     port = server.free_port(wanted.port, "eed-search mlflow-server or ui")
     artifacts = _artifacts(home, wanted.artifacts)
     if wanted.database is None:

@@ -1,4 +1,4 @@
-"""What stands in the runs below a search's own in MLflow: one for each trial, swept threshold, control and the dense base."""
+"""What stands in the runs below a search's own in MLflow: one for each trial, swept threshold, baseline and the dense base."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from eed_search.tracking.mlflow_facts import measurement_metrics, origin_tags
 from eed_search.tracking.mlflow_runs import ENDS, Child
 from eed_search.tracking.text import team_title
 
-ReferenceKind = Literal["base", "control"]
+ReferenceKind = Literal["base", "baseline"]
 
 
 def reference_child(reference: Reference, kind: ReferenceKind, at: float) -> Child:
-    """Show the dense base or a control.
+    """Show the dense base or a baseline.
 
     Args:
         reference: What it is.

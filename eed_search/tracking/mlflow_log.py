@@ -1,4 +1,4 @@
-"""A search in MLflow: it is a run, each trial, the dense base and each control a child of it.
+"""A search in MLflow: it is a run, each trial, the dense base and each baseline a child of it.
 
 Order of calls: `start`, then `deliver` for each event of the ledger and `flush` for some at a time, `finish` at the
 end. MLflow is a view: every call may be repeated, by this process or by the next one after a kill. Each run carries the
@@ -21,12 +21,12 @@ from eed_search.frontier.growth import Growth
 from eed_search.frontier.points import measurement_of
 from eed_search.runs.events import (
     Attacked,
+    BaselineMeasured,
     BaseMeasured,
-    ControlMeasured,
     FreshChecked,
     LatencyMeasured,
-    LookTaken,
     Resumed,
+    RoundDecided,
     RunDescribed,
     ThresholdConfirmed,
     TrialEnded,
@@ -131,8 +131,8 @@ class MlflowTracker:
                 told.log("", tags=_fact_tags(view), at=at)
             case BaseMeasured(reference):
                 told.put(reference_child(reference, "base", at))
-            case ControlMeasured(reference):
-                told.put(reference_child(reference, "control", at))
+            case BaselineMeasured(reference):
+                told.put(reference_child(reference, "baseline", at))
             case TrialEnded(record):
                 told.put(trial_child(view.trials[record.number], self._spec, at))
                 told.steps.append((at, len(view.trials), self._progress(view)))
@@ -140,7 +140,7 @@ class MlflowTracker:
                 told.log(id_, **_final_latency(id_, view), step=1, at=at)
             case ThresholdConfirmed(id_):
                 told.put(self._swept(id_, view, at))
-            case LookTaken(look):
+            case RoundDecided(look):
                 for point, sure in look.probability.items():
                     told.log(point, metrics={"front_probability": sure}, step=look.number, at=at)
             case FreshChecked(id_, check, None):
@@ -226,9 +226,9 @@ class MlflowTracker:
         at = time.time() if view.last_at is None else view.last_at
         lacks = [
             *([view.base] if view.base is not None and not self._runs.is_complete(view.base.name) else []),
-            *(control for control in view.controls if not self._runs.is_complete(control.name)),
+            *(baseline for baseline in view.baselines if not self._runs.is_complete(baseline.name)),
         ]
-        self._runs.put(reference_child(one, "base" if one is view.base else "control", at) for one in lacks)
+        self._runs.put(reference_child(one, "base" if one is view.base else "baseline", at) for one in lacks)
         records = [one for one in view.trials.values() if not self._runs.is_complete(f"{one.number}.0")]
         self._runs.put(trial_child(record, self._spec, at) for record in records)
         points = [point for point in view.confirmed if not self._runs.is_complete(point)]
@@ -244,7 +244,7 @@ class MlflowTracker:
 
     def _mark(self, summary: RunSummary) -> None:
         view, found = summary.view, summary.frontier
-        place = {point.id: "yes" for point in found.front} | {point.id: "may belong" for point in found.maybe}
+        place = {point.id: "yes" for point in found.front} | {point.id: "uncertain" for point in found.uncertain}
         points = [f"{number}.0" for number in view.trials] + list(view.confirmed)
         self._runs.mark({point: place.get(point, "no") for point in points})
         for point, gain in summary.gains.items():

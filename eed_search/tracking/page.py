@@ -8,7 +8,7 @@ from html import escape
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from eed_search.frontier.estimate import Standing
+from eed_search.frontier.estimate import FrontierEstimate
 from eed_search.tracking.badges import COLUMNS as BADGE_COLUMNS
 from eed_search.tracking.badges import badge_tables, other_lines
 from eed_search.tracking.plots import frontier_figure, hypervolume_figure
@@ -16,17 +16,17 @@ from eed_search.tracking.summary import RunSummary
 from eed_search.tracking.table import (
     COLUMNS,
     attacked_note,
+    confirmed_note,
     denominator_note,
     fresh_note,
-    maybe_note,
-    sure_note,
     table_rows,
     throughput_note,
+    uncertain_note,
 )
 from eed_search.tracking.text import states_line
 
 _STYLE = """
-:root { --ink: #1b1f27; --soft: #5b6472; --line: #dfe4ea; --front: #1457a8; --control: #c2410c; }
+:root { --ink: #1b1f27; --soft: #5b6472; --line: #dfe4ea; --front: #1457a8; --baseline: #c2410c; }
 * { box-sizing: border-box; }
 body { margin: 0; background: #f5f7fa; color: var(--ink);
   font: 15px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
@@ -37,15 +37,15 @@ section { background: white; border: 1px solid var(--line); border-radius: 8px; 
 .facts { display: flex; flex-wrap: wrap; gap: 10px 28px; margin-top: 14px; }
 .facts div { line-height: 1.25; } .facts b { display: block; font-size: 19px; font-weight: 600; }
 .verdict { border-left: 4px solid var(--soft); } .verdict.yes { border-left-color: #15803d; }
-.verdict.no { border-left-color: var(--control); } .verdict ul { margin: 6px 0 0; padding-left: 20px; }
+.verdict.no { border-left-color: var(--baseline); } .verdict ul { margin: 6px 0 0; padding-left: 20px; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 table { font-size: 13.5px; }
 th, td { padding: 6px 5px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; color: var(--soft); font-size: 12.5px; }
 th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; } tr:last-child td { border-bottom: 0; }
 tr.point td:first-child { color: var(--front); font-weight: 600; } tr.base td { background: #f1f3f6; }
-tr.control td:first-child { color: var(--control); }
-tr.maybe td { color: var(--soft); } tr.maybe td:first-child::after { content: " may belong"; font-size: 12px; }
+tr.baseline td:first-child { color: var(--baseline); }
+tr.uncertain td { color: var(--soft); } tr.uncertain td:first-child::after { content: " uncertain"; font-size: 12px; }
 table.plain td, table.plain th { text-align: left; } table.plain td:last-child { white-space: normal; }
 table.numbers th:nth-child(2), table.numbers td:nth-child(2) { text-align: right; }
 """
@@ -71,9 +71,9 @@ def page(summary: RunSummary) -> str:
         parts.append(_section("Hypervolume over trials", _drawn(hypervolume_figure(summary), "hypervolume"), note))
     parts.append(
         _section(
-            "Frontier, what may belong to it, dense base and controls",
+            "Frontier, uncertain points, dense base and baselines",
             _table(summary),
-            f"{denominator_note(summary)} {attacked_note(summary)} {sure_note(summary)} {maybe_note(summary)} {fresh_note(summary)} {throughput_note(summary)}".strip(),
+            f"{denominator_note(summary)} {attacked_note(summary)} {confirmed_note(summary)} {uncertain_note(summary)} {fresh_note(summary)} {throughput_note(summary)}".strip(),
         )
     )
     parts += [_badges(summary), _unfinished(summary), _notes(summary)]
@@ -101,8 +101,8 @@ def _head(summary: RunSummary) -> str:
     return f"<h1>{escape(summary.view.name)}</h1><p class='soft'>{escape(_about(summary))}</p><div class='facts'>{shown}</div>"
 
 
-def _count(found: Standing) -> str:
-    more = f" <small class='soft'>+ {len(found.maybe)} that may belong</small>" if found.maybe else ""
+def _count(found: FrontierEstimate) -> str:
+    more = f" <small class='soft'>+ {len(found.uncertain)} uncertain</small>" if found.uncertain else ""
     return f"{len(found.front)}{more}"
 
 
@@ -117,7 +117,7 @@ def _about(summary: RunSummary) -> str:
 
 def _verdict(summary: RunSummary) -> str:
     verdict = summary.verdict
-    kind = {True: "yes", False: "no", None: ""}[verdict.beats_controls]
+    kind = {True: "yes", False: "no", None: ""}[verdict.beats_baselines]
     items = "".join(f"<li>{escape(comparison.text)}</li>" for comparison in verdict.comparisons)
     return f"<section class='verdict {kind}'><h2>{escape(verdict.text)}</h2>{f'<ul>{items}</ul>' if items else ''}</section>"
 

@@ -11,7 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from eed_search.config.params import LatencyKind, ParamValue
-from eed_search.frontier.estimate import Standing
+from eed_search.frontier.estimate import FrontierEstimate
 from eed_search.frontier.pareto import hypervolume
 from eed_search.frontier.points import normalised
 from eed_search.runs.cost import attacked_speedup, latency_of
@@ -19,7 +19,7 @@ from eed_search.runs.records import Measurement, Point
 from eed_search.tracking.summary import RunSummary
 from eed_search.tracking.text import in_bytes, in_macs, per_cent, team_title, times, with_arm
 
-FRONT, FAINT, BASE, CONTROL, BROKEN = "#1457a8", "#8a94a6", "#1b1f27", "#c2410c", "#b9770e"
+FRONT, FAINT, BASE, BASELINE, BROKEN = "#1457a8", "#8a94a6", "#1b1f27", "#c2410c", "#b9770e"
 _FONT = {"family": "system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif", "size": 13, "color": "#1b1f27"}
 _LATENCY: dict[LatencyKind, str] = {
     "clean": "mean latency at batch 1 (ms)",
@@ -30,24 +30,24 @@ _LOG_FROM = 3.0  # a wider spread of latencies than this is drawn on a logarithm
 
 
 def frontier_figure(summary: RunSummary) -> go.Figure:
-    """Draw robust accuracy against mean latency: reported frontier, what may belong, other trials, base, controls.
+    """Draw robust accuracy against mean latency: reported frontier, uncertain points, other trials, base, baselines.
 
     Error bars are 95 % intervals; hovering shows a trial's parameters.
     """
     found, kind = summary.frontier, summary.latency_kind
     others = [point for point in summary.points if point.id not in found.probability]
     unranked = _unranked(summary)
-    points = [point.measurement for point in (*found.front, *found.maybe, *others)]
+    points = [point.measurement for point in (*found.front, *found.uncertain, *others)]
     everything = [*points, *(m for _, m in unranked), *summary.references.values()]
-    base = [(name, m) for name, m in summary.references.items() if name not in summary.controls]
+    base = [(name, m) for name, m in summary.references.items() if name not in summary.baselines]
     figure = go.Figure()
     for trace in (
         _dominated(kind, others),
         _marks(kind, "not ranked", unranked, color=BROKEN, size=8, opacity=0.6, symbol="x-thin"),
         _staircase(kind, [point.measurement for point in found.front], everything),
-        _points(kind, "may belong", found, found.maybe, "bottom right", size=9, symbol="circle-open"),
+        _points(kind, "uncertain", found, found.uncertain, "bottom right", size=9, symbol="circle-open"),
         _references(
-            kind, "control, from scratch", list(summary.controls.items()), CONTROL, "square", 11, labelled=True
+            kind, "baseline, from scratch", list(summary.baselines.items()), BASELINE, "square", 11, labelled=True
         ),
         _references(kind, "dense base", base, BASE, "diamond", 13),
         _points(kind, "frontier", found, found.front, "top left", size=11, bars=True),
@@ -85,11 +85,11 @@ def _dominated(kind: LatencyKind, points: Sequence[Point]) -> go.Scatter | None:
 
 
 def _points(
-    kind: LatencyKind, name: str, found: Standing, points: Sequence[Point], where: str, **looks: Any
+    kind: LatencyKind, name: str, found: FrontierEstimate, points: Sequence[Point], where: str, **validation_rounds: Any
 ) -> go.Scatter | None:
     """Points with their names, and how sure each is."""
     marks = [(hover(p.id, p.measurement, p.params, _how_sure(found, p.id)), p.measurement) for p in points]
-    trace = _marks(kind, name, marks, color=FRONT, **looks)
+    trace = _marks(kind, name, marks, color=FRONT, **validation_rounds)
     return None if trace is None else _labelled(trace, [p.id for p in points], where, FRONT)
 
 
@@ -268,7 +268,7 @@ def _robust_title(everything: list[Measurement]) -> str:
     return f"robust accuracy (%) under {escape(attack)}, ε = {eps:.4g}"
 
 
-def _how_sure(found: Standing, id_: str) -> str:
+def _how_sure(found: FrontierEstimate, id_: str) -> str:
     return f"on the true frontier with a probability of {100 * found.probability[id_]:.0f} %"
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from eed_search.config.old_names import with_old_fields
 from eed_search.frontier.testimony import Gain
 from eed_search.runs.cost import attacked_speedup, costs
 from eed_search.runs.records import Measurement, Point, Reference
@@ -34,7 +35,7 @@ def as_json(summary: RunSummary) -> dict[str, Any]:
         JSON-ready tables: `schema_version`, `run`, `state`, `num_trials` by state, `data` (what was read: see
         `runs.data_facts`; null for runs of before), `hypervolume`
         (share of the unit square that all points dominate, reported or not; see `frontier.pareto.normalise`),
-        `base`, `controls`, `frontier` (the reported one, fastest first), `may_belong` (points that are not
+        `base`, `baselines`, `frontier` (the reported one, fastest first), `uncertain` (points that are not
         sure enough), `choice` (by what the two were told apart), `verdict`, `stages` (computed and reused by stage), `member_trainings`,
         `members_used`, `notes`. Accuracies are fractions, latencies milliseconds. `latency_ms` is
         the mean over the validation images; its interval stands under `latency`. `fresh` is the
@@ -50,42 +51,45 @@ def as_json(summary: RunSummary) -> dict[str, Any]:
     view, verdict, found = summary.view, summary.verdict, summary.frontier
     stages = view.stage_counts()
     trained, reused = stages.get("member", (0, 0))
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "run": view.name,
-        "state": view.state,
-        "seconds": round(view.seconds, 3),
-        "num_trials": view.num_trials(),
-        "data": view.facts.get("data"),
-        "hypervolume": summary.hypervolume,
-        "latency_objective": summary.latency_kind,
-        "base": None if view.base is None else _reference(summary, view.base),
-        "controls": [_reference(summary, control) for control in view.controls],
-        "frontier": [
-            _point(summary, point, found.probability[point.id], summary.gains.get(point.id)) for point in found.front
-        ],
-        "may_belong": [_point(summary, point, found.probability[point.id]) for point in found.maybe],
-        "choice": _choice(summary),
-        "verdict": {**asdict(verdict), "comparisons": [asdict(comparison) for comparison in verdict.comparisons]},
-        **badge_facts(summary),
-        "stages": {name: {"computed": new, "reused": old} for name, (new, old) in sorted(stages.items())},
-        "member_trainings": trained,
-        "members_used": trained + reused,
-        "notes": list(view.notes),
-    }
+    return with_old_fields(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "run": view.name,
+            "state": view.state,
+            "seconds": round(view.seconds, 3),
+            "num_trials": view.num_trials(),
+            "data": view.facts.get("data"),
+            "hypervolume": summary.hypervolume,
+            "latency_objective": summary.latency_kind,
+            "base": None if view.base is None else _reference(summary, view.base),
+            "baselines": [_reference(summary, baseline) for baseline in view.baselines],
+            "frontier": [
+                _point(summary, point, found.probability[point.id], summary.gains.get(point.id))
+                for point in found.front
+            ],
+            "uncertain": [_point(summary, point, found.probability[point.id]) for point in found.uncertain],
+            "choice": _choice(summary),
+            "verdict": {**asdict(verdict), "comparisons": [asdict(comparison) for comparison in verdict.comparisons]},
+            **badge_facts(summary),
+            "stages": {name: {"computed": new, "reused": old} for name, (new, old) in sorted(stages.items())},
+            "member_trainings": trained,
+            "members_used": trained + reused,
+            "notes": list(view.notes),
+        }
+    )
 
 
 def _choice(summary: RunSummary) -> dict[str, Any]:
     """Say by what the frontier was chosen, and what chose nothing."""
     found = summary.frontier
-    looks = found.plan.looks[: found.num_looks]
+    validation_rounds = found.plan.validation_rounds[: found.num_rounds_taken]
     return {
         "threshold": found.threshold,
         "reached": found.reached,
         "decided": found.decided,
-        "fresh_images_that_chose": looks[-1][1] if looks else 0,
+        "fresh_images_that_chose": validation_rounds[-1][1] if validation_rounds else 0,
         "fresh_images_that_chose_nothing": found.plan.last[1] - found.plan.last[0],
-        "looks": [asdict(look) for look in summary.view.looks],
+        "validation_rounds": [asdict(one) for one in summary.view.validation_rounds],
     }
 
 
@@ -187,12 +191,12 @@ def write_report(summary: RunSummary, folder: Path) -> dict[str, Path]:
 
 
 def _csv(facts: dict[str, Any]) -> str:
-    """Write frontier, what may belong to it, base and controls as one flat table, nested names joined by dots."""
+    """Write frontier, uncertain points, base and baselines as one flat table, nested names joined by dots."""
     rows = [{"kind": "frontier", "name": point["id"], **flatten(point)} for point in facts["frontier"]]
-    rows += [{"kind": "may belong", "name": point["id"], **flatten(point)} for point in facts["may_belong"]]
+    rows += [{"kind": "uncertain", "name": point["id"], **flatten(point)} for point in facts["uncertain"]]
     if facts["base"] is not None:
         rows.append({"kind": "base", **flatten(facts["base"])})
-    rows += [{"kind": "control", **flatten(control)} for control in facts["controls"]]
+    rows += [{"kind": "baseline", **flatten(baseline)} for baseline in facts["baselines"]]
     columns: dict[str, None] = dict.fromkeys(["kind", "name"])
     for row in rows:
         columns.update(dict.fromkeys(row))

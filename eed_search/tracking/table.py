@@ -1,17 +1,17 @@
-"""The frontier as a table: frontier, dense base and controls, one row each, ready to print."""
+"""The frontier as a table: frontier, dense base and baselines, one row each, ready to print."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from eed_search.frontier.estimate import Standing
+from eed_search.frontier.estimate import FrontierEstimate
 from eed_search.runs.cost import attacked_speedup
 from eed_search.runs.records import Measurement, Point
 from eed_search.tracking.summary import RunSummary
 from eed_search.tracking.text import in_bytes, in_macs, per_cent, team_title, times, with_arm
 
-RowKind = Literal["base", "control", "point", "maybe"]
+RowKind = Literal["base", "baseline", "point", "uncertain"]
 COLUMNS = (
     "point",
     "team",
@@ -32,7 +32,7 @@ class TableRow:
     """One row of the frontier table, ready to print.
 
     Attributes:
-        kind: `point` of the reported frontier, `maybe` for what may belong to it, `base` or `control`.
+        kind: `point` of the reported frontier, `uncertain` for what may belong to it, `base` or `baseline`.
         cells: One text for each of `COLUMNS`; accuracies in per cent with the half-width of their
             95 % interval.
     """
@@ -42,13 +42,13 @@ class TableRow:
 
 
 def table_rows(summary: RunSummary) -> list[TableRow]:
-    """List the frontier (fastest first), what may belong to it, the dense base and the controls, ready to print."""
+    """List the frontier (fastest first), what may belong to it, the dense base and the baselines, ready to print."""
     found = summary.frontier
     listed: list[tuple[RowKind, Point]] = [("point", point) for point in found.front]
-    listed += [("maybe", point) for point in found.maybe]
+    listed += [("uncertain", point) for point in found.uncertain]
     rows = [TableRow(kind, (point.id, team_title(point.params), *_cells(point.measurement))) for kind, point in listed]
     for name, measured in summary.references.items():
-        rows.append(TableRow("control" if name in summary.controls else "base", (name, "–", *_cells(measured))))
+        rows.append(TableRow("baseline" if name in summary.baselines else "base", (name, "–", *_cells(measured))))
     return rows
 
 
@@ -60,7 +60,7 @@ def throughput_note(summary: RunSummary) -> str:
     return f"Images per second in batches of 64: {', '.join(told)}." if told else ""
 
 
-def sure_note(summary: RunSummary) -> str:
+def confirmed_note(summary: RunSummary) -> str:
     """Say how sure it is that each reported point belongs to the frontier, and by what that was decided; empty without points."""
     found = summary.frontier
     if not found.front:
@@ -73,32 +73,32 @@ def sure_note(summary: RunSummary) -> str:
         )
     if not found.decided:
         by = "so far, by the images that ranked the trials"
-    elif found.num_looks:
-        by = f"by the images that ranked the trials and {found.plan.looks[found.num_looks - 1][1]} fresh ones"
+    elif found.num_rounds_taken:
+        by = f"by the images that ranked the trials and {found.plan.validation_rounds[found.num_rounds_taken - 1][1]} fresh ones"
     else:
         by = "by the images that ranked the trials and final latencies; fresh images chose nothing"
     return f"Probability to be on the true frontier of these trials ({by}): {told}."
 
 
-def maybe_note(summary: RunSummary) -> str:
+def uncertain_note(summary: RunSummary) -> str:
     """List the points that may belong to the frontier and are not sure enough; empty where there are none."""
     found = summary.frontier
-    if not found.maybe:
+    if not found.uncertain:
         return ""
     return (
         f"May belong to the frontier too (probability below search.front_probability, {found.threshold:g}; export"
-        f" takes them by id): {_listed(found, found.maybe)}."
+        f" takes them by id): {_listed(found, found.uncertain)}."
     )
 
 
-def _listed(found: Standing, points: list[Point]) -> str:
+def _listed(found: FrontierEstimate, points: list[Point]) -> str:
     return ", ".join(f"{point.id} {100 * found.probability[point.id]:.0f} %" for point in points)
 
 
 def fresh_note(summary: RunSummary) -> str:
     """Say how robust the rows of the table are on fresh images; empty where none was checked."""
     found = summary.frontier
-    shown = [*(p.id for p in (*found.front, *found.maybe)), *summary.references]
+    shown = [*(p.id for p in (*found.front, *found.uncertain)), *summary.references]
     fresh = summary.view.fresh
     checks = [(name, fresh[name]) for name in shown if name in fresh]
     if not checks:

@@ -34,7 +34,7 @@ class Links:
         search: The search's name.
         run: The page of the search itself: its settings, hypervolume over time, the report's files.
         frontier: Compares the frontier's runs; empty while there is none (it is marked at the end).
-        beside_controls: Compares them with the dense base and the controls, which have no
+        beside_baselines: Compares them with the dense base and the baselines, which have no
             parameters of a search: for the scatter plot, not for parallel coordinates.
         trials: Compares all measured trials (the newest `MAX_COMPARED`); empty while there is none.
     """
@@ -42,7 +42,7 @@ class Links:
     search: str
     run: str
     frontier: str
-    beside_controls: str
+    beside_baselines: str
     trials: str
 
 
@@ -151,7 +151,7 @@ def find_links(uri: str, url: str, name: str | None) -> Links | None:
         search=parent.data.tags["search"],
         run=f"{url}/#/experiments/{experiment}/runs/{parent.info.run_id}?{_MODE}",
         frontier=compare(front) if front else "",
-        beside_controls=compare([*front, *references]) if front and references else "",
+        beside_baselines=compare([*front, *references]) if front and references else "",
         trials=compare(trials) if trials else "",
     )
 

@@ -1,4 +1,4 @@
-"""Does the frontier beat the controls? One comparison for each, on images that chose nothing."""
+"""Does the frontier beat the baselines? One comparison for each, on images that chose nothing."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from eed_search.tracking.text import signed
 
 @dataclass(frozen=True)
 class Comparison:
-    """One control against the frontier.
+    """One baseline against the frontier.
 
     Attributes:
-        control: The control's name.
+        baseline: The baseline's name.
         beaten: Whether the compared point is as fast and surely more robust.
         point: The frontier point compared: of those at least as fast, the most robust by the search's own figures; else
             the fastest. None without a frontier.
-        robust_difference: The point's robust accuracy minus the control's on images that chose nothing, with an interval
+        robust_difference: The point's robust accuracy minus the baseline's on images that chose nothing, with an interval
             that holds at 95 % together with those of all comparisons of the search (fractions); none where the two
             were not attacked on the same fresh images.
-        times_faster: The control's latency over the point's; none without a point.
+        times_faster: The baseline's latency over the point's; none without a point.
         significant: The interval excludes 0.
         text: The comparison in one line.
         times_faster_attacked: What an attack leaves of `times_faster`; none where it was not measured.
@@ -35,7 +35,7 @@ class Comparison:
         chose: The difference on the images that ranked the trials, which proves nothing.
     """
 
-    control: str
+    baseline: str
     beaten: bool
     point: str | None
     robust_difference: Interval | None
@@ -51,24 +51,24 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the frontier beats the controls.
+    """Whether the frontier beats the baselines.
 
     Attributes:
-        beats_controls: All controls are surely beaten; none where there is no control, no frontier, or nothing that could
+        beats_baselines: All baselines are surely beaten; none where there is no baseline, no frontier, or nothing that could
             testify yet.
         text: The verdict in one line.
-        comparisons: One for each control.
+        comparisons: One for each baseline.
     """
 
-    beats_controls: bool | None
+    beats_baselines: bool | None
     text: str
     comparisons: tuple[Comparison, ...]
 
 
-def judge(view: RunView, front: list[Point]) -> Verdict:
-    """Compare the reported frontier with every control.
+def compare(view: RunView, front: list[Point]) -> Verdict:
+    """Compare the reported frontier with every baseline.
 
-    A control is beaten by a point whose latency interval is not wholly above the control's and that is surely
+    A baseline is beaten by a point whose latency interval is not wholly above the baseline's and that is surely
     more robust on images that chose nothing.
 
     Args:
@@ -76,49 +76,49 @@ def judge(view: RunView, front: list[Point]) -> Verdict:
         front: Its reported frontier, fastest first.
 
     Returns:
-        The verdict; a frontier that is not shown to beat the controls says so.
+        The verdict; a frontier that is not shown to beat the baselines says so.
 
     Source:
         Ours; see `frontier.testimony`.
     """
-    if not view.controls:
-        return Verdict(None, "No control was trained, so the frontier stands beside the dense base alone.", ())
+    if not view.baselines:
+        return Verdict(None, "No baseline was trained, so the frontier stands beside the dense base alone.", ())
     if not front:
-        return Verdict(None, "There is no frontier yet, so nothing can be compared with the controls.", ())
-    num = num_comparisons(len(front), len(view.controls))
-    found = tuple(_compare(view, control, front, latency_kind(view), num) for control in view.controls)
+        return Verdict(None, "There is no frontier yet, so nothing can be compared with the baselines.", ())
+    num = num_comparisons(len(front), len(view.baselines))
+    found = tuple(_compare(view, baseline, front, latency_kind(view), num) for baseline in view.baselines)
     if all(one.robust_difference is None for one in found):
         return Verdict(
             None,
-            "The frontier is not compared with the controls yet: no fresh image was attacked, and those that chose prove nothing.",
+            "The frontier is not compared with the baselines yet: no fresh image was attacked, and those that chose prove nothing.",
             found,
         )
-    beaten = [one.control for one in found if one.beaten]
-    missed = [one.control for one in found if not one.beaten]
+    beaten = [one.baseline for one in found if one.beaten]
+    missed = [one.baseline for one in found if not one.beaten]
     many = "together" if len(found) > 1 else "sure"
     if not missed:
-        all_of = f"all {_count(len(found), 'control')}" if len(found) > 1 else "the control"
+        all_of = f"all {_count(len(found), 'baseline')}" if len(found) > 1 else "the baseline"
         text = f"The frontier beats {all_of}: as fast, and more robust on images that chose nothing (95 % {many})."
     elif beaten:
         text = f"The frontier beats {' and '.join(beaten)}; it is NOT shown to beat {' nor '.join(missed)}."
     elif any(one.significant for one in found):
-        text = "The frontier does NOT beat the controls: no point is as fast and surely more robust than any of them."
+        text = "The frontier does NOT beat the baselines: no point is as fast and surely more robust than any of them."
     else:
-        text = "The frontier is NOT shown to beat the controls: on images that chose nothing no difference is sure."
+        text = "The frontier is NOT shown to beat the baselines: on images that chose nothing no difference is sure."
     return Verdict(not missed, text, found)
 
 
 def _compare(view: RunView, reference: Reference, front: list[Point], kind: LatencyKind, num: int) -> Comparison:
-    control = with_final_latency(view, reference)
+    baseline = with_final_latency(view, reference)
     # Two networks of one architecture differ in latency by noise alone, so intervals decide.
-    as_fast = [p for p in front if latency_of(p.measurement, kind).low <= latency_of(control, kind).high]
+    as_fast = [p for p in front if latency_of(p.measurement, kind).low <= latency_of(baseline, kind).high]
     # The front is sorted fastest first, so of equally robust points the fastest is taken.
     point = max(as_fast, key=lambda p: p.measurement.robust_accuracy.value) if as_fast else front[0]
     gain = gain_over(view, point.id, reference.name, num)
     beaten = bool(as_fast) and gain is not None and gain.difference.low > 0
-    faster = control.latency.latency_ms.value / point.measurement.latency.latency_ms.value
-    attacked = _faster_under_attack(point.measurement, control)
-    chose = point.measurement.robust_accuracy.value - control.robust_accuracy.value
+    faster = baseline.latency.latency_ms.value / point.measurement.latency.latency_ms.value
+    attacked = _faster_under_attack(point.measurement, baseline)
+    chose = point.measurement.robust_accuracy.value - baseline.robust_accuracy.value
     speed = f"{faster:.2f}× its speed" + (f" ({attacked:.2f}× attacked)" if attacked is not None else "")
     by = f"{_by(gain)} at {speed}"
     if beaten:
@@ -129,10 +129,10 @@ def _compare(view: RunView, reference: Reference, front: list[Point], kind: Late
         text = f"{reference.name}: not told apart from {point.id}, the most robust point that is as fast: {by}{_more(gain)}"
     else:
         text = f"{reference.name}: not beaten; the most robust point that is as fast, {point.id}: {by}"
-    if control.latency.noisy:
+    if baseline.latency.noisy:
         text += "; its latency is noisy"
     return Comparison(
-        control=reference.name,
+        baseline=reference.name,
         beaten=beaten,
         point=point.id,
         robust_difference=None if gain is None else gain.difference,
@@ -161,9 +161,9 @@ def _more(gain: Gain) -> str:
     return "" if gain.decided_by is None else f"; about {gain.decided_by:,} images would decide"
 
 
-def _faster_under_attack(point: Measurement, control: Measurement) -> float | None:
-    """The control's latency under attack over the point's; a single network's is what it always is."""
-    ours, theirs = costs(point).attacked, costs(control).attacked
+def _faster_under_attack(point: Measurement, baseline: Measurement) -> float | None:
+    """The baseline's latency under attack over the point's; a single network's is what it always is."""
+    ours, theirs = costs(point).attacked, costs(baseline).attacked
     if ours is None or theirs is None or not ours.latency_ms or not theirs.latency_ms:
         return None
     return theirs.latency_ms / ours.latency_ms

@@ -1,4 +1,4 @@
-"""The adversarial training loop, one for the base, the members, the controls and the joint fine-tune.
+"""The adversarial training loop, one for the base, the members, the baselines and the joint fine-tune.
 
 Whoever calls it says what a batch's loss is (`BatchLoss`); the loop owns the optimiser, the
 schedule, averaged weights, masks, precision, the check for divergence, and going on from a checkpoint.

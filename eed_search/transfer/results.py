@@ -249,7 +249,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def make_means(spec: BenchmarkSpec, rows: Sequence[Row], observations: Sequence[Observation]) -> list[Mean]:
     """Average over the filter-pruned networks: for each attack and budget, and over all L∞ attacks together.
 
-    Controls (random filters, masks) and ratio 0 are left out; so are minimum-norm attacks from `all`, where
+    Baselines (random filters, masks) and ratio 0 are left out; so are minimum-norm attacks from `all`, where
     any network other than the base looks robust.
     """
     found: list[Mean] = []

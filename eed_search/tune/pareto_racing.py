@@ -1,6 +1,6 @@
 """ParetoRacing: a Ray Tune scheduler that races trials against the frontier of two to four metrics.
 
-A thin caller of `Race`, which takes every decision; here Ray's trials, results and statuses are
+A thin caller of `PromotionRule`, which takes every decision; here Ray's trials, results and statuses are
 turned into its events. Usable with any trainable that reports its metrics and how far it is:
 
     scheduler = ParetoRacing({"accuracy": "max", "latency_ms": "min"}, resource="epoch", levels=(1, 3, 9, 27))
@@ -25,7 +25,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from eed_search.core.errors import SpecError
 from eed_search.runs.records import metric_problem
-from eed_search.search.racing.promotion import Race, Reading, Verdict, reading_of
+from eed_search.search.racing.promotion import Objectives, PromotionRule, Verdict, objectives_of
 from eed_search.tune.arguments import (
     Mode,
     count_problems,
@@ -98,7 +98,7 @@ class ParetoRacing(TrialScheduler):
         self._chosen: tuple[int, Trial] | None = None  # the paused trial that Ray was told to set going
         bounds = tuple(sign * limits[name] if name in limits else None for name, sign in self._signs.items())
         self.fixed = frozenset(fixed)
-        self.race = Race(
+        self.race = PromotionRule(
             len(metrics),
             len(levels),
             eta=eta,
@@ -155,7 +155,7 @@ class ParetoRacing(TrialScheduler):
             return str(TrialScheduler.STOP)
         if level < 0:
             return str(TrialScheduler.CONTINUE)
-        reading = reading_of(result, self._signs)
+        reading = objectives_of(result, self._signs)
         if reading is None:
             self.race.end(number)
             return str(TrialScheduler.STOP)
@@ -224,7 +224,7 @@ class ParetoRacing(TrialScheduler):
             self.race.resume(self._chosen[0])
             self._chosen = None
 
-    def _decide(self, trial: Trial, number: int, level: int, reading: Reading) -> Verdict:
+    def _decide(self, trial: Trial, number: int, level: int, reading: Objectives) -> Verdict:
         """Ask the race, and keep report and verdict with the trial: Ray writes its trials, but not its scheduler."""
         if not self.race.is_new(number, level):
             return self.race.report(number, level, reading)
@@ -245,7 +245,7 @@ class ParetoRacing(TrialScheduler):
             self.race.add(number)
             reports += [(*report, number) for report in getattr(trial, _RECORD)["reports"]]
         for when, level, value, low, high, verdict, number in sorted(reports):
-            self.race.recall(number, level, Reading(tuple(value), tuple(low), tuple(high)), verdict)
+            self.race.recall(number, level, Objectives(tuple(value), tuple(low), tuple(high)), verdict)
             self._num_reports = max(self._num_reports, when + 1)
         for trial in trials:
             number = self._numbers[trial.trial_id]

@@ -128,7 +128,7 @@ def test_a_ledger_gives_both_curves(tmp_path: Path) -> None:
 def test_variants_differ_in_their_switches_alone(variant: str) -> None:
     """The sweep is a key of the file; store and gate are the pipeline's."""
     spec = spec_of(variant, 3, 7, 0.6, tiny=False)
-    assert (spec.seed, spec.search.trials, spec.controls.sizes) == (3, 7, ())
+    assert (spec.seed, spec.search.trials, spec.baselines.sizes) == (3, 7, ())
     assert spec.search.constraints.max_worst_case_slowdown == 0.6
     assert (spec.gate.sweep == 0) == ("sweep" in VARIANTS[variant])
     same = spec_of("on", 3, 7, 0.6, tiny=False)
@@ -183,7 +183,7 @@ def test_the_pipeline_has_all_that_a_search_calls() -> None:
     """Every function of the trial's, by name."""
     from eed_search import trial
 
-    for name in ("prepare", "make_probe", "run", "control", "final_latencies", "confirm", "recheck"):
+    for name in ("prepare", "make_probe", "run", "baseline", "final_latencies", "confirm", "recheck"):
         assert callable(getattr(Pipeline(), name))
         assert callable(getattr(trial, name))
 

@@ -50,7 +50,7 @@ def test_a_lucky_point_is_taken_back() -> None:
     seen = Seen(np.stack([np.arange(50) < 40, np.ones(50, bool)]), world.latency_ms)
     assert sorted(raw(world, seen).which) == [0, 1]
     assert sorted(timed(world, seen).which) == [0, 1]
-    world.looks = (1, 1, 2, 4, 8)
+    world.validation_rounds = (1, 1, 2, 4, 8)
     assert sorted(ours(world, seen).which) == [0]
 
 

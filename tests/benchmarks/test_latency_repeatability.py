@@ -34,7 +34,7 @@ def test_verdict_counts_each_process(benchmark: ModuleType) -> None:
     """A/A within two per cent, slow-downs whose interval lies above 1.02, and τ over the ladder."""
     first = _process([1.0, 1.019, 0.981, 1.021], [1.03, 1.02, 1.04, 0.99], [0.1, 0.2, 0.3, 0.4])
     second = _process([1.0] * 4, [1.021] * 4, [0.1, 0.2, 0.4, 0.3])
-    verdict = benchmark.judge([first, second])
+    verdict = benchmark.evaluate_robustness([first, second])
     assert verdict["same_within"] == [3, 4]
     assert verdict["slow_down_found"] == [2, 4]
     assert verdict["noisy"] == [1, 0]

@@ -35,7 +35,7 @@ def _run() -> list[Event]:
     stages = [{"stage": "member.1", "key": "a", "hit": False, "seconds": 20.0}]
     waited = [*stages, {"stage": "scores.1", "key": "b", "hit": True, "seconds": 1.5}]
     return [
-        _event("stage", 100.0, text="controls and trials"),
+        _event("stage", 100.0, text="baselines and trials"),
         _event("control", 130.0),
         _event("result", 140.0, seconds=25.0, stages=stages),
         _event("result", 150.0, seconds=22.0, stages=waited),
@@ -44,7 +44,7 @@ def _run() -> list[Event]:
 
 
 def test_what_no_stage_accounts_for_is_orchestration(benchmark: ModuleType) -> None:
-    """Two slots for 50 s: 30 s for a control, 40 s in stages, so 30 of 100 slot seconds are left, a wait among them."""
+    """Two slots for 50 s: 30 s for a baseline, 40 s in stages, so 30 of 100 slot seconds are left, a wait among them."""
     found = benchmark.account(_run(), slots=2)
     assert (found.phase_s, found.controls_s, found.stages_s, found.trials_s) == (50.0, 30.0, 40.0, 47.0)
     assert found.found_s == 1.5

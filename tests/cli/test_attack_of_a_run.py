@@ -30,12 +30,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     trials = {i: make_trial(i, measurement=make_measurement(0.85 - 0.15 * i, 0.6 - 0.2 * i)) for i in range(3)}
     write_ledger(tmp_path / "first", make_view(0, trials=trials, name="first"))
 
-    def from_run(name: str, view: Any, id_: str, home: Path, wishes: targets.Wishes, report: object) -> Target:
-        num, split = wishes.num_samples or 200, "test" if wishes.tier == 2 else "fresh"
+    def from_run(name: str, view: Any, id_: str, home: Path, options: targets.AttackOptions, report: object) -> Target:
+        num, split = options.num_samples or 200, "test" if options.tier == 2 else "fresh"
         team = GatedEnsemble([torch.nn.Linear(1, 2)], Gate())
         images = Split(torch.zeros(num, 1, 1, 1), torch.zeros(num, dtype=torch.long))
         id_ = {"base": "dense base", "knee": "1.0"}.get(id_, id_)
-        return Target(f"{name} {id_}", team, images, split, "digits", 2, wishes.eps or 0.15, id=id_)  # type: ignore[arg-type]
+        return Target(f"{name} {id_}", team, images, split, "digits", 2, options.eps or 0.15, id=id_)  # type: ignore[arg-type]
 
     def assess(target: Target, tier: int, *, seed: int, **_: object) -> AttackResult:
         return make_attack(

@@ -23,7 +23,7 @@ members: {score_samples: 16, finetune: {epochs: 1, batch_size: 16, attack: {step
 joint: {epochs: 1, batch_size: 16, attack: {steps: 1}}
 evaluation: {steps: 2}
 latency: {rounds: 3, block_ms: 1}
-controls: {sizes: []}
+baselines: {sizes: []}
 search:
   trials: 3
   sampler: random
@@ -61,7 +61,7 @@ def test_it_says_what_a_launch_would_do_and_makes_nothing(file: Path, tmp_path: 
     *lines, loaded = done.stdout.splitlines()
     assert loaded == "[]"
     assert lines[0] == f"Dry run of {file}: nothing is started, nothing is written"
-    assert "  search    3 trials (random), no controls" in lines
+    assert "  search    3 trials (random), no baselines" in lines
     assert "  varies    num_members, beta, omega, gamma, gate_threshold" in lines
     assert "space     2 members, 2 teams of them, whatever the loss weights and the gate" in lines
     assert "rungs     members and joint: one trial in 3 goes on at once, the others wait" in lines
@@ -118,7 +118,7 @@ def test_json_holds_the_same_for_programs(file: Path, tmp_path: Path) -> None:
     assert found["space"] == {"members": 2, "teams": 2}
     assert found["store"]["base"] == {"there": 0, "of": 1}
     total = found["wall_s"]["total"]
-    parts = [found["wall_s"][part] for part in ("base", "controls and trials", "finals")]
+    parts = [found["wall_s"][part] for part in ("base", "baselines and trials", "finals")]
     assert 0 < total["low"] <= total["high"]
     assert total["high"] == pytest.approx(sum(part["high"] for part in parts))
     assert {stage["stage"] for stage in found["stages"]} >= {"base", "members", "attacks"}

@@ -25,7 +25,7 @@ FILE = """
 name: quick
 threat: {eps: 0.15}
 search: {trials: 4, startup_trials: 2, racing: false}
-controls: {sizes: [0.5]}
+baselines: {sizes: [0.5]}
 resources: {cpu: 1}
 """
 
@@ -109,7 +109,7 @@ def test_a_search_without_a_point_says_why(tmp_path: Path) -> None:
     (tmp_path / "quick.yaml").write_text(FILE, encoding="utf-8")
     done = python(
         STUBBED,
-        *("launch", tmp_path / "quick.yaml", "--home", tmp_path / "home", "--trials", 2, "--set", "controls.sizes=[]"),
+        *("launch", tmp_path / "quick.yaml", "--home", tmp_path / "home", "--trials", 2, "--set", "baselines.sizes=[]"),
         EED_STUB_FAULTS=json.dumps({"0": "raise", "1": "nan"}),
     )
     assert done.returncode == 7
@@ -137,7 +137,7 @@ def test_ctrl_c_in_a_terminal_keeps_what_is_finished(tmp_path: Path) -> None:
     command = [sys.executable, "-c", STUBBED, "launch", str(tmp_path / "quick.yaml"), "--home", str(tmp_path / "home")]
     faults = json.dumps({str(number): "sleep" for number in range(2, 4)})
     process = subprocess.Popen(
-        [*command, "--name", "cut", "--set", "controls.sizes=[]"],
+        [*command, "--name", "cut", "--set", "baselines.sizes=[]"],
         cwd=ROOT,
         env=environment(EED_STUB_FAULTS=faults, TERM="xterm", COLUMNS="80"),
         stdin=terminal,

@@ -34,19 +34,19 @@ def _plain() -> tuple[PlainProgress, list[str], Clock]:
 
 def _drawn(status: Status, *, trials: int = 20) -> str:
     console = Console(width=80, file=io.StringIO(), record=True)
-    console.print(page(Head("trials and controls", lambda: 95.0), status, make_view(trials)))
+    console.print(page(Head("trials and baselines", lambda: 95.0), status, make_view(trials)))
     return console.export_text()
 
 
 def test_each_event_is_a_line_with_its_time() -> None:
-    """Phases, base, controls and trials: one line each, after the minutes and seconds that have passed."""
+    """Phases, base, baselines and trials: one line each, after the minutes and seconds that have passed."""
     progress, lines, clock = _plain()
     view = make_view()
     assert view.base is not None
     progress.on_stage("dense base")
     clock.now = 83
     progress.on_base(view.base)
-    progress.on_control(view.controls[0])
+    progress.on_baseline(view.baselines[0])
     assert lines == [
         "[ 0:00] dense base",
         "[ 1:23] dense base: robust 84.0 ±4.6 %, clean 99.0 %, 1.00 ±0.02 × as fast (1.00× attacked) (12 s)",
@@ -192,7 +192,7 @@ def test_the_live_page_shows_everything() -> None:
         95, {"trial 10": "evaluation", "trial 9": "members"}, {"done": 7, "failed": 1, "running": 2}, 20, 60.0
     )
     text = _drawn(status)
-    assert "[ 1:35] trials and controls" in text
+    assert "[ 1:35] trials and baselines" in text
     assert "━━━━━━━━━━━━╌" in text
     assert "8 of 20 trials, 1 failed, about 1 min 00 s left" in text
     assert text.index("trial 9") < text.index("trial 10")
@@ -216,7 +216,7 @@ def test_the_live_page_has_room_for_any_number_of_workers() -> None:
 
 def test_the_live_page_before_the_first_trial() -> None:
     """Only the phase."""
-    assert _drawn(Status(0.0), trials=0).strip() == "[ 1:35] trials and controls"
+    assert _drawn(Status(0.0), trials=0).strip() == "[ 1:35] trials and baselines"
 
 
 def test_base_controls_and_failures_stay_above_the_live_page() -> None:
@@ -229,7 +229,7 @@ def test_base_controls_and_failures_stay_above_the_live_page() -> None:
         progress = LiveProgress(live)
         progress.on_stage("dense base")
         progress.on_base(view.base)
-        progress.on_control(view.controls[0])
+        progress.on_baseline(view.baselines[0])
         progress.on_result(view.trials[5], view)
         progress.on_result(make_trial(7), view)
         progress.on_tick(Status(1.0, {"trial 8": "members"}, view.num_trials(), 20))

@@ -12,7 +12,7 @@ import pytest
 from eed_search.cli.homes import find_run, run_folders
 from eed_search.cli.result import base_lines, command, duration, frontier_table, next_steps
 from eed_search.core.errors import RunError
-from eed_search.frontier.estimate import standing
+from eed_search.frontier.estimate import estimate_frontier
 from eed_search.frontier.points import frontier
 from eed_search.runs.ledger import FILE_NAME, Ledger
 from eed_search.runs.run_lock import driving
@@ -66,10 +66,10 @@ def test_the_result_shows_everything_in_80_columns(home: Path) -> None:
         "scratch 50 %",
         "hypervolume",
         "17 done, 1 infeasible, 1 pruned, 1",
-        "12.0 maybe ",
+        "12.0 uncertain ",
         "May belong to the frontier too",
         "badge `proxy`",
-        "controls",
+        "baselines",
         "On the images that chose, which prove nothing: ",
         "Stages of all trials, computed+reused: base 0+20, member",
         "trial 5 failed (diverged): loss is nan",
@@ -84,7 +84,7 @@ def test_differences_to_the_base_rest_on_fresh_images_in_80_columns() -> None:
     """What chose stands apart; what is not told apart says how many images would decide."""
     view = make_view()
     assert view.base is not None
-    names = [view.base.name, *(point.id for point in standing(view).front)]
+    names = [view.base.name, *(point.id for point in estimate_frontier(view).front)]
     view.fresh.update({name: checked(0.8 - 0.01 * i, i) for i, name in enumerate(names)})
     text = "\n".join(lines := base_lines(summarise(view)))
     assert max(map(len, lines)) <= 80

@@ -30,7 +30,7 @@ FILE = """
 name: quick
 threat: {eps: 0.15}
 search: {trials: 4, startup_trials: 2, racing: false}
-controls: {sizes: []}
+baselines: {sizes: []}
 resources: {cpu: 1}
 """
 
@@ -293,9 +293,7 @@ def test_status_of_a_finished_search_says_what_comes_next(home: Path) -> None:
     """Its points, and the commands."""
     lines = call("status", "a", "--home", home).stdout.splitlines()
     assert lines[0].startswith("a: finished, ")
-    assert any(
-        re.match(r"best    \d+ on the frontier and \d+ that may belong, hypervolume 0\.\d+$", line) for line in lines
-    )
+    assert any(re.match(r"best    \d+ on the frontier and \d+ uncertain, hypervolume 0\.\d+$", line) for line in lines)
     assert f"report  eed-search report a --home {home}" in lines
     assert f"resume  eed-search resume a --trials N --home {home}" in lines
 

@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 
 from eed_search.cli import ui
-from eed_search.cluster.where import Wish
+from eed_search.cluster.where import WhereAsked
 from eed_search.tracking.ui import Ui
 
 URL = "http://127.0.0.1:5000"
@@ -31,7 +31,7 @@ def running(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_here_it_says_so_and_ends(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """The address, and that nothing was started."""
-    ui.ui(None, port=0, home=tmp_path, wish=Wish(local=True))
+    ui.ui(None, port=0, home=tmp_path, asked=WhereAsked(local=True))
     assert capsys.readouterr().out.splitlines()[1:] == [f"MLflow    {URL}", "It runs already; nothing was started."]
 
 
@@ -39,7 +39,7 @@ def test_as_a_job_it_lasts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     """Else the tunnel to it would close at once."""
     monkeypatch.setenv("EED_SEARCH_JOB", "1")
     job = Thread(
-        target=ui.ui, args=(None,), kwargs={"port": 0, "home": tmp_path, "wish": Wish(local=True)}, daemon=True
+        target=ui.ui, args=(None,), kwargs={"port": 0, "home": tmp_path, "wish": WhereAsked(local=True)}, daemon=True
     )
     job.start()
     job.join(0.5)

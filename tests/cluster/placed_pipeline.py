@@ -8,12 +8,12 @@ from typing import Any
 
 from eed_search.runs.data_facts import DataFacts
 from tests.search import stub_pipeline
-from tests.search.stub_pipeline import SearchContext, confirm, control, recheck
+from tests.search.stub_pipeline import SearchContext, baseline, confirm, recheck
 
 __all__ = [
     "SearchContext",
+    "baseline",
     "confirm",
-    "control",
     "final_latencies",
     "make_probe",
     "prepare",

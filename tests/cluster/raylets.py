@@ -27,10 +27,10 @@ def main() -> None:
     os.environ |= {"RAY_AUTH_MODE": "disabled", "EED_PLACES": str(places), "EED_STUB_PAUSE": "1.5"}
     from ray.cluster_utils import Cluster
 
-    from eed_search.config.spec import Controls, LatencySpec, Resources, Search, Spec, Threat
+    from eed_search.config.spec import Baselines, LatencySpec, Resources, Search, Spec, Threat
     from eed_search.runs.ledger import FILE_NAME, Ledger
     from eed_search.search import Silent, run
-    from eed_search.search.execution.ray_cluster import joined_ray, nodes
+    from eed_search.search.execution.ray_cluster import nodes, on_ray_cluster
     from tests.cluster import placed_pipeline
 
     small = {"object_store_memory": 80_000_000}
@@ -42,7 +42,7 @@ def main() -> None:
             name="nodes",
             threat=Threat(eps=0.15),
             search=Search(trials=NUM_TRIALS, racing=False),
-            controls=Controls(sizes=(0.5,)),
+            baselines=Baselines(sizes=(0.5,)),
             resources=Resources(cpu=1),
             latency=LatencySpec(node="edge"),
         )
@@ -57,7 +57,7 @@ def main() -> None:
                     return
 
         loser = threading.Thread(target=lose, daemon=True)
-        with joined_ray(cluster.address, "edge") as workers:
+        with on_ray_cluster(cluster.address, "edge") as workers:
             there = [(node.id, node.cpus) for node in nodes()]
             slots = workers.slots(spec.resources)
             loser.start()
@@ -71,7 +71,7 @@ def main() -> None:
             "outcomes": sorted(trial.outcome for trial in view.trials.values()),
             "lost": sum(e.kind == "attempt" and e.data["state"] == "lost" for e in events),
             "notes": view.notes,
-            "controls": len(view.controls),
+            "controls": len(view.baselines),
             "places": [line.split() for line in places.read_text().splitlines()],
             "board": board.node_id,
             "killed": lost.node_id,

@@ -9,8 +9,8 @@ from typing import Any
 from tests.search import stub_pipeline
 from tests.search.stub_pipeline import (
     SearchContext,
+    baseline,
     confirm,
-    control,
     final_latencies,
     make_probe,
     prepare,
@@ -20,8 +20,8 @@ from tests.search.stub_pipeline import (
 
 __all__ = [
     "SearchContext",
+    "baseline",
     "confirm",
-    "control",
     "final_latencies",
     "make_probe",
     "prepare",

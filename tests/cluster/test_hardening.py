@@ -14,7 +14,7 @@ import yaml
 
 from eed_search.cluster.cluster_file import read
 from eed_search.cluster.finding import Finding
-from eed_search.cluster.hardening import judge
+from eed_search.cluster.hardening import findings
 from tests.cli.calling import ROOT, call, python
 
 AWS, LOCAL = ROOT / "ray_cluster.yaml", ROOT / "ray_cluster.local.yaml"
@@ -40,7 +40,7 @@ def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def _judged(raw: dict[str, Any], folder: Path) -> list[Finding]:
     path = folder / "cluster.yaml"
     path.write_text(json.dumps(raw), encoding="utf-8")  # JSON is YAML, and quicker to write
-    return judge(read(path))
+    return findings(read(path))
 
 
 @cache
@@ -315,8 +315,8 @@ def test_judging_needs_neither_ray_nor_a_cloud() -> None:
     """The rules are plain code: no network can be asked."""
     code = (
         "import sys, pathlib\n"
-        "from eed_search.cluster.cluster_file import read\nfrom eed_search.cluster.hardening import judge\n"
-        "judge(read(pathlib.Path(sys.argv[1])))\n"
+        "from eed_search.cluster.cluster_file import read\nfrom eed_search.cluster.hardening import findings\n"
+        "findings(read(pathlib.Path(sys.argv[1])))\n"
         "print([name for name in ('ray', 'boto3', 'torch', 'numpy', 'requests') if name in sys.modules])"
     )
     assert python(code, AWS).stdout == "[]\n"

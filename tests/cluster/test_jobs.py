@@ -21,7 +21,7 @@ FILE = """
 name: quick
 threat: {eps: 0.15}
 search: {trials: 3, startup_trials: 2, racing: false}
-controls: {sizes: [0.5]}
+baselines: {sizes: [0.5]}
 resources: {cpu: 1}
 """
 OURS = [sys.executable, "-c", "import sys; sys.argv[0] = 'eed-search'; from eed_search.cli import main; main()"]

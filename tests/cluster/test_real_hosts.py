@@ -22,10 +22,10 @@ from typing import Any
 import pytest
 import yaml
 
-from eed_search.evaluation.sequential_test import OUTRACED
+from eed_search.evaluation.sequential_test import DOMINATED
 from eed_search.frontier.points import frontier
 from eed_search.runs.ledger import read_run
-from eed_search.search.revalidation import next_final
+from eed_search.search.revalidation import next_step
 from tests.cli.calling import ROOT
 from tests.cluster.hosts import Host, Hosts, hosts, lacking
 
@@ -40,7 +40,7 @@ members: {{finetune: {{epochs: 4}}}}
 joint: {{epochs: 4}}
 evaluation: {{steps: 4}}
 latency: {{rounds: 3, final_rounds: 3, final_calls: 100, final_processes: 1, block_ms: 2}}
-controls: {{sizes: [0.5], recoveries: [labels]}}
+baselines: {{sizes: [0.5], recoveries: [labels]}}
 search:
   trials: {NUM_TRIALS}
   startup_trials: 12
@@ -201,7 +201,7 @@ def test_the_search_ends_although_a_host_died(story: Story) -> None:
     assert 2 <= story.killed_after < NUM_TRIALS
     ends = {(trial.outcome, trial.reason) for trial in view.trials.values()}
     assert {outcome for outcome, _ in ends} <= {"done", "infeasible", "pruned"}
-    assert {reason for outcome, reason in ends if outcome == "pruned"} <= {OUTRACED}  # surely beaten on the way
+    assert {reason for outcome, reason in ends if outcome == "pruned"} <= {DOMINATED}  # surely beaten on the way
     assert len(view.trials) == NUM_TRIALS
     assert [one["state"] for one in events(story.folder, "attempt")].count("lost") >= 1
 
@@ -210,7 +210,7 @@ def test_the_frontier_is_complete(story: Story) -> None:
     """Every point of it has its final latency and its check: nothing of the finals is left."""
     view = read_run(story.folder)
     assert frontier(view)
-    assert next_final(view) is None
+    assert next_step(view) is None
 
 
 def test_latencies_come_from_one_host(story: Story) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from eed_search.cluster import where
-from eed_search.cluster.where import Place, Wish, find
+from eed_search.cluster.where import Place, WhereAsked, find
 from eed_search.core.errors import RunError, SpecError
 from tests.cli.calling import ROOT, environment
 
@@ -42,9 +42,9 @@ def brought_up(folder: Path, state: str = "running") -> None:
     (folder.parent / "tmp" / "ray" / "cluster-mine.state").write_text(json.dumps(nodes))
 
 
-def at(wish: Wish | None = None, **environment: str) -> Place:
+def at(asked: WhereAsked | None = None, **environment: str) -> Place:
     """Find the place."""
-    return find(wish or Wish(), environment)
+    return find(asked or WhereAsked(), environment)
 
 
 def test_nothing_named_is_this_machine() -> None:
@@ -56,15 +56,15 @@ def test_local_wins_over_everything(folder: Path) -> None:
     """RAY_ADDRESS and a running cluster's file."""
     (folder / "ray_cluster.yaml").write_text(LOCAL)
     brought_up(folder)
-    assert at(Wish(local=True), RAY_ADDRESS="http://h:1").kind == "here"
+    assert at(WhereAsked(local=True), RAY_ADDRESS="http://h:1").kind == "here"
 
 
 def test_an_address_wins_over_the_environment_and_that_over_a_file(folder: Path) -> None:
     """In this order; the reason is said."""
     (folder / "ray_cluster.yaml").write_text(LOCAL)
     brought_up(folder)
-    first = at(Wish(address="http://a:1"), RAY_ADDRESS="http://b:2")
-    second = at(Wish(cluster=Path("ray_cluster.yaml")), RAY_ADDRESS="http://b:2")
+    first = at(WhereAsked(address="http://a:1"), RAY_ADDRESS="http://b:2")
+    second = at(WhereAsked(cluster=Path("ray_cluster.yaml")), RAY_ADDRESS="http://b:2")
     assert (first.address, first.text) == ("http://a:1", "On the cluster at http://a:1: --address")
     assert (second.address, second.text) == ("http://b:2", "On the cluster at http://b:2: RAY_ADDRESS")
 
@@ -72,7 +72,7 @@ def test_an_address_wins_over_the_environment_and_that_over_a_file(folder: Path)
 @pytest.mark.parametrize("address", ["auto", "10.0.0.1:6379"])
 def test_an_address_of_ray_itself_is_joined(address: str) -> None:
     """By this process: no job is sent."""
-    place = at(Wish(address=address))
+    place = at(WhereAsked(address=address))
     assert (place.kind, place.address) == ("join", address)
 
 
@@ -80,7 +80,7 @@ def test_an_address_of_ray_itself_is_joined(address: str) -> None:
 def test_other_addresses_are_refused(address: str) -> None:
     """With the forms that are allowed."""
     with pytest.raises(RunError, match="http://HOST:8265"):
-        at(Wish(address=address))
+        at(WhereAsked(address=address))
 
 
 @pytest.mark.parametrize("text", [LOCAL, CLOUD])
@@ -129,19 +129,19 @@ def test_a_cluster_that_is_named_must_run(folder: Path) -> None:
     (folder / "mine.yaml").write_text(LOCAL)
     brought_up(folder, "terminated")
     with pytest.raises(RunError, match=r"the cluster mine does not run; start it with `ray up mine\.yaml`"):
-        at(Wish(cluster=Path("mine.yaml")))
+        at(WhereAsked(cluster=Path("mine.yaml")))
 
 
 def test_a_named_file_that_another_machine_brought_up_counts(folder: Path) -> None:
     """Its head stands in it; ssh will tell."""
     (folder / "mine.yaml").write_text(LOCAL)
-    assert at(Wish(cluster=Path("mine.yaml"))).kind == "submit"
+    assert at(WhereAsked(cluster=Path("mine.yaml"))).kind == "submit"
 
 
 def test_a_named_file_that_is_not_there_is_a_mistake() -> None:
     """Not a reason to search here."""
     with pytest.raises(SpecError, match="no such file"):
-        at(Wish(cluster=Path("none.yaml")))
+        at(WhereAsked(cluster=Path("none.yaml")))
 
 
 def noted(folder: Path) -> None:

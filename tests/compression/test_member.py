@@ -93,10 +93,10 @@ def test_reestimated_statistics_are_those_of_the_images(cnn):
 def test_the_control_has_a_members_architecture_and_fresh_weights(cnn, digits_batch):
     """Same shapes as a pruned member, other weights for another seed, the base untouched."""
     member = cut(cnn, SHAPE, erm(cnn, digits_batch), 0.5, CHANNEL)
-    control, other = fresh(cnn, SHAPE, 0.5, 4, 0), fresh(cnn, SHAPE, 0.5, 4, 1)
-    assert signature(control, SHAPE) == signature(member.model, SHAPE)
-    assert not torch.equal(control.classifier.weight, other.classifier.weight)
-    assert torch.equal(control.features[1].running_mean, torch.zeros(4))
+    baseline, other = fresh(cnn, SHAPE, 0.5, 4, 0), fresh(cnn, SHAPE, 0.5, 4, 1)
+    assert signature(baseline, SHAPE) == signature(member.model, SHAPE)
+    assert not torch.equal(baseline.classifier.weight, other.classifier.weight)
+    assert torch.equal(baseline.features[1].running_mean, torch.zeros(4))
 
 
 def test_a_score_that_is_not_finite_is_refused(cnn, digits_batch):

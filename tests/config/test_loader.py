@@ -14,7 +14,7 @@ from eed_search.core.errors import SpecError
 
 MINIMAL = "name: t\nthreat: {eps: 0.1}\n"
 EPS = "(L∞ budget in pixel units on [0, 1], such as 0.15 or 8/255)"
-TOP = "name, seed, plugins, data, threat, model, base, members, team, joint, gate, evaluation, latency, controls, search, resources, storage, tracking"
+TOP = "name, seed, plugins, data, threat, model, base, members, team, joint, gate, evaluation, latency, baselines, search, resources, storage, tracking"
 PARAMETERS = "num_members, subsets, recovery, order, beta, omega, gamma, gate_threshold, member1.method, member1.score, member1.size, …"
 
 
@@ -59,7 +59,7 @@ ONE_MISTAKE = {
     "team: {pool: {scores: [nis, foo]}}": "team.pool.scores[1]: 'foo' is not one of nis, erm, ase, bnsf",
     "team: {pool: {scores: []}}": "team.pool.scores: []: is empty; give at least one value (importance scores of the pool's members)",
     "tracking: {experiment: ''}": "tracking.experiment: '': is empty; give at least one value (MLflow experiment that the runs belong to)",
-    "controls: {sizes: [0.5, 2]}": "controls.sizes[1]: 2 is outside the allowed 0..1 without 0 (fraction of channels kept)",
+    "baselines: {sizes: [0.5, 2]}": "baselines.sizes[1]: 2 is outside the allowed 0..1 without 0 (fraction of channels kept)",
     # the space
     "search: {space: {size: 0}}": "search.space.size: 0 is outside the allowed 0..1 without 0 (fraction of channels or weights kept)",
     "search: {space: {size: [0.5, 1.2]}}": "search.space.size[1]: 1.2 is outside the allowed 0..1 without 0 (fraction of channels or weights kept)",
@@ -88,8 +88,8 @@ ONE_MISTAKE = {
     "model: {name: resnet18}": "model.name: resnet18 shrinks images eightfold and learns from 16×16 and larger, these are 8×8; take small_cnn, or larger images",
     "model: {name: vgg16_bn}": "model.name: vgg16_bn shrinks images 32-fold and learns from 32×32 and larger, these are 8×8; take small_cnn, or larger images",
     "search: {space: {size: 0.05}}": "search.space.size: 0.05 of 64 channels is 3.2, which rounds to no block of 8; take a larger size, a smaller members.block or a wider model",
-    "controls: {sizes: [0.05]}": "controls.sizes[0]: 0.05 of 64 channels is 3.2, which rounds to no block of 8; take a larger size, a smaller members.block or a wider model",
-    "model: {width: 8}\ncontrols: {sizes: [1]}\nsearch: {space: {size: 0.5}}": "search.space.size: 0.5 of 8 channels is 4, which rounds to no block of 8; take a larger size, a smaller members.block or a wider model",
+    "baselines: {sizes: [0.05]}": "baselines.sizes[0]: 0.05 of 64 channels is 3.2, which rounds to no block of 8; take a larger size, a smaller members.block or a wider model",
+    "model: {width: 8}\nbaselines: {sizes: [1]}\nsearch: {space: {size: 0.5}}": "search.space.size: 0.5 of 8 channels is 4, which rounds to no block of 8; take a larger size, a smaller members.block or a wider model",
     # proposals tried first
     "search: {first: 3}": "search.first: 3 is not a list of proposals",
     "search: {first: [3]}": "search.first[0]: 3 is not a table of parameters such as num_members: 2",
@@ -112,7 +112,7 @@ def test_a_mistake_is_named_with_place_given_and_allowed(tmp_path: Path, text: s
 def test_a_size_that_rounds_to_no_block_is_refused(tmp_path: Path, width: int, size: float) -> None:
     """Half a block included, where pruning would keep a whole one; all channels are all channels, however few."""
     text = (
-        f"{MINIMAL}model: {{width: {width}}}\ncontrols: {{sizes: [1]}}\nsearch: {{trials: 0, space: {{size: {size}}}}}"
+        f"{MINIMAL}model: {{width: {width}}}\nbaselines: {{sizes: [1]}}\nsearch: {{trials: 0, space: {{size: {size}}}}}"
     )
     refused = any("rounds to no block of 8" in problem for problem in _problems(tmp_path, text))
     assert refused == (size < 1 and Fraction(str(size)) * width <= 4)

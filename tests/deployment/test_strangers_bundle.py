@@ -23,7 +23,7 @@ from eed_search.core.errors import BundleError, EedSearchError
 from eed_search.deployment import runtime, runtimes
 from eed_search.deployment.bundle import verify
 from eed_search.deployment.runtime import BundleFault, GatedClassifier
-from eed_search.pipeline.targets import Wishes, from_bundle
+from eed_search.pipeline.targets import AttackOptions, from_bundle
 from tests.cli.calling import call, environment
 from tests.deployment import bundles
 from tests.deployment.bundles import sign, sign_text
@@ -48,7 +48,7 @@ def refused(folder: Path, said: str, *words: str) -> None:
     with pytest.raises(BundleFault, match=said):
         GatedClassifier(folder)
     with pytest.raises(BundleError, match=said):
-        from_bundle(folder, Wishes(1), lambda text: None)
+        from_bundle(folder, AttackOptions(1), lambda text: None)
     refused_by_verify(folder, said, *words)
 
 
@@ -182,7 +182,7 @@ def test_json_of_any_depth_is_a_clear_error(copy: Path, name: str, text: bytes) 
         return
     sign(copy, {name: text})
     with pytest.raises(BundleError, match=f"{name}: (is not JSON|is nested more than 50 deep)"):
-        from_bundle(copy, Wishes(1), lambda text: None)
+        from_bundle(copy, AttackOptions(1), lambda text: None)
     if name == "claims.json":
         refused_by_verify(copy, "claims.json: (is not JSON|is nested more than 50 deep)")
 
@@ -205,9 +205,9 @@ def test_claims_of_another_form_are_a_clear_error(copy: Path, claims: object) ->
 def test_settings_of_another_form_are_a_clear_error(copy: Path, config: object) -> None:
     sign(copy, {"config.json": json.dumps(config).encode()})
     with pytest.raises(EedSearchError):
-        from_bundle(copy, Wishes(1), lambda text: None)
+        from_bundle(copy, AttackOptions(1), lambda text: None)
     with pytest.raises(EedSearchError):
-        from_bundle(copy, Wishes(1, data=copy), lambda text: None)
+        from_bundle(copy, AttackOptions(1, data=copy), lambda text: None)
 
 
 @pytest.mark.parametrize(
@@ -460,7 +460,7 @@ def test_a_member_that_cannot_be_run_is_a_clear_error(copy: Path, change: Callab
     sign(copy, {"member-1.onnx": altered_member(change)})
     refused_by_verify(copy, "member")
     with pytest.raises(EedSearchError):
-        from_bundle(copy, Wishes(1), lambda text: None)
+        from_bundle(copy, AttackOptions(1), lambda text: None)
 
 
 def test_our_own_members_are_none_of_these(sound: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from eed_search.deployment.runtime import GatedClassifier, GateSettings
 from eed_search.evaluation import cascade, timing
-from eed_search.evaluation.cascade import Cascade, mix_of_exits, one_sitting, stratified, throughput
+from eed_search.evaluation.cascade import Cascade, mix_of_exits, stratified, throughput, time_in_process
 from eed_search.evaluation.timing import Block
 from eed_search.runs.records import Interval
 from tests.evaluation.clocks import COMPUTING, ticking
@@ -82,7 +82,7 @@ def test_cascade_lies_between_first_member_and_all() -> None:
     middle = float(np.median((stop.max(axis=1) - 0.25) / 0.75))
 
     gates = [GateSettings("threshold", threshold, 1.0, 1.0) for threshold in (0.0, middle, 2.0)]
-    first, mixed, both = one_sitting(
+    first, mixed, both = time_in_process(
         [Cascade(members, gate) for gate in gates], images, DENSE, HALF, SPEC, 2.0, COMPUTING
     ).latencies
     assert first.latency_ms.value < mixed.latency_ms.value < both.latency_ms.value
@@ -104,7 +104,7 @@ def test_cascade_of_the_dense_base_alone() -> None:
     """A team of one runs without a gate; its worst case is its latency."""
     images = np.random.default_rng(0).random((10, *SHAPE), dtype=np.float32)
     alone = Cascade([DENSE], GateSettings("map", 0.5, 1, 1))
-    (found,) = one_sitting([alone], images, DENSE, None, SPEC, 3.0, COMPUTING).latencies
+    (found,) = time_in_process([alone], images, DENSE, None, SPEC, 3.0, COMPUTING).latencies
     assert 0.5 < found.speedup.value < 2
     assert found.worst_case_ms == found.latency_ms.value
 
@@ -113,7 +113,7 @@ def test_equal_calls_cost_what_their_number_says() -> None:
     """By a clock on which every call takes one step: no interval, no noise, the base's own time for each exit."""
     images = np.random.default_rng(0).random((10, *SHAPE), dtype=np.float32)
     team = Cascade([QUARTER, HALF], GateSettings("threshold", 2.0, 1, 1))
-    (found,) = one_sitting([team], images, DENSE, HALF, SPEC, 3.0, ticking()).latencies
+    (found,) = time_in_process([team], images, DENSE, HALF, SPEC, 3.0, ticking()).latencies
     assert (found.latency_ms, found.noisy) == (Interval(3.0, 3.0, 3.0), False)
     assert found.p50_ms == found.p95_ms == found.worst_case_ms == 3.0
     assert found.images_per_second == Interval(*[pytest.approx(640_000)] * 3)  # 64 images in a step of 0.1 ms
@@ -156,7 +156,7 @@ def test_who_has_settled_leaves_and_the_others_go_on(
     )  # the team of two never does
     images = np.random.default_rng(0).random((10, *SHAPE), dtype=np.float32)
     gate = GateSettings("threshold", 0.5, 1.0, 1.0)
-    alone, team = one_sitting(
+    alone, team = time_in_process(
         [Cascade([HALF], gate), Cascade([QUARTER, HALF], gate)],
         images,
         DENSE,
@@ -190,10 +190,12 @@ def test_the_speed_up_divides_by_a_plain_run_of_the_base() -> None:
         patch.setattr(
             GatedClassifier, "predict", lambda team, image: seen.append("script") or real_predict(team, image)
         )
-        (new,) = one_sitting([Cascade([DENSE], gate, plain=True)], images, DENSE, None, SPEC, 3.0, ticking()).latencies
-    assert seen.count("plain") == 2  # the reference, and a base or control as the candidate
+        (new,) = time_in_process(
+            [Cascade([DENSE], gate, plain=True)], images, DENSE, None, SPEC, 3.0, ticking()
+        ).latencies
+    assert seen.count("plain") == 2  # the reference, and a base or baseline as the candidate
     assert "script" in seen
     assert (new.denominator, new.speedup.value) == ("plain", pytest.approx(1.0))
     assert new.script_speedup is not None
-    (old,) = one_sitting([Cascade([DENSE], gate)], images, DENSE, None, SPEC, 3.0, ticking(), "script").latencies
+    (old,) = time_in_process([Cascade([DENSE], gate)], images, DENSE, None, SPEC, 3.0, ticking(), "script").latencies
     assert (old.denominator, old.script_speedup) == ("script", None)

@@ -1,4 +1,4 @@
-"""A team under attack and its rivals: latencies known beforehand, every threshold counts, parts make the whole."""
+"""A team under attack and its incumbents: latencies known beforehand, every threshold counts, parts make the whole."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from eed_search.ensemble.gate import Gate, GatedEnsemble
 from eed_search.evaluation.image_race import ImageRace
 from eed_search.evaluation.latency import RatioEstimate
-from eed_search.evaluation.robust import Examination, Judgement
-from eed_search.evaluation.sequential_test import Rival, look_ends
+from eed_search.evaluation.robust import RobustEvaluation, RobustEvaluator
+from eed_search.evaluation.sequential_test import Incumbent, interim_sizes
 from eed_search.runs.records import Interval, pack_bits
 from tests.evaluation.test_robust import CPU, SETTINGS, linear, samples
 
@@ -21,48 +21,48 @@ TEAM = GatedEnsemble([linear(0, scale=3.0), linear(1, scale=3.0)], Gate(0.5))
 SPLIT = samples(TEAM, NUM)
 
 
-def examination(sweep: int = 5) -> Examination:
-    return Examination(TEAM, SPLIT, eps=0.05, settings=SETTINGS, seed=0, device=CPU, sweep=sweep)
+def examination(sweep: int = 5) -> RobustEvaluator:
+    return RobustEvaluator(TEAM, SPLIT, eps=0.05, settings=SETTINGS, seed=0, device=CPU, sweep=sweep)
 
 
 @pytest.fixture(scope="module")
-def whole() -> Judgement:
+def whole() -> RobustEvaluation:
     """All looks in one go."""
     one = examination()
-    for end in look_ends(NUM):
+    for end in interim_sizes(NUM):
         one.attack(end)
     return one.so_far()
 
 
-def same(first: Judgement, second: Judgement) -> bool:
+def same(first: RobustEvaluation, second: RobustEvaluation) -> bool:
     return all(
-        np.array_equal(getattr(first, one.name), getattr(second, one.name)) for one in fields(Judgement)
+        np.array_equal(getattr(first, one.name), getattr(second, one.name)) for one in fields(RobustEvaluation)
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("cut", look_ends(NUM)[:-1])
-def test_an_examination_that_was_cut_off_goes_on_to_the_same_bits(whole: Judgement, cut: int) -> None:
+@pytest.mark.parametrize("cut", interim_sizes(NUM)[:-1])
+def test_an_examination_that_was_cut_off_goes_on_to_the_same_bits(whole: RobustEvaluation, cut: int) -> None:
     first, second = examination(), examination()
-    for end in look_ends(NUM):
+    for end in interim_sizes(NUM):
         if end <= cut:
             first.attack(end)
     assert same(first.so_far(), whole.until(cut))
     second.restore(first.state())
     assert second.num_attacked == cut
-    for end in look_ends(NUM):
+    for end in interim_sizes(NUM):
         second.attack(end)
     assert same(second.so_far(), whole)
 
 
 def test_what_was_attacked_is_not_attacked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     attacked: list[int] = []
-    attack = Examination._attack
+    attack = RobustEvaluator._attack
 
-    def count(self: Examination, where: slice) -> None:
+    def count(self: RobustEvaluator, where: slice) -> None:
         attacked.extend(range(where.start, where.stop))
         attack(self, where)
 
-    monkeypatch.setattr(Examination, "_attack", count)
+    monkeypatch.setattr(RobustEvaluator, "_attack", count)
     first, second = examination(), examination()
     first.attack(30)
     second.restore(first.state())
@@ -78,20 +78,22 @@ def test_the_state_of_another_sweep_is_passed_over() -> None:
     assert second.num_attacked == 0
 
 
-# ---------------------------------------------------------------- against rivals
+# ---------------------------------------------------------------- against incumbents
 
 
 def ratio(value: float) -> RatioEstimate:
     return RatioEstimate(Interval(value, 0.99 * value, 1.01 * value), value, value, False, 3, 0, None, ())
 
 
-def rival(right: np.ndarray, ms: float, id_: str) -> Rival:
-    return Rival(id_, Interval(ms, ms, ms), float(right.mean()), pack_bits(right), len(right))
+def incumbent(right: np.ndarray, ms: float, id_: str) -> Incumbent:
+    return Incumbent(id_, Interval(ms, ms, ms), float(right.mean()), pack_bits(right), len(right))
 
 
-def test_a_rival_that_is_faster_than_every_threshold_and_right_everywhere_beats_the_team(whole: Judgement) -> None:
-    race = ImageRace([rival(np.ones(NUM, bool), 0.1, "4.0")], [ratio(0.5), ratio(0.5)], 1.0, 0.0)
-    looks = [race.beaten_by(whole.until(end)) for end in look_ends(NUM)]
+def test_a_rival_that_is_faster_than_every_threshold_and_right_everywhere_beats_the_team(
+    whole: RobustEvaluation,
+) -> None:
+    race = ImageRace([incumbent(np.ones(NUM, bool), 0.1, "4.0")], [ratio(0.5), ratio(0.5)], 1.0, 0.0)
+    looks = [race.beaten_by(whole.until(end)) for end in interim_sizes(NUM)]
     assert looks[0] == ()  # four images say nothing
     assert looks[-2] == ("4.0",)
     stop = race.stop(whole.until(60))
@@ -100,25 +102,25 @@ def test_a_rival_that_is_faster_than_every_threshold_and_right_everywhere_beats_
     assert stop.latency_ms.value == pytest.approx(0.5 * whole.members_run.mean())
 
 
-def test_a_threshold_that_no_rival_is_as_fast_as_keeps_the_team(whole: Judgement) -> None:
-    """The rival is as fast as the team at its own threshold, not as at the fastest swept one."""
+def test_a_threshold_that_no_rival_is_as_fast_as_keeps_the_team(whole: RobustEvaluation) -> None:
+    """The incumbent is as fast as the team at its own threshold, not as at the fastest swept one."""
     own, fastest = 0.5 * whole.members_run.mean(), 0.5 * whole.swept_members_run.mean(axis=1).min()
     assert fastest < own
-    between = rival(np.ones(NUM, bool), (own + fastest) / 2, "4.0")
+    between = incumbent(np.ones(NUM, bool), (own + fastest) / 2, "4.0")
     race = ImageRace([between], [ratio(0.5), ratio(0.5)], 1.0, 0.0)
     unswept = replace(whole, swept_members_run=whole.members_run[:0], swept_robust_right=whole.robust_right[:0, None])
     assert race.beaten_by(whole.until(60)) == ()
     assert race.beaten_by(unswept.until(60)) == ("4.0",)
 
 
-def test_where_the_worst_case_ranks_every_threshold_costs_all_members(whole: Judgement) -> None:
-    perfect = rival(np.ones(NUM, bool), 0.9, "4.0")
+def test_where_the_worst_case_ranks_every_threshold_costs_all_members(whole: RobustEvaluation) -> None:
+    perfect = incumbent(np.ones(NUM, bool), 0.9, "4.0")
     ratios = [ratio(0.5), ratio(0.5)]
     assert ImageRace([perfect], ratios, 1.0, 0.0, "worst_case").beaten_by(whole.until(60)) == ("4.0",)
     assert ImageRace([perfect], ratios, 1.0, 0.0).beaten_by(whole.until(60)) == ()
 
 
-def test_nobody_is_beaten_by_nobody(whole: Judgement) -> None:
+def test_nobody_is_beaten_by_nobody(whole: RobustEvaluation) -> None:
     assert ImageRace([], [ratio(0.5), ratio(0.5)], 1.0, 0.0).beaten_by(whole) == ()
 
 
@@ -126,7 +128,7 @@ def test_the_images_are_in_one_order_for_all() -> None:
     """Flags stand at the images' places in the split, whichever team is attacked."""
     other = GatedEnsemble([linear(2, scale=3.0)], Gate())
     for team in (TEAM, other):
-        one = Examination(team, SPLIT, eps=0.0, settings=SETTINGS, seed=0, device=CPU)
+        one = RobustEvaluator(team, SPLIT, eps=0.0, settings=SETTINGS, seed=0, device=CPU)
         one.attack(50)
         with torch.no_grad():
             right = team.decide(SPLIT.images[:50]).labels == SPLIT.labels[:50]

@@ -14,7 +14,7 @@ import pytest
 
 from eed_search.deployment.runtime import GateSettings
 from eed_search.evaluation import latency_processes
-from eed_search.evaluation.cascade import Cascade, Sitting, one_sitting
+from eed_search.evaluation.cascade import Cascade, ProcessTiming, time_in_process
 from eed_search.evaluation.latency_processes import agreed, cascade_latencies, undisturbed
 from eed_search.runs.records import Interval, Latency
 from tests.evaluation.networks import DENSE, HALF, QUARTER, SHAPE, SPEC
@@ -42,14 +42,14 @@ def _latency(ms: float, **changes: Any) -> Latency:
 
 def test_a_process_whose_base_was_slow_is_disturbed() -> None:
     """Within 3 % of the fastest one."""
-    all_ = [Sitting((), base_ms) for base_ms in (1.0, 1.029, 1.031, 1.5)]
+    all_ = [ProcessTiming((), base_ms) for base_ms in (1.0, 1.029, 1.031, 1.5)]
     assert undisturbed(all_) == all_[:2]
     assert undisturbed([]) == []
 
 
 def test_processes_agree_on_medians() -> None:
     """The interval is what five of them span; calls add up; the base takes 2 ms."""
-    found = agreed([_latency(ms) for ms in (0.5, 0.52, 0.4, 0.48, 0.51)], 2.0, calm=True)
+    found = agreed([_latency(ms) for ms in (0.5, 0.52, 0.4, 0.48, 0.51)], 2.0, all_undisturbed=True)
     assert found.latency_ms == Interval(0.5, 0.4, 0.52)
     assert found.speedup.value == pytest.approx(4)
     assert (found.speedup.low, found.speedup.high) == pytest.approx((2 / 0.52, 5))
@@ -64,9 +64,9 @@ def test_processes_agree_on_medians() -> None:
 def test_what_one_process_does_not_know_is_not_told() -> None:
     """A quantile that one of them had too few calls for; noise anywhere is noise."""
     few = _latency(0.5, p95_ms=None, images_per_second=None, noisy=True)
-    found = agreed([_latency(0.5), few], 1.0, calm=True)
+    found = agreed([_latency(0.5), few], 1.0, all_undisturbed=True)
     assert (found.p50_ms, found.p95_ms, found.noisy) == (0.5, None, True)
-    assert agreed([_latency(0.5)], 1.0, calm=False).noisy
+    assert agreed([_latency(0.5)], 1.0, all_undisturbed=False).noisy
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_another_process_takes_the_place_of_a_disturbed_one(
 ) -> None:
     """As many as wanted, the fastest bases; never more than three beyond."""
     said: list[str] = []
-    made = iter(Sitting((_latency(float(n)),), ms) for n, ms in enumerate(base_ms, start=1))
+    made = iter(ProcessTiming((_latency(float(n)),), ms) for n, ms in enumerate(base_ms, start=1))
     monkeypatch.setattr(latency_processes, "in_fresh_process", lambda job, at: next(made))
     spec = SPEC.model_copy(update={"final_processes": 3})
     (found,) = cascade_latencies([Cascade([HALF], GATE)], IMAGES, DENSE, None, spec, 1.0, said.append)
@@ -147,7 +147,7 @@ def test_rounds_are_told_one_by_one() -> None:
     """Before each of them how many are done, of at least as many as the protocol asks for."""
     told: list[tuple[int, int]] = []
     spec = SPEC.model_copy(update={"final_processes": 1, "final_rounds": 6, "final_calls": 100})
-    one_sitting([Cascade([QUARTER], GATE)], IMAGES, DENSE, None, spec, 2.0, tell=lambda *at: told.append(at))
+    time_in_process([Cascade([QUARTER], GATE)], IMAGES, DENSE, None, spec, 2.0, tell=lambda *at: told.append(at))
     assert [done for done, _ in told] == list(range(len(told)))
     assert all(done < of for done, of in told)
 

@@ -9,7 +9,7 @@ from torch import nn
 from eed_search.config.spec import Evaluation
 from eed_search.data.splits import Split
 from eed_search.ensemble.gate import Gate, GatedEnsemble
-from eed_search.evaluation.robust import Examination, judge
+from eed_search.evaluation.robust import RobustEvaluator, evaluate_robustness
 
 CPU = torch.device("cpu")
 SETTINGS = Evaluation(steps=10, batch_size=64)
@@ -35,7 +35,7 @@ def test_without_budget_robust_is_clean() -> None:
     """Eps 0 breaks nothing that is right and repairs nothing that is wrong."""
     team = GatedEnsemble([linear(0), linear(1)], Gate(0.5))
     split = samples(team)
-    found = judge(team, split, eps=0.0, settings=SETTINGS, seed=0, device=CPU)
+    found = evaluate_robustness(team, split, eps=0.0, settings=SETTINGS, seed=0, device=CPU)
     assert np.array_equal(found.robust_right, found.clean_right)
     assert found.clean_right.mean() == (team.decide(split.images).labels == split.labels).float().mean()
 
@@ -51,7 +51,7 @@ def test_a_linear_network_is_as_robust_as_its_margins_say() -> None:
     flat = split.images.flatten(1)
     worst = (flat + eps * step).clamp(0, 1).view_as(split.images)
     truth = (model(worst).argmax(1) == split.labels).numpy()
-    found = judge(team, split, eps=eps, settings=SETTINGS, seed=0, device=CPU)
+    found = evaluate_robustness(team, split, eps=eps, settings=SETTINGS, seed=0, device=CPU)
     assert np.array_equal(found.robust_right, truth)
     assert 0.2 < truth.mean() < 0.9
 
@@ -59,7 +59,7 @@ def test_a_linear_network_is_as_robust_as_its_margins_say() -> None:
 def test_the_union_is_never_kinder_than_the_executed_path() -> None:
     """Every surrogate can only break more, and on this gate the others do."""
     team = GatedEnsemble([linear(seed, scale=3.0) for seed in range(3)], Gate(0.5))
-    found = judge(team, samples(team, 200), eps=0.05, settings=SETTINGS, seed=0, device=CPU)
+    found = evaluate_robustness(team, samples(team, 200), eps=0.05, settings=SETTINGS, seed=0, device=CPU)
     assert not (found.robust_right & ~found.executed_right).any()
     assert not (found.executed_right & ~found.clean_right).any()
     assert found.executed_right.sum() > found.robust_right.sum()
@@ -70,7 +70,7 @@ def test_the_batch_size_changes_nothing() -> None:
     team = GatedEnsemble([linear(0), linear(1)], Gate(0.4))
     split = samples(team)
     small, large = (
-        judge(team, split, eps=0.06, settings=Evaluation(steps=5, batch_size=size), seed=0, device=CPU)
+        evaluate_robustness(team, split, eps=0.06, settings=Evaluation(steps=5, batch_size=size), seed=0, device=CPU)
         for size in (7, 120)
     )
     assert np.array_equal(small.robust_right, large.robust_right)
@@ -93,7 +93,7 @@ def test_every_iterate_counts() -> None:
     team = GatedEnsemble([Keyhole()], Gate())
     split = Split(images, torch.zeros(8, dtype=torch.long))
     settings = Evaluation(steps=20, step_size=0.02)
-    found = judge(team, split, eps=0.2, settings=settings, seed=0, device=CPU)
+    found = evaluate_robustness(team, split, eps=0.2, settings=settings, seed=0, device=CPU)
     assert found.clean_right.all()
     assert not found.robust_right.any()
 
@@ -101,15 +101,15 @@ def test_every_iterate_counts() -> None:
 def test_judging_leaves_the_team_trainable() -> None:
     """No gradient is left behind, none switched off."""
     team = GatedEnsemble([linear(0)], Gate())
-    judge(team, samples(team, 10), eps=0.05, settings=SETTINGS, seed=0, device=CPU)
+    evaluate_robustness(team, samples(team, 10), eps=0.05, settings=SETTINGS, seed=0, device=CPU)
     assert all(p.requires_grad and p.grad is None for p in team.parameters())
 
 
 def test_a_sweep_changes_nothing_at_the_gates_own_threshold() -> None:
     team = GatedEnsemble([linear(0), linear(1)], Gate(0.3))
     split = samples(team)
-    plain = judge(team, split, eps=0.02, settings=SETTINGS, seed=0, device=CPU)
-    swept = judge(team, split, eps=0.02, settings=SETTINGS, seed=0, device=CPU, sweep=7)
+    plain = evaluate_robustness(team, split, eps=0.02, settings=SETTINGS, seed=0, device=CPU)
+    swept = evaluate_robustness(team, split, eps=0.02, settings=SETTINGS, seed=0, device=CPU, sweep=7)
     for name in ("clean_right", "robust_right", "executed_right", "members_run"):
         assert np.array_equal(getattr(plain, name), getattr(swept, name))
     assert swept.swept_robust_right.shape == (len(swept.thresholds), len(split))
@@ -119,10 +119,12 @@ def test_swept_accuracies_are_upper_bounds_and_clean_ones_exact() -> None:
     """What an attack at each threshold itself finds: the same clean, at most as robust, somewhere less."""
     members = [linear(0), linear(1), linear(2)]
     split = samples(GatedEnsemble(members, Gate(0.3)))
-    swept = judge(GatedEnsemble(members, Gate(0.3)), split, eps=0.02, settings=SETTINGS, seed=0, device=CPU, sweep=7)
+    swept = evaluate_robustness(
+        GatedEnsemble(members, Gate(0.3)), split, eps=0.02, settings=SETTINGS, seed=0, device=CPU, sweep=7
+    )
     kinder = []
     for i, threshold in enumerate(swept.thresholds):
-        own = judge(
+        own = evaluate_robustness(
             GatedEnsemble(members, Gate(float(threshold))), split, eps=0.02, settings=SETTINGS, seed=0, device=CPU
         )
         assert np.array_equal(swept.swept_clean_right[i], own.clean_right)
@@ -134,7 +136,7 @@ def test_swept_accuracies_are_upper_bounds_and_clean_ones_exact() -> None:
 
 def test_one_member_has_no_threshold_to_sweep() -> None:
     team = GatedEnsemble([linear(0)], Gate())
-    found = judge(team, samples(team), eps=0.02, settings=SETTINGS, seed=0, device=CPU, sweep=7)
+    found = evaluate_robustness(team, samples(team), eps=0.02, settings=SETTINGS, seed=0, device=CPU, sweep=7)
     assert found.thresholds.size == 0
 
 
@@ -142,7 +144,7 @@ def test_an_evaluation_tells_at_each_step_how_far_it_is() -> None:
     """The share grows from batch to batch, surrogate to surrogate and step to step, and ends at the last image."""
     team = GatedEnsemble([linear(0), linear(1)], Gate(0.4))
     split, told = samples(team, 120), []
-    examination = Examination(team, split, eps=0.02, settings=SETTINGS, seed=0, device=CPU, tell=told.append)
+    examination = RobustEvaluator(team, split, eps=0.02, settings=SETTINGS, seed=0, device=CPU, tell=told.append)
     examination.attack(64)
     assert told == sorted(told)
     assert 0 < told[0] < 0.05

@@ -10,7 +10,7 @@ from eed_search.config.spec import Evaluation
 from eed_search.data.splits import Split
 from eed_search.ensemble.gate import Gate, GatedEnsemble
 from eed_search.evaluation.attacks import slow_down
-from eed_search.evaluation.robust import judge
+from eed_search.evaluation.robust import evaluate_robustness
 from eed_search.evaluation.slowdown import Slowed, slowed
 from tests.evaluation.attacks.test_slow_down import IMAGES, member
 
@@ -67,10 +67,10 @@ def test_the_attack_on_accuracy_says_what_it_cost(sweep: int) -> None:
     team = GatedEnsemble(MEMBERS, Gate(0.4))
     split = Split(IMAGES, team.decide(IMAGES).labels)
     settings = Evaluation(steps=5, batch_size=32)
-    still = judge(team, split, eps=0.0, settings=settings, seed=0, device=CPU, sweep=sweep)
+    still = evaluate_robustness(team, split, eps=0.0, settings=settings, seed=0, device=CPU, sweep=sweep)
     assert np.array_equal(still.attacked_run, still.members_run)
     assert np.array_equal(still.swept_attacked_run, still.swept_members_run)
-    found = judge(team, split, eps=0.05, settings=settings, seed=0, device=CPU, sweep=sweep)
+    found = evaluate_robustness(team, split, eps=0.05, settings=settings, seed=0, device=CPU, sweep=sweep)
     assert found.attacked_run.shape == found.members_run.shape
     assert set(np.unique(found.attacked_run)) <= {1, 2, 3}
     assert not np.array_equal(found.attacked_run, found.members_run)
@@ -81,7 +81,7 @@ def test_samples_that_were_wrong_already_cost_what_they_cost_clean() -> None:
     """Nobody attacks them."""
     team = GatedEnsemble(MEMBERS, Gate(0.4))
     split = Split(IMAGES, (team.decide(IMAGES).labels + 1) % 4)
-    found = judge(team, split, eps=0.05, settings=Evaluation(steps=3), seed=0, device=CPU)
+    found = evaluate_robustness(team, split, eps=0.05, settings=Evaluation(steps=3), seed=0, device=CPU)
     assert np.array_equal(found.attacked_run, found.members_run)
 
 

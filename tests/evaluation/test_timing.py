@@ -16,7 +16,6 @@ from eed_search.evaluation.timing import (
     Clock,
     block_calls,
     call_quantiles,
-    calm_first,
     half_width,
     median_interval,
     ranks_by_cpu,
@@ -24,6 +23,7 @@ from eed_search.evaluation.timing import (
     take_rounds,
     time_block,
     typical_times,
+    undisturbed_first,
     until_settled,
     warm_up,
     weighted_quantile,
@@ -105,7 +105,7 @@ def test_every_round_visits_everyone_in_changing_order(by_cpu: bool) -> None:
 @pytest.mark.parametrize(
     ("slow", "num_calls", "p95"),
     [
-        ([1.0, 1.0, 1.0, 1.0, 1.0, 1.5, 1.3], 3000, 1.0),  # the calm rounds suffice
+        ([1.0, 1.0, 1.0, 1.0, 1.0, 1.5, 1.3], 3000, 1.0),  # the undisturbed rounds suffice
         ([1.0, 1.5, 1.3, 1.4], 2400, 1.5),  # fewer than five rounds are all taken
     ],
 )
@@ -114,20 +114,20 @@ def test_percentiles_come_from_the_calm_rounds(slow: list[float], num_calls: int
     base = Block(1.0, np.ones(10), np.ones(10))
     rounds = [{"candidate": Block(1.0, np.full(600, one), np.full(600, one)), "reference": base} for one in slow]
     ones = [np.ones(600, np.int64)] * len(rounds)
-    calm = calm_first(*typical_times(rounds, "candidate", "reference"))
-    p50, found, num = call_quantiles(rounds, ones, np.array([0.0, 1.0]), calm)
+    undisturbed = undisturbed_first(*typical_times(rounds, "candidate", "reference"))
+    p50, found, num = call_quantiles(rounds, ones, np.array([0.0, 1.0]), undisturbed)
     assert (found, num) == (p95, num_calls)
     assert p50 == 1.0 or len(slow) < 5
 
 
 def test_percentiles_take_more_rounds_where_the_calm_ones_hold_too_few_calls() -> None:
-    """Five calm rounds of 100 calls are too few for a percentile: the five next ones are taken, the calmest first."""
+    """Five undisturbed rounds of 100 calls are too few for a percentile: the five next ones are taken, the calmest first."""
     base = Block(1.0, np.ones(10), np.ones(10))
     slow = [1.0] * 5 + [1.5] * 5 + [1.4] * 5
     rounds = [{"candidate": Block(1.0, np.full(100, one), np.full(100, one)), "reference": base} for one in slow]
-    calm = calm_first(*typical_times(rounds, "candidate", "reference"))
-    assert calm[1] == 5
-    found = call_quantiles(rounds, [np.ones(100, np.int64)] * 15, np.array([0.0, 1.0]), calm)
+    undisturbed = undisturbed_first(*typical_times(rounds, "candidate", "reference"))
+    assert undisturbed[1] == 5
+    found = call_quantiles(rounds, [np.ones(100, np.int64)] * 15, np.array([0.0, 1.0]), undisturbed)
     assert found == (1.0, 1.4, 1000)
 
 
@@ -135,7 +135,7 @@ def test_calm_rounds_are_those_in_which_nobody_was_slow() -> None:
     """Either contestant's disturbance spoils a round; both rank by their own fast time, however far apart these are."""
     base = np.array([1.0, 1.02, 1.0, 1.5, 1.0, 1.01, 1.0, 1.0])
     small = np.array([0.2, 0.2, 0.4, 0.2, 0.2, 0.204, 0.2, 0.2])
-    order, num = calm_first(base, small)
+    order, num = undisturbed_first(base, small)
     assert sorted(order[:num]) == [0, 1, 4, 5, 6, 7]
     assert list(order[-2:]) == [3, 2]  # half as slow again, then twice as slow
 
@@ -143,7 +143,7 @@ def test_calm_rounds_are_those_in_which_nobody_was_slow() -> None:
 def test_rounds_that_never_agree_leave_the_least_slow_eighth() -> None:
     """In no round were both fast: of 48, the six in which they were slowed down least together."""
     climbing = 1 + np.arange(48) / 10
-    order, num = calm_first(climbing, climbing[::-1] * np.where(np.arange(48) < 6, 0.5, 1.0))
+    order, num = undisturbed_first(climbing, climbing[::-1] * np.where(np.arange(48) < 6, 0.5, 1.0))
     assert num == 6
     assert sorted(order[:num]) == list(range(6))
 
@@ -155,7 +155,7 @@ def test_a_disturbed_half_does_not_move_the_ratio() -> None:
         hit = rng.random(30) < 0.6
         base = rng.normal(1, 0.005, 30) * np.where(hit, 1.5, 1)
         small = 0.25 * rng.normal(1, 0.005, 30) * np.where(hit, 2.0, 1)
-        order, num = calm_first(base, small)
+        order, num = undisturbed_first(base, small)
         assert np.median((small / base)[order[:num]]) == pytest.approx(0.25, rel=0.01)
     assert np.median(small / base) > 0.3  # what the median of all rounds makes of the last
 
@@ -209,6 +209,6 @@ def test_waiting_counts_for_the_wall_clock_alone() -> None:
 
 def test_a_typical_call_is_no_mean() -> None:
     """One call of ten that was interrupted leaves the ratio as it is."""
-    calm, hit = np.ones(10), np.array([1.0] * 9 + [100.0])
-    rounds = [{"reference": Block(1.0, calm, calm), "candidate": Block(10.9, hit, hit)}]
+    undisturbed, hit = np.ones(10), np.array([1.0] * 9 + [100.0])
+    rounds = [{"reference": Block(1.0, undisturbed, undisturbed), "candidate": Block(10.9, hit, hit)}]
     assert ratios(rounds, "candidate") == pytest.approx([1.0])

@@ -11,7 +11,7 @@ from eed_search.config.loader import parse
 from eed_search.config.params import MemberChoice
 from eed_search.config.plans import plan_members
 from eed_search.config.spec import Spec
-from eed_search.forecast.cached_stages import take_stock
+from eed_search.forecast.cached_stages import find_cached
 from eed_search.forecast.calibration import UnitCosts, calibrate, measured_sizes
 from eed_search.forecast.space_size import all_members
 from eed_search.pipeline.context import StageContext
@@ -28,7 +28,7 @@ PLAIN = {
     "joint": {"epochs": 0},
     "evaluation": {"steps": 2},
     "latency": {"rounds": 3, "block_ms": 1},
-    "controls": {"sizes": [0.5], "recoveries": ["labels"]},
+    "baselines": {"sizes": [0.5], "recoveries": ["labels"]},
     "search": {"space": {"num_members": [1, 2], "score": ["erm"], "size": [0.25, 0.5], "recovery": "labels"}},
 }
 
@@ -54,7 +54,7 @@ def test_every_kind_of_work_has_a_cost(units: UnitCosts) -> None:
     assert set(units.finetune_step_s) == {"labels"}
     assert units.finetune_step_s["labels"].sizes == (0.25, 0.5)
     assert min(units.finetune_step_s["labels"].values) > 0
-    assert units.control_step_s["labels"].sizes == (0.5,)
+    assert units.baseline_step_s["labels"].sizes == (0.5,)
     assert set(units.scores_s) == {"erm"}
     assert units.joint_step_s.values == (0.0, 0.0)
     assert units.attack_s.sizes == units.call_ms.sizes == (0.25, 0.5, 1.0)
@@ -103,8 +103,8 @@ def test_stock_is_what_a_search_has_made(tmp_path: Path) -> None:
     member(maker, plan, base)
     before = sorted(tmp_path.rglob("*"))
     reader = StageContext(spec, Store(tmp_path / "store", read_only=True), lambda text: None)
-    found = take_stock(reader, all_members(spec))
-    assert (found.base, found.controls, found.scores, found.members) == (
+    found = find_cached(reader, all_members(spec))
+    assert (found.base, found.baselines, found.scores, found.members) == (
         True,
         frozenset(),
         frozenset({"erm"}),
@@ -117,4 +117,4 @@ def test_another_seed_has_another_stock(tmp_path: Path) -> None:
     """What a search with another seed made is not this one's."""
     dense_base(StageContext(_spec(), Store(tmp_path), lambda text: None))
     other = StageContext(_spec(seed=1), Store(tmp_path, read_only=True), lambda text: None)
-    assert not take_stock(other, []).base
+    assert not find_cached(other, []).base

@@ -10,7 +10,7 @@ import pytest
 from eed_search.config.loader import parse
 from eed_search.config.params import MemberChoice, TrialParams
 from eed_search.config.spec import Recipe, Spec
-from eed_search.forecast.cached_stages import Stock
+from eed_search.forecast.cached_stages import CachedStages
 from eed_search.forecast.calibration import Curve, UnitCosts
 from eed_search.forecast.expected_cost import Forecast, forecast, makespan
 from eed_search.forecast.foreseen import Draw, draws
@@ -26,8 +26,8 @@ UNITS = UnitCosts(
     base_attack_s=0.0,
     finetune_step_s={"labels": FLAT, "distill": Curve((0.5, 1.0), (3.0, 3.0))},
     method_image_s={"prune": 0.0},
-    control_step_s={"labels": FLAT},
-    control_recipe=Recipe(epochs=9, batch_size=50),
+    baseline_step_s={"labels": FLAT},
+    baseline_recipe=Recipe(epochs=9, batch_size=50),
     joint_step_s=FLAT,
     team_factor=1.5,
     scores_s={"nis": 7.0, "erm": 11.0},
@@ -48,7 +48,7 @@ def _spec(**search: object) -> Spec:
             "members": {"finetune": {"epochs": 3, "batch_size": 50}},
             "joint": {"epochs": 2, "batch_size": 50},
             "evaluation": {"steps": 9},
-            "controls": {"sizes": [0.5], "recoveries": ["labels"]},
+            "baselines": {"sizes": [0.5], "recoveries": ["labels"]},
             "search": {
                 "trials": 3,
                 "startup_trials": 1,
@@ -73,36 +73,36 @@ def _seconds(found: Forecast, stage: str) -> tuple[float, float]:
 
 
 def test_a_trial_of_one_member_is_the_sum_of_its_stages() -> None:
-    """Two steps an epoch: base 4 x 2 x 2 s, control 9 x 2, member 3 x 2, joint 2 x 2, its score once."""
-    found = forecast(_spec(trials=1), UNITS, [_draw("nis")], Stock(), slots=1)
+    """Two steps an epoch: base 4 x 2 x 2 s, baseline 9 x 2, member 3 x 2, joint 2 x 2, its score once."""
+    found = forecast(_spec(trials=1), UNITS, [_draw("nis")], CachedStages(), slots=1)
     assert _seconds(found, "base") == (16, 16)
-    assert _seconds(found, "controls") == (18, 18)
+    assert _seconds(found, "baselines") == (18, 18)
     assert _seconds(found, "scores") == (7, 7)
     assert _seconds(found, "members") == (6, 6)
     assert _seconds(found, "joint fine-tuning") == (4, 4)
-    # 10 images, 10 forward passes of 0.01 s: control and team of one on validation beside the trials.
+    # 10 images, 10 forward passes of 0.01 s: baseline and team of one on validation beside the trials.
     assert found.trials_s.low == pytest.approx(18 + 1 + 7 + 6 + 4 + 1)
 
 
 def test_a_member_is_paid_once() -> None:
     """The second trial that names it reads it; distillation costs its own step."""
-    found = forecast(_spec(trials=2), UNITS, [_draw("nis"), _draw("nis")], Stock(), slots=1)
+    found = forecast(_spec(trials=2), UNITS, [_draw("nis"), _draw("nis")], CachedStages(), slots=1)
     assert _seconds(found, "members") == (6, 6)
-    found = forecast(_spec(trials=2), UNITS, [_draw("nis"), _draw("nis", recovery="distill")], Stock(), slots=1)
+    found = forecast(_spec(trials=2), UNITS, [_draw("nis"), _draw("nis", recovery="distill")], CachedStages(), slots=1)
     assert _seconds(found, "members") == (6 + 18, 6 + 18)
 
 
 def test_a_member_on_shared_images_sees_half_of_them() -> None:
     """A quarter for everyone and a third of the rest."""
-    found = forecast(_spec(trials=1), UNITS, [_draw("nis", subsets="shared")], Stock(), slots=1)
+    found = forecast(_spec(trials=1), UNITS, [_draw("nis", subsets="shared")], CachedStages(), slots=1)
     assert _seconds(found, "members") == (3, 3)
 
 
 def test_a_team_costs_its_members_and_every_surrogate() -> None:
     """Joint steps add up times the measured factor; executed path, both prefixes and the gate's cost are attacked."""
     spec = _spec(trials=1)
-    one = forecast(spec, UNITS, [_draw("nis")], Stock(), slots=1)
-    two = forecast(spec, UNITS, [_draw("nis", "erm")], Stock(), slots=1)
+    one = forecast(spec, UNITS, [_draw("nis")], CachedStages(), slots=1)
+    two = forecast(spec, UNITS, [_draw("nis", "erm")], CachedStages(), slots=1)
     assert _seconds(two, "joint fine-tuning") == (2 * 1.5 * 4, 2 * 1.5 * 4)
     # Beside the trials: three surrogates of two members, each alone, the base that all are compared on, and two
     # runs of the attack on the gate's cost, 11 passes of 10 images through two members each.
@@ -111,33 +111,35 @@ def test_a_team_costs_its_members_and_every_surrogate() -> None:
 
 
 def test_what_the_store_holds_costs_nothing() -> None:
-    """Base, control, score and member are read."""
+    """Base, baseline, score and member are read."""
     draw = _draw("nis")
-    stock = Stock(True, frozenset({(0.5, "labels")}), frozenset({"nis"}), frozenset(plans_of(draw.params, _spec())))
-    found = forecast(_spec(trials=1), UNITS, [draw], stock, slots=1)
-    assert [_seconds(found, stage)[1] for stage in ("base", "controls", "scores", "members")] == [0, 0, 0, 0]
-    assert {one.stage: one.reused for one in found.stages if one.reused} == {"base": 1, "controls": 1, "members": 1}
+    cached = CachedStages(
+        True, frozenset({(0.5, "labels")}), frozenset({"nis"}), frozenset(plans_of(draw.params, _spec()))
+    )
+    found = forecast(_spec(trials=1), UNITS, [draw], cached, slots=1)
+    assert [_seconds(found, stage)[1] for stage in ("base", "baselines", "scores", "members")] == [0, 0, 0, 0]
+    assert {one.stage: one.reused for one in found.stages if one.reused} == {"base": 1, "baselines": 1, "members": 1}
 
 
 def test_the_ends_part_where_a_model_may_choose() -> None:
     """A proposal that is not certain brings a new member at the high end only."""
-    found = forecast(_spec(trials=2), UNITS, [_draw("nis"), _draw("erm", certain=False)], Stock(), slots=1)
+    found = forecast(_spec(trials=2), UNITS, [_draw("nis"), _draw("erm", certain=False)], CachedStages(), slots=1)
     assert _seconds(found, "members") == (6, 12)
     assert found.wall_s.low < found.wall_s.high
 
 
 def test_trials_beyond_those_drawn_cost_what_the_last_ones_do() -> None:
     """Ten trials from one that was drawn: nine more like it."""
-    one = forecast(_spec(trials=1), UNITS, [_draw("nis")], Stock(), slots=1)
-    ten = forecast(_spec(trials=10), UNITS, [_draw("nis")], Stock(), slots=1)
+    one = forecast(_spec(trials=1), UNITS, [_draw("nis")], CachedStages(), slots=1)
+    ten = forecast(_spec(trials=10), UNITS, [_draw("nis")], CachedStages(), slots=1)
     assert ten.trials_s.low - one.trials_s.low == pytest.approx(9 * (7 + 6 + 4 + 1))
 
 
 def test_racing_gives_up_all_it_may_at_the_low_end() -> None:
     """Of nine, one comes to its end, two more to their joint fine-tune; all are attacked at a rung, at a quarter's cost."""
     nine = [_draw("nis")] * 9
-    plain = forecast(_spec(trials=9), UNITS, nine, Stock(), slots=1)
-    raced = forecast(_spec(trials=9, racing=True, eta=3), UNITS, nine, Stock(), slots=1)
+    plain = forecast(_spec(trials=9), UNITS, nine, CachedStages(), slots=1)
+    raced = forecast(_spec(trials=9, racing=True, eta=3), UNITS, nine, CachedStages(), slots=1)
     assert _seconds(raced, "members") == _seconds(plain, "members")
     assert _seconds(raced, "joint fine-tuning") == (3 * 4, 9 * 4)
     low, high = (a - b for a, b in zip(_seconds(raced, "attacks"), _seconds(plain, "attacks"), strict=True))
@@ -148,8 +150,8 @@ def test_racing_gives_up_all_it_may_at_the_low_end() -> None:
 def test_image_racing_gives_up_all_but_the_first_at_their_first_image_at_the_low_end() -> None:
     """Ten images: the first look is at one of them, a tenth of the attack's second."""
     nine = [_draw("nis")] * 9
-    plain = forecast(_spec(trials=9), UNITS, nine, Stock(), slots=1)
-    raced = forecast(_spec(trials=9, image_racing=True), UNITS, nine, Stock(), slots=1)
+    plain = forecast(_spec(trials=9), UNITS, nine, CachedStages(), slots=1)
+    raced = forecast(_spec(trials=9, image_racing=True), UNITS, nine, CachedStages(), slots=1)
     low, high = (a - b for a, b in zip(_seconds(raced, "attacks"), _seconds(plain, "attacks"), strict=True))
     assert low == pytest.approx(8 * (0.1 - 1))
     assert high == 0
@@ -157,15 +159,15 @@ def test_image_racing_gives_up_all_but_the_first_at_their_first_image_at_the_low
 
 def test_a_time_budget_ends_the_trials() -> None:
     """None is begun after it: base, budget's rest, and the trial that then runs."""
-    found = forecast(_spec(trials=1000, time_budget_s=100), UNITS, [_draw("nis")], Stock(), slots=1)
+    found = forecast(_spec(trials=1000, time_budget_s=100), UNITS, [_draw("nis")], CachedStages(), slots=1)
     assert found.base_s.high + found.trials_s.high <= 100 + 18 + 1e-9
 
 
 def test_latencies_that_do_not_settle_are_doubled_twice() -> None:
     """On a restless machine the high end counts four times the rounds."""
     spec = _spec(trials=1)
-    restless = forecast(spec, replace(UNITS, settled=False), [_draw("nis")], Stock(), slots=1)
-    calm = forecast(spec, UNITS, [_draw("nis")], Stock(), slots=1)
+    restless = forecast(spec, replace(UNITS, settled=False), [_draw("nis")], CachedStages(), slots=1)
+    calm = forecast(spec, UNITS, [_draw("nis")], CachedStages(), slots=1)
     assert restless.base_s.low == calm.base_s.low
     assert restless.base_s.high - calm.base_s.high == pytest.approx(3 * 30 * 3 * 0.01)
 
@@ -211,8 +213,8 @@ def test_a_curve_is_linear_between_and_flat_beyond() -> None:
 
 
 def test_disk_counts_every_network_once() -> None:
-    """Base and one score weigh the dense network, a control, a member and a team of one the small one."""
-    found = forecast(_spec(trials=1), UNITS, [_draw("nis")], Stock(), slots=1)
+    """Base and one score weigh the dense network, a baseline, a member and a team of one the small one."""
+    found = forecast(_spec(trials=1), UNITS, [_draw("nis")], CachedStages(), slots=1)
     networks = 2 * 1000 + 3 * 100
     assert networks < found.store_bytes.low < networks + 10 * 256 + 20 * 10 * 20
     assert math.isclose(found.store_bytes.low, found.store_bytes.high, rel_tol=0.5)

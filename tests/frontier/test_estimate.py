@@ -9,11 +9,19 @@ import numpy as np
 import pytest
 
 from eed_search.core.errors import RunError, SpecError
-from eed_search.frontier.estimate import decide, first_probabilities, is_decided, plan_of, select, standing
+from eed_search.frontier.estimate import decide, estimate_frontier, first_probabilities, is_decided, plan_of, select
 from eed_search.frontier.points import frontier
-from eed_search.frontier.selection import ValidationRound, plan_looks
+from eed_search.frontier.selection import plan_rounds
 from eed_search.runs.ledger import RunView
-from eed_search.runs.records import Accuracy, FreshCheck, RobustAccuracy, SweptPoint, pack_bits, unpack_bits
+from eed_search.runs.records import (
+    Accuracy,
+    FreshCheck,
+    RobustAccuracy,
+    SweptPoint,
+    ValidationRound,
+    pack_bits,
+    unpack_bits,
+)
 from tests.tracking.factories import NUM_SAMPLES, make_latency, make_measurement, make_spec, make_trial, make_view
 
 
@@ -47,10 +55,10 @@ def _check(right: np.ndarray) -> FreshCheck:
 
 
 def test_who_is_right_on_the_images_of_a_faster_one_and_on_more_is_sure() -> None:
-    found = standing(THREE)
+    found = estimate_frontier(THREE)
     assert [p.id for p in found.front] == ["1.0", "2.0", "0.0"]
     assert found.probability == {"1.0": 1.0, "2.0": 1.0, "0.0": 1.0}
-    assert found.maybe == []
+    assert found.uncertain == []
     assert found.reached
     assert not found.decided
 
@@ -59,15 +67,15 @@ def test_a_lead_on_other_images_may_be_luck() -> None:
     """It is on the apparent frontier, and not reported; it may belong."""
     view = _lucky()
     assert [p.id for p in frontier(view)] == ["0.0", "1.0"]
-    found = standing(view)
+    found = estimate_frontier(view)
     assert [p.id for p in found.front] == ["0.0"]
-    assert [p.id for p in found.maybe] == ["1.0"]
+    assert [p.id for p in found.uncertain] == ["1.0"]
     assert 0.4 < found.probability["1.0"] < 0.75
 
 
 @pytest.mark.parametrize(("threshold", "front"), [(0.0, ["0.0", "1.0"]), (0.4, ["0.0", "1.0"]), (1.0, ["0.0"])])
 def test_the_file_says_how_sure_a_point_must_be(threshold: float, front: list[str]) -> None:
-    assert [p.id for p in standing(_lucky(front_probability=threshold)).front] == front
+    assert [p.id for p in estimate_frontier(_lucky(front_probability=threshold)).front] == front
 
 
 def test_the_surest_is_shown_where_none_reaches_the_threshold() -> None:
@@ -81,15 +89,15 @@ def test_the_surest_is_shown_where_none_reaches_the_threshold() -> None:
     view = _with(
         make_view(0, trials={i: make_trial(i, measurement=m) for i, m in enumerate(measured)}), front_probability=0.99
     )
-    found = standing(view)
+    found = estimate_frontier(view)
     assert not found.reached
-    assert (len(found.front), len(found.maybe)) == (1, 1)
-    assert found.probability[found.front[0].id] >= found.probability[found.maybe[0].id]
+    assert (len(found.front), len(found.uncertain)) == (1, 1)
+    assert found.probability[found.front[0].id] >= found.probability[found.uncertain[0].id]
 
 
 def test_without_points_nothing_is_reported() -> None:
-    found = standing(make_view(0, trials={}))
-    assert (found.front, found.maybe, found.probability) == ([], [], {})
+    found = estimate_frontier(make_view(0, trials={}))
+    assert (found.front, found.uncertain, found.probability) == ([], [], {})
 
 
 def test_a_point_that_was_given_up_on_the_way_is_no_contender() -> None:
@@ -99,7 +107,7 @@ def test_a_point_that_was_given_up_on_the_way_is_no_contender() -> None:
     fewer = replace(half, robust_accuracy=replace(half.robust_accuracy, num_samples=100), robust_hex=pack_bits(bits))
     view = replace(THREE, trials=THREE.trials | {9: make_trial(9, measurement=fewer)})
     assert "9.0" not in first_probabilities(view)
-    assert [p.id for p in standing(view).front] == ["1.0", "2.0", "0.0"]
+    assert [p.id for p in estimate_frontier(view).front] == ["1.0", "2.0", "0.0"]
 
 
 def test_a_bound_is_judged_and_judges_nobody() -> None:
@@ -110,7 +118,7 @@ def test_a_bound_is_judged_and_judges_nobody() -> None:
     found = first_probabilities(view, unconfirmed=True)
     assert found["0.1"] == 1.0
     assert found["1.0"] == 1.0  # though the bound is better and faster
-    assert [p.id for p in standing(view).front] == ["1.0", "2.0", "0.0"]
+    assert [p.id for p in estimate_frontier(view).front] == ["1.0", "2.0", "0.0"]
 
 
 # ---------------------------------------------------------------- looks
@@ -119,39 +127,39 @@ def test_a_bound_is_judged_and_judges_nobody() -> None:
 def test_few_fresh_images_choose_nothing() -> None:
     """200 beside the 300 that ranked: look 0 decides."""
     view = _lucky()
-    assert plan_of(view) == plan_looks(300, 200)
-    view.looks.append(decide(view, 0))
+    assert plan_of(view) == plan_rounds(300, 200)
+    view.validation_rounds.append(decide(view, 0))
     assert is_decided(view)
-    assert standing(view).decided
+    assert estimate_frontier(view).decided
 
 
 def test_fresh_images_move_the_frontier() -> None:
     """300 more on which the slower one is not better: it leaves."""
     view = _lucky(num_fresh=1000)
-    view.looks.append(decide(view, 0))
+    view.validation_rounds.append(decide(view, 0))
     assert not is_decided(view)
-    assert set(view.looks[0].left) == {"0.0", "1.0"}
+    assert set(view.validation_rounds[0].left) == {"0.0", "1.0"}
     fast, slow = np.arange(300) < 240, np.arange(300) < 180
     view.slices = {"0.0": {0: _check(fast)}, "1.0": {0: _check(slow)}}
-    view.looks.append(decide(view, 1))
-    assert view.looks[1].left == ("0.0",)
+    view.validation_rounds.append(decide(view, 1))
+    assert view.validation_rounds[1].left == ("0.0",)
     assert is_decided(view)
-    found = standing(view)
-    assert ([p.id for p in found.front], found.maybe, found.num_looks) == (["0.0"], [], 1)
+    found = estimate_frontier(view)
+    assert ([p.id for p in found.front], found.uncertain, found.num_rounds_taken) == (["0.0"], [], 1)
 
 
 def test_who_could_not_be_checked_keeps_its_probability() -> None:
     view = _lucky(num_fresh=1000)
-    view.looks.append(decide(view, 0))
+    view.validation_rounds.append(decide(view, 0))
     view.slices = {"0.0": {0: _check(np.arange(300) < 240)}}
     look = decide(view, 1)
-    assert look.probability["1.0"] == view.looks[0].probability["1.0"]
+    assert look.probability["1.0"] == view.validation_rounds[0].probability["1.0"]
 
 
 def test_a_base_alone_has_its_own_images_to_plan_by() -> None:
-    """No trial came to its end: the base and the controls are still checked on a whole slice."""
+    """No trial came to its end: the base and the baselines are still checked on a whole slice."""
     view = _with(make_view(0, trials={}), num_fresh=1000)
-    assert plan_of(view) == plan_looks(NUM_SAMPLES, 1000)
+    assert plan_of(view) == plan_rounds(NUM_SAMPLES, 1000)
 
 
 # ---------------------------------------------------------------- one point

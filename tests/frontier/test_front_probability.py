@@ -94,12 +94,12 @@ def test_draws_are_sorted_as_the_frontier_is(seed: int) -> None:
     """Against `non_dominated`, with ties in one and in both objectives; and with some that dominate nothing."""
     rng = np.random.default_rng(seed)
     first, second = rng.integers(0, 4, (2, 5, 7)).astype(float)
-    rivals = rng.random(7) < 0.6
-    found, beside = _undominated(first, second, np.ones(7, bool)), _undominated(first, second, rivals)
+    incumbents = rng.random(7) < 0.6
+    found, beside = _undominated(first, second, np.ones(7, bool)), _undominated(first, second, incumbents)
     for row in range(5):
         table = np.stack([first[row], second[row]], axis=1)
         assert found[row].tolist() == non_dominated(table).tolist()
-        beaten = [any((one <= mine).all() and (one < mine).any() for one in table[rivals]) for mine in table]
+        beaten = [any((one <= mine).all() and (one < mine).any() for one in table[incumbents]) for mine in table]
         assert beside[row].tolist() == [not one for one in beaten]
 
 

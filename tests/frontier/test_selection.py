@@ -17,7 +17,7 @@ from eed_search.frontier.selection import (
     least_probability,
     open_order,
     opening,
-    plan_looks,
+    plan_rounds,
     pooled,
     probabilities,
     reported,
@@ -37,7 +37,7 @@ def _around(value: float, share: float) -> Interval:
 
 
 @pytest.mark.parametrize(
-    ("num_fresh", "looks", "last"),
+    ("num_fresh", "validation_rounds", "last"),
     [
         (1, (), (0, 1)),
         (199, (), (0, 199)),
@@ -48,32 +48,32 @@ def _around(value: float, share: float) -> Interval:
     ],
 )
 def test_the_last_slice_is_dealt_first(
-    num_fresh: int, looks: tuple[tuple[int, int], ...], last: tuple[int, int]
+    num_fresh: int, validation_rounds: tuple[tuple[int, int], ...], last: tuple[int, int]
 ) -> None:
     """100 images of the search: too few fresh ones for both choose nothing; the looks are cut short where they run out."""
-    assert plan_looks(100, num_fresh) == Plan(looks, last)
+    assert plan_rounds(100, num_fresh) == Plan(validation_rounds, last)
 
 
 @pytest.mark.parametrize("num_fresh", range(1, 60))
 def test_no_image_is_used_twice(num_fresh: int) -> None:
     """Neither by two looks nor by a look and the last slice, which is never empty."""
-    plan = plan_looks(3, num_fresh)
-    used = [image for first, end in (*plan.looks, plan.last) for image in range(first, end)]
+    plan = plan_rounds(3, num_fresh)
+    used = [image for first, end in (*plan.validation_rounds, plan.last) for image in range(first, end)]
     assert len(used) == len(set(used))
     assert set(used) <= set(range(num_fresh))
     assert plan.last[1] > plan.last[0]
-    assert all(end > first for first, end in plan.looks)
+    assert all(end > first for first, end in plan.validation_rounds)
 
 
 def test_timings_grow_as_the_slices_do() -> None:
     """One before the first look, which the first slice needs no more of."""
-    assert plan_looks(1, 17).num_timings == (1, 1, 2, 4, 8, 16)
-    assert plan_looks(1, 1).num_timings == (1,)
+    assert plan_rounds(1, 17).num_timings == (1, 1, 2, 4, 8, 16)
+    assert plan_rounds(1, 1).num_timings == (1,)
 
 
 def test_images_there_are_none_of_are_refused() -> None:
     with pytest.raises(ValueError, match="need at least one of each"):
-        plan_looks(0, 5)
+        plan_rounds(0, 5)
 
 
 # ---------------------------------------------------------------- decisions by hand
@@ -82,7 +82,7 @@ def test_images_there_are_none_of_are_refused() -> None:
 def test_who_is_left_after_a_look() -> None:
     """Before the first fresh image only what is in no draw leaves, if looks follow; then what is below 2 %."""
     sure = {"a": 0.9, "b": 0.01, "c": 0.001}
-    small, large = plan_looks(100, 50), plan_looks(100, 1000)
+    small, large = plan_rounds(100, 50), plan_rounds(100, 1000)
     assert validation_round(0, sure, large).left == ("a", "b")
     assert validation_round(0, sure, small).left == validation_round(1, sure, large).left == ("a",)
     assert (least_probability(0, large), least_probability(1, large)) == (FAINT, HOPELESS)
@@ -90,14 +90,14 @@ def test_who_is_left_after_a_look() -> None:
 
 def test_what_is_worth_an_attack_and_a_latency() -> None:
     """With looks to come everything that may be there; without, what has a fair chance, or the threshold if it is lower."""
-    small, large = plan_looks(100, 50), plan_looks(100, 1000)
+    small, large = plan_rounds(100, 50), plan_rounds(100, 1000)
     assert worth_measuring(large, 0.75) == FAINT
     assert [worth_measuring(small, threshold) for threshold in (0.75, 0.1, 0.0)] == [FAIR, 0.1, HOPELESS]
 
 
 def test_a_look_is_settled_when_one_is_left() -> None:
     """Two that are both sure are not: the images that say so may have been lucky."""
-    plan = plan_looks(100, 1000)
+    plan = plan_rounds(100, 1000)
     assert validation_round(1, {"a": 0.99, "b": 0.0}, plan).settled
     assert not validation_round(1, {"a": 1.0, "b": 1.0}, plan).settled
 
@@ -207,11 +207,11 @@ def test_what_is_reported_is_true_more_often_than_what_seems_so(num_fresh: int) 
         apparent = np.flatnonzero(non_dominated(np.stack([-shares, [t.value for t in times]], axis=1)))
         seems, seeming = seems + len(true & set(apparent)), seeming + len(apparent)
 
-        plan = plan_looks(200, num_fresh)
+        plan = plan_rounds(200, num_fresh)
         sure = opening(right, [Accuracy.of(row) for row in right], times)
         look = validation_round(0, {str(i): float(p) for i, p in enumerate(sure) if p > 0}, plan)
         rows = {i: right[i] for i in range(60)}
-        for number, (first, end) in enumerate(plan.looks, start=1):
+        for number, (first, end) in enumerate(plan.validation_rounds, start=1):
             left = [int(id_) for id_ in look.left]
             rows = {i: np.concatenate([rows[i], row]) for i, row in zip(left, answers(left, end - first), strict=True)}
             sure = probabilities(np.stack([rows[i] for i in left]), [times[i] for i in left], number)

@@ -8,10 +8,16 @@ import pytest
 
 from eed_search.config.params import MemberChoice, ParamValue, TrialParams
 from eed_search.config.spec import Choice, Constraints, Search, Space, Spec, Team, Threat
-from eed_search.frontier.static_constraints import Beforehand, Form, excess_beforehand, latency_ends, to_facts
+from eed_search.frontier.static_constraints import (
+    ArchitectureProfile,
+    StaticConstraints,
+    latency_ends,
+    static_violations,
+    to_facts,
+)
 from tests.tracking.factories import BASE_MS, make_view
 
-SMALL, LARGE = Form(0.25, 0.2, 1000), Form(0.5, 0.5, 4000)
+SMALL, LARGE = ArchitectureProfile(0.25, 0.2, 1000), ArchitectureProfile(0.5, 0.5, 4000)
 
 
 def params(*sizes: float, method: str = "prune") -> dict[str, ParamValue]:
@@ -33,7 +39,7 @@ def test_a_single_network_has_one_latency_and_a_team_two_ends() -> None:
 def test_limits_that_need_no_training() -> None:
     """Those that are not given are left out; what only training tells is not among them."""
     limits = Constraints(max_size_bytes=4500, max_worst_case_slowdown=0.8, max_latency_ms=2.0, min_clean_accuracy=0.9)
-    assert excess_beforehand([LARGE, SMALL], limits, 10.0, 0.1) == pytest.approx(
+    assert static_violations([LARGE, SMALL], limits, 10.0, 0.1) == pytest.approx(
         {"max_size_bytes": 500, "max_worst_case_slowdown": -0.08, "max_latency_ms": 0.1}
     )
 
@@ -43,7 +49,7 @@ def test_limits_that_need_no_training() -> None:
 )
 def test_the_latency_that_ranks(kind: str, ends: tuple[float, float]) -> None:
     """All members on every image is known before."""
-    known = Beforehand(spec_of(latency_objective=kind), [SMALL, LARGE], 10.0, 0.1)
+    known = StaticConstraints(spec_of(latency_objective=kind), [SMALL, LARGE], 10.0, 0.1)
     assert known.latency_ms(params(0.5, 0.25)) == pytest.approx(ends)
 
 
@@ -59,28 +65,28 @@ def test_the_latency_that_ranks(kind: str, ends: tuple[float, float]) -> None:
 def test_where_only_the_making_tells_nothing_is_known(given: dict[str, ParamValue], spec: Spec) -> None:
     """Then nothing is refused either."""
     limits = spec.search.model_copy(update={"constraints": Constraints(max_size_bytes=1)})
-    known = Beforehand(spec.model_copy(update={"search": limits}), [SMALL, LARGE], 10.0, 0.1)
+    known = StaticConstraints(spec.model_copy(update={"search": limits}), [SMALL, LARGE], 10.0, 0.1)
     assert known.latency_ms(given) is None
     assert known.keeps_limits(given)
 
 
 def test_limits_are_kept_or_not() -> None:
-    known = Beforehand(spec_of(constraints=Constraints(max_worst_case_slowdown=0.6)), [SMALL, LARGE], 10.0, 0.1)
+    known = StaticConstraints(spec_of(constraints=Constraints(max_worst_case_slowdown=0.6)), [SMALL, LARGE], 10.0, 0.1)
     assert known.keeps_limits(params(0.5))
     assert not known.keeps_limits(params(0.5, 0.25))
 
 
 @pytest.mark.parametrize(("sizes", "complete"), [((0.25, 0.5), True), ((0.25, 0.75), False)])
 def test_a_space_is_known_when_all_its_sizes_are(sizes: tuple[float, ...], complete: bool) -> None:
-    known = Beforehand(spec_of(space=Space(size=Choice(values=sizes))), [SMALL, LARGE], 10.0, 0.1)
+    known = StaticConstraints(spec_of(space=Space(size=Choice(values=sizes))), [SMALL, LARGE], 10.0, 0.1)
     assert known.is_complete is complete
 
 
 def test_a_ledger_keeps_it() -> None:
     """With the gate's cost and the base's latency; a run of a version that measured no forms knows nothing."""
     view = make_view(0)
-    assert Beforehand.of(view, spec_of()).latency_ms(params(0.25)) is None
+    assert StaticConstraints.of(view, spec_of()).latency_ms(params(0.25)) is None
     view.facts |= {"forms": to_facts([SMALL, LARGE]), "gate_ms": 0.01}
-    assert Beforehand.of(view, spec_of()).latency_ms(params(0.25, 0.5)) == pytest.approx(
+    assert StaticConstraints.of(view, spec_of()).latency_ms(params(0.25, 0.5)) == pytest.approx(
         (0.2 * BASE_MS + 0.01, 0.7 * BASE_MS + 0.02)
     )

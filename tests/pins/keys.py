@@ -38,12 +38,12 @@ from eed_search.evaluation.tiers import split_key, team_key
 from eed_search.models import build_for, signature
 from eed_search.pipeline.context import StageContext
 from eed_search.pipeline.latency import Deployed, cascades, latency_ratio
-from eed_search.pipeline.robustness import judgement, slow_down, transfer_failures
+from eed_search.pipeline.robustness import robust_evaluation, slow_down, transfer_failures
 from eed_search.pipeline.training import (
     TrainedMember,
-    control_stage,
+    baseline_stage,
     dense_base,
-    known_forms,
+    known_profiles,
     member,
     scores_stage,
     team_stage,
@@ -200,10 +200,10 @@ def _search(sheet: Sheet, store: Recording, spec: Spec, data: Splits) -> None:
 
     base, base_key = sheet.note("of the search", lambda: dense_base(shop))
     sheet.note("without a defence", lambda: undefended(shop))
-    for size in spec.controls.sizes:
-        for recovery in spec.controls.recoveries:
+    for size in spec.baselines.sizes:
+        for recovery in spec.baselines.recoveries:
             sheet.note(
-                f"{size:g} {recovery}", lambda s=size, r=recovery: control_stage(shop, s, r, base).made_in(shop.store)
+                f"{size:g} {recovery}", lambda s=size, r=recovery: baseline_stage(shop, s, r, base).made_in(shop.store)
             )
     members = [sheet.note(_title(plan), lambda p=plan: member(shop, p, base)) for plan in _plans(sheet, shop)]
     if any(is_scored(member.plan.choice.method) for member in members):
@@ -213,7 +213,7 @@ def _search(sheet: Sheet, store: Recording, spec: Spec, data: Splits) -> None:
 
     for named, team in (("one", members[:1]), ("two", members[:2])):
         _team(sheet, shop, named, team)
-    sheet.note("the dense base", lambda: judgement(shop, [base], base_key, Gate(), name=""))
+    sheet.note("the dense base", lambda: robust_evaluation(shop, [base], base_key, Gate(), name=""))
     _clock(sheet, shop, base, base_key)
     for tier in (1, 2):
         _tier(sheet, spec, data, tier)
@@ -240,7 +240,9 @@ def _team(sheet: Sheet, shop: StandInShop, named: str, team: list[TrainedMember]
     networks = [member.model for member in shop.read_members(stored)]
 
     def judged(what: str, **how: Any) -> None:
-        sheet.note(f"a team of {named}, {what}", lambda: judgement(shop, networks, stored.key, gate, name="", **how))
+        sheet.note(
+            f"a team of {named}, {what}", lambda: robust_evaluation(shop, networks, stored.key, gate, name="", **how)
+        )
 
     judged("at a rung", share=0.5)
     judged("at its end", sweep=True)
@@ -262,7 +264,7 @@ def _team(sheet: Sheet, shop: StandInShop, named: str, team: list[TrainedMember]
 
 def _clock(sheet: Sheet, shop: StandInShop, base: torch.nn.Module, base_key: str) -> None:
     reference = signature(base, shop.data.image_shape)
-    for size, network in [*known_forms(shop), (1.0, base)]:
+    for size, network in [*known_profiles(shop), (1.0, base)]:
         what = "masked" if size is None else f"{size:g}"
         sheet.note(what, lambda n=network: latency_ratio(shop, n, NoProbe(), reference))
 

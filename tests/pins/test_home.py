@@ -131,7 +131,7 @@ def test_the_search_gets_another_trial(home: Path) -> None:
     assert now.state == "finished"
     assert now.trials.keys() == {*then.trials, num}
     assert {number: now.trials[number] for number in then.trials} == then.trials
-    assert (now.base, now.controls) == (then.base, then.controls)
+    assert (now.base, now.baselines) == (then.base, then.baselines)
     after = stored(home)
     assert {name: after.get(name) for name in files} == files
     assert {stage_of(new) for new in stages(home) - made}.isdisjoint({"base", "control", "twin"})

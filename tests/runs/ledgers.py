@@ -28,8 +28,8 @@ def facts_of(view: RunView) -> Iterator[tuple[EventKind, int | None, dict[str, A
     yield "run", None, {"name": view.name, "uid": view.uid, "spec": view.spec, "facts": view.facts}
     if view.base is not None:
         yield "base", None, to_json(view.base)
-    for control in view.controls:
-        yield "control", None, to_json(control)
+    for baseline in view.baselines:
+        yield "control", None, to_json(baseline)
     for number, params in view.proposals.items():
         yield "proposal", number, {"params": params}
     for number, trial in view.trials.items():

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from eed_search.runs.cost import attacked_speedup, costs, latency_at, latency_of
-from eed_search.frontier.points import constraint_excess, objectives
+from eed_search.frontier.points import violations, objectives
 from eed_search.runs.records import Exits, Interval, Measurement, UnderAttack, from_json, to_json
 from eed_search.config.spec import Constraints
 from tests.tracking.factories import make_measurement, make_view
@@ -106,11 +106,11 @@ def test_constraints_limit_the_attacked_latency() -> None:
     assert base is not None
     attacked = MEAN + 0.125
     limits = Constraints(max_attacked_latency_ms=0.25, max_attacked_slowdown=0.5)
-    excess = constraint_excess(limits, team(slowed=(0.50, 0.15, 0.35)), base)
+    excess = violations(limits, team(slowed=(0.50, 0.15, 0.35)), base)
     assert excess == pytest.approx(
         {"max_attacked_latency_ms": attacked - 0.25, "max_attacked_slowdown": attacked / DENSE - 0.5}
     )
-    assert constraint_excess(limits, team(), base)["max_attacked_latency_ms"] < 0
+    assert violations(limits, team(), base)["max_attacked_latency_ms"] < 0
 
 
 def test_the_objective_is_the_latency_that_was_asked_for() -> None:

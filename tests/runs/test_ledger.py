@@ -14,7 +14,7 @@ from eed_search.runs.ledger import (
     STOPPED,
     Event,
     Ledger,
-    RungReport,
+    RungRecord,
     RunView,
     fold,
     num_ended,
@@ -55,7 +55,7 @@ def test_a_replayed_run_equals_what_was_written(tmp_path: Path) -> None:
         "facts",
         "state",
         "base",
-        "controls",
+        "baselines",
         "trials",
         "proposals",
         "latencies",
@@ -171,7 +171,7 @@ def test_reports_keep_what_the_scheduler_made_of_them() -> None:
     fold(view, Event(1, "report", 3, {"rung": 0, "metrics": {"robust": 0.5}}, 0.0))
     fold(view, Event(2, "report", 3, {"rung": 1, "metrics": {"robust": 0.6}}, 0.0))
     fold(view, Event(3, "decision", 3, {"rung": 1, "decision": "pause"}, 0.0))
-    assert view.reports == {3: [RungReport(0, {"robust": 0.5}), RungReport(1, {"robust": 0.6}, "pause")]}
+    assert view.reports == {3: [RungRecord(0, {"robust": 0.5}), RungRecord(1, {"robust": 0.6}, "pause")]}
 
 
 def test_attempts_and_losses_are_counted() -> None:

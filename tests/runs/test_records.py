@@ -17,7 +17,6 @@ from eed_search.runs.records import (
     Measurement,
     Reference,
     RobustAccuracy,
-    StageUse,
     TrialRecord,
     from_json,
     metric_problem,
@@ -25,6 +24,7 @@ from eed_search.runs.records import (
     to_json,
     unpack_bits,
 )
+from eed_search.storage.store import StageUse
 
 numbers = st.floats(-1e6, 1e6)
 intervals = st.builds(Interval, numbers, numbers, numbers)

@@ -10,7 +10,7 @@ import pytest
 
 from eed_search.core.errors import RunError, StoreError
 from eed_search.runs.ledger import FILE_NAME, Ledger, RunView, read_run
-from eed_search.config.spec import Controls, Search, SharedStorage, Spec, Threat
+from eed_search.config.spec import Baselines, Search, SharedStorage, Spec, Threat
 from eed_search.config.loader import SPACE_FILE
 from eed_search.storage.shared_storage import Storage
 from eed_search.search import LocalWorkers, Silent
@@ -30,7 +30,7 @@ def spec_with(storage: Storage) -> Spec:
         name="s",
         threat=Threat(eps=0.15),
         search=Search(trials=NUM_TRIALS, startup_trials=3, first=({"num_members": 1},), racing=False),
-        controls=Controls(sizes=()),
+        baselines=Baselines(sizes=()),
         storage=SharedStorage(url=storage.url),
     )
 

@@ -29,13 +29,12 @@ from eed_search.runs.records import (
     Measurement,
     Reference,
     RobustAccuracy,
-    RungReading,
-    StageUse,
+    RungResult,
     SweptPoint,
     TrialRecord,
     pack_bits,
 )
-from eed_search.storage.store import Artifact, Store
+from eed_search.storage.store import Artifact, StageUse, Store
 
 NUM_SAMPLES = 100
 
@@ -108,7 +107,7 @@ def make_probe(setting):
     return Probe()
 
 
-def run(number, params, setting, probe, report, rung=None, rivals=()):
+def run(number, params, setting, probe, report, rung=None, incumbents=()):
     """Give what follows from the parameters, or the fault that was asked for; at a rung 4 or 2 points less."""
     report("members")
     _leave_pid("run")
@@ -128,7 +127,7 @@ def run(number, params, setting, probe, report, rung=None, rivals=()):
     if rung is not None:
         right = np.arange(NUM_SAMPLES // 2) < NUM_SAMPLES // 2 * (robust - (0.04, 0.02)[rung])
         uses = (StageUse("member.1", "k", rung > 0, 0.1), *stored)
-        return RungReading(rung, Accuracy.of(right), Interval(ratio, ratio, ratio), pack_bits(right), uses, 0.1)
+        return RungResult(rung, Accuracy.of(right), Interval(ratio, ratio, ratio), pack_bits(right), uses, 0.1)
     robust = {"nan": float("nan"), "infinite": float("inf")}.get(fault, robust)
     made = measurement(robust, ratio, f"team.1/{number}", len(params.members))
     record = TrialRecord(
@@ -148,12 +147,12 @@ def run(number, params, setting, probe, report, rung=None, rivals=()):
     return record
 
 
-def control(size, setting, probe, report):
-    """Give a control; the one of size 0.25 fails."""
+def baseline(size, setting, probe, report):
+    """Give a baseline; the one of size 0.25 fails."""
     _leave_pid("control")
     report("from scratch")
     if size == 0.25:
-        raise RuntimeError("this control was told to fail")
+        raise RuntimeError("this baseline was told to fail")
     return Reference(f"scratch {round(100 * size)} % (labels)", measurement(0.6, size, "scratch.1/c"), 0.1, size)
 
 

@@ -22,12 +22,12 @@ import pytest
 import ray
 from optuna.trial import TrialState
 
-from eed_search.config.spec import Controls, Resources, Search, Spec, Threat
+from eed_search.config.spec import Baselines, Resources, Search, Spec, Threat
 from eed_search.core.errors import RunError, SpecError, TrialFailure
-from eed_search.frontier.estimate import standing
+from eed_search.frontier.estimate import estimate_frontier
 from eed_search.runs.data_facts import DataFacts
 from eed_search.runs.home_lock import LOCK_NAME
-from eed_search.runs.ledger import FILE_NAME, Event, Ledger, RungReport, RunView, read_run
+from eed_search.runs.ledger import FILE_NAME, Event, Ledger, RungRecord, RunView, read_run
 from eed_search.runs.records import Interval, Reference, TrialRecord
 from eed_search.runs.run_folder import claim
 from eed_search.search import LocalWorkers, Silent, Status, run
@@ -37,7 +37,7 @@ from eed_search.search.execution.ray_glue import PROBE, Machine
 from eed_search.search.journal import NOW_FILE
 from eed_search.search.racing.rung_scheduler import RUNGS
 from eed_search.search.sampling.study import STUDY_FILE, SWEPT, close_study, own_trials
-from eed_search.search.sampling.trial_queue import Proposer
+from eed_search.search.sampling.trial_queue import TrialQueue
 from eed_search.system.processes import Worker
 from tests.search import stub_pipeline
 from tests.waiting import until
@@ -69,7 +69,7 @@ class Watcher(Silent):
         self.stages: list[str] = []
         self.data: list[DataFacts] = []
         self.base: list[Reference] = []
-        self.controls: list[Reference] = []
+        self.baselines: list[Reference] = []
         self.rungs: list[tuple[int, int, str]] = []
         self.results: list[TrialRecord] = []
         self.ticks: list[Status] = []
@@ -83,10 +83,10 @@ class Watcher(Silent):
     def on_base(self, base: Reference) -> None:
         self.base.append(base)
 
-    def on_control(self, control: Reference) -> None:
-        self.controls.append(control)
+    def on_baseline(self, baseline: Reference) -> None:
+        self.baselines.append(baseline)
 
-    def on_rung(self, number: int, report: RungReport, view: RunView) -> None:
+    def on_rung(self, number: int, report: RungRecord, view: RunView) -> None:
         self.rungs.append((number, report.rung, report.decision))
 
     def on_result(self, record: TrialRecord, view: RunView) -> None:
@@ -256,7 +256,7 @@ def test_workers_are_used_again(done: Done) -> None:
 
 
 def test_the_finals_wait_for_no_new_process(done: Done) -> None:
-    """Whoever prepared the search or trained a control is kept, with all that it has imported."""
+    """Whoever prepared the search or trained a baseline is kept, with all that it has imported."""
     finals = {pid for what in ("confirm", "final", "recheck") for pid in done.pids[what]}
     assert finals <= set(done.pids["prepare"]) | set(done.pids["control"])
 
@@ -276,14 +276,14 @@ def test_one_probe_measures_for_all(done: Done) -> None:
 
 
 def test_a_control_that_fails_becomes_a_note(done: Done) -> None:
-    """A control that fails becomes a note."""
-    assert [control.name for control in done.view.controls] == ["scratch 50 % (labels)"]
-    assert done.view.notes == ["control 25 % failed (RuntimeError: this control was told to fail)"]
+    """A baseline that fails becomes a note."""
+    assert [baseline.name for baseline in done.view.baselines] == ["scratch 50 % (labels)"]
+    assert done.view.notes == ["baseline 25 % failed (RuntimeError: this baseline was told to fail)"]
 
 
 def test_base_controls_and_contenders_get_final_latencies(done: Done) -> None:
-    """Base and controls one, what may be on the frontier one, and what is reported another that chose nothing."""
-    reported = {point.id for point in standing(done.view).front}
+    """Base and baselines one, what may be on the frontier one, and what is reported another that chose nothing."""
+    reported = {point.id for point in estimate_frontier(done.view).front}
     wanted = {"dense base", "scratch 50 % (labels)", *reported}
     assert wanted <= done.view.latencies.keys()
     assert all(latency.method == "cascade" for latency in done.view.latencies.values())
@@ -295,12 +295,12 @@ def test_base_controls_and_contenders_get_final_latencies(done: Done) -> None:
 
 def test_the_choice_is_in_the_ledger(done: Done) -> None:
     """As many looks as slices, and every one of them after what it rests on."""
-    looks = [event for event in done.events if event.kind == "look"]
-    assert [event.data["number"] for event in looks] == list(range(len(looks)))
-    assert 1 <= len(looks) <= 2
-    assert standing(done.view).decided
-    assert looks[0].seq > next(event.seq for event in done.events if event.kind == "latency")
-    assert [event.kind for event in done.events if event.seq > looks[-1].seq and event.kind == "fresh"]
+    validation_rounds = [event for event in done.events if event.kind == "look"]
+    assert [event.data["number"] for event in validation_rounds] == list(range(len(validation_rounds)))
+    assert 1 <= len(validation_rounds) <= 2
+    assert estimate_frontier(done.view).decided
+    assert validation_rounds[0].seq > next(event.seq for event in done.events if event.kind == "latency")
+    assert [event.kind for event in done.events if event.seq > validation_rounds[-1].seq and event.kind == "fresh"]
 
 
 def test_swept_thresholds_on_the_frontier_are_confirmed_before_they_are_shown(done: Done) -> None:
@@ -310,7 +310,7 @@ def test_swept_thresholds_on_the_frontier_are_confirmed_before_they_are_shown(do
         trial = done.view.trials[int(id_.partition(".")[0])]
         bound = trial.swept[0].measurement.robust_accuracy.value
         assert measured.robust_accuracy.value == pytest.approx(bound - 0.02)
-    assert all(p.id.endswith(".0") or p.id in done.view.confirmed for p in standing(done.view).front)
+    assert all(p.id.endswith(".0") or p.id in done.view.confirmed for p in estimate_frontier(done.view).front)
 
 
 def test_swept_thresholds_stand_in_the_study(done: Done) -> None:
@@ -332,13 +332,13 @@ def test_swept_thresholds_stand_in_the_study(done: Done) -> None:
 
 
 def test_base_controls_and_frontier_are_checked_on_fresh_images(done: Done) -> None:
-    wanted = {"dense base", "scratch 50 % (labels)", *(point.id for point in standing(done.view).front)}
+    wanted = {"dense base", "scratch 50 % (labels)", *(point.id for point in estimate_frontier(done.view).front)}
     assert wanted <= done.view.fresh.keys()
 
 
 def test_the_listener_hears_everything(done: Done) -> None:
     """The listener hears everything."""
-    assert done.watcher.stages == ["data", "dense base", "controls and trials", "finals", "report"]
+    assert done.watcher.stages == ["data", "dense base", "baselines and trials", "finals", "report"]
     assert [facts.to_plain() for facts in done.watcher.data] == [DataFacts.of(done.view.facts["data"]).to_plain()]
     assert {record.number for record in done.watcher.results} == set(range(NUM_TRIALS))
     assert done.watcher.ticks[-1].num_trials == NUM_TRIALS
@@ -439,7 +439,7 @@ def test_an_interrupt_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("EED_STUB_FAULTS", json.dumps({1: "sleep"}))
     handler = signal.getsignal(signal.SIGINT)
     watcher = Interrupts()
-    spec = spec_of(controls=Controls(sizes=()))
+    spec = spec_of(baselines=Baselines(sizes=()))
     view = run(spec, home=tmp_path, name="stopped", pipeline=stub_pipeline, listener=watcher)
     assert (view.state, view.reason, view.trials[0].outcome) == ("stopped", "Ctrl-C", "done")
     assert all(trial.outcome in ("done", "pruned") for trial in view.trials.values())
@@ -496,7 +496,7 @@ def test_a_trial_that_hangs_is_ended_and_not_tried_again(tmp_path: Path, monkeyp
         return view.unfinished() == [0] and stacks.exists() and "in run" in stacks.read_text()
 
     view = run_until_hung(
-        Spec(name="s", threat=Threat(eps=0.15), search=search, controls=Controls(sizes=())), tmp_path, hangs
+        Spec(name="s", threat=Threat(eps=0.15), search=search, baselines=Baselines(sizes=())), tmp_path, hangs
     )
     assert {n: (t.outcome, t.reason) for n, t in view.trials.items()} == {
         0: ("failed", "timeout"),
@@ -529,7 +529,7 @@ def test_a_worker_that_somebody_stopped_is_said_to_be(tmp_path: Path, monkeypatc
         return bool(shown) and "stopped" in shown[-1]
 
     view = run_until_hung(
-        Spec(name="s", threat=Threat(eps=0.15), search=search, controls=Controls(sizes=())), tmp_path, hangs
+        Spec(name="s", threat=Threat(eps=0.15), search=search, baselines=Baselines(sizes=())), tmp_path, hangs
     )
     pid = workers[0].pid
     assert f"members (its process {pid} is stopped, `kill -CONT {pid}` lets it go on)" in shown
@@ -547,7 +547,7 @@ def test_a_worker_that_stands_still_past_the_time_budget_does_not_keep_the_searc
     """Without a limit for trials nothing else would end it; a resume with more time takes the trial up."""
     monkeypatch.setenv("EED_STUB_FAULTS", json.dumps({0: "sleep"}))
     search = Search(trials=2, racing=False, trial_timeout_s=None, time_budget_s=3600)
-    spec = Spec(name="s", threat=Threat(eps=0.15), search=search, controls=Controls(sizes=()))
+    spec = Spec(name="s", threat=Threat(eps=0.15), search=search, baselines=Baselines(sizes=()))
     stopped: list[int] = []
     now_s = 1000.0
 
@@ -560,7 +560,7 @@ def test_a_worker_that_stands_still_past_the_time_budget_does_not_keep_the_searc
         now_s += 10 if stopped else 0
         return now_s
 
-    monkeypatch.setattr(Proposer, "late", property(lambda self: bool(stopped)))
+    monkeypatch.setattr(TrialQueue, "late", property(lambda self: bool(stopped)))
     with ray_workers(clock) as there:
         view = run(spec, home=tmp_path, name="s", pipeline=stub_pipeline, listener=Silent(), workers=there)
     assert view.state == "finished"
@@ -574,7 +574,7 @@ def short_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: str) -> Spe
     """A search of three trials in which the first call of a function hangs."""
     monkeypatch.setenv("EED_STUB_HANGS", f"{hangs}:{tmp_path / 'hung'}")
     search = Search(trials=3, racing=False, sampler="random", trial_timeout_s=10)
-    return Spec(name="s", threat=Threat(eps=0.15), search=search, controls=Controls(sizes=()))
+    return Spec(name="s", threat=Threat(eps=0.15), search=search, baselines=Baselines(sizes=()))
 
 
 @pytest.mark.whole
@@ -623,7 +623,7 @@ def test_a_final_latency_of_nothing_is_noted_and_left_out(tmp_path: Path, monkey
         return found if params is None else dataclasses.replace(found, latency_ms=Interval(0.0, 0.0, 0.0))
 
     monkeypatch.setattr(stub_pipeline, "_final_latency", none_for_points)
-    spec = spec_of(3, controls=Controls(sizes=()))
+    spec = spec_of(3, baselines=Baselines(sizes=()))
     view = run(
         spec, home=tmp_path, name="s", pipeline=stub_pipeline, listener=Silent(), workers=LocalWorkers()
     )  # fmt: skip
@@ -638,7 +638,7 @@ def test_a_final_latency_of_nothing_is_noted_and_left_out(tmp_path: Path, monkey
 @pytest.mark.slow
 def test_a_base_that_hangs_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EED_STUB_PREPARE", "sleep")
-    spec = spec_of(controls=Controls(sizes=()))
+    spec = spec_of(baselines=Baselines(sizes=()))
     spec = spec.model_copy(update={"search": spec.search.model_copy(update={"trial_timeout_s": 3.0})})
 
     def hangs(posts: Posts, view: RunView) -> object:
@@ -666,7 +666,7 @@ def test_a_race_under_ray(tmp_path: Path) -> None:
     """Every trial stops at both rungs on its way, waits or goes on as the ledger says, and comes to an end."""
     watcher = Watcher()
     view = run(
-        spec_of(8, racing=True, controls=Controls(sizes=())),
+        spec_of(8, racing=True, baselines=Baselines(sizes=())),
         home=tmp_path,
         name=None,
         pipeline=stub_pipeline,  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.kills import compare
-from eed_search.config.spec import Controls, Search, Spec, Threat
+from eed_search.config.spec import Baselines, Search, Spec, Threat
 from eed_search.core.errors import MachineFault, StorageError
 from eed_search.runs.ledger import read_run
 from eed_search.search import LocalWorkers, Silent
@@ -51,7 +51,7 @@ def search(home: Path, pipeline: Any) -> None:
         name="s",
         threat=Threat(eps=0.15),
         search=Search(trials=5, startup_trials=3, first=({"num_members": 2},)),
-        controls=Controls(sizes=(0.5,)),
+        baselines=Baselines(sizes=(0.5,)),
     )
     run(spec, home=home, name="run", pipeline=pipeline, listener=Silent(), workers=LocalWorkers())
 

@@ -14,12 +14,20 @@ from eed_search.runs.records import (
     FreshCheck,
     Interval,
     Measurement,
-    RungReading,
+    RungResult,
     SweptPoint,
     TrialRecord,
     to_json,
 )
-from eed_search.search.outcome import REPORT_KEY, attempt, failure_of, judge, memory_note, number_problems, problem_of
+from eed_search.search.outcome import (
+    REPORT_KEY,
+    attempt,
+    failure_of,
+    memory_note,
+    number_problems,
+    problem_of,
+    record_of,
+)
 from tests.search.stub_pipeline import latency, measurement
 from tests.tracking.factories import make_trial
 
@@ -52,7 +60,7 @@ def test_an_exception_has_a_reason_and_one_line(error: Exception, reason: str, m
 def test_a_record_keeps_its_proposal() -> None:
     """Number and parameters are those that were proposed, whatever the trial says."""
     record = TrialRecord(99, {"beta": 2.0}, "done", measurement=measurement(0.8, 0.5))
-    judged = judge(3, {"beta": 1.0}, {"record": record})
+    judged = record_of(3, {"beta": 1.0}, {"record": record})
     assert (judged.number, judged.params, judged.outcome) == (3, {"beta": 1.0}, "done")
 
 
@@ -60,7 +68,7 @@ def test_a_number_that_json_cannot_hold_fails_the_trial_by_its_path() -> None:
     """Deep inside, not only in the objectives."""
     made = measurement(0.8, 0.5)
     made = replace(made, latency=replace(made.latency, p95_ms=float("inf")))
-    judged = judge(0, {}, {"record": TrialRecord(0, {}, "done", measurement=made)})
+    judged = record_of(0, {}, {"record": TrialRecord(0, {}, "done", measurement=made)})
     assert (judged.outcome, judged.reason) == ("failed", "diverged")
     assert judged.message == "measurement.latency.p95_ms is inf, not a finite number"
     to_json(judged)
@@ -75,8 +83,8 @@ SOUND = Interval(0.5, 0.4, 0.6)
 HALF = Accuracy(0.5, 0.4, 0.6, 100)
 
 
-def reading(robust: Accuracy = HALF, latency_ms: Interval = SOUND) -> RungReading:
-    return RungReading(0, robust, latency_ms, "00")
+def reading(robust: Accuracy = HALF, latency_ms: Interval = SOUND) -> RungResult:
+    return RungResult(0, robust, latency_ms, "00")
 
 
 def check(robust: float) -> FreshCheck:
@@ -120,7 +128,7 @@ def test_a_swept_point_out_of_range_fails_its_trial() -> None:
         (SweptPoint(0.4, measurement(2.0, 0.4)), "2, outside 0..1"),
     ):
         record = TrialRecord(0, {}, "done", measurement=measurement(0.8, 0.5), swept=(swept[0], one))
-        judged = judge(0, {}, {REPORT_KEY: record})
+        judged = record_of(0, {}, {REPORT_KEY: record})
         assert (judged.outcome, judged.reason, judged.swept) == ("failed", "diverged", ())
         assert judged.message == f"swept[1].robust_accuracy is {problem}"
         to_json(judged)
@@ -129,11 +137,11 @@ def test_a_swept_point_out_of_range_fails_its_trial() -> None:
 def test_a_reading_out_of_range_fails_its_trial_before_the_race_sees_it() -> None:
     class Pipeline:
         @staticmethod
-        def run(*arguments: object) -> RungReading:
+        def run(*arguments: object) -> RungResult:
             return reading(robust=replace(HALF, value=7.0))
 
     found = attempt(Pipeline, 3, make_trial(3).params, None, None, print, 0)  # type: ignore[arg-type]
-    judged = judge(3, {}, found)
+    judged = record_of(3, {}, found)
     assert (judged.outcome, judged.reason) == ("failed", "diverged")
     assert judged.message == "at rung 0: robust_accuracy is 7, outside 0..1"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from eed_search.config.spec import Controls, Search, Spec, Threat
+from eed_search.config.spec import Baselines, Search, Spec, Threat
 from eed_search.runs.ledger import FILE_NAME, Ledger, RunView, read_run
 from eed_search.runs.ledger_copies import COPY_NAMES
 from eed_search.runs.run_lock import driving
@@ -33,7 +33,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name="s",
         threat=Threat(eps=0.15),
         search=Search(trials=5, startup_trials=3, racing=False),
-        controls=Controls(sizes=(0.5,)),
+        baselines=Baselines(sizes=(0.5,)),
     )
     run(spec, home=home, name="s", pipeline=stub_pipeline, listener=Silent(), workers=LocalWorkers())  # type: ignore[arg-type]
     return home

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from eed_search.config.loader import SPACE_FILE
-from eed_search.config.spec import Controls, Search, Spec, Threat
+from eed_search.config.spec import Baselines, Search, Spec, Threat
 from eed_search.core.errors import RunError, SpecError
 from eed_search.runs.ledger import FILE_NAME, Event, Ledger, RunView, read_run
 from eed_search.runs.run_lock import driving
@@ -42,7 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name="s",
         threat=Threat(eps=0.15),
         search=Search(trials=NUM_TRIALS, startup_trials=3, first=({"num_members": 1},), racing=False),
-        controls=Controls(sizes=(0.5,)),
+        baselines=Baselines(sizes=(0.5,)),
     )
     run(spec, home=home, name="s", pipeline=stub_pipeline, listener=Silent(), workers=LocalWorkers())  # type: ignore[arg-type]
     return home
@@ -90,12 +90,12 @@ def events(folder: Path) -> list[Event]:
 
 
 def test_what_is_finished_is_not_done_again(cut: Any, finished: Path) -> None:
-    """Three of five trials, the base and the control are there: two trials are run."""
+    """Three of five trials, the base and the baseline are there: two trials are run."""
     folder = cut("result", 3)
     pipeline = Counting()
     view = go_on(folder, pipeline)
     whole = read_run(finished / "s")
-    assert (pipeline.calls["run"], pipeline.calls["control"]) == (NUM_TRIALS - 3, 0)
+    assert (pipeline.calls["run"], pipeline.calls["baseline"]) == (NUM_TRIALS - 3, 0)
     assert view.state == "finished"
     assert (view.trials, view.proposals, view.latencies) == (whole.trials, whole.proposals, whole.latencies)
     assert view.num_resumes == 1

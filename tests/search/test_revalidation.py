@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from eed_search.config.params import TrialParams
-from eed_search.frontier.estimate import standing
+from eed_search.frontier.estimate import estimate_frontier
 from eed_search.runs.events import RunDescribed, TrialEnded, TrialProposed
 from eed_search.runs.ledger import FILE_NAME, Ledger, RunView, fold, read_run
 from eed_search.runs.records import (
@@ -25,7 +25,7 @@ from eed_search.runs.records import (
 )
 from eed_search.search.journal import Journal
 from eed_search.search.listener import Silent
-from eed_search.search.revalidation import Final, Mark, next_final
+from eed_search.search.revalidation import Mark, RevalidationStep, next_step
 from tests.tracking.factories import make_latency, make_measurement, make_trial, make_view
 
 NUM_FRESH = 200
@@ -41,12 +41,12 @@ def _view(num_fresh: int = NUM_FRESH) -> RunView:
     slow = make_trial(0, measurement=replace(best, robust_hex=pack_bits(others)))
     swept = SweptPoint(0.2, make_measurement(0.79, 0.10))
     team = make_trial(1, measurement=make_measurement(0.78, 0.20))
-    view = make_view(0, trials={0: slow, 1: replace(team, swept=(swept,))}, controls=[], latencies={})
+    view = make_view(0, trials={0: slow, 1: replace(team, swept=(swept,))}, baselines=[], latencies={})
     view.spec["data"] |= {"num_fresh": num_fresh}
     return view
 
 
-def _value(final: Final, id_: str, robust: float) -> Latency | Measurement | FreshCheck:
+def _value(final: RevalidationStep, id_: str, robust: float) -> Latency | Measurement | FreshCheck:
     """What a measurement finds: at the swept threshold 78.5 %, and `robust` of the fresh images."""
     if final.what == "confirm":
         return make_measurement(min(robust, 0.785), 0.10)
@@ -59,7 +59,7 @@ def _value(final: Final, id_: str, robust: float) -> Latency | Measurement | Fre
     return FreshCheck(Accuracy.of(right), found, pack_bits(right))
 
 
-def _do(journal: Journal, one: Final | ValidationRound, robust: float) -> None:
+def _do(journal: Journal, one: RevalidationStep | ValidationRound, robust: float) -> None:
     if isinstance(one, ValidationRound):
         journal.look(one)
         return
@@ -82,7 +82,7 @@ def _journal(view: RunView, folder: Path) -> Journal:
 
 def _play(journal: Journal, robust: float, *, together: bool = True, steps: int = 100) -> list[tuple[str, list[str]]]:
     done: list[tuple[str, list[str]]] = []
-    while len(done) < steps and (one := next_final(journal.view, together=together)) is not None:
+    while len(done) < steps and (one := next_step(journal.view, together=together)) is not None:
         _do(journal, one, robust)
         if isinstance(one, ValidationRound):
             done.append((f"look {one.number}", list(one.left)))
@@ -135,7 +135,7 @@ def test_who_is_surely_beaten_leaves_after_a_look(tmp_path: Path) -> None:
     done = _play(journal, 0.95)
     assert ("look 1", ["1.1"]) in done
     assert not any(what.startswith("recheck 300") for what, _ in done)
-    assert [p.id for p in standing(journal.view).front] == ["1.1"]
+    assert [p.id for p in estimate_frontier(journal.view).front] == ["1.1"]
 
 
 def test_latencies_whose_order_is_open_are_measured_again(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_latencies_whose_order_is_open_are_measured_again(tmp_path: Path) -> Non
     }
     journal = _journal(replace(view, trials=near), tmp_path)
     times = {"0.0": 0.100, "1.0": 0.1005}
-    while (one := next_final(journal.view)) is not None:
+    while (one := next_step(journal.view)) is not None:
         if isinstance(one, ValidationRound):
             journal.look(one)
             continue
@@ -165,9 +165,9 @@ def test_latencies_whose_order_is_open_are_measured_again(tmp_path: Path) -> Non
                 found = FreshCheck(Accuracy.of(bits), robust, pack_bits(bits))
             journal.final(finalist.id, found, one.chose_from)
     assert len(journal.view.timings[BASE]) == 1
-    assert len(journal.view.looks) == 6
-    assert journal.view.looks[-1].timings == {"0.0": 16, "1.0": 16}
-    reported = [point.id for point in standing(journal.view).front]
+    assert len(journal.view.validation_rounds) == 6
+    assert journal.view.validation_rounds[-1].timings == {"0.0": 16, "1.0": 16}
+    reported = [point.id for point in estimate_frontier(journal.view).front]
     assert [len(journal.view.timings[id_]) for id_ in reported] == [17] * len(reported)  # the last one chose nothing
 
 
@@ -180,16 +180,16 @@ def test_a_bound_that_falls_gives_its_place_back(tmp_path: Path) -> None:
     journal = _journal(_view(), tmp_path)
     done = _play(journal, 0.30)
     assert ("recheck", ["1.0"]) in done
-    assert [p.id for p in standing(journal.view).front] == ["1.1", "1.0", "0.0"]
+    assert [p.id for p in estimate_frontier(journal.view).front] == ["1.1", "1.0", "0.0"]
 
 
 def test_what_cannot_be_confirmed_hides_nothing(tmp_path: Path) -> None:
     journal = _journal(_view(), tmp_path)
     tried: set[Mark] = {("confirm", "1.1", 0)}
-    found = next_final(journal.view, tried)
-    assert isinstance(found, Final)
+    found = next_step(journal.view, tried)
+    assert isinstance(found, RevalidationStep)
     assert found.what == "final_latencies"
-    while (one := next_final(journal.view, tried)) is not None:
+    while (one := next_step(journal.view, tried)) is not None:
         _do(journal, one, 0.0)
     assert "1.0" in journal.view.latencies
     assert "1.1" not in journal.view.fresh
@@ -200,19 +200,19 @@ def test_what_fails_is_not_asked_for_for_ever(tmp_path: Path) -> None:
     journal = _journal(_view(5000), tmp_path)
     tried: set[Mark] = set()
     steps = 0
-    while (one := next_final(journal.view, tried, together=False)) is not None:
+    while (one := next_step(journal.view, tried, together=False)) is not None:
         steps += 1
         assert steps < 50
         if isinstance(one, ValidationRound):
             journal.look(one)
         else:
             tried |= one.marks()
-    assert len(standing(journal.view).front) > 0
+    assert len(estimate_frontier(journal.view).front) > 0
 
 
 def test_a_point_to_confirm_brings_its_threshold_and_its_bound() -> None:
-    found = next_final(_view())
-    assert isinstance(found, Final)
+    found = next_step(_view())
+    assert isinstance(found, RevalidationStep)
     given = found.arguments()
     assert isinstance(given["params"], TrialParams)
     assert given["params"].gate_threshold == 0.2
@@ -220,7 +220,7 @@ def test_a_point_to_confirm_brings_its_threshold_and_its_bound() -> None:
 
 
 def test_without_a_base_there_is_nothing_to_do() -> None:
-    assert next_final(RunView()) is None
+    assert next_step(RunView()) is None
 
 
 def test_a_base_alone_is_timed_and_checked(tmp_path: Path) -> None:
@@ -247,12 +247,12 @@ def test_cut_off_anywhere_it_goes_on_to_the_same_end(tmp_path: Path) -> None:
                 copied.append(event.kind, event.data, event.trial)
             again = Journal(copied, Silent(), 2, 1)
             done = _play(again, 0.785)
-            assert again.view.looks == journal.view.looks
-            assert standing(again.view) == standing(journal.view)
+            assert again.view.validation_rounds == journal.view.validation_rounds
+            assert estimate_frontier(again.view) == estimate_frontier(journal.view)
             assert [step for step in done if step[0].startswith("look")] == [
                 step
                 for step in whole
-                if step[0].startswith("look") and step[1:] and int(step[0][5:]) >= len(view.looks)
+                if step[0].startswith("look") and step[1:] and int(step[0][5:]) >= len(view.validation_rounds)
             ]
 
 
@@ -260,7 +260,7 @@ def test_the_view_is_what_a_later_reader_finds(tmp_path: Path) -> None:
     """Looks, slices and timings are folded from the ledger."""
     journal = _journal(_view(900), tmp_path)
     _play(journal, 0.785)
-    assert len(journal.view.looks) == 3
+    assert len(journal.view.validation_rounds) == 3
     assert read_run(tmp_path) == journal.view
 
 
@@ -270,11 +270,11 @@ def test_another_trial_opens_the_choice_again(tmp_path: Path) -> None:
     _play(journal, 0.785)
     checked = journal.view.slices["1.1"]
     journal.result(make_trial(2, measurement=make_measurement(0.83, 0.05)))
-    assert journal.view.looks == []
+    assert journal.view.validation_rounds == []
     done = _play(journal, 0.785)
     assert next(step for step in done if step[0] == "final_latencies") == ("final_latencies", ["2.0"])
     assert journal.view.slices["1.1"] == checked
-    assert "2.0" in [p.id for p in standing(journal.view).front]
+    assert "2.0" in [p.id for p in estimate_frontier(journal.view).front]
     assert not any(what == "recheck 0-300" and ids == ["1.1"] for what, ids in done)
 
 
@@ -284,8 +284,8 @@ def test_a_lower_threshold_has_its_new_points_checked_and_nothing_chosen_again(t
     view.spec["search"] |= {"front_probability": 1.0}
     journal = _journal(view, tmp_path)
     _play(journal, 0.785)
-    before = [point.id for point in standing(journal.view).front]
+    before = [point.id for point in estimate_frontier(journal.view).front]
     assert len(before) == 1
     journal.view.spec["search"]["front_probability"] = 0.02
-    (new,) = (point.id for point in standing(journal.view).front if point.id not in before)
+    (new,) = (point.id for point in estimate_frontier(journal.view).front if point.id not in before)
     assert _play(journal, 0.785) == [("final_latencies", [new]), ("recheck", [new])]

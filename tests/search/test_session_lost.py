@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import ray
 
-from eed_search.config.spec import Controls, Resources, Search, Spec, Threat
+from eed_search.config.spec import Baselines, Resources, Search, Spec, Threat
 from eed_search.core.errors import MachineFault
 from eed_search.runs.ledger import RunView, read_run
 from eed_search.runs.records import TrialRecord
@@ -41,7 +41,7 @@ def spec() -> Spec:
         name="s",
         threat=Threat(eps=0.15),
         search=search,
-        controls=Controls(sizes=()),
+        baselines=Baselines(sizes=()),
         resources=Resources(cpu=float(usable_cores())),
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from eed_search.config.spec import Controls, Search, Spec, Threat
+from eed_search.config.spec import Baselines, Search, Spec, Threat
 from eed_search.core.errors import RunError
 from eed_search.runs.events import RungReported
 from eed_search.runs.ledger import BUDGET, FILE_NAME, Ledger, RunView, fold, read_run
@@ -19,11 +19,11 @@ from eed_search.runs.records import TrialRecord
 from eed_search.search import LocalWorkers, Silent
 from eed_search.search.driver import run
 from eed_search.search.journal import Journal
-from eed_search.search.racing.rung_scheduler import OUTRACED, Racing
+from eed_search.search.racing.rung_scheduler import DOMINATED, RungScheduler
 from eed_search.search.resume import resume
 from eed_search.search.sampling import trial_queue
 from eed_search.search.sampling.study import STUDY_FILE, close_study, open_study
-from eed_search.search.sampling.trial_queue import Proposer
+from eed_search.search.sampling.trial_queue import TrialQueue
 from tests.runs.ledgers import cut as cut_ledger
 from tests.runs.ledgers import rewritten
 from tests.search import stub_pipeline
@@ -39,7 +39,7 @@ HOUR_S = 3600.0
 
 @dataclass
 class Clock:
-    """The proposer's clock: a day later once so many trials have been handed to the pipeline."""
+    """The trial queue's clock: a day later once so many trials have been handed to the pipeline."""
 
     late_after: float = float("inf")
     calls: Counter[int] = field(default_factory=Counter)
@@ -62,7 +62,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """A clock that the proposer reads, and that is a pipeline besides."""
+    """A clock that the trial queue reads, and that is a pipeline besides."""
     made = Clock()
     monkeypatch.setattr(trial_queue, "time", made)
     return made
@@ -73,7 +73,7 @@ def spec_of(**search: Any) -> Spec:
         name="s",
         threat=Threat(eps=0.15),
         search=Search(**{"trials": 12, "startup_trials": 4, "sampler": "random", **search}),
-        controls=Controls(sizes=()),
+        baselines=Baselines(sizes=()),
     )
 
 
@@ -108,9 +108,9 @@ def make(tmp_path: Path) -> Any:
     """Make proposers, and close their studies."""
     studies = []
 
-    def build(**options: Any) -> Proposer:
+    def build(**options: Any) -> TrialQueue:
         studies.append(study := open_study(tmp_path / STUDY_FILE, "s", spec_of()))
-        return Proposer(study, spec_of(), **options)
+        return TrialQueue(study, spec_of(), **options)
 
     yield build
     for study in studies:
@@ -120,7 +120,7 @@ def make(tmp_path: Path) -> Any:
 @pytest.mark.parametrize("num_out", [0, 1])
 def test_what_was_told_to_go_on_is_handed_out_past_the_deadline(make: Any, clock: Clock, num_out: int) -> None:
     """Whether another trial is out or not."""
-    asked = make(racing=Racing(3), deadline=time.monotonic() + HOUR_S, max_concurrent=4)
+    asked = make(racing=RungScheduler(3), deadline=time.monotonic() + HOUR_S, max_concurrent=4)
     for number in range(3 + num_out):
         assert asked.propose().number == number
     verdicts = [asked.report(n, at(0, robust, ms)) for n, robust, ms in ((0, 0.6, 0.5), (1, 0.5, 0.6), (2, 0.7, 0.4))]
@@ -141,7 +141,7 @@ def test_a_trial_that_is_lost_is_handed_out_again_past_the_deadline(make: Any, c
 
 def test_nothing_new_and_nothing_that_waits_is_handed_out_past_the_deadline(make: Any, clock: Clock) -> None:
     """One waits that the race would let go on, and eleven are not proposed yet."""
-    racing = Racing(3)
+    racing = RungScheduler(3)
     asked = make(racing=racing, deadline=time.monotonic() + HOUR_S)
     assert asked.report(asked.propose().number, at(0, 0.5, 0.6)) == "pause"
     assert (asked.finished, asked.out_of_time) == (False, False)
@@ -180,7 +180,7 @@ def test_more_time_goes_on_with_the_trials_that_waited(tmp_path: Path, clock: Cl
         view = go_on(folder)
     assert view.out_of_time() == []
     assert len(view.proposals) == 12
-    assert {view.trials[n].reason for n in waited} <= {"", OUTRACED}
+    assert {view.trials[n].reason for n in waited} <= {"", DOMINATED}
     outcomes = {n: (trial.outcome, trial.reason, trial.measurement) for n, trial in view.trials.items()}
     assert outcomes == {n: (t.outcome, t.reason, t.measurement) for n, t in whole.trials.items()}
 
@@ -198,7 +198,7 @@ def test_the_race_of_a_search_that_ran_out_of_time_follows_from_its_ledger(tmp_p
     with Ledger(tmp_path / "s" / FILE_NAME) as ledger:
         for event in ledger.events():
             if event.kind == "report":
-                before = Racing.replay(view, 3)
+                before = RungScheduler.replay(view, 3)
             fold(view, event)
             if event.kind == "report":
                 assert event.trial is not None

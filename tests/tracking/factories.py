@@ -24,11 +24,11 @@ from eed_search.runs.records import (
     Measurement,
     Reference,
     RobustAccuracy,
-    StageUse,
     TrialRecord,
     UnderAttack,
     pack_bits,
 )
+from eed_search.storage.store import StageUse
 
 NUM_SAMPLES = 300
 BASE_MS = 0.8
@@ -181,7 +181,7 @@ def make_trial(number: int, **changes: Any) -> TrialRecord:
 
 
 def make_view(num_trials: int = 20, **changes: Any) -> RunView:
-    """Build a finished search: mostly done trials, one of each other outcome, one control of each size."""
+    """Build a finished search: mostly done trials, one of each other outcome, one baseline of each size."""
     trials = {i: make_trial(i) for i in range(num_trials)}
     if num_trials > 6:
         broken = make_trial(3)
@@ -208,7 +208,7 @@ def make_view(num_trials: int = 20, **changes: Any) -> RunView:
         },
         "state": "finished",
         "base": Reference("dense base", make_measurement(0.84, BASE_MS, difference_to_base=None), 12.0),
-        "controls": [
+        "baselines": [
             Reference("scratch 50 % (labels)", make_measurement(0.79, 0.26, seed=101), 14.0, 0.5, "labels"),
             Reference("scratch 25 % (distill)", make_measurement(0.76, 0.125, seed=102), 11.0, 0.25, "distill"),
         ],

@@ -43,7 +43,7 @@ class Postgres:
         command = [self.programs / "psql", "-h", self.folder, "-U", USER, "-d", database, "-XAtqc", statement]
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=HANGS_S).stdout.strip()
 
-    def control(self, *arguments: str) -> None:
+    def baseline(self, *arguments: str) -> None:
         """Start or stop it."""
         settings = f"-c listen_addresses='' -c unix_socket_directories='{self.folder}' -c fsync=off"
         command = [self.programs / "pg_ctl", "-D", self.folder / "data", "-w", "-t", "600", *arguments]
@@ -72,11 +72,11 @@ def running_postgres() -> Iterator[Postgres]:
         make = [programs / "initdb", "-D", folder / "data", "-U", USER, "--auth=trust", "--no-sync", "--encoding=UTF8"]
         subprocess.run(make, check=True, capture_output=True, timeout=HANGS_S, cwd="/", **identity)
         server = Postgres(folder, programs, identity)
-        server.control("start")
+        server.baseline("start")
         try:
             yield server
         finally:
-            server.control("stop", "-m", "immediate")
+            server.baseline("stop", "-m", "immediate")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

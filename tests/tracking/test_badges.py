@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from eed_search.frontier.estimate import standing
+from eed_search.frontier.estimate import estimate_frontier
 from eed_search.runs.ledger import RunView
 from eed_search.tracking.badges import COLUMNS, badge_tables, other_lines
 from eed_search.tracking.mlflow_facts import attack_facts
@@ -29,7 +29,7 @@ def view() -> RunView:
         "2.0": [make_attack(0.4), make_attack(0.35, tier=2), make_attack(0.3, eps=0.2)],
     }
     made = make_view(0, trials=trials, attacks=attacks)
-    assert [point.id for point in standing(made).front] == ["2.0", "1.0", "0.0"]
+    assert [point.id for point in estimate_frontier(made).front] == ["2.0", "1.0", "0.0"]
     return made
 
 

@@ -81,7 +81,7 @@ def points_of(runs: list[Any]) -> Counter[str]:
 def shown_once(view: RunView) -> Counter[str]:
     """How often each ought to be."""
     names = [view.base.name] if view.base else []
-    return Counter(["the search", *names, *(c.name for c in view.controls), *(f"{n}.0" for n in view.trials)])
+    return Counter(["the search", *names, *(c.name for c in view.baselines), *(f"{n}.0" for n in view.trials)])
 
 
 def whole(url: str, view: RunView) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from eed_search.core.errors import SpecError, StoreError
-from eed_search.frontier.estimate import standing
+from eed_search.frontier.estimate import estimate_frontier
 from eed_search.frontier.points import frontier, measurement_of, run_hypervolume
 from eed_search.runs.cost import attacked_speedup
 from eed_search.runs.events import FreshChecked, to_row
@@ -80,9 +80,9 @@ def test_no_run_is_left_running(finished: MlflowTracker) -> None:
 
 
 def test_base_controls_and_trials_are_children(finished: MlflowTracker, view: RunView) -> None:
-    """Base controls and trials are children."""
+    """Base baselines and trials are children."""
     found = children(finished, f"tags.`mlflow.parentRunId` = '{finished.parent_run_id}'")
-    assert len(found) == 1 + len(view.controls) + len(view.trials)
+    assert len(found) == 1 + len(view.baselines) + len(view.trials)
 
 
 def test_children_are_found_by_the_searchs_name_and_settings(finished: MlflowTracker, view: RunView) -> None:
@@ -162,9 +162,9 @@ def test_robust_accuracy_says_what_attacked_it(finished: MlflowTracker) -> None:
 def test_frontier_tags_are_the_frontier(finished: MlflowTracker, view: RunView) -> None:
     """Frontier tags are the frontier."""
     marked = {run.data.tags["point"] for run in children(finished, "tags.frontier = 'yes'").values()}
-    assert marked == {point.id for point in standing(view).front}
-    marked = {run.data.tags["point"] for run in children(finished, "tags.frontier = 'may belong'").values()}
-    assert marked == {point.id for point in standing(view).maybe}
+    assert marked == {point.id for point in estimate_frontier(view).front}
+    marked = {run.data.tags["point"] for run in children(finished, "tags.frontier = 'uncertain'").values()}
+    assert marked == {point.id for point in estimate_frontier(view).uncertain}
     assert children(finished, "tags.frontier = 'open'") == {}
 
 
@@ -244,7 +244,7 @@ def test_everything_lies_under_the_home(finished: MlflowTracker) -> None:
 def test_verdict_and_notes_are_the_description(finished: MlflowTracker) -> None:
     """Verdict and notes are the description."""
     text = children(finished)["digits"].data.tags["mlflow.note.content"]
-    assert "not compared with the controls yet" in text
+    assert "not compared with the baselines yet" in text
     assert "a note" in text
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from eed_search.config.spec import Controls, Data, Search, Spec, Threat
+from eed_search.config.spec import Baselines, Data, Search, Spec, Threat
 from eed_search.core.errors import RunError
 from eed_search.runs.ledger import read_run
 from eed_search.runs.moved import path_now
@@ -53,7 +53,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
         threat=Threat(eps=0.15),
         data=Data(source="npz", path=str(data)),
         search=Search(trials=4, startup_trials=3, racing=False),
-        controls=Controls(sizes=(0.5,)),
+        baselines=Baselines(sizes=(0.5,)),
     )
     run(spec, home=home, name="s", pipeline=stub_pipeline, listener=Silent(), workers=LocalWorkers())  # type: ignore[arg-type]
     view = read_run(home / "s")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from eed_search.core.errors import StoreError
-from eed_search.frontier.estimate import standing
+from eed_search.frontier.estimate import estimate_frontier
 from eed_search.frontier.points import points
 from eed_search.runs.ledger import RunView
 from eed_search.tracking.report import as_json, write_report
@@ -65,9 +65,9 @@ def test_every_point_carries_every_field(view: RunView) -> None:
 
 
 def test_base_and_controls_carry_the_fields_of_a_point(view: RunView) -> None:
-    """Base and controls carry the fields of a point."""
+    """Base and baselines carry the fields of a point."""
     facts = as_json(summarise(view))
-    for reference in (facts["base"], *facts["controls"]):
+    for reference in (facts["base"], *facts["baselines"]):
         assert set(reference) >= (POINT_KEYS - {"id", "trial", "params"}) | {"name", "size", "recipe", "seconds"}
 
 
@@ -98,7 +98,7 @@ def test_no_frontier_point_dominates_another(view: RunView) -> None:
 
 def test_final_latency_replaces_the_one_of_the_search(view: RunView) -> None:
     """Final latency replaces the one of the search."""
-    first = standing(view).front[0].id
+    first = estimate_frontier(view).front[0].id
     timed = {first: make_latency(0.05, method="cascade"), "dense base": make_latency(0.7, method="cascade")}
     facts = as_json(summarise(replace(view, latencies=timed)))
     assert facts["frontier"][0]["latency_ms"] == 0.05
@@ -143,9 +143,9 @@ def test_json_file_is_the_json(view: RunView, files: dict[str, Path]) -> None:
 
 def test_json_lists_what_may_belong_apart(view: RunView) -> None:
     """With its probability, and by what the two were told apart."""
-    facts, found = as_json(summarise(view)), standing(view)
+    facts, found = as_json(summarise(view)), estimate_frontier(view)
     assert [point["id"] for point in facts["frontier"]] == [p.id for p in found.front]
-    assert [point["id"] for point in facts["may_belong"]] == [p.id for p in found.maybe]
+    assert [point["id"] for point in facts["may_belong"]] == [p.id for p in found.uncertain]
     assert all(point["front_probability"] >= 0.75 for point in facts["frontier"])
     assert all(point["front_probability"] < 0.75 for point in facts["may_belong"])
     assert facts["choice"] == {
@@ -154,7 +154,7 @@ def test_json_lists_what_may_belong_apart(view: RunView) -> None:
         "decided": False,
         "fresh_images_that_chose": 0,
         "fresh_images_that_chose_nothing": 200,
-        "looks": [],
+        "validation_rounds": [],
     }
 
 
@@ -162,9 +162,9 @@ def test_csv_has_a_row_for_each_row_of_the_table(view: RunView, files: dict[str,
     """The CSV has a row for each row of the table."""
     rows = list(csv.DictReader(files["csv"].read_text().splitlines()))
     assert [row["kind"] for row in rows] == [
-        *["frontier"] * len(standing(view).front),
-        *["may belong"] * len(standing(view).maybe),
-        *("base", "control", "control"),
+        *["frontier"] * len(estimate_frontier(view).front),
+        *["uncertain"] * len(estimate_frontier(view).uncertain),
+        *("base", "baseline", "baseline"),
     ]
     first = as_json(summarise(view))["frontier"][0]
     assert float(rows[0]["robust_accuracy.value"]) == first["robust_accuracy"]["value"]
@@ -182,11 +182,11 @@ def test_page_needs_no_network(files: dict[str, Path]) -> None:
 
 
 def test_page_shows_frontier_base_controls_and_failures(view: RunView, files: dict[str, Path]) -> None:
-    """Page shows frontier base controls and failures."""
+    """Page shows frontier base baselines and failures."""
     text = files["html"].read_text()
-    body = text[text.rindex("<h2>Frontier, what may belong to it, dense base and controls") :]
+    body = text[text.rindex("<h2>Frontier, uncertain points, dense base and baselines") :]
     for name in (
-        *(point.id for point in points(view) if point.id in standing(view).probability),
+        *(point.id for point in points(view) if point.id in estimate_frontier(view).probability),
         "dense base",
         "scratch 50 % (labels)",
         "loss is nan",
@@ -206,7 +206,7 @@ def test_page_shows_text_of_others_as_text(tmp_path: Path) -> None:
 
 def test_page_of_a_run_without_a_finished_trial(tmp_path: Path) -> None:
     """Page of a run without a finished trial."""
-    assert write_report(summarise(make_view(0, controls=[])), tmp_path)["html"].stat().st_size > 1_000_000
+    assert write_report(summarise(make_view(0, baselines=[])), tmp_path)["html"].stat().st_size > 1_000_000
 
 
 def test_a_noisy_point_is_drawn_and_not_ranked() -> None:
@@ -224,8 +224,8 @@ def test_every_measured_trial_is_drawn_once(view: RunView) -> None:
     from eed_search.tracking.plots import frontier_figure
 
     drawn = {trace.name: len(trace.x) for trace in frontier_figure(summarise(view)).data if trace.name}
-    assert drawn["frontier"] + drawn["may belong"] + drawn["dominated"] == len(points(view))
-    assert (drawn["not ranked"], drawn["dense base"], drawn["control, from scratch"]) == (1, 1, 2)
+    assert drawn["frontier"] + drawn["uncertain"] + drawn["dominated"] == len(points(view))
+    assert (drawn["not ranked"], drawn["dense base"], drawn["baseline, from scratch"]) == (1, 1, 2)
 
 
 def test_hypervolume_over_trials_rises_to_that_of_the_run(view: RunView) -> None:

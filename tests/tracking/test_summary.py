@@ -39,12 +39,13 @@ def test_a_command_works_it_out_once(home: Path, tmp_path: Path, words: tuple[st
     """Frontier, verdict and gains, bootstrap included, are computed by one call."""
     given = [str(tmp_path / "out") if word == "REPORT" else word for word in words]
     counted: dict[str, Any] = {
-        name: mock.patch.object(module, name, side_effect=getattr(module, name)) for name in ("standing", "judge")
+        name: mock.patch.object(module, name, side_effect=getattr(module, name))
+        for name in ("estimate_frontier", "compare")
     }
-    with counted["standing"] as standing, counted["judge"] as judge:
+    with counted["estimate_frontier"] as estimate_frontier, counted["compare"] as compare:
         done = call(given[0], "digits", *given[1:], "--home", home)
     assert (done.exit_code, done.stderr) == (0, "")
-    assert (standing.call_count, judge.call_count) == (1, 1)
+    assert (estimate_frontier.call_count, compare.call_count) == (1, 1)
 
 
 def test_terminal_page_and_json_say_the_same(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,11 +64,11 @@ def test_terminal_page_and_json_say_the_same(home: Path, tmp_path: Path, capsys:
 
 
 def test_references_have_their_final_latencies() -> None:
-    """The dense base first, then the controls, by name."""
+    """The dense base first, then the baselines, by name."""
     view = make_view()
     assert view.base is not None
     found = summarise(view)
-    assert list(found.references) == [view.base.name, *(control.name for control in view.controls)]
+    assert list(found.references) == [view.base.name, *(baseline.name for baseline in view.baselines)]
     for name, latency in view.latencies.items():
         if name in found.references:
             assert found.references[name].latency == latency
@@ -84,6 +85,6 @@ def test_results_of_each_badge_stand_apart() -> None:
 
 
 def test_a_run_without_anything_has_a_summary() -> None:
-    found = summarise(make_view(0, trials={}, base=None, controls=[]))
+    found = summarise(make_view(0, trials={}, base=None, baselines=[]))
     assert (found.frontier.front, found.points, found.references, found.gains) == ([], (), {}, {})
-    assert found.verdict.beats_controls is None
+    assert found.verdict.beats_baselines is None

@@ -62,15 +62,15 @@ def test_compare_link_is_url_encoded() -> None:
 
 
 def test_links_name_the_runs_they_promise(home: Path) -> None:
-    """Frontier, frontier beside base and controls, all measured trials."""
+    """Frontier, frontier beside base and baselines, all measured trials."""
     links = find_links(database_uri(home), "http://h", "digits")
     assert links
     view = make_view(NUM_TRIALS)
     client = connect(database_uri(home))
     points = {client.get_run(run).data.tags["point"] for run in runs_of(links.frontier)}
     assert points == {point.id for point in frontier(view)}
-    beside = {client.get_run(run).data.tags["kind"] for run in runs_of(links.beside_controls)}
-    assert beside == {"base", "control", "trial"}
+    beside = {client.get_run(run).data.tags["kind"] for run in runs_of(links.beside_baselines)}
+    assert beside == {"base", "baseline", "trial"}
     measured = [trial for trial in view.trials.values() if trial.measurement]
     assert len(runs_of(links.trials)) == len(measured)
     assert (links.search, "machine_learning" in links.run) == ("digits", True)

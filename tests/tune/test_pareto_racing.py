@@ -17,7 +17,7 @@ from benchmarks.simulator import Simulation, simulate
 from eed_search.core.errors import SpecError
 from eed_search.search.execution.ray_session import local_ray
 from eed_search.tune import ParetoRacing, StudySearcher
-from eed_search.tune.pareto_racing import reading_of
+from eed_search.tune.pareto_racing import objectives_of
 
 METRICS = {"accuracy": "max", "cost": "min"}
 LEVELS = (1, 3, 9)
@@ -128,7 +128,7 @@ def test_a_metric_that_is_no_number_stops_the_trial_and_nothing_else(value: obje
 
 def test_readings_turn_every_metric_round_with_its_interval() -> None:
     result = {"accuracy": 0.8, "accuracy_low": 0.7, "accuracy_high": 0.85, "cost": 2.0}
-    reading = reading_of(result, {"accuracy": -1.0, "cost": 1.0})
+    reading = objectives_of(result, {"accuracy": -1.0, "cost": 1.0})
     assert reading is not None
     assert reading.value == (-0.8, 2.0)
     assert reading.low == (-0.85, 2.0)

@@ -69,6 +69,6 @@ def trial_label(number: int) -> str:
     return f"trial {number}"
 
 
-def control_label(size: float) -> str:
-    """How a control is called in the progress display."""
-    return f"control {round(100 * size)} %"
+def baseline_label(size: float) -> str:
+    """How a baseline is called in the progress display."""
+    return f"baseline {round(100 * size)} %"

@@ -1,6 +1,6 @@
 """Where under Ray each kind of work goes: on this machine alone, or over the nodes of a cluster.
 
-Trials and controls go wherever there is room. What must not share its machine (the dense base's training, the checks of
+Trials and baselines go wherever there is room. What must not share its machine (the dense base's training, the checks of
 the frontier) gets one node to itself; what is timed goes to the target: the driver's own node, or the kind of node that
 `latency.node` names. Latencies of different machines do not compare, so all of a search's come from there.
 """

@@ -35,7 +35,7 @@ WORKER_VARIABLES = {"RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_O
 
 
 @contextmanager
-def joined_ray(address: str, latency_node: str | None = None) -> Iterator[ClusterWorkers]:
+def on_ray_cluster(address: str, latency_node: str | None = None) -> Iterator[ClusterWorkers]:
     """Join a running Ray for the length of a search; leaves it as it was.
 
     Args:

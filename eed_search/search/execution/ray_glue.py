@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from eed_search.config.spec import Resources
 from eed_search.core.errors import RunError, SpecError
-from eed_search.evaluation.sequential_test import Rival
+from eed_search.evaluation.sequential_test import Incumbent
 from eed_search.runs.records import Reference, from_json
-from eed_search.search.execution.monitor import control_label, reporter, trial_label
+from eed_search.search.execution.monitor import baseline_label, reporter, trial_label
 from eed_search.search.execution.watchdog import SOFT
 from eed_search.search.execution.workers import call
 from eed_search.search.outcome import attempt
@@ -133,7 +133,7 @@ class RemoteProbe:
         self._who = who
 
     def of(self, who: str) -> RemoteProbe:
-        """Give the probe that measures for one trial or control."""
+        """Give the probe that measures for one trial or baseline."""
         return RemoteProbe(self._actor, self.machine, who, self._monitor)
 
     def measure(self, onnx: bytes) -> RatioEstimate:
@@ -166,7 +166,7 @@ def trainable(
     An exception becomes a failed record, so that the worker lives on for the next trial.
 
     Args:
-        config: `number`, flat `params`, the `rung` to stop at, and the `rivals` as JSON text, which Tune leaves alone.
+        config: `number`, flat `params`, the `rung` to stop at, and the `incumbents` as JSON text, which Tune leaves alone.
         pipeline: Module with `run`.
         setting: What all trials share.
         probe: Measures latencies.
@@ -185,9 +185,9 @@ def trainable(
             progress()
             post(text)
 
-        rivals = [from_json(Rival, one) for one in json.loads(config.get("rivals", "[]"))]
+        incumbents = [from_json(Incumbent, one) for one in json.loads(config.get("rivals", "[]"))]
         mine = probe.of(trial_label(number))
-        result = attempt(pipeline, number, params, setting, mine, report, config.get("rung"), rivals)
+        result = attempt(pipeline, number, params, setting, mine, report, config.get("rung"), incumbents)
     post("")
     tune.report(result)
 
@@ -267,14 +267,14 @@ def alone_task(pipeline: Any, what: str, arguments: dict[str, Any], who: str, mo
         monitor.post.remote(who, "")
 
 
-def control_task(pipeline: Any, size: float, setting: SearchContext, probe: RemoteProbe, monitor: Any) -> Reference:
-    """Train and measure one control."""
-    label = control_label(size)
+def baseline_task(pipeline: Any, size: float, setting: SearchContext, probe: RemoteProbe, monitor: Any) -> Reference:
+    """Train and measure one baseline."""
+    label = baseline_label(size)
     try:
-        control: Reference = pipeline.control(size, setting, probe.of(label), reporter(monitor, label))
+        baseline: Reference = pipeline.baseline(size, setting, probe.of(label), reporter(monitor, label))
     finally:
         monitor.post.remote(label, "")
-    return control
+    return baseline
 
 
 def cause_of(error: BaseException) -> BaseException:

@@ -41,7 +41,7 @@ _QUIET = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver handles it
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what the raylet would print about dead workers
-    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "3600",  # trials wait for controls
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "3600",  # trials wait for baselines
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 

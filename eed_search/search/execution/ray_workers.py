@@ -16,7 +16,7 @@ from typing import Any
 from eed_search.config.spec import Resources
 from eed_search.core.errors import EedSearchError, TrialFailure
 from eed_search.search.execution import ray_glue
-from eed_search.search.execution.monitor import Monitor, Post, control_label, trial_label
+from eed_search.search.execution.monitor import Monitor, Post, baseline_label, trial_label
 from eed_search.search.execution.placement import OneMachine, Placement
 from eed_search.search.execution.ray_watch import Watch
 from eed_search.search.execution.watchdog import Alarm, Watchdog
@@ -166,13 +166,13 @@ class RayWorkers:
         self._posts_ref, self._posts = None, {}
 
     def side_by_side(self, pipeline: Pipeline, work: Work, hooks: Hooks) -> None:
-        """Run controls and trials until the proposer has none any more, or the hooks say stop."""
+        """Run baselines and trials until the trial queue has none any more, or the hooks say stop."""
         with self.watch.guarded():
             _SideBySide(self, self._monitor, pipeline, work, hooks).run()
 
 
 class _SideBySide:
-    """One run of controls and trials.
+    """One run of baselines and trials.
 
     Args:
         workers: Asked what is going on.
@@ -187,7 +187,7 @@ class _SideBySide:
         self._work, self._hooks = work, hooks
         self._watchdog = Watchdog(work.spec.search.trial_timeout_s)
         self._last_look = 0.0
-        self._controls: dict[Any, float] = {}
+        self._baselines: dict[Any, float] = {}
         self._train_control: Callable[[float], Any] = lambda size: None
         self._lost_controls: Counter[float] = Counter()
         self._trials: dict[int, Any] = {}  # Tune's trials by number, from their start to their end
@@ -199,7 +199,7 @@ class _SideBySide:
         self._probe_back_by = 0.0  # until it measures again, or this moment, nobody is held to have hung
 
     def run(self) -> None:
-        """Start the controls, run the trials beside them, wait for what is left."""
+        """Start the baselines, run the trials beside them, wait for what is left."""
         import ray
 
         work, hooks = self._work, self._hooks
@@ -212,24 +212,24 @@ class _SideBySide:
         )
         probe = ray_glue.RemoteProbe(self._probe_actor, work.setting.machine, monitor=self._monitor)
         resources = work.spec.resources
-        control = ray.remote(ray_glue.control_task).options(
+        baseline = ray.remote(ray_glue.baseline_task).options(
             num_cpus=resources.cpu, num_gpus=resources.gpu, max_retries=0
         )
 
         def train(size: float) -> Any:
-            return control.remote(self._pipeline, size, shared, probe, self._monitor)
+            return baseline.remote(self._pipeline, size, shared, probe, self._monitor)
 
         self._train_control = train
-        self._controls = {train(size): size for size in work.controls}
+        self._baselines = {train(size): size for size in work.baselines}
         try:
-            if not work.proposer.finished:
+            if not work.trial_queue.finished:
                 self._tune(probe)
-            while self._controls and not hooks.stopping():
+            while self._baselines and not hooks.stopping():
                 self._step()
                 time.sleep(_TICK_S / 5)
         finally:
             if not self._workers.watch.lost():
-                for ref in self._controls:
+                for ref in self._baselines:
                     ray.cancel(ref, force=True)
                 ray.kill(self._probe_actor)
 
@@ -267,7 +267,7 @@ class _SideBySide:
             tune.with_resources(function, {"cpu": spec.resources.cpu, "gpu": spec.resources.gpu}),
             tune_config=tune.TuneConfig(
                 # The callback says how trials ended, errors included; the searcher is not asked to.
-                search_alg=EedSearcher(work.proposer, settle=lambda number, result, error: None),
+                search_alg=EedSearcher(work.trial_queue, settle=lambda number, result, error: None),
                 num_samples=-1,
                 reuse_actors=True,
                 trial_dirname_creator=trial_folder,
@@ -321,13 +321,13 @@ class _SideBySide:
         self._watchdog.end(trial_label(number))
 
     def _step(self) -> None:
-        """Take in finished controls, look for workers that are stuck, tell the driver."""
+        """Take in finished baselines, look for workers that are stuck, tell the driver."""
         import ray
 
         self._workers.watch.check()
-        ready, _ = ray.wait(list(self._controls), num_returns=1, timeout=0) if self._controls else ([], [])
+        ready, _ = ray.wait(list(self._baselines), num_returns=1, timeout=0) if self._baselines else ([], [])
         for ref in ready:
-            self._control_ended(self._controls.pop(ref), ref)
+            self._baseline_ended(self._baselines.pop(ref), ref)
         self._watch()
         self._hooks.on_step()
         if self._hooks.stopping() and not self._ended:
@@ -342,13 +342,13 @@ class _SideBySide:
             if (actor := trial.temporary_state.ray_actor) is not None:
                 ray.kill(actor)
 
-    def _control_ended(self, size: float, ref: Any) -> None:
+    def _baseline_ended(self, size: float, ref: Any) -> None:
         import ray
 
-        label = control_label(size)
+        label = baseline_label(size)
         self._watchdog.end(label)
         try:
-            control = ray.get(ref)
+            baseline = ray.get(ref)
         except Exception as error:
             cause = ray_glue.cause_of(error)
             if label in self._timed_out:
@@ -357,10 +357,10 @@ class _SideBySide:
                 self._workers.watch.check_well()
             self._lost_controls[size] += 1
             if failure_of(cause)[0] == "infrastructure" and self._lost_controls[size] < self._workers.placement.tries:
-                self._controls[self._train_control(size)] = size  # its node is gone: elsewhere, from the store
+                self._baselines[self._train_control(size)] = size  # its node is gone: elsewhere, from the store
                 return
-            control = cause
-        self._hooks.on_control(size, control)
+            baseline = cause
+        self._hooks.on_baseline(size, baseline)
 
     # ------------------------------------------------------------ the watchdog
 
@@ -369,10 +369,10 @@ class _SideBySide:
             return
         self._last_look = time.monotonic()
         now = self._workers.clock()
-        self._work.proposer.make_room(self._workers.slots(self._work.spec.resources))
+        self._work.trial_queue.make_room(self._workers.slots(self._work.spec.resources))
         posts = self._workers.posts()
-        for size in self._controls.values():  # watched from their first line: before it they wait for a slot
-            if (label := control_label(size)) in posts and not self._watchdog.watches(label):
+        for size in self._baselines.values():  # watched from their first line: before it they wait for a slot
+            if (label := baseline_label(size)) in posts and not self._watchdog.watches(label):
                 self._watchdog.begin(label, now)
         measured = posts[ray_glue.PROBE].text if ray_glue.PROBE in posts else ""
         if measured or now > self._probe_back_by:
@@ -388,7 +388,7 @@ class _SideBySide:
             if not waits and self._watchdog.suspects(alarm.who, now):
                 self._timed_out[alarm.who] = _ended(alarm, posts.get(alarm.who))
                 self._end(alarm.who)
-        if self._work.proposer.late:
+        if self._work.trial_queue.late:
             self._end_those_that_stand_still(posts, now)
 
     def _end_those_that_stand_still(self, posts: Mapping[str, Post], now: float) -> None:
@@ -410,8 +410,8 @@ class _SideBySide:
             actor = trial.temporary_state.ray_actor
             if trial_label(number) == who and actor is not None:
                 ray.kill(actor)
-        for ref, size in self._controls.items():
-            if control_label(size) == who:
+        for ref, size in self._baselines.items():
+            if baseline_label(size) == who:
                 ray.cancel(ref, force=True)
         self._free_probe(who)
 
@@ -420,7 +420,9 @@ class _SideBySide:
         import ray
 
         at = self._workers.posts().get(ray_glue.PROBE)
-        others = {trial_label(number) for number in self._trials} | {control_label(s) for s in self._controls.values()}
+        others = {trial_label(number) for number in self._trials} | {
+            baseline_label(s) for s in self._baselines.values()
+        }
         if at is None or at.text in others - {ended}:
             return
         ray.kill(self._probe_actor, no_restart=False)  # whoever waits for it is measured by the next one

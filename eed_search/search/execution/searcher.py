@@ -1,4 +1,4 @@
-"""The searcher that Ray Tune asks: it passes on to the study's `Proposer`, and says how trials ended.
+"""The searcher that Ray Tune asks: it passes on to the study's `TrialQueue`, and says how trials ended.
 
 Ray's own OptunaSearch tells stopped trials as COMPLETE, leaves trials with a NaN RUNNING for ever,
 and knows no constraints; so it is not used. What is told, and when, stands in `study`.
@@ -13,17 +13,17 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from eed_search.runs.records import TrialRecord, to_json
-from eed_search.search.outcome import failure, judge
+from eed_search.search.outcome import failure, record_of
 from eed_search.search.sampling.samplers import SAMPLERS
 from eed_search.search.sampling.study import OBJECTIVES, STUDY_FILE, close_study, open_study, rebuild_study
-from eed_search.search.sampling.trial_queue import Proposer
+from eed_search.search.sampling.trial_queue import TrialQueue
 
 __all__ = [
     "OBJECTIVES",
     "SAMPLERS",
     "STUDY_FILE",
     "EedSearcher",
-    "Proposer",
+    "TrialQueue",
     "close_study",
     "open_study",
     "rebuild_study",
@@ -37,18 +37,18 @@ class EedSearcher(Searcher):
     it. The ledger holds all that a resumed search needs.
 
     Args:
-        proposer: Around the search's study.
+        trial_queue: Around the search's study.
         settle: Called with a trial's number, its last result and whether Ray lost it, instead of
-            telling the proposer: by a driver that writes the ledger first and then tells it itself.
+            telling the trial queue: by a driver that writes the ledger first and then tells it itself.
     """
 
     def __init__(
         self,
-        proposer: Proposer,
+        trial_queue: TrialQueue,
         settle: Callable[[int, Mapping[str, Any] | None, bool], None] | None = None,
     ) -> None:
         super().__init__()
-        self._proposer = proposer
+        self._trial_queue = trial_queue
         self._settle = settle
         self._numbers: dict[str, int] = {}
 
@@ -62,9 +62,9 @@ class EedSearcher(Searcher):
             `{"number": …, "params": …, "attempt": …, "rung": …, "rivals": …}`; none while enough trials are open; `FINISHED` when the
             search has had its trials or its time, or is to stop.
         """
-        if self._proposer.finished:
+        if self._trial_queue.finished:
             return str(Searcher.FINISHED)
-        if (proposal := self._proposer.propose()) is None:
+        if (proposal := self._trial_queue.propose()) is None:
             return None
         self._numbers[trial_id] = proposal.number
         return {
@@ -72,7 +72,7 @@ class EedSearcher(Searcher):
             "params": dict(proposal.params),
             "attempt": proposal.attempt,
             "rung": proposal.rung,
-            "rivals": json.dumps([to_json(rival) for rival in proposal.rivals]),
+            "rivals": json.dumps([to_json(incumbent) for incumbent in proposal.incumbents]),
         }
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -91,9 +91,9 @@ class EedSearcher(Searcher):
         if self._settle is not None:
             self._settle(number, result, error)
             return
-        params = self._proposer.params(number)
+        params = self._trial_queue.params(number)
         lost: TrialRecord = failure(number, params, "infrastructure", "its worker process died")
-        self._proposer.tell(lost if error else judge(number, params, result))
+        self._trial_queue.tell(lost if error else record_of(number, params, result))
 
     def save(self, checkpoint_path: str) -> None:
         """Write nothing: a search is resumed from its ledger."""

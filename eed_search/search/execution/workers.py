@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 from eed_search.config.params import TrialParams
 from eed_search.config.spec import Resources, Spec
 from eed_search.core.errors import FailureReason, MachineFault
-from eed_search.evaluation.sequential_test import Rival
+from eed_search.evaluation.sequential_test import Incumbent
 from eed_search.runs.data_facts import DataFacts
-from eed_search.runs.records import FreshCheck, Latency, Measurement, Reference, RungReading, TrialRecord
-from eed_search.search.execution.monitor import control_label, trial_label
+from eed_search.runs.records import FreshCheck, Latency, Measurement, Reference, RungResult, TrialRecord
+from eed_search.search.execution.monitor import baseline_label, trial_label
 from eed_search.search.outcome import attempt
 
 if TYPE_CHECKING:
     from eed_search.evaluation.latency import Probe
     from eed_search.pipeline.context import Report
     from eed_search.pipeline.search_context import SearchContext
-    from eed_search.search.sampling.trial_queue import Proposer
+    from eed_search.search.sampling.trial_queue import TrialQueue
 
 Poll = Callable[[], None]
 OnStuck = Callable[[str, float, str], None]
@@ -55,11 +55,11 @@ class Pipeline(Protocol):
         probe: Probe,
         report: Report,
         rung: int | None,
-        rivals: Sequence[Rival],
-    ) -> TrialRecord | RungReading:
+        incumbents: Sequence[Incumbent],
+    ) -> TrialRecord | RungResult:
         """Run one trial, to a rung or to its end; what it did before is read from the store."""
 
-    def control(self, size: float, setting: SearchContext, probe: Probe, report: Report) -> Reference:
+    def baseline(self, size: float, setting: SearchContext, probe: Probe, report: Report) -> Reference:
         """Train a small network from scratch and measure it."""
 
     def final_latencies(
@@ -69,7 +69,7 @@ class Pipeline(Protocol):
         setting: SearchContext,
         report: Report,
     ) -> list[Latency]:
-        """Time classifiers in turns, alone on the machine; no parameters for the base and controls.
+        """Time classifiers in turns, alone on the machine; no parameters for the base and baselines.
 
         `repeats` says how often each has been timed before: what is asked for once more is measured anew.
         """
@@ -82,7 +82,7 @@ class Pipeline(Protocol):
     def recheck(
         self, artifact: str, params: TrialParams | None, images: tuple[int, int], setting: SearchContext, report: Report
     ) -> FreshCheck:
-        """Evaluate one classifier on some of the fresh images; no parameters for the base and controls."""
+        """Evaluate one classifier on some of the fresh images; no parameters for the base and baselines."""
 
 
 def call(pipeline: Pipeline, what: str, arguments: Mapping[str, Any], report: Report) -> Any:
@@ -99,21 +99,21 @@ def call(pipeline: Pipeline, what: str, arguments: Mapping[str, Any], report: Re
 
 @dataclass(frozen=True)
 class Work:
-    """All that is done side by side: controls, and trials as they are proposed.
+    """All that is done side by side: baselines, and trials as they are proposed.
 
     Attributes:
         spec: The search.
         setting: What all trials share.
-        controls: Sizes of the controls that are still to be trained.
-        proposer: Hands out the trials.
+        baselines: Sizes of the baselines that are still to be trained.
+        trial_queue: Hands out the trials.
         folder: The run's; for logs and tracebacks.
         attempt: How often a driver has taken the run up: names folders that must be new.
     """
 
     spec: Spec
     setting: SearchContext
-    controls: Sequence[float]
-    proposer: Proposer
+    baselines: Sequence[float]
+    trial_queue: TrialQueue
     folder: Path
     attempt: int = 1
 
@@ -130,11 +130,11 @@ class Hooks(Protocol):
     def on_lost(self, number: int, reason: FailureReason, message: str, trace: str) -> None:
         """A trial's worker is gone, and its result with it."""
 
-    def on_control(self, size: float, control: Reference | BaseException) -> None:
-        """A control ended."""
+    def on_baseline(self, size: float, baseline: Reference | BaseException) -> None:
+        """A baseline ended."""
 
     def on_stuck(self, who: str, seconds: float, stopped: str) -> None:
-        """A trial or control has made no progress for half of its limit; `stopped` says so if its process stands still."""
+        """A trial or baseline has made no progress for half of its limit; `stopped` says so if its process stands still."""
 
     def on_step(self) -> None:
         """Some time has passed: at most about a second since the last call."""
@@ -196,7 +196,7 @@ class Workers(Protocol):
         """
 
     def side_by_side(self, pipeline: Pipeline, work: Work, hooks: Hooks) -> None:
-        """Run controls and trials until the proposer has none any more, or the hooks say stop.
+        """Run baselines and trials until the trial queue has none any more, or the hooks say stop.
 
         Raises:
             Exception: What a hook raised.
@@ -234,24 +234,24 @@ class LocalWorkers:
         return call(pipeline, what, arguments, self._report(who))
 
     def side_by_side(self, pipeline: Pipeline, work: Work, hooks: Hooks) -> None:
-        """Run the controls, then trial after trial."""
+        """Run the baselines, then trial after trial."""
         probe = pipeline.make_probe(work.setting)
-        for size in work.controls:
+        for size in work.baselines:
             if hooks.stopping():
                 return
             try:
-                control: Reference | BaseException = pipeline.control(
-                    size, work.setting, probe, self._report(control_label(size))
+                baseline: Reference | BaseException = pipeline.baseline(
+                    size, work.setting, probe, self._report(baseline_label(size))
                 )
             except Exception as error:
-                control = error
-            hooks.on_control(size, control)
+                baseline = error
+            hooks.on_baseline(size, baseline)
             hooks.on_step()
-        while not hooks.stopping() and (proposal := work.proposer.propose()) is not None:
+        while not hooks.stopping() and (proposal := work.trial_queue.propose()) is not None:
             number = proposal.number
             hooks.on_attempt(number)
             report = self._report(trial_label(number))
-            given = (proposal.params, work.setting, probe, report, proposal.rung, proposal.rivals)
+            given = (proposal.params, work.setting, probe, report, proposal.rung, proposal.incumbents)
             found = attempt(pipeline, number, *given)
             hooks.on_end(number, found)
             hooks.on_step()

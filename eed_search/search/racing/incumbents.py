@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from eed_search.config.params import LatencyKind
-from eed_search.evaluation.sequential_test import Rival
+from eed_search.evaluation.sequential_test import Incumbent
 from eed_search.frontier.pareto import non_dominated
 from eed_search.runs.cost import latency_of
 from eed_search.runs.ledger import RunView
@@ -40,12 +40,12 @@ def choose(view: RunView, kind: LatencyKind) -> tuple[str, ...]:
     return tuple(f"{number}.0" for (number, _), kept in zip(done, on, strict=True) if kept)
 
 
-def rivals(view: RunView, ids: Sequence[str], kind: LatencyKind) -> tuple[Rival, ...]:
+def incumbents_of(view: RunView, ids: Sequence[str], kind: LatencyKind) -> tuple[Incumbent, ...]:
     """Give points by their ids, with what a trial needs to know of them."""
     found = []
     for id_ in ids:
         trial = view.trials.get(int(id_.partition(".")[0]))
         if trial is not None and (m := trial.measurement) is not None:
             robust = m.robust_accuracy
-            found.append(Rival(id_, latency_of(m, kind), robust.value, m.robust_hex, robust.num_samples))
+            found.append(Incumbent(id_, latency_of(m, kind), robust.value, m.robust_hex, robust.num_samples))
     return tuple(found)

@@ -38,7 +38,7 @@ _SURE = 1.645  # standard deviations of an optimistic guess: 95 % of a normal li
 
 
 @dataclass(frozen=True)
-class Reading:
+class Objectives:
     """What a trial measured at one level, every objective turned so that less is better.
 
     Attributes:
@@ -52,7 +52,7 @@ class Reading:
     high: tuple[float, ...]
 
 
-def reading_of(result: Mapping[str, Any], signs: Mapping[str, float]) -> Reading | None:
+def objectives_of(result: Mapping[str, Any], signs: Mapping[str, float]) -> Objectives | None:
     """Turn a report round so that less is better; none if a metric is missing or not finite.
 
     Args:
@@ -70,7 +70,7 @@ def reading_of(result: Mapping[str, Any], signs: Mapping[str, float]) -> Reading
             low = high = value
         rows.append((sign * value, *sorted((sign * low, sign * high))))
     values, lows, highs = zip(*rows, strict=True)
-    return Reading(values, lows, highs)
+    return Objectives(values, lows, highs)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Prediction:
 
 @dataclass
 class _Trial:
-    readings: dict[int, Reading] = field(default_factory=dict)
+    readings: dict[int, Objectives] = field(default_factory=dict)
     level: int = -1
     verdict: Verdict = "continue"  # on its last report
     state: Literal["running", "paused", "ended"] = "running"
@@ -106,7 +106,7 @@ class _Level:
         self._rows = np.empty((16, 2 * width))
         self._width = width
 
-    def append(self, trial: int, reading: Reading) -> None:
+    def append(self, trial: int, reading: Objectives) -> None:
         if len(self.trials) == len(self._rows):
             self._rows = np.concatenate([self._rows, np.empty_like(self._rows)])
         error = [(high - low) / _WIDTHS for low, high in zip(reading.low, reading.high, strict=True)]
@@ -145,7 +145,7 @@ class _Memory(Generic[T]):
         return before[1]
 
 
-class Race:
+class PromotionRule:
     """The state of a race and its decisions.
 
     Args:
@@ -204,7 +204,7 @@ class Race:
         one = self._trials.setdefault(trial, _Trial())
         self._move(trial, one, "running")
 
-    def report(self, trial: int, level: int, reading: Reading) -> Verdict:
+    def report(self, trial: int, level: int, reading: Objectives) -> Verdict:
         """Take in what a trial measured and decide.
 
         Args:
@@ -224,7 +224,7 @@ class Race:
         one.verdict = self._decide(trial, level, reading)
         return one.verdict
 
-    def recall(self, trial: int, level: int, reading: Reading, verdict: Verdict) -> None:
+    def recall(self, trial: int, level: int, reading: Objectives, verdict: Verdict) -> None:
         """Take in a report that was decided on before: nothing is decided anew.
 
         A race that is told all reports of another one, in their order, and what was decided on each,
@@ -322,7 +322,7 @@ class Race:
 
     # ------------------------------------------------------------ inside
 
-    def _enter(self, trial: int, level: int, reading: Reading) -> _Trial:
+    def _enter(self, trial: int, level: int, reading: Objectives) -> _Trial:
         one = self._trials[trial]
         one.level = level
         one.readings[level] = reading
@@ -332,7 +332,7 @@ class Race:
                 self._levels[earlier].gains.append(np.subtract(reading.value, before.value))
         return one
 
-    def _decide(self, trial: int, level: int, reading: Reading) -> Verdict:
+    def _decide(self, trial: int, level: int, reading: Objectives) -> Verdict:
         one = self._enter(trial, level, reading)
         if self._is_over_a_limit(level, reading):
             self._move(trial, one, "ended")
@@ -429,7 +429,7 @@ class Race:
         values = np.array([getattr(r, end) for r in kept], dtype=float).reshape(-1, self._num_objectives)
         return np.asarray(values[non_dominated(values)])
 
-    def _is_over_a_limit(self, level: int, reading: Reading) -> bool:
+    def _is_over_a_limit(self, level: int, reading: Objectives) -> bool:
         """Whether the final value of an objective will surely be over its limit.
 
         An interval says how sure a reading is, not what a trial will still gain, so before the last level

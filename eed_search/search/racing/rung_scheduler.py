@@ -5,7 +5,7 @@
     end                all images, the whole attack, the sweep
 
 A trial's work ends at each rung; the stage store makes going on cheap. Everything here follows from
-the ledger's events in their order (`Racing.replay`), so a search that was killed decides as the
+the ledger's events in their order (`RungScheduler.replay`), so a search that was killed decides as the
 undisturbed one would have. The decisions themselves are `race`'s.
 """
 
@@ -20,12 +20,12 @@ from jaxtyping import Bool, Float, Int
 
 from eed_search.config.params import LatencyKind
 from eed_search.core.statistics import next_gain, paired_difference
-from eed_search.evaluation.sequential_test import OUTRACED
+from eed_search.evaluation.sequential_test import DOMINATED
 from eed_search.frontier.points import latency_kind
 from eed_search.runs.cost import latency_of
-from eed_search.runs.ledger import RungReport, RunView
+from eed_search.runs.ledger import RungRecord, RunView
 from eed_search.runs.records import Measurement, TrialRecord, unpack_bits
-from eed_search.search.racing.promotion import Race, Reading, Verdict, reading_of
+from eed_search.search.racing.promotion import Objectives, PromotionRule, Verdict, objectives_of
 from eed_search.storage.store import StageUse
 
 RUNGS = ("members", "joint")
@@ -56,7 +56,7 @@ class _Finished:
     error: float
 
 
-class Racing:
+class RungScheduler:
     """What a search's trials have reported, and who goes on.
 
     Args:
@@ -66,18 +66,18 @@ class Racing:
 
     def __init__(self, eta: int, kind: LatencyKind = "clean") -> None:
         self._kind: LatencyKind = kind
-        self._race = Race(len(_SIGNS), len(RUNGS) + 1, eta=eta)
-        self._readings: list[tuple[int, int, Reading]] = []
-        self._first: dict[tuple[int, int], Reading] = {}  # by trial and rung
+        self._race = PromotionRule(len(_SIGNS), len(RUNGS) + 1, eta=eta)
+        self._readings: list[tuple[int, int, Objectives]] = []
+        self._first: dict[tuple[int, int], Objectives] = {}  # by trial and rung
         self._right: dict[tuple[int, int], Bool[np.ndarray, " samples"]] = {}  # by trial and rung
-        self._done: dict[int, Reading] = {}
+        self._done: dict[int, Objectives] = {}
         self._next_rung: dict[int, int] = {}
         # Each with the number of finished trials that it was found with: what these had at a rung, and who is behind.
         self._at_rung: dict[int, tuple[int, _Finished | None]] = {}
         self._known_behind: dict[tuple[int, int], tuple[int, bool]] = {}
 
     @classmethod
-    def replay(cls, view: RunView, eta: int) -> Racing:
+    def replay(cls, view: RunView, eta: int) -> RungScheduler:
         """Live through a run's trials again: what was decided stands, and only what was not is decided now."""
         racing = cls(eta, latency_kind(view))
         seen: dict[int, int] = {}
@@ -101,7 +101,7 @@ class Racing:
         self._race.add(number)
         self._next_rung[number] = 0
 
-    def reported(self, number: int, report: RungReport) -> Verdict:
+    def reported(self, number: int, report: RungRecord) -> Verdict:
         """A trial came to a rung.
 
         Returns:
@@ -112,7 +112,7 @@ class Racing:
         """
         return self._race.report(number, report.rung, self._enter(number, report))
 
-    def _recalled(self, number: int, report: RungReport) -> None:
+    def _recalled(self, number: int, report: RungRecord) -> None:
         """A trial came to a rung, and what was made of it stands in the ledger."""
         if not report.decision or not self._race.is_new(number, report.rung):  # a driver was killed before it could say
             self.reported(number, report)
@@ -120,8 +120,8 @@ class Racing:
         went_on: Verdict = "continue" if report.decision == "continue" else "pause"
         self._race.recall(number, report.rung, self._enter(number, report), went_on)
 
-    def _enter(self, number: int, report: RungReport) -> Reading:
-        rung, reading = report.rung, reading_of(report.metrics, _SIGNS)
+    def _enter(self, number: int, report: RungRecord) -> Objectives:
+        rung, reading = report.rung, objectives_of(report.metrics, _SIGNS)
         if reading is None:
             raise ValueError(f"trial {number}: {report.metrics} at rung {rung} lacks a finite metric")
         self._next_rung[number] = rung + 1
@@ -136,13 +136,13 @@ class Racing:
     def ended(self, record: TrialRecord) -> None:
         """A trial came to its end; one that is done is what others are held against, one given up only teaches."""
         if record.outcome == "done" and record.measurement is not None:
-            reading = _reading(record.measurement, self._kind)
+            reading = _objectives(record.measurement, self._kind)
             self._note(record.number, len(RUNGS), reading)
             self._done[record.number] = reading
             self._race.report(record.number, len(RUNGS), reading)
         elif (stop := record.stop) is not None:
             values = (-stop.robust_accuracy, stop.latency_ms.value)
-            self._note(record.number, len(RUNGS), Reading(values, values, values))
+            self._note(record.number, len(RUNGS), Objectives(values, values, values))
         self._race.end(record.number)
 
     # ------------------------------------------------------------ questions
@@ -217,11 +217,11 @@ class Racing:
         self._at_rung[rung] = (len(self._done), found)
         return found
 
-    def _note(self, number: int, rung: int, reading: Reading) -> None:
+    def _note(self, number: int, rung: int, reading: Objectives) -> None:
         self._readings.append((number, rung, reading))
         self._first.setdefault((number, rung), reading)
 
-    def _at(self, number: int, rung: int) -> Reading:
+    def _at(self, number: int, rung: int) -> Objectives:
         return self._first[number, rung]
 
     def readings(self) -> Iterator[tuple[int, int, tuple[float, ...]]]:
@@ -229,17 +229,17 @@ class Racing:
         return ((number, rung, reading.value) for number, rung, reading in self._readings)
 
 
-def outraced(number: int, view: RunView) -> TrialRecord:
+def dominated_record(number: int, view: RunView) -> TrialRecord:
     """Write down the end of a trial that waited until nothing was left to wait for."""
     last = view.reports[number][-1]
     text = (
         f"gave way after `{RUNGS[last.rung]}`: {100 * last.metrics['robust_accuracy']:.1f} % robust in"
         f" {last.metrics['latency_ms']:.3g} ms there; others are surely faster and more robust"
     )
-    return TrialRecord(number, dict(view.proposals[number]), "pruned", OUTRACED, text)
+    return TrialRecord(number, dict(view.proposals[number]), "pruned", DOMINATED, text)
 
 
-def with_earlier(record: TrialRecord, reports: Sequence[RungReport]) -> TrialRecord:
+def with_earlier(record: TrialRecord, reports: Sequence[RungRecord]) -> TrialRecord:
     """Add what a trial used up to its last rung, each stage once: reading its own work again is no reuse."""
     uses: dict[tuple[str, str], StageUse] = {}
     for use in (*(use for report in reports for use in report.stages), *record.stages):
@@ -251,6 +251,6 @@ def with_earlier(record: TrialRecord, reports: Sequence[RungReport]) -> TrialRec
     )
 
 
-def _reading(measurement: Measurement, kind: LatencyKind) -> Reading:
+def _objectives(measurement: Measurement, kind: LatencyKind) -> Objectives:
     robust, latency = measurement.robust_accuracy, latency_of(measurement, kind)
-    return Reading((-robust.value, latency.value), (-robust.high, latency.low), (-robust.low, latency.high))
+    return Objectives((-robust.value, latency.value), (-robust.high, latency.low), (-robust.low, latency.high))

@@ -11,14 +11,14 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from eed_search.config.spec import Spec
-from eed_search.frontier.static_constraints import DECIDED, Beforehand
-from eed_search.search.racing.rung_scheduler import RUNGS, Racing
+from eed_search.frontier.static_constraints import DECIDED, StaticConstraints
+from eed_search.search.racing.rung_scheduler import RUNGS, RungScheduler
 from eed_search.search.sampling.proposals import suggest
 from eed_search.search.sampling.samplers import PORTFOLIO, explores
 from eed_search.search.sampling.study import EXPECTED, OBJECTIVES, SWEPT, own_trials, sampler_for
 
 if TYPE_CHECKING:
-    from eed_search.search.sampling.surrogate import Excess, Model, Observation
+    from eed_search.search.sampling.surrogate import Model, Observation, Violation
 
 _LATENCY = list(OBJECTIVES).index("latency_ms")
 
@@ -46,11 +46,11 @@ class Portfolio:
         self,
         spec: Spec,
         cost: Callable[[dict[str, Any]], float] | None = None,
-        racing: Racing | None = None,
-        beforehand: Beforehand | None = None,
+        racing: RungScheduler | None = None,
+        beforehand: StaticConstraints | None = None,
     ) -> None:
         self._spec, self._racing = spec, racing
-        self._beforehand = beforehand or Beforehand(spec, (), 1.0, 0.0)
+        self._beforehand = beforehand or StaticConstraints(spec, (), 1.0, 0.0)
         self._model = self._make_model(cost)
 
     def propose(self, study: optuna.Study, number: int) -> dict[str, Any] | None:
@@ -106,17 +106,17 @@ class Portfolio:
             return None
         return self._model.draw(np.random.default_rng([self._spec.seed, number]), before)
 
-    def _limits(self, own: Sequence[FrozenTrial]) -> dict[str, list[Excess]]:
+    def _limits(self, own: Sequence[FrozenTrial]) -> dict[str, list[Violation]]:
         """List by how much ended trials broke each limit that is not known beforehand."""
-        from eed_search.search.sampling.surrogate import Excess
+        from eed_search.search.sampling.surrogate import Violation
 
         known = DECIDED if self._beforehand.is_complete else ()
         ended = sorted((t for t in own if t.datetime_complete), key=lambda t: (t.datetime_complete, t.number))
-        found: dict[str, list[Excess]] = {}
+        found: dict[str, list[Violation]] = {}
         for trial in ended:
             for name, value in trial.constraints.items():
                 if name not in known:
-                    found.setdefault(name, []).append(Excess(dict(trial.params), value))
+                    found.setdefault(name, []).append(Violation(dict(trial.params), value))
         return found
 
     def _reports(self, trials: Sequence[FrozenTrial], own: Sequence[FrozenTrial]) -> list[Observation]:

@@ -114,7 +114,7 @@ def rebuild_study(view: RunView, spec: Spec, path: Path) -> optuna.Study:
 
     Proposals and ends are replayed in their order, so that everything a sampler keeps in the study
     (the position in a sequence, generations) is what it was. Trials without an end are RUNNING, for
-    `Proposer` to hand out again; first proposals that were never made are queued.
+    `TrialQueue` to hand out again; first proposals that were never made are queued.
 
     Args:
         view: The run.
@@ -327,8 +327,8 @@ def tell(
         kind: Which latency ranks.
         swept: Its other gate thresholds by id; by default as the record has them.
     """
-    for name, excess in record.constraints.items():
-        trial.set_constraint(name, excess)
+    for name, violation in record.constraints.items():
+        trial.set_constraint(name, violation)
     if record.reason:
         trial.set_user_attr("reason", record.reason)
     if record.stop:

@@ -57,7 +57,7 @@ class Observation:
 
 
 @dataclass(frozen=True)
-class Excess:
+class Violation:
     """By how much one finished trial broke a limit.
 
     Attributes:
@@ -129,7 +129,7 @@ class Model:
         running: Sequence[Params],
         rng: np.random.Generator,
         before: Sequence[Params] = (),
-        limits: Mapping[str, Sequence[Excess]] | None = None,
+        limits: Mapping[str, Sequence[Violation]] | None = None,
     ) -> Params | None:
         """Choose what to try next.
 
@@ -267,7 +267,7 @@ class Model:
         return low + mean * (high - low), deviation * (high - low)
 
     def _keeping(
-        self, name: str, seen: Sequence[Excess], encoder: _Encoder, rows: np.ndarray
+        self, name: str, seen: Sequence[Violation], encoder: _Encoder, rows: np.ndarray
     ) -> Float[np.ndarray, " rows"]:
         """Give each row's probability to keep a limit; 1 while no trial has broken it.
 

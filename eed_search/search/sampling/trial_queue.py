@@ -20,12 +20,12 @@ from optuna.trial import Trial
 
 from eed_search.config.params import ParamValue
 from eed_search.config.spec import Spec
-from eed_search.evaluation.sequential_test import Rival
-from eed_search.frontier.static_constraints import Beforehand
-from eed_search.runs.ledger import STOPPED, RungReport
+from eed_search.evaluation.sequential_test import Incumbent
+from eed_search.frontier.static_constraints import StaticConstraints
+from eed_search.runs.ledger import STOPPED, RungRecord
 from eed_search.runs.records import TrialRecord
 from eed_search.search.racing.promotion import Verdict
-from eed_search.search.racing.rung_scheduler import RUNGS, Racing
+from eed_search.search.racing.rung_scheduler import RUNGS, RungScheduler
 from eed_search.search.sampling.portfolio import Portfolio
 from eed_search.search.sampling.proposals import suggest
 from eed_search.search.sampling.study import own_trials, sampler_for, tell
@@ -40,17 +40,17 @@ class Proposal:
         params: Its flat parameters.
         attempt: How often this process has handed it out, this time included.
         rung: At which rung its work ends this time; none: at its end.
-        rivals: Points that it is held against while its trained team is attacked.
+        incumbents: Points that it is held against while its trained team is attacked.
     """
 
     number: int
     params: dict[str, ParamValue]
     attempt: int = 1
     rung: int | None = None
-    rivals: tuple[Rival, ...] = ()
+    incumbents: tuple[Incumbent, ...] = ()
 
 
-class Proposer:
+class TrialQueue:
     """Asks Optuna for proposals, hands unfinished ones out again first, and tells it how they ended.
 
     It limits itself: at most `max_concurrent` trials are out, so each proposal knows every result
@@ -74,7 +74,7 @@ class Proposer:
         enough: Whether no new proposal is wanted, before the number of trials is reached.
         racing: The race, with what has happened in it; without one trials run to their end.
         on_resume: Told number and rung of a trial that waited, before it is handed out again.
-        rivals: Asked for the points that a trial is held against, when it is handed out to its end.
+        incumbents: Asked for the points that a trial is held against, when it is handed out to its end.
     """
 
     def __init__(
@@ -89,15 +89,15 @@ class Proposer:
         should_stop: Callable[[], bool] | None = None,
         enough: Callable[[], bool] | None = None,
         cost: Callable[[dict[str, Any]], float] | None = None,
-        beforehand: Beforehand | None = None,
-        racing: Racing | None = None,
+        beforehand: StaticConstraints | None = None,
+        racing: RungScheduler | None = None,
         on_resume: Callable[[int, int], None] | None = None,
-        rivals: Callable[[int], tuple[Rival, ...]] | None = None,
+        incumbents: Callable[[int], tuple[Incumbent, ...]] | None = None,
     ) -> None:
         self._study = study
         self._racing = racing
         self._on_resume = on_resume
-        self._rivals = rivals
+        self._incumbents = incumbents
         self._portfolio = Portfolio(spec, cost, racing, beforehand)
         self._enough = enough
         self._spec = spec
@@ -127,8 +127,8 @@ class Proposer:
         self._out.add(number)
         self._handed_out[number] += 1
         rung = self._racing.next_rung(number) if self._racing else None
-        rivals = self._rivals(number) if self._rivals and rung is None else ()
-        return Proposal(number, dict(self._params[number]), self._handed_out[number], rung, rivals)
+        incumbents = self._incumbents(number) if self._incumbents and rung is None else ()
+        return Proposal(number, dict(self._params[number]), self._handed_out[number], rung, incumbents)
 
     @property
     def finished(self) -> bool:
@@ -149,7 +149,7 @@ class Proposer:
         """Give the flat parameters of a trial that was proposed."""
         return dict(self._params[number])
 
-    def report(self, number: int, report: RungReport) -> Verdict:
+    def report(self, number: int, report: RungRecord) -> Verdict:
         """Take in that a trial has come to a rung; one that may go on is handed out before anything new.
 
         Raises:

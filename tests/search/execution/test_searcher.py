@@ -20,7 +20,7 @@ from eed_search.runs.records import TrialRecord
 from eed_search.search.execution.searcher import EedSearcher
 from eed_search.search.sampling.samplers import SAMPLERS
 from eed_search.search.sampling.study import STUDY_FILE, close_study, open_study
-from eed_search.search.sampling.trial_queue import Proposer
+from eed_search.search.sampling.trial_queue import TrialQueue
 from tests.search.stub_pipeline import measurement
 from tests.waiting import until
 
@@ -39,7 +39,7 @@ def make(tmp_path: Path) -> Iterator[Callable[..., tuple[EedSearcher, optuna.Stu
         spec = spec or spec_of(sampler="random")
         study = open_study(tmp_path / STUDY_FILE, "s", spec)
         studies.append(study)
-        return EedSearcher(Proposer(study, spec, **{"max_concurrent": 100, **options})), study
+        return EedSearcher(TrialQueue(study, spec, **{"max_concurrent": 100, **options})), study
 
     yield build
     for study in studies:
@@ -140,7 +140,7 @@ def test_closing_leaves_nothing_running(make: Any) -> None:
     for name in "abc":
         searcher.suggest(name)
     searcher.on_trial_complete("b", {"record": done()})
-    searcher._proposer.close()
+    searcher._trial_queue.close()
     assert [trial.state for trial in study.trials] == [TrialState.PRUNED, TrialState.COMPLETE, TrialState.PRUNED]
 
 
@@ -201,8 +201,8 @@ def test_same_seed_same_proposals(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         study = open_study(tmp_path / folder / STUDY_FILE, "s", spec_of())
-        proposer = Proposer(study, spec_of(), max_concurrent=9)
-        drawn.append([proposer.propose() for _ in range(5)])
+        trial_queue = TrialQueue(study, spec_of(), max_concurrent=9)
+        drawn.append([trial_queue.propose() for _ in range(5)])
         close_study(study)
     assert drawn[0] == drawn[1]
 
@@ -234,14 +234,14 @@ def test_the_pickle_holds_no_study(make: Any) -> None:
     searcher, _ = make()
     searcher.suggest("a")
     copy = pickle.loads(pickle.dumps(searcher))
-    assert copy._proposer is None
+    assert copy._trial_queue is None
 
 
 def test_a_driver_that_settles_tells_the_study_itself(make: Any) -> None:
     """The searcher only passes on what Ray says."""
     searcher, study = make()
     settled: list[Any] = []
-    driven = EedSearcher(searcher._proposer, lambda *what: settled.append(what))
+    driven = EedSearcher(searcher._trial_queue, lambda *what: settled.append(what))
     driven.suggest("a")
     driven.on_trial_complete("a", {"record": done()})
     driven.on_trial_complete("a", error=True)

@@ -15,15 +15,15 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from eed_search.config.spec import Controls, Search, Spec, Threat
-from eed_search.evaluation.sequential_test import OUTRACED, Rival, beaten_by, look_ends
+from eed_search.config.spec import Baselines, Search, Spec, Threat
+from eed_search.evaluation.sequential_test import DOMINATED, Incumbent, beaten_by, interim_sizes
 from eed_search.frontier.points import frontier, points
 from eed_search.runs.ledger import FILE_NAME, Event, Ledger, RunView, fold, read_run
-from eed_search.runs.records import EarlyStop, Interval, RobustAccuracy, RungReading, TrialRecord, pack_bits
+from eed_search.runs.records import EarlyStop, Interval, RobustAccuracy, RungResult, TrialRecord, pack_bits
 from eed_search.search import LocalWorkers, Silent
 from eed_search.search.driver import run
 from eed_search.search.racing import incumbents
-from eed_search.search.racing.rung_scheduler import RUNGS, Racing
+from eed_search.search.racing.rung_scheduler import RUNGS, RungScheduler
 from eed_search.search.resume import resume
 from eed_search.search.sampling.portfolio import Portfolio
 from eed_search.search.sampling.study import EXPECTED, STUDY_FILE, close_study, own_trials
@@ -52,18 +52,18 @@ def run_in_looks(
     probe: Any,
     report: Any,
     rung: int | None = None,
-    rivals: Sequence[Rival] = (),
-) -> TrialRecord | RungReading:
+    incumbents: Sequence[Incumbent] = (),
+) -> TrialRecord | RungResult:
     """The stub's trial, of which teams are 20 points weaker, attacked in looks."""
     found = stub_pipeline.run(number, params, setting, probe, report, rung)
-    if isinstance(found, RungReading) or found.measurement is None:
+    if isinstance(found, RungResult) or found.measurement is None:
         return found
     robust = 0.5 + 0.3 * max(m.size for m in params.members) - 0.2 * (len(params.members) > 1)
-    right, latency, ends = right_of(robust), found.measurement.latency.latency_ms, look_ends(NUM_IMAGES)
+    right, latency, ends = right_of(robust), found.measurement.latency.latency_ms, interim_sizes(NUM_IMAGES)
     for end in ends[:-1]:
-        if beaten := beaten_by([latency], [right[:end]], rivals, ends):
+        if beaten := beaten_by([latency], [right[:end]], incumbents, ends):
             stop = EarlyStop(end, NUM_IMAGES, beaten, robust, latency)
-            return TrialRecord(number, params.to_flat(), "pruned", OUTRACED, stop.message, stop=stop)
+            return TrialRecord(number, params.to_flat(), "pruned", DOMINATED, stop.message, stop=stop)
     accuracy = RobustAccuracy.of(right, attack="PGD-20", eps=0.15, badge="proxy")
     measured = replace(found.measurement, robust_accuracy=accuracy, robust_hex=pack_bits(right))
     return replace(found, measurement=measured, swept=())
@@ -89,7 +89,7 @@ def spec_of(**search: Any) -> Spec:
                 **search,
             }
         ),
-        controls=Controls(sizes=()),
+        baselines=Baselines(sizes=()),
     )
 
 
@@ -116,11 +116,11 @@ def test_beaten_trials_say_how_far_they_came_and_who_beat_them(finished: Path) -
     assert given_up
     assert len(given_up) < NUM_TRIALS
     for trial in given_up:
-        assert (trial.outcome, trial.reason, trial.measurement) == ("pruned", OUTRACED, None)
+        assert (trial.outcome, trial.reason, trial.measurement) == ("pruned", DOMINATED, None)
         assert trial.stop is not None
-        assert trial.stop.num_images in look_ends(NUM_IMAGES)[:-1]
+        assert trial.stop.num_images in interim_sizes(NUM_IMAGES)[:-1]
         assert trial.stop.beaten_by
-        assert set(trial.stop.beaten_by) <= set(view.rivals[trial.number])
+        assert set(trial.stop.beaten_by) <= set(view.incumbents[trial.number])
         assert f"after {trial.stop.num_images} of {NUM_IMAGES} images" in trial.message
 
 
@@ -131,7 +131,7 @@ def test_who_was_given_up_is_never_on_the_frontier_and_the_frontier_is_the_same(
     plain = launch(tmp_path, image_racing=False)
     given_up = {number for number, trial in raced.trials.items() if trial.stop}
     assert not given_up & {point.trial for point in points(raced, unconfirmed=True)}
-    assert plain.rivals == {}
+    assert plain.incumbents == {}
     assert plain.num_trials()["done"] == NUM_TRIALS
     assert raced.proposals == plain.proposals
     assert [p.id for p in frontier(raced)] == [p.id for p in frontier(plain)]
@@ -158,11 +158,11 @@ def test_whom_a_trial_is_held_against() -> None:
         0: make_trial(0, measurement=good),
         1: make_trial(1, measurement=behind),
         2: make_trial(2, measurement=noisy),
-        3: TrialRecord(3, {}, "pruned", OUTRACED, stop=stop),
+        3: TrialRecord(3, {}, "pruned", DOMINATED, stop=stop),
     }
     view = RunView(trials=trials)
     assert incumbents.choose(view, "clean") == ("0.0",)
-    (found,) = incumbents.rivals(view, ["0.0"], "clean")
+    (found,) = incumbents.incumbents(view, ["0.0"], "clean")
     assert (found.id, found.latency_ms, found.robust_hex) == ("0.0", good.latency.latency_ms, good.robust_hex)
 
 
@@ -175,7 +175,7 @@ def test_a_search_that_is_cut_anywhere_ends_as_if_it_was_not(finished: Path, tmp
     view = resume(folder, pipeline=PIPELINE, listener=Silent(), workers=LocalWorkers())
     whole = read_run(finished / "s")
     assert view.proposals == whole.proposals
-    assert view.rivals == whole.rivals
+    assert view.incumbents == whole.incumbents
     assert view.trials == whole.trials
     assert [p.id for p in frontier(view)] == [p.id for p in frontier(whole)]
 
@@ -196,17 +196,17 @@ def test_optuna_hears_that_it_was_pruned_and_the_model_what_was_expected(finishe
 
 
 def test_in_a_race_over_rungs_it_teaches_and_dominates_nobody() -> None:
-    racing = Racing(3)
+    racing = RungScheduler(3)
     racing.proposed(0)
     before = copy.deepcopy(list(racing.readings()))
     stop = EarlyStop(10, 100, ("7.0",), 0.6, Interval(0.5, 0.5, 0.5))
-    racing.ended(TrialRecord(0, {}, "pruned", OUTRACED, stop=stop))
+    racing.ended(TrialRecord(0, {}, "pruned", DOMINATED, stop=stop))
     assert [*racing.readings()] == [*before, (0, len(RUNGS), (-0.6, 0.5))]
     assert racing._race.complete() == []
 
 
 def test_a_trial_on_its_way_to_a_rung_is_held_against_nobody(tmp_path: Path) -> None:
-    """Rivals are chosen when a trial goes to its end, from what is finished by then."""
+    """Incumbents are chosen when a trial goes to its end, from what is finished by then."""
     launch(tmp_path, racing=True, trials=4)
     seen: dict[int, str] = {}
     for event in events(tmp_path / "s"):

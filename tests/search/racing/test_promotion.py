@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eed_search.search.racing.promotion import Race, Reading
+from eed_search.search.racing.promotion import Objectives, PromotionRule
 
 
-def _at(*value: float, width: float = 0.0) -> Reading:
-    return Reading(value, tuple(v - width / 2 for v in value), tuple(v + width / 2 for v in value))
+def _at(*value: float, width: float = 0.0) -> Objectives:
+    return Objectives(value, tuple(v - width / 2 for v in value), tuple(v + width / 2 for v in value))
 
 
-def _started(num: int, **options: object) -> Race:
-    race = Race(2, 3, **options)  # type: ignore[arg-type]
+def _started(num: int, **options: object) -> PromotionRule:
+    race = PromotionRule(2, 3, **options)  # type: ignore[arg-type]
     for trial in range(num):
         race.add(trial)
     return race
@@ -123,7 +123,7 @@ def test_a_trial_that_failed_and_came_back_keeps_its_place() -> None:
     assert race.report(0, 0, _at(1, 1)) == "continue"
 
 
-def _with_complete(gains: list[float]) -> Race:
+def _with_complete(gains: list[float]) -> PromotionRule:
     """A race whose complete trials each gained so much in the first objective from level 0 to the end."""
     race = _started(len(gains) + 4)
     for trial, gain in enumerate(gains):
@@ -158,7 +158,7 @@ def test_from_five_complete_trials_on_the_expected_improvement_ranks() -> None:
 
 def test_trials_that_wait_are_ranked_where_every_complete_one_broke_a_limit() -> None:
     """Then there is no frontier to improve, and front and spread go on to rank."""
-    race = Race(2, 2, limits=(None, 3.0))
+    race = PromotionRule(2, 2, limits=(None, 3.0))
     for trial in range(8):
         race.add(trial)
     for trial in range(5):
@@ -171,7 +171,7 @@ def test_trials_that_wait_are_ranked_where_every_complete_one_broke_a_limit() ->
 
 def test_the_same_events_give_the_same_decisions() -> None:
     def play() -> list[object]:
-        rng, race, said = np.random.default_rng(5), Race(2, 4), list[object]()
+        rng, race, said = np.random.default_rng(5), PromotionRule(2, 4), list[object]()
         for trial in range(60):
             race.add(trial)
             said.append(race.report(trial, 0, _at(*rng.random(2))))
@@ -193,13 +193,13 @@ def test_the_same_events_give_the_same_decisions() -> None:
 @pytest.mark.parametrize("cut", [0, 1, 17, 50, 93])
 def test_a_race_that_is_told_what_was_decided_goes_on_as_the_other_one(cut: int) -> None:
     """Cut off after any report, with reports and verdicts alone recalled."""
-    rng, readings = np.random.default_rng(3), dict[tuple[int, int], Reading]()
+    rng, readings = np.random.default_rng(3), dict[tuple[int, int], Objectives]()
     for trial in range(60):
         for level in range(4):
             readings[trial, level] = _at(*rng.random(2), width=0.1)
 
     def play(cut: int) -> list[tuple[int, int, str]]:
-        race, told = Race(2, 4, limits=(None, 0.97), fixed=[1]), list[tuple[int, int, str]]()
+        race, told = PromotionRule(2, 4, limits=(None, 0.97), fixed=[1]), list[tuple[int, int, str]]()
         fresh = iter(range(60))
         while (trial := race.next_to_resume()) is not None or (trial := next(fresh, None)) is not None:
             if trial in race.paused():
@@ -212,7 +212,7 @@ def test_a_race_that_is_told_what_was_decided_goes_on_as_the_other_one(cut: int)
                 told.append((trial, level, verdict))
                 level += 1
                 if len(told) == cut:
-                    race = Race(2, 4, limits=(None, 0.97), fixed=[1])
+                    race = PromotionRule(2, 4, limits=(None, 0.97), fixed=[1])
                     for number in range(trial + 1 if level == 1 else max(t for t, _, _ in told) + 1):
                         race.add(number)
                     for number, at, said in told:
@@ -238,8 +238,8 @@ def _computing_s(what: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def _with_many(num_waiting: int, num_complete: int, **options: Any) -> Race:
-    rng, race = np.random.default_rng(1), Race(2, 3, **options)
+def _with_many(num_waiting: int, num_complete: int, **options: Any) -> PromotionRule:
+    rng, race = np.random.default_rng(1), PromotionRule(2, 3, **options)
     for trial in range(num_waiting + num_complete):
         race.add(trial)
         race.report(trial, 0, _at(*rng.random(2), width=0.05))
@@ -275,7 +275,7 @@ def test_the_guard_agrees_with_its_slow_definition_after_each_event(num_complete
 @pytest.mark.realtime
 def test_to_ask_again_who_may_belong_to_the_frontier_costs_next_to_nothing() -> None:
     """Fifty questions cost less than all that came before; computed anew each time they cost twenty times as much."""
-    races: list[Race] = []
+    races: list[PromotionRule] = []
     before_s = _computing_s(lambda: races.append(_with_many(1000, 200)))
     assert _computing_s(lambda: [list(races[0].undecided()) for _ in range(50)]) < before_s
 
@@ -283,7 +283,7 @@ def test_to_ask_again_who_may_belong_to_the_frontier_costs_next_to_nothing() -> 
 @pytest.mark.realtime
 def test_a_decision_among_a_thousand_trials_costs_less_than_a_thousand_equations() -> None:
     """Which is what a model of all of them would have to solve."""
-    rng, race = np.random.default_rng(0), Race(2, 10)
+    rng, race = np.random.default_rng(0), PromotionRule(2, 10)
     matrix = rng.random((1000, 1000))
     equations_s = min(_computing_s(lambda: np.linalg.solve(matrix, matrix[0])) for _ in range(3))
     seconds = []
@@ -307,9 +307,9 @@ def test_a_decision_among_a_thousand_trials_costs_less_than_a_thousand_equations
 )
 def test_what_makes_no_sense_is_refused(arguments: tuple[int, int], told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        Race(*arguments)
+        PromotionRule(*arguments)
 
 
 def test_a_frontier_of_no_complete_trial_is_refused() -> None:
     with pytest.raises(ValueError, match="min_complete 0: at least 1"):
-        Race(2, 3, min_complete=0)
+        PromotionRule(2, 3, min_complete=0)

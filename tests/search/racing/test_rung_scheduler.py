@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 from eed_search.config.params import LatencyKind
-from eed_search.config.spec import Controls, Search, Spec, Threat
+from eed_search.config.spec import Baselines, Search, Spec, Threat
 from eed_search.frontier.points import frontier
-from eed_search.runs.ledger import FILE_NAME, Event, Ledger, RungReport, RunView, fold, read_run
+from eed_search.runs.ledger import FILE_NAME, Event, Ledger, RungRecord, RunView, fold, read_run
 from eed_search.runs.records import Exits, TrialRecord, UnderAttack, pack_bits
 from eed_search.search import LocalWorkers, Silent
 from eed_search.search.driver import run
-from eed_search.search.racing.rung_scheduler import OUTRACED, RUNGS, Racing, outraced, with_earlier
+from eed_search.search.racing.rung_scheduler import DOMINATED, RUNGS, RungScheduler, dominated_record, with_earlier
 from eed_search.search.resume import resume
 from eed_search.storage.store import StageUse
 from tests.runs.ledgers import cut
@@ -36,7 +36,7 @@ pytestmark = [  # MLflow and what it brings leave connections to the garbage col
 NUM_TRIALS = 12
 
 
-def at(rung: int, robust: float, latency: float, arm: float = 0.01, num: int = 1000, offset: int = 0) -> RungReport:
+def at(rung: int, robust: float, latency: float, arm: float = 0.01, num: int = 1000, offset: int = 0) -> RungRecord:
     """A report whose first images, from an offset on, are the ones that stayed right."""
     metrics = {
         "robust_accuracy": robust,
@@ -47,7 +47,7 @@ def at(rung: int, robust: float, latency: float, arm: float = 0.01, num: int = 1
         "latency_ms_high": latency,
     }
     right = np.roll(np.arange(num) < round(num * robust), offset)
-    return RungReport(rung, metrics, robust_hex=pack_bits(right), num_samples=num)
+    return RungRecord(rung, metrics, robust_hex=pack_bits(right), num_samples=num)
 
 
 # ---------------------------------------------------------------- by hand
@@ -60,7 +60,7 @@ def test_an_end_is_read_by_the_latency_that_ranks(kind: LatencyKind, reading: fl
     latency = replace(measured.latency, worst_case_ms=0.5, exit_ms=())
     half = Exits((0.0, 1.0), (measured.macs + measured.worst_case_macs) // 2)
     under = UnderAttack(half, half, "S1")
-    racing = Racing(3, kind)
+    racing = RungScheduler(3, kind)
     racing.proposed(0)
     racing.ended(make_trial(0, measurement=replace(measured, latency=latency, under_attack=under)))
     ((_, rung, (robust, ms)),) = racing.readings()
@@ -68,7 +68,7 @@ def test_an_end_is_read_by_the_latency_that_ranks(kind: LatencyKind, reading: fl
 
 
 def test_one_in_three_goes_on_and_the_others_wait() -> None:
-    racing = Racing(3)
+    racing = RungScheduler(3)
     for number in range(3):
         racing.proposed(number)
     assert racing.next_rung(0) == 0
@@ -82,7 +82,7 @@ def test_one_in_three_goes_on_and_the_others_wait() -> None:
 
 def test_in_the_end_those_go_on_that_may_still_belong_to_the_frontier() -> None:
     """Trial 0 trades accuracy for speed, trial 1 is beaten in both by far more than its interval."""
-    racing = Racing(3)
+    racing = RungScheduler(3)
     for number in range(4):
         racing.proposed(number)
     for rung in range(len(RUNGS)):
@@ -111,7 +111,7 @@ def test_in_the_end_those_go_on_that_may_still_belong_to_the_frontier() -> None:
 )
 def test_who_is_behind_image_by_image_is_given_up(robust: float, latency: float, offset: int, goes_on: bool) -> None:
     """Its own interval, 5 points wide on each side, would have kept it; that of the difference does not."""
-    racing = Racing(3)
+    racing = RungScheduler(3)
     for number in range(4):
         racing.proposed(number)
     for number, end in ((0, 0.80), (1, 0.70), (2, 0.75)):
@@ -134,7 +134,7 @@ def test_to_ask_again_who_is_behind_costs_next_to_nothing() -> None:
 
     A hundred questions cost a tenth of all that came before; compared anew each time they cost hundreds of times as much.
     """
-    racing, start = Racing(1000), time.process_time()
+    racing, start = RungScheduler(1000), time.process_time()
     for number in range(400):
         racing.proposed(number)
         racing.reported(number, at(0, 0.8 if number < 100 else 0.76, 0.5, arm=0.1))
@@ -147,7 +147,7 @@ def test_to_ask_again_who_is_behind_costs_next_to_nothing() -> None:
 
 
 def test_after_the_last_rung_a_trial_goes_to_its_end() -> None:
-    racing = Racing(3)
+    racing = RungScheduler(3)
     racing.proposed(0)
     for rung in range(len(RUNGS)):
         assert racing.next_rung(0) == rung
@@ -156,7 +156,7 @@ def test_after_the_last_rung_a_trial_goes_to_its_end() -> None:
 
 
 def test_a_reading_that_is_not_finite_is_refused() -> None:
-    racing = Racing(3)
+    racing = RungScheduler(3)
     racing.proposed(0)
     with pytest.raises(ValueError, match="lacks a finite metric"):
         racing.reported(0, replace(at(0, 0.5, 0.5), metrics={"robust_accuracy": float("nan"), "latency_ms": 0.5}))
@@ -166,7 +166,7 @@ def test_reading_ones_own_work_again_is_no_reuse() -> None:
     made, read = StageUse("member.1", "a", False, 2.0), StageUse("member.1", "a", True, 0.01)
     team = StageUse("team.1", "t", False, 1.0)
     record = replace(make_trial(0), stages=(read, team), seconds=3.0)
-    found = with_earlier(record, [RungReport(0, {}, stages=(made,), seconds=5.0)])
+    found = with_earlier(record, [RungRecord(0, {}, stages=(made,), seconds=5.0)])
     assert found.stages == (made, team)
     assert found.seconds == 8.0
     assert with_earlier(record, []) is record
@@ -181,7 +181,7 @@ def spec_of(**search: Any) -> Spec:
         name="s",
         threat=Threat(eps=0.15),
         search=Search(**{"trials": NUM_TRIALS, "startup_trials": 4, "first": first, **search}),
-        controls=Controls(sizes=()),
+        baselines=Baselines(sizes=()),
     )
 
 
@@ -230,7 +230,7 @@ def test_every_trial_ends_and_the_beaten_ones_say_why(finished: Path) -> None:
     beaten = [trial for trial in view.trials.values() if trial.outcome == "pruned"]
     assert beaten
     for trial in beaten:
-        assert trial.reason == OUTRACED
+        assert trial.reason == DOMINATED
         assert "gave way after `" in trial.message
         assert trial.measurement is None
     assert view.num_trials() == {
@@ -241,7 +241,7 @@ def test_every_trial_ends_and_the_beaten_ones_say_why(finished: Path) -> None:
 def test_nothing_is_given_up_that_would_be_on_the_frontier(finished: Path) -> None:
     """What the stub would have given at the end of each trial that gave way lies behind the frontier."""
     view = read_run(finished / "s")
-    beaten = [number for number, trial in view.trials.items() if trial.reason == OUTRACED]
+    beaten = [number for number, trial in view.trials.items() if trial.reason == DOMINATED]
     assert [number for number in beaten if not _dominated(view, number)] == []
 
 
@@ -258,7 +258,7 @@ def test_every_decision_follows_from_the_events_before_it(finished: Path) -> Non
     view, num_checked = RunView(), 0
     for event in events(finished / "s"):
         if event.kind == "report":
-            before = Racing.replay(view, 3)
+            before = RungScheduler.replay(view, 3)
             assert event.trial is not None
             after = copy.deepcopy(view)
             fold(after, event)
@@ -267,7 +267,7 @@ def test_every_decision_follows_from_the_events_before_it(finished: Path) -> Non
             assert event.data["decision"] == expected
             num_checked += 1
         elif event.kind == "decision":
-            racing = Racing.replay(view, 3)
+            racing = RungScheduler.replay(view, 3)
             nothing_new = len(view.proposals) == NUM_TRIALS
             assert racing.to_resume(nothing_new=nothing_new) == event.trial
             num_checked += 1
@@ -283,7 +283,7 @@ def test_a_decision_that_stands_in_the_ledger_is_not_taken_again(decision: str, 
         what = decision if number == 2 else "pause"
         view.reports[number] = [replace(at(0, robust, 0.5 - robust / 10), decision=what)]
         view.history += [("proposal", number), ("report", number)]
-    assert Racing.replay(view, 3).paused() == waiting
+    assert RungScheduler.replay(view, 3).paused() == waiting
 
 
 @pytest.mark.parametrize(
@@ -333,6 +333,6 @@ def test_what_was_given_up_stays_so_when_trials_are_added(finished: Path, tmp_pa
 
 def test_a_trial_that_gave_way_says_where_it_stood() -> None:
     view = RunView(proposals={4: {"num_members": 1}}, reports={4: [at(0, 0.612, 0.0314)]})
-    record = outraced(4, view)
-    assert (record.outcome, record.reason, record.number) == ("pruned", OUTRACED, 4)
+    record = dominated_record(4, view)
+    assert (record.outcome, record.reason, record.number) == ("pruned", DOMINATED, 4)
     assert "after `members`: 61.2 % robust in 0.0314 ms" in record.message

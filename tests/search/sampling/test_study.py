@@ -15,10 +15,10 @@ from optuna.trial import TrialState
 from eed_search.config.params import TrialParams
 from eed_search.config.spec import Choice, Constraints, GateSpec, Search, Space, Spec, Threat
 from eed_search.core.errors import RunError
-from eed_search.frontier.static_constraints import Beforehand, Form
+from eed_search.frontier.static_constraints import ArchitectureProfile, StaticConstraints
 from eed_search.runs.ledger import Event, RunView, fold
 from eed_search.runs.records import TrialRecord, to_json
-from eed_search.search.outcome import judge
+from eed_search.search.outcome import record_of as judged
 from eed_search.search.sampling.samplers import SAMPLERS
 from eed_search.search.sampling.study import (
     STUDY_FILE,
@@ -28,7 +28,7 @@ from eed_search.search.sampling.study import (
     own_trials,
     rebuild_study,
 )
-from eed_search.search.sampling.trial_queue import Proposer
+from eed_search.search.sampling.trial_queue import TrialQueue
 from tests.search import stub_pipeline
 
 NUM_TRIALS = 13
@@ -46,8 +46,8 @@ def record_of(number: int, params: dict[str, Any]) -> TrialRecord:
     if number % 5 == 3:
         return TrialRecord(number, params, "failed", "diverged", "loss is nan")
     made = stub_pipeline.run(number, TrialParams.from_flat(params), None, stub_pipeline.Probe(), lambda text: None)
-    excess = 0.5 if number % 7 == 6 else -0.5
-    return judge(number, params, {"record": replace(made, constraints={"size": excess})})
+    violation = 0.5 if number % 7 == 6 else -0.5
+    return judged(number, params, {"record": replace(made, constraints={"size": violation})})
 
 
 class Ledger:
@@ -77,18 +77,18 @@ def prefix(ledger: Ledger, num_events: int) -> RunView:
     return view
 
 
-def work(proposer: Proposer, ledger: Ledger, at_once: int = 1) -> None:
-    """Run trials until the proposer has none; with several at once, they end in the order of their start."""
+def work(trial_queue: TrialQueue, ledger: Ledger, at_once: int = 1) -> None:
+    """Run trials until the trial queue has none; with several at once, they end in the order of their start."""
     out = []
     while True:
-        while (proposal := proposer.propose()) is not None:
+        while (proposal := trial_queue.propose()) is not None:
             out.append(proposal)
         if not out:
             return
         proposal = out.pop(0)
         record = record_of(proposal.number, proposal.params)
         ledger.result(record)
-        proposer.tell(record)
+        trial_queue.tell(record)
 
 
 @contextmanager
@@ -105,7 +105,7 @@ def undisturbed(folder: Path, spec: Spec, at_once: int = 1) -> tuple[Ledger, dic
     ledger = Ledger()
     folder.mkdir()
     with closing(open_study(folder / STUDY_FILE, "s", spec)) as study:
-        work(Proposer(study, spec, max_concurrent=at_once, on_proposal=ledger.proposal), ledger)
+        work(TrialQueue(study, spec, max_concurrent=at_once, on_proposal=ledger.proposal), ledger)
         return ledger, contents(study)
 
 
@@ -143,8 +143,10 @@ def test_a_resumed_search_proposes_what_the_undisturbed_one_does(tmp_path: Path,
         path = tmp_path / f"{cut}.sqlite"
         with closing(rebuild_study(view, spec, path)) as study:
             unfinished = {n: view.proposals[n] for n in view.unfinished()}
-            proposer = Proposer(study, spec, unfinished=unfinished, max_concurrent=at_once, on_proposal=ledger.proposal)
-            work(proposer, ledger)
+            trial_queue = TrialQueue(
+                study, spec, unfinished=unfinished, max_concurrent=at_once, on_proposal=ledger.proposal
+            )
+            work(trial_queue, ledger)
             assert ledger.view.proposals == whole.view.proposals, cut
             assert ledger.view.drawn == whole.view.drawn, cut
             assert contents(study) == study_then, cut
@@ -191,12 +193,12 @@ def test_the_portfolio_asks_for_nothing_that_surely_breaks_a_limit(tmp_path: Pat
         threat=Threat(eps=0.1),
         search=Search(trials=16, startup_trials=6, space=space, constraints=limits, first=first),
     )
-    known = Beforehand(spec, (Form(0.25, 0.3, 1), Form(0.5, 0.5, 2)), 1.0, 0.0)
+    known = StaticConstraints(spec, (ArchitectureProfile(0.25, 0.3, 1), ArchitectureProfile(0.5, 0.5, 2)), 1.0, 0.0)
     teams = {}
     for name, beforehand in (("known", known), ("unknown", None)):
         ledger = Ledger()
         with closing(open_study(tmp_path / f"{name}.sqlite", "s", spec)) as study:
-            work(Proposer(study, spec, on_proposal=ledger.proposal, beforehand=beforehand), ledger)
+            work(TrialQueue(study, spec, on_proposal=ledger.proposal, beforehand=beforehand), ledger)
         found = [TrialParams.from_flat(one) for _, one in sorted(ledger.view.proposals.items())]
         teams[name] = [sorted(member.size for member in one.members) for one in found]
     assert teams["known"][0] == [0.5, 0.5]
@@ -213,14 +215,14 @@ def test_unfinished_trials_are_handed_out_first_and_once_written(tmp_path: Path)
     assert view.unfinished() == [2, 3]
     told: list[int] = []
     with closing(rebuild_study(view, spec, tmp_path / STUDY_FILE)) as study:
-        proposer = Proposer(
+        trial_queue = TrialQueue(
             study,
             spec,
             unfinished={n: view.proposals[n] for n in view.unfinished()},
             max_concurrent=3,
             on_proposal=lambda number, params, drawn: told.append(number),
         )
-        handed = [proposer.propose() for _ in range(3)]
+        handed = [trial_queue.propose() for _ in range(3)]
     assert [p.number for p in handed if p] == [2, 3, 4]
     assert [p.params for p in handed if p][:2] == [whole.view.proposals[2], whole.view.proposals[3]]
     assert told == [4]
@@ -245,16 +247,16 @@ def test_optuna_is_told_the_latency_that_ranks(tmp_path: Path, kind: str, told: 
     slow = replace(measured, latency=replace(measured.latency, worst_case_ms=0.9))
     spec, ledger = spec_of(trials=1, latency_objective=kind), Ledger()
     study = open_study(tmp_path / STUDY_FILE, "s", spec)
-    proposer = Proposer(
+    trial_queue = TrialQueue(
         study,
         spec,
         on_proposal=lambda number, params, drawn: ledger.append("proposal", {"params": params, "drawn": drawn}, number),
     )
-    proposal = proposer.propose()
+    proposal = trial_queue.propose()
     assert proposal is not None
     record = TrialRecord(0, proposal.params, "done", measurement=slow)
     ledger.append("result", to_json(record), 0)
-    proposer.tell(record)
+    trial_queue.tell(record)
     assert own_trials(study)[0].values == [0.8, told]
     close_study(study)
     again = rebuild_study(ledger.view, spec, tmp_path / STUDY_FILE)
@@ -298,9 +300,9 @@ def test_closing_leaves_nothing_running(tmp_path: Path) -> None:
     whole, _ = undisturbed(tmp_path / "whole", spec, at_once=3)
     view = prefix(whole, 6)
     with closing(rebuild_study(view, spec, tmp_path / STUDY_FILE)) as study:
-        proposer = Proposer(study, spec, unfinished={n: view.proposals[n] for n in view.unfinished()})
-        proposer.propose()
-        proposer.close()
+        trial_queue = TrialQueue(study, spec, unfinished={n: view.proposals[n] for n in view.unfinished()})
+        trial_queue.propose()
+        trial_queue.close()
         states = [trial.state for trial in own_trials(study)]
     assert states == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED]
 
@@ -309,17 +311,17 @@ def test_a_lost_trial_comes_again_before_anything_new(tmp_path: Path) -> None:
     """And the search is not finished while one that is out may still be lost."""
     spec = spec_of("random", trials=2)
     with closing(open_study(tmp_path / STUDY_FILE, "s", spec)) as study:
-        proposer = Proposer(study, spec, max_concurrent=2)
-        first, second = proposer.propose(), proposer.propose()
+        trial_queue = TrialQueue(study, spec, max_concurrent=2)
+        first, second = trial_queue.propose(), trial_queue.propose()
         assert first
         assert second
-        assert not proposer.finished
-        proposer.again(first.number)
-        again = proposer.propose()
+        assert not trial_queue.finished
+        trial_queue.again(first.number)
+        again = trial_queue.propose()
         assert again == replace(first, attempt=2)
         for proposal in (first, second):
-            proposer.tell(record_of(proposal.number, proposal.params))
-        assert proposer.finished
+            trial_queue.tell(record_of(proposal.number, proposal.params))
+        assert trial_queue.finished
 
 
 def test_more_trials_than_before_go_on_where_it_ended(tmp_path: Path) -> None:
@@ -327,7 +329,7 @@ def test_more_trials_than_before_go_on_where_it_ended(tmp_path: Path) -> None:
     short, _ = undisturbed(tmp_path / "short", spec_of("tpe", 8))
     long, _ = undisturbed(tmp_path / "long", spec_of("tpe", 12))
     with closing(rebuild_study(short.view, spec_of("tpe", 12), tmp_path / STUDY_FILE)) as study:
-        work(Proposer(study, spec_of("tpe", 12), on_proposal=short.proposal), short)
+        work(TrialQueue(study, spec_of("tpe", 12), on_proposal=short.proposal), short)
     assert short.view.proposals == long.view.proposals
 
 
@@ -352,14 +354,14 @@ def test_nothing_new_is_proposed_once_it_is_enough(tmp_path: Path) -> None:
     """Trials that are out go on; then the search is finished before its number of trials."""
     study = open_study(tmp_path / STUDY_FILE, "s", spec_of("random"))
     enough = False
-    proposer = Proposer(study, spec_of("random"), max_concurrent=2, enough=lambda: enough)
-    first, second = proposer.propose(), proposer.propose()
+    trial_queue = TrialQueue(study, spec_of("random"), max_concurrent=2, enough=lambda: enough)
+    first, second = trial_queue.propose(), trial_queue.propose()
     assert first is not None
     assert second is not None
     enough = True
-    proposer.tell(record_of(first.number, first.params))
-    assert proposer.propose() is None
-    assert not proposer.finished
-    proposer.tell(record_of(second.number, second.params))
-    assert proposer.finished
+    trial_queue.tell(record_of(first.number, first.params))
+    assert trial_queue.propose() is None
+    assert not trial_queue.finished
+    trial_queue.tell(record_of(second.number, second.params))
+    assert trial_queue.finished
     close_study(study)

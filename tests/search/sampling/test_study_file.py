@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from eed_search.search.sampling.study import STUDY_FILE, close_study, open_study, own_trials, rebuild_study
 from eed_search.search.sampling.study_file import StudyInFile
-from eed_search.search.sampling.trial_queue import Proposer
+from eed_search.search.sampling.trial_queue import TrialQueue
 from tests.search.sampling.test_study import Ledger, contents, prefix, spec_of, undisturbed, work
 from tests.waiting import until
 
@@ -39,11 +39,11 @@ def test_the_file_follows_while_trials_run(tmp_path: Path) -> None:
     """A trial that is out is RUNNING in it, with what was drawn, before anybody closes it."""
     path = tmp_path / STUDY_FILE
     study = open_study(path, "s", spec_of("random"))
-    proposer = Proposer(study, spec_of("random"))
-    proposer.propose()
+    trial_queue = TrialQueue(study, spec_of("random"))
+    trial_queue.propose()
     until(lambda: path.exists() and _states(path)[:1] == ["RUNNING"])
     assert shown(path)[0][2] == own_trials(study)[0].params
-    proposer.close()
+    trial_queue.close()
     close_study(study)
     assert _states(path)[0] == "PRUNED"
 
@@ -133,7 +133,7 @@ def test_a_file_that_cannot_be_written_holds_nobody_up(tmp_path: Path) -> None:
     nowhere.write_text("a file")
     spec, ledger = spec_of("random"), Ledger()
     study = open_study(nowhere / STUDY_FILE, "s", spec)
-    work(Proposer(study, spec, on_proposal=ledger.proposal), ledger)
+    work(TrialQueue(study, spec, on_proposal=ledger.proposal), ledger)
     assert len(ledger.view.trials) == spec.search.trials
     assert close_study(study) != ""
 
@@ -145,12 +145,12 @@ def test_room_that_is_made_is_used(tmp_path: Path) -> None:
     study = open_study(later / STUDY_FILE, "s", spec)
     storage = study._storage
     assert isinstance(storage, StudyInFile)
-    proposer = Proposer(study, spec, on_proposal=ledger.proposal)
-    assert proposer.propose() is not None
+    trial_queue = TrialQueue(study, spec, on_proposal=ledger.proposal)
+    assert trial_queue.propose() is not None
     until(lambda: storage.problem)
     later.mkdir()
-    proposer.again(0)
-    work(proposer, ledger)
+    trial_queue.again(0)
+    work(trial_queue, ledger)
     assert close_study(study) == ""
     assert shown(later / STUDY_FILE) == contents(study)
 

@@ -9,7 +9,7 @@ import numpy as np
 import optuna
 import pytest
 
-from eed_search.search.sampling.surrogate import Excess, Model, Observation, RandomTrial, _Encoder, _fitted_on
+from eed_search.search.sampling.surrogate import Model, Observation, RandomTrial, Violation, _Encoder, _fitted_on
 
 
 def space(trial: Any) -> dict[str, Any]:
@@ -151,10 +151,10 @@ def test_with_no_report_of_its_kind_the_place_is_anywhere() -> None:
 def test_limits_that_only_trials_show_are_learnt() -> None:
     """Kind a is best and breaks the limit; while no trial has broken it, it is proposed."""
     one, seen = model(), observe(30)
-    kept = [Excess(o.params, -1.0) for o in seen]
-    broken = [Excess(o.params, 1.0 if o.params["kind"] == "a" else -1.0) for o in seen]
+    kept = [Violation(o.params, -1.0) for o in seen]
+    broken = [Violation(o.params, 1.0 if o.params["kind"] == "a" else -1.0) for o in seen]
 
-    def kinds(limit: list[Excess]) -> set[str]:
+    def kinds(limit: list[Violation]) -> set[str]:
         return {one.propose(seen, [], np.random.default_rng(s), limits={"clean": limit})["kind"] for s in range(8)}  # type: ignore[index]
 
     assert kinds(kept) == {"a"}

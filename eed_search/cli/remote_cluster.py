@@ -26,7 +26,7 @@ from eed_search.cli.console import say
 from eed_search.cli.guard import INTERRUPTED
 from eed_search.cli.result import command, where
 from eed_search.cli.sent_folder import SentFolder
-from eed_search.cluster.where import Place, Wish, find
+from eed_search.cluster.where import Place, WhereAsked, find
 from eed_search.core.errors import RunError
 from eed_search.search.execution.package import JOB_VARIABLE
 
@@ -54,23 +54,23 @@ def flags(**given: object) -> list[str]:
 
 
 @dataclass(frozen=True)
-class There:
+class RemoteCluster:
     """A cluster on which commands are run.
 
     Attributes:
         place: Where it is.
-        wish: How the command line found it.
+        asked: How the command line found it.
         home: The home, as this command line says it.
     """
 
     place: Place
-    wish: Wish
+    asked: WhereAsked
     home: Path
 
     @property
     def suffix(self) -> str:
         """The options by which a command from here finds the same home on the same cluster."""
-        return where(self.home) + "".join(f" {shlex.quote(word)}" for word in self.wish.options())
+        return where(self.home) + "".join(f" {shlex.quote(word)}" for word in self.asked.options())
 
     # ------------------------------------------------------------ commands that answer and end
 
@@ -169,8 +169,8 @@ class There:
             def show(line: str, on_stderr: bool) -> None:
                 for found in set(re.findall(r"http://(?:127\.0\.0\.1|localhost):(\d+)", line)):
                     if found not in opened:
-                        there = tunnel(file, self.place.head, int(found), port if not opened else 0)
-                        opened[found] = stack.enter_context(there)
+                        remote = tunnel(file, self.place.head, int(found), port if not opened else 0)
+                        opened[found] = stack.enter_context(remote)
                     line = re.sub(
                         rf"http://(?:127\.0\.0\.1|localhost):{found}\b", f"http://127.0.0.1:{opened[found]}", line
                     )
@@ -214,9 +214,9 @@ class There:
             "sends": sends,
             "swap": dict(swap or {}),
         }
-        there = ["python", "-m", "eed_search.cli.on_head", json.dumps(client), *words]
+        remote = ["python", "-m", "eed_search.cli.on_head", json.dumps(client), *words]
         return jobs.send(
-            shlex.join(there),
+            shlex.join(remote),
             name=f"eed-{label}-{secrets.token_hex(4)}",
             files=files or {},
             variables={
@@ -243,17 +243,17 @@ class There:
         return end.code
 
 
-def elsewhere(wish: Wish, home: Path) -> There | None:
+def remote_cluster(asked: WhereAsked, home: Path) -> RemoteCluster | None:
     """Find the cluster that a command is for; none if it is for this machine.
 
     Raises:
         RunError: If what is named is no cluster that runs.
     """
-    place = find(wish)
+    place = find(asked)
     if place.kind != "submit":
         return None
     print(place.text, file=sys.stderr)
-    return There(place, wish, home)
+    return RemoteCluster(place, asked, home)
 
 
 def default_name(name: str) -> str:
