@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 
 from eed_search.config.addresses import without_password
 from eed_search.runs.attack_records import READABLE, AttackResult
-from eed_search.runs.records import ValidationRound
 from eed_search.runs.ledger_chain import Event, EventKind
 from eed_search.runs.moved import home_of_database
 from eed_search.runs.records import (
@@ -22,11 +21,12 @@ from eed_search.runs.records import (
     Measurement,
     Reference,
     TrialRecord,
+    ValidationRound,
     from_json,
     to_json,
 )
-from eed_search.storage.store import StageUse
 from eed_search.runs.run_view import RESUME, RungRecord, RunView
+from eed_search.storage.store import StageUse
 
 Row = tuple[EventKind, dict[str, Any], int | None]
 """Kind, JSON-ready data and trial of an event, as `Ledger.append` takes them."""

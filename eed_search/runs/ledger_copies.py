@@ -12,8 +12,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from eed_search.runs.ledger_chain import FILE_NAME, START, Damage, Link, checked, has_digests, stored_rows
-from eed_search.system.modes import make_file
 from eed_search.storage.store import sync
+from eed_search.system.modes import make_file
 
 EVERY = 200  # events, at least, between two copies while a search runs
 COPY_NAMES = (f"{FILE_NAME}.good-1", f"{FILE_NAME}.good-2")

@@ -8,16 +8,16 @@ import shlex
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from eed_search.config.loader import SPACE_FILE, to_text
+from eed_search.config.spec import Spec
 from eed_search.core.errors import RunError
 from eed_search.runs.home_lock import in_use
 from eed_search.runs.ledger import FILE_NAME, read_run
 from eed_search.runs.ledger_file import is_lost
-from eed_search.system.modes import make_folder, make_new_folder
-from eed_search.config.spec import Spec
-from eed_search.config.loader import SPACE_FILE, to_text
-from eed_search.storage.store import write_atomic
 from eed_search.runs.replicas import is_on_storage
 from eed_search.runs.run_lock import check_locks, driver_of, run_state
+from eed_search.storage.store import write_atomic
+from eed_search.system.modes import make_folder, make_new_folder
 
 _BUNDLE = "manifest.json"  # beside the search-space file of an exported point
 _RESERVED = frozenset({"store", "mlartifacts", "mlflow.db"})

@@ -19,8 +19,8 @@ from eed_search.core.errors import RunError, StoreError
 from eed_search.runs.home_lock import in_use
 from eed_search.runs.ledger import RunView
 from eed_search.runs.moved import same_folder
-from eed_search.system.processes import Process, this_process
 from eed_search.storage.store import write_atomic
+from eed_search.system.processes import Process, this_process
 
 if TYPE_CHECKING:
     from filelock import FileLock

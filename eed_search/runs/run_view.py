@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from eed_search.runs.attack_records import AttackResult
-from eed_search.runs.records import ValidationRound
 from eed_search.config.params import ParamValue
-from eed_search.runs.records import FreshCheck, Latency, Measurement, Reference, TrialRecord
+from eed_search.runs.attack_records import AttackResult
+from eed_search.runs.records import FreshCheck, Latency, Measurement, Reference, TrialRecord, ValidationRound
 from eed_search.storage.store import StageUse
 
 What = Literal["proposal", "report", "resume", "result"]

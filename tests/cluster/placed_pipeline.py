@@ -63,6 +63,6 @@ def run(number: int, *given: Any) -> Any:
     return stub_pipeline.run(number, *given)
 
 
-def final_latencies(classifiers: Any, setting: SearchContext, report: Any) -> Any:
+def final_latencies(classifiers: Any, repeats: Any, setting: SearchContext, report: Any) -> Any:
     _here("final_latencies")
-    return stub_pipeline.final_latencies(classifiers, setting, report)
+    return stub_pipeline.final_latencies(classifiers, repeats, setting, report)

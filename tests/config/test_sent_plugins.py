@@ -183,7 +183,7 @@ def test_a_cache_of_python_is_neither_sent_nor_believed(laptop: Path, tmp_path: 
         for text in home.glob(".plugins/*/sent_help.py"):
             plant(text, trace)
     # in a process of its own, which has imported none of it yet
-    done = python("import sys; from eed_search.core import plugins; plugins.load(sys.argv[1:])", *entries)
+    done = python("import sys; from eed_search.config import plugins; plugins.load(sys.argv[1:])", *entries)
     assert (done.returncode, done.stderr) == (0, "")
     assert not trace.exists()
     plugins.drop_caches(tmp_path / "storage")

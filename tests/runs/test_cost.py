@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from eed_search.runs.cost import attacked_speedup, costs, latency_at, latency_of
-from eed_search.frontier.points import violations, objectives
-from eed_search.runs.records import Exits, Interval, Measurement, UnderAttack, from_json, to_json
 from eed_search.config.spec import Constraints
+from eed_search.frontier.points import objectives, violations
+from eed_search.runs.cost import attacked_speedup, costs, latency_at, latency_of
+from eed_search.runs.records import Exits, Interval, Measurement, UnderAttack, from_json, to_json
 from tests.tracking.factories import make_measurement, make_view
 
 DENSE = 0.8

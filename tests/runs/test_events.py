@@ -11,20 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eed_search.runs.records import ValidationRound
 from eed_search.core.errors import RunError
 from eed_search.runs.events import (
     KINDS,
     Attacked,
-    BaseMeasured,
     BaselineMeasured,
+    BaseMeasured,
     FreshChecked,
+    IncumbentsNamed,
     LatencyMeasured,
-    RoundDecided,
     Noted,
     Requested,
     Resumed,
-    IncumbentsNamed,
+    RoundDecided,
     RunDescribed,
     RunEnded,
     RunEvent,
@@ -47,6 +46,7 @@ from eed_search.runs.records import (
     Reference,
     RobustAccuracy,
     TrialRecord,
+    ValidationRound,
     pack_bits,
     to_json,
 )

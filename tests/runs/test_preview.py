@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from eed_search.config.loader import parse
 from eed_search.core.errors import RunError
 from eed_search.runs.ledger import FILE_NAME, Ledger
-from eed_search.system.processes import Process, this_process
-from eed_search.runs.records import TrialRecord, to_json
-from eed_search.config.loader import parse
-from eed_search.runs.run_lock import DRIVER_FILE
 from eed_search.runs.preview import preview, read_untouched
+from eed_search.runs.records import TrialRecord, to_json
+from eed_search.runs.run_lock import DRIVER_FILE
+from eed_search.system.processes import Process, this_process
 
 SPEC = parse({"name": "t", "threat": {"eps": 0.1}, "search": {"trials": 5}}, "t")
 

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
+from eed_search.config.loader import SPACE_FILE
+from eed_search.config.spec import Baselines, Search, SharedStorage, Spec, Threat
 from eed_search.core.errors import RunError, StoreError
 from eed_search.runs.ledger import FILE_NAME, Ledger, RunView, read_run
-from eed_search.config.spec import Baselines, Search, SharedStorage, Spec, Threat
-from eed_search.config.loader import SPACE_FILE
-from eed_search.storage.shared_storage import Storage
-from eed_search.search import LocalWorkers, Silent
-from eed_search.runs.run_folder import claim
 from eed_search.runs.replicas import Copier, Copies, copied
+from eed_search.runs.run_folder import claim
+from eed_search.search import LocalWorkers, Silent
 from eed_search.search.driver import run
 from eed_search.search.resume import resume
-from tests.storage.links import point
+from eed_search.storage.shared_storage import Storage
 from tests.search import stub_pipeline
+from tests.storage.links import point
 from tests.waiting import until
 
 NUM_TRIALS = 3

@@ -13,8 +13,8 @@ import pytest
 
 from eed_search.core.errors import RunError
 from eed_search.runs.ledger import RunView
-from eed_search.system.processes import Process, this_process
 from eed_search.runs.run_lock import DRIVER_FILE, driver_of, driving, noted, run_state, wait_until_gone
+from eed_search.system.processes import Process, this_process
 from tests.waiting import HANGS_S
 
 HOLDS = """

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eed_search.runs.undertrained import near_chance, nearly_none, still_falls, too_brief
 from eed_search.runs.records import Accuracy
+from eed_search.runs.undertrained import near_chance, nearly_none, still_falls, too_brief
 
 # Mean losses by epoch of the digits' base (`search_spaces/digits.yaml`, one_cycle), measured 2026-11-30.
 TWO = [1.816, 0.923]

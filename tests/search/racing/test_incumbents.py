@@ -162,7 +162,7 @@ def test_whom_a_trial_is_held_against() -> None:
     }
     view = RunView(trials=trials)
     assert incumbents.choose(view, "clean") == ("0.0",)
-    (found,) = incumbents.incumbents(view, ["0.0"], "clean")
+    (found,) = incumbents.incumbents_of(view, ["0.0"], "clean")
     assert (found.id, found.latency_ms, found.robust_hex) == ("0.0", good.latency.latency_ms, good.robust_hex)
 
 
