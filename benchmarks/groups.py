@@ -16,15 +16,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
 from torch import nn
 
 from eed_search.config.spec import Data, Recipe, TrainingAttack
-from eed_search.data import sources
+from eed_search.data import npz
 from eed_search.data.images import ImageSets
-from eed_search.data.npz import npz
 from eed_search.data.splits import Split, Splits, load_splits
 from eed_search.models import build
 from eed_search.runs.records import Accuracy
@@ -110,11 +110,8 @@ def splits(folder: Path, split: str, seed: int, num: int) -> Splits:
 @contextmanager
 def without_groups() -> Iterator[None]:
     """Let the source forget its groups for as long as the block lasts."""
-    sources.SOURCES["npz"] = lambda data: _forgotten(npz(data))
-    try:
+    with mock.patch.object(npz, "npz", side_effect=lambda data, read=npz.npz: _forgotten(read(data))):
         yield
-    finally:
-        sources.SOURCES["npz"] = npz
 
 
 def _forgotten(sets: ImageSets) -> ImageSets:

@@ -30,8 +30,9 @@ from torch import nn  # noqa: E402
 from eed_search import trial  # noqa: E402
 from eed_search.compression.member import Member  # noqa: E402
 from eed_search.config.loader import Override, load  # noqa: E402
-from eed_search.config.params import METHODS, MemberChoice, Recovery  # noqa: E402
+from eed_search.config.params import MemberChoice, Recovery  # noqa: E402
 from eed_search.config.plans import plan_members  # noqa: E402
+from eed_search.config.registry import BUILT_IN  # noqa: E402
 from eed_search.config.spec import Choice, Spec  # noqa: E402
 from eed_search.core.statistics import paired_difference  # noqa: E402
 from eed_search.ensemble.gate import Gate  # noqa: E402
@@ -136,7 +137,7 @@ def main() -> None:
     given = parser.parse_args()
     sets = ["joint.epochs=0", *given.sets]
     spec = load(given.file, [Override.parse(text) for text in sets])
-    everything = spec.search.space.model_copy(update={"method": Choice(values=METHODS)})
+    everything = spec.search.space.model_copy(update={"method": Choice(values=tuple(BUILT_IN["method"]))})
     spec = spec.model_copy(update={"search": spec.search.model_copy(update={"space": everything})})
     table(spec, given.home, given.size, given.recovery)
 

@@ -24,7 +24,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
 from eed_search import trial  # noqa: E402
 from eed_search.config.loader import Override, load  # noqa: E402
-from eed_search.config.params import METHODS, MemberChoice, TrialParams  # noqa: E402
+from eed_search.config.params import MemberChoice, TrialParams  # noqa: E402
+from eed_search.config.registry import BUILT_IN  # noqa: E402
 from eed_search.config.spec import Choice, Spec  # noqa: E402
 from eed_search.core.statistics import paired_difference  # noqa: E402
 from eed_search.runs.cost import attacked_speedup  # noqa: E402
@@ -87,9 +88,9 @@ def table(spec: Spec, home: Path, params: TrialParams) -> int:
 def choice(text: str) -> MemberChoice:
     """Read `METHOD:SIZE`."""
     name, _, size = text.partition(":")
-    method = next((one for one in METHODS if one == name), None)
+    method = next((one for one in BUILT_IN["method"] if one == name), None)
     if method is None:
-        raise argparse.ArgumentTypeError(f"{text!r}: the method is one of {', '.join(METHODS)}")
+        raise argparse.ArgumentTypeError(f"{text!r}: the method is one of {', '.join(BUILT_IN['method'])}")
     try:
         return MemberChoice("nis", float(size), method)
     except ValueError as error:
@@ -109,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
     given = parser.parse_args(arguments)
     spec = load(given.file, [Override.parse(text) for text in given.sets])
-    methods = spec.search.space.model_copy(update={"method": Choice(values=METHODS)})
+    methods = spec.search.space.model_copy(update={"method": Choice(values=tuple(BUILT_IN["method"]))})
     spec = spec.model_copy(update={"search": spec.search.model_copy(update={"space": methods})})
     params = TrialParams(
         tuple(given.members), "all", given.recovery, "fast_first", given.beta, given.omega, given.gamma, given.gate

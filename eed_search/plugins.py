@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from eed_search.config.names import Kind, register
+from eed_search.config.names import register
+from eed_search.config.registry import Kind
 
 Made = TypeVar("Made", bound=Callable[..., Any])
 

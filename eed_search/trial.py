@@ -3,7 +3,7 @@
     base → scores → members → order and robust diversity → joint fine-tune → gate → evaluation
 
 Knows nothing of Ray, Optuna or MLflow: `search` calls these functions on its workers, tests call
-them directly. Each stage lies in `stages`; whatever an earlier trial made is read from the store.
+them directly. Each stage lies in `pipeline`, the finals too; whatever an earlier trial made is read from the store.
 """
 
 from __future__ import annotations
@@ -31,22 +31,15 @@ from eed_search.evaluation.sequential_test import DOMINATED, Incumbent
 from eed_search.evaluation.timing import MACHINE, Clock
 from eed_search.frontier.points import violations
 from eed_search.frontier.static_constraints import ArchitectureProfile, static_violations
-from eed_search.models import count_macs, signature
+from eed_search.models import signature
 from eed_search.pipeline.context import Report, StageContext, open_context
-from eed_search.pipeline.latency import Deployed, cascades, latency_ratio, machine_name, sentinel
-from eed_search.pipeline.measurement import (
-    exit_shares,
-    measure,
-    measure_base,
-    robust_accuracy,
-    robustness_of,
-    under_attack,
-    worthwhile_thresholds,
-)
+from eed_search.pipeline.latency import latency_ratio, machine_name, sentinel
+from eed_search.pipeline.measurement import exit_shares, measure, measure_base, worthwhile_thresholds
+from eed_search.pipeline.revalidation import confirm, final_latencies, recheck
 from eed_search.pipeline.robustness import robust_evaluation, slow_down, transfer_failures
 from eed_search.pipeline.search_context import SearchContext
 from eed_search.pipeline.stage import artifact_name
-from eed_search.pipeline.team import assemble, find_networks
+from eed_search.pipeline.team import assemble
 from eed_search.pipeline.training import (
     baseline_stage,
     check_sizes,
@@ -57,18 +50,20 @@ from eed_search.pipeline.training import (
 )
 from eed_search.runs.cost import moved, scaled
 from eed_search.runs.data_facts import DataFacts
-from eed_search.runs.records import (
-    Accuracy,
-    Denominator,
-    FreshCheck,
-    Latency,
-    Measurement,
-    Reference,
-    RungResult,
-    TrialRecord,
-    pack_bits,
-)
+from eed_search.runs.records import Accuracy, Denominator, Reference, RungResult, TrialRecord, pack_bits
 from eed_search.runs.undertrained import too_brief
+
+__all__ = [
+    "baseline",
+    "confirm",
+    "final_latencies",
+    "make_probe",
+    "prepare",
+    "read_data",
+    "recheck",
+    "run",
+    "train_base",
+]
 
 _RUNG_SHARE = 0.5  # of the images, and of the attack's steps, at a rung
 
@@ -317,56 +312,6 @@ def _reading(
     return RungResult(rung, Accuracy.of(judged.robust_right), ranks, pack_bits(judged.robust_right))
 
 
-def confirm(
-    artifact: str, params: TrialParams, bound: Measurement, setting: SearchContext, report: Report
-) -> Measurement:
-    """Attack a trained team at one gate threshold: what was an upper bound becomes a measurement.
-
-    Args:
-        artifact: `stage/key` of the team in the store.
-        params: Of the point, its threshold included.
-        bound: What the sweep measured there: clean accuracy and latency are exact and stay.
-        setting: What all trials share.
-        report: Told which stage runs.
-    """
-    spec = setting.spec
-    context = open_context(spec, setting.store_root, report, whole_machine=True)
-    stored = find_networks(context, artifact, params)
-    team = [m.model for m in context.read_members(stored)]
-    gate = gate_of(spec.gate, params.gate_threshold)
-    judged = robust_evaluation(context, team, stored.key, gate, name="a swept threshold")
-    slow = slow_down(context, team, stored.key, gate, name="a swept threshold")
-    macs = [count_macs(network, setting.image_shape) for network in team]
-    return replace(
-        bound,
-        **robustness_of(judged, setting),
-        under_attack=under_attack(judged, slow, macs),
-        remade=tuple(context.store.remade),
-    )
-
-
-def recheck(
-    artifact: str, params: TrialParams | None, images: tuple[int, int], setting: SearchContext, report: Report
-) -> FreshCheck:
-    """Evaluate one classifier again on fresh images, which no decision of the search has seen.
-
-    Args:
-        artifact: `stage/key` of the networks in the store.
-        params: Of the point, for its gate; none for the base and the baselines.
-        images: The first of the fresh images, and one past the last.
-        setting: What all trials share.
-        report: Told which stage runs.
-    """
-    spec = setting.spec
-    context = open_context(spec, setting.store_root, report, whole_machine=True)
-    stored = find_networks(context, artifact, params)
-    networks = [m.model for m in context.read_members(stored)]
-    gate = gate_of(spec.gate, params.gate_threshold if params else RUNS_ALL)
-    judged = robust_evaluation(context, networks, stored.key, gate, name="fresh images", split="fresh", part=images)
-    robust, bits = robust_accuracy(judged, spec), pack_bits(judged.robust_right)
-    return FreshCheck(Accuracy.of(judged.clean_right), robust, bits, tuple(context.store.remade))
-
-
 def _infeasible(record: TrialRecord, violation: Mapping[str, float]) -> TrialRecord:
     broken = {name: value for name, value in violation.items() if value > 0}
     record = replace(record, constraints=dict(violation))
@@ -409,42 +354,6 @@ def baseline(size: float, setting: SearchContext, probe: Probe, report: Report) 
     measurement = measure([network], judged, slow, [ratio], setting, artifact=artifact_name("control", stored.key))
     name = f"from scratch {round(100 * size)} % ({recovery})"
     return Reference(name, measurement, stored.seconds, size, recovery, tuple(context.store.remade))
-
-
-def final_latencies(
-    classifiers: Sequence[tuple[str, TrialParams | None]],
-    repeats: Sequence[int],
-    setting: SearchContext,
-    report: Report,
-) -> list[Latency]:
-    """Time deployed cascades themselves, image by image, in the same rounds, with the whole machine to themselves.
-
-    Args:
-        classifiers: For each the `stage/key` of its networks in the store, and the trial's parameters for
-            its gate; no parameters for the base and the baselines.
-        repeats: How often each was timed before; what lies in the store for that number is not timed again.
-        setting: What all trials share.
-        report: Told what is going on.
-
-    Returns:
-        One for each.
-    """
-    context = open_context(setting.spec, setting.store_root, report)
-    report(f"{len(classifiers)} classifiers in turns")
-    teams = [
-        Deployed(
-            context.read_members(find_networks(context, artifact, params)),
-            gate_of(setting.spec.gate, params.gate_threshold if params else RUNS_ALL),
-            artifact,
-            plain=params is None and setting.denominator == "plain",
-        )
-        for artifact, params in classifiers
-    ]
-    dense_ms = setting.base.measurement.latency.latency_ms.value
-    found = cascades(context, teams, dense_base(context)[0], dense_ms, repeats, setting.denominator)
-    if remade := tuple(context.store.remade):
-        found[0] = replace(found[0], remade=remade)  # said once: they were timed together
-    return found
 
 
 def _probe(context: StageContext, base: nn.Module, denominator: Denominator, clock: Clock = MACHINE) -> LatencyProbe:

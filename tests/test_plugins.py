@@ -15,6 +15,7 @@ from eed_search.config import names, plugins
 from eed_search.config.loader import Override, load, parse
 from eed_search.config.params import MemberChoice, TrialParams
 from eed_search.config.plans import plan_members
+from eed_search.config.registry import BUILT_IN
 from eed_search.config.spec import Spec
 from eed_search.core.errors import DataError, ModelError, SpecError
 from eed_search.pipeline.context import StageContext
@@ -165,7 +166,7 @@ HEAD = "from eed_search import plugins\n"
 def test_what_is_wrong_with_a_plugin_is_said_with_file_and_line(tmp_path: Path, code: str, said: str) -> None:
     """One line, and nothing of a plugin that failed stays registered."""
     assert problems(tmp_path, code) == [f"case.yaml: plugins[0]: {said}"]
-    assert not [one for kind in names.KINDS for one in names.known(kind) if one in ("s", "A b")]
+    assert not [one for kind in BUILT_IN for one in names.known(kind) if one in ("s", "A b")]
 
 
 def test_a_plugin_that_is_not_there_is_named_with_the_other_mistakes(tmp_path: Path) -> None:
@@ -307,7 +308,9 @@ def test_user_code_is_not_run_where_it_is_sent_from(documented: Path, monkeypatc
     """The cluster's head runs it, where its libraries are."""
     monkeypatch.setattr("eed_search.cli.launch.find_place", lambda wish: Place("submit", "a cluster", "http://x"))
     sent: dict[str, bytes] = {}
-    monkeypatch.setattr("eed_search.cli.launch.There.drive", lambda self, words, *, name, files: sent.update(files))
+    monkeypatch.setattr(
+        "eed_search.cli.launch.RemoteCluster.drive", lambda self, words, *, name, files: sent.update(files)
+    )
     assert call("launch", documented, "--home", "runs").exit_code == 0
     assert names.find("score", "taylor") is None
     (entry,) = yaml.safe_load(sent["search_space.yaml"])["plugins"]

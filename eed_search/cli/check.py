@@ -12,6 +12,7 @@ from eed_search.cli.console import say
 from eed_search.cli.space_file import Changes, find, read
 from eed_search.config import names, plugins
 from eed_search.config.image_sizes import too_small
+from eed_search.config.registry import BUILT_IN
 from eed_search.config.spec import Choice, Spec
 from eed_search.config.torchvision_names import TORCHVISION
 from eed_search.core.errors import ModelError
@@ -49,7 +50,7 @@ def _images(spec: Spec) -> list[str]:
     """
     from eed_search.data.sources import is_absent
 
-    if spec.data.source not in names.BUILT_IN["source"] and not plugins.are_loaded(spec.plugins):
+    if spec.data.source not in BUILT_IN["source"] and not plugins.are_loaded(spec.plugins):
         return ["images    not read, since that runs your code: `check --plugins` does, and so does a launch"]
     if is_absent(spec.data):
         return ["images    not there yet; a launch downloads them first"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from eed_search.forecast.calibration import UnitCosts
     from eed_search.forecast.expected_cost import Forecast, Span
     from eed_search.forecast.space_size import SpaceSize
+    from eed_search.runs.data_facts import DataFacts
     from eed_search.runs.preview import Preview
 
 _STORED = ("base", "baselines", "scores", "members")
@@ -62,12 +64,29 @@ def dry_run(
         say(f"Dry run of {find(file)}: nothing is started, nothing is written")
         for line in (*summary(spec), *(plugin_lines(spec, _ASKING) if spec.plugins else ())):
             say(f"  {line}")
-    if not plugins.are_loaded(spec.plugins):
-        if unknown := names.unknown_names(spec.model_dump()):
-            _without_forecast(unknown, home, there, notes, as_json=as_json)
-            return
-        spec = spec.model_copy(update={"plugins": ()})  # nothing of it is used
+    told: dict[str, Any] = {"home": str(home), "run": asdict(there), "notes": notes}
+    unknown = [] if plugins.are_loaded(spec.plugins) else names.unknown_names(spec.model_dump())
+    if unknown:
+        told["not_checked"] = unknown
+        lines = [
+            f"run       {_run_line(there, home)}",
+            f"no forecast: it would run {', '.join(unknown)}; `{_ASKING}` does",
+        ]
+    else:
+        seen = _look_ahead(spec, home, cores, slots, say if not as_json else lambda line: None)
+        told = with_old_fields(told | seen.facts(home)) | {"data": seen.data.to_plain()}
+        lines = seen.lines(home, there)
+    if as_json:
+        say(as_text(told, allow_nan=True))
+    else:
+        for line in lines:
+            say(line)
+    if refusal := there.refusal(home):
+        raise RunError(refusal)
 
+
+def _look_ahead(spec: Spec, home: Path, cores: int, slots: int, tell: Callable[[str], None]) -> _Outlook:
+    """Measure, and reckon what the search costs; no user code of the file runs that is not imported yet."""
     from eed_search.data.sources import refuse_download
     from eed_search.forecast.cached_stages import find_cached
     from eed_search.forecast.calibration import calibrate
@@ -79,22 +98,21 @@ def dry_run(
     from eed_search.runs.run_folder import with_absolute_data
     from eed_search.storage.store import Store
 
+    if not plugins.are_loaded(spec.plugins):
+        spec = spec.model_copy(update={"plugins": ()})  # nothing of it is used
     spec = with_absolute_data(spec)
     refuse_download(spec.data)
     context = StageContext(spec, Store(home / "store", read_only=True), lambda text: None)
     check_sizes(context)
     assert context.data.facts is not None
-    if not as_json:
-        for line in image_lines(context.data.facts):
-            say(f"  {line}")
-        say("Measuring a few batches and latency rounds on this machine ...")
+    for line in image_lines(context.data.facts):
+        tell(f"  {line}")
+    tell("Measuring a few batches and latency rounds on this machine ...")
     proposals = draws(spec)
     everyone = all_members(spec)
     wanted = {plan for draw in proposals for plan in plans_of(draw.params, spec)}
     cached = find_cached(context, {*everyone, *wanted})
     units = calibrate(context, cores=cores)
-    found = forecast(spec, units, proposals, cached, slots)
-    space = space_size(spec)
     # Of the members that chance would ask for: those that a space holds may be thousands.
     held = {
         "base": (int(cached.base), 1),
@@ -102,29 +120,8 @@ def dry_run(
         "scores": (len(cached.scores), len(units.scores_s)),
         "members": (len(cached.members), len(everyone) or len(wanted)),
     }
-    if as_json:
-        say(
-            as_text(
-                _facts(spec, home, there, notes, space, held, units, found) | {"data": context.data.facts.to_plain()},
-                allow_nan=True,
-            )
-        )
-    else:
-        for line in _lines(spec, home, there, space, held, units, found):
-            say(line)
-    if refusal := there.refusal(home):
-        raise RunError(refusal)
-
-
-def _without_forecast(unknown: list[str], home: Path, there: Preview, notes: list[str], *, as_json: bool) -> None:
-    """Say what is known without running the user's code."""
-    if as_json:
-        say(as_text({"home": str(home), "run": asdict(there), "notes": notes, "not_checked": unknown}, allow_nan=True))
-    else:
-        say(f"run       {_run_line(there, home)}")
-        say(f"no forecast: it would run {', '.join(unknown)}; `{_ASKING}` does")
-    if refusal := there.refusal(home):
-        raise RunError(refusal)
+    found = forecast(spec, units, proposals, cached, slots)
+    return _Outlook(spec, context.data.facts, space_size(spec), held, units, found)
 
 
 def _num_gpus() -> int:
@@ -133,27 +130,26 @@ def _num_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def _facts(
-    spec: Spec,
-    home: Path,
-    there: Preview,
-    notes: list[str],
-    space: SpaceSize,
-    held: dict[str, tuple[int, int]],
-    units: UnitCosts,
-    found: Forecast,
-) -> dict[str, Any]:
-    """Put everything together for other programs; seconds and bytes, `low` and `high`."""
-    return with_old_fields(
-        {
-            "home": str(home),
-            "run": asdict(there),
-            "notes": notes,
+@dataclass(frozen=True)
+class _Outlook:
+    """What was measured, and what follows from it; `held`: by kind of stage, how many the store has, and of how many."""
+
+    spec: Spec
+    data: DataFacts
+    space: SpaceSize
+    held: dict[str, tuple[int, int]]
+    units: UnitCosts
+    found: Forecast
+
+    def facts(self, home: Path) -> dict[str, Any]:
+        """Put everything together for other programs; seconds and bytes, `low` and `high`."""
+        spec, units, found = self.spec, self.units, self.found
+        return {
             "trials": found.trials,
             "slots": found.slots,
             "rungs": list(RUNGS) if spec.search.racing else [],
-            "space": asdict(space),
-            "store": {name: {"there": there_, "of": of} for name, (there_, of) in held.items()},
+            "space": asdict(self.space),
+            "store": {name: {"there": there_, "of": of} for name, (there_, of) in self.held.items()},
             "stages": [asdict(stage) for stage in found.stages],
             "wall_s": {
                 "base": asdict(found.base_s),
@@ -170,41 +166,32 @@ def _facts(
             },
             "units": asdict(units) | {"baseline_recipe": units.baseline_recipe.model_dump()},
         }
-    )
 
-
-def _lines(
-    spec: Spec,
-    home: Path,
-    there: Preview,
-    space: SpaceSize,
-    held: dict[str, tuple[int, int]],
-    units: UnitCosts,
-    found: Forecast,
-) -> list[str]:
-    """Say it all for a person, in 80 columns."""
-    return [
-        "",
-        f"space     {_space_line(spec, space)}",
-        f"rungs     {_rungs_line(spec)}",
-        f"run       {_run_line(there, home)}",
-        f"store     {_store_line(held)}",
-        "",
-        f"work of one slot of {found.slots}, from {units.seconds:.0f} s of measurement:",
-        f"  {'':<18}{'computed':>10}{'reused':>10}   {'time':<18}",
-        *(
-            f"  {one.stage:<18}{_range(one.computed, '{:.0f}'):>10}{one.reused:>10}   {_times(one.seconds):<18}".rstrip()
-            for one in found.stages
-            if one.computed.high or one.reused
-        ),
-        "",
-        f"time      {_times(found.wall_s)} in all: base {_times(found.base_s)}; baselines and trials",
-        f"          {_times(found.trials_s)}, {found.slots} at once; revalidation {_times(found.revalidation_s)}",
-        *_time_notes(spec),
-        f"disk      {_range(found.store_bytes * 1e-6, '{:.0f}')} MB in the store, {found.run_bytes / 1e6:.0f} MB beside it"
-        f" (ledger {found.ledger_bytes / 1e6:.1f} MB); {size_of(free_bytes(home))} are free",
-        *([f"          NOTE: {lack}"] if (lack := shortage(home, spec.search.trials)) else []),
-    ]
+    def lines(self, home: Path, there: Preview) -> list[str]:
+        """Say it all for a person, in 80 columns."""
+        spec, found = self.spec, self.found
+        return [
+            "",
+            f"space     {_space_line(spec, self.space)}",
+            f"rungs     {_rungs_line(spec)}",
+            f"run       {_run_line(there, home)}",
+            f"store     {_store_line(self.held)}",
+            "",
+            f"work of one slot of {found.slots}, from {self.units.seconds:.0f} s of measurement:",
+            f"  {'':<18}{'computed':>10}{'reused':>10}   {'time':<18}",
+            *(
+                f"  {one.stage:<18}{_range(one.computed, '{:.0f}'):>10}{one.reused:>10}   {_times(one.seconds):<18}".rstrip()
+                for one in found.stages
+                if one.computed.high or one.reused
+            ),
+            "",
+            f"time      {_times(found.wall_s)} in all: base {_times(found.base_s)}; baselines and trials",
+            f"          {_times(found.trials_s)}, {found.slots} at once; revalidation {_times(found.revalidation_s)}",
+            *_time_notes(spec),
+            f"disk      {_range(found.store_bytes * 1e-6, '{:.0f}')} MB in the store, {found.run_bytes / 1e6:.0f} MB beside it"
+            f" (ledger {found.ledger_bytes / 1e6:.1f} MB); {size_of(free_bytes(home))} are free",
+            *([f"          NOTE: {lack}"] if (lack := shortage(home, spec.search.trials)) else []),
+        ]
 
 
 def _space_line(spec: Spec, space: SpaceSize) -> str:

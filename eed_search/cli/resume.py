@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from eed_search.cli.console import say
 from eed_search.cli.fetch import bring
 from eed_search.cli.homes import Found, find_by_state
-from eed_search.cli.launch import (
-    check_target,
-    check_there,
-    conclude,
-    load_pipeline,
-    stopped_at_once,
-    workers_at,
-)
+from eed_search.cli.launch import check_target, check_there, conclude, load_pipeline, stopped_at_once, workers_at
 from eed_search.cli.remote_cluster import RemoteCluster, flags
 from eed_search.cluster.where import WhereAsked
 from eed_search.cluster.where import find as find_place
 from eed_search.runs.disk_space import shortage
-from eed_search.runs.ledger import RunView
 from eed_search.search.execution.package import is_sent
 
 _UNFINISHED = ("interrupted", "stopped", "failed")
@@ -49,16 +42,13 @@ def resume(
     Raises:
         RunError: If there is none, or it cannot be taken up; says why.
     """
+    wishes: dict[str, Any] = {"trials": trials, "allow_drift": allow_drift, "force": force, "storage": storage}
     place = find_place(asked)
     check_there(place)
     if not is_sent():
         say(place.text)
     if place.kind == "submit":
-        words = [
-            "resume",
-            *([run] if run else []),
-            *flags(trials=trials, allow_drift=allow_drift, force=force, storage=storage),
-        ]
+        words = ["resume", *([run] if run else []), *flags(**wishes)]
         RemoteCluster(place, asked, home).drive(words, name=run, files={})
         return
     if storage is not None:
@@ -80,16 +70,7 @@ def resume(
         from eed_search.search.resume import resume as go_on
 
         with workers_at(place, node) as workers:
-            view: RunView = go_on(
-                folder,
-                pipeline=pipeline,
-                listener=listener,
-                trials=trials,
-                allow_drift=allow_drift,
-                force=force,
-                workers=workers,
-                storage=storage,
-            )
+            view = go_on(folder, pipeline=pipeline, listener=listener, workers=workers, **wishes)
     conclude(view, folder, folder.parent)
 
 

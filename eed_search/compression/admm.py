@@ -10,7 +10,7 @@ projection's business, so R-ADMM and CSTAR share everything here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -182,19 +182,23 @@ def train_towards(
         beside={"admm": admm, **(beside or {})},
     )
     run.go_on()
-    history: list[Residuals] = []
+    residuals = tuple(_updates(run, model, admm, recipe, report))
+    run.finish()
+    return residuals
+
+
+def _updates(
+    run: Training, model: nn.Module, admm: Admm, recipe: AdmmRecipe, report: Callable[[str], None]
+) -> Iterator[Residuals]:
+    """Train from update to update until the weights are in their set, or to the end."""
     while not run.done and admm.z:
         run.advance(run.num_steps * (admm.updates + 1) // recipe.updates - run.step)
-        residuals = admm.update(dict(model.named_parameters()))
-        history.append(residuals)
-        report(
-            f"update {admm.updates}: |W-Z|/|W| {residuals.primal:.4f}, |Z'-Z|/|W| {residuals.dual:.4f}, rho {admm.rho:.3g}"
-        )
-        if max(residuals.primal, residuals.dual) <= recipe.tolerance:
-            break
+        seen = admm.update(dict(model.named_parameters()))
+        gaps = f"|W-Z|/|W| {seen.primal:.4f}, |Z'-Z|/|W| {seen.dual:.4f}"
+        report(f"update {admm.updates}: {gaps}, rho {admm.rho:.3g}")
+        yield seen
+        if max(seen.primal, seen.dual) <= recipe.tolerance:
+            return
         if not run.done:
             admm.scale_rho(min(recipe.rho_max, admm.rho * recipe.rho_growth))
-    else:
-        run.advance()
-    run.finish()
-    return tuple(history)
+    run.advance()

@@ -73,6 +73,10 @@ class RankBudget:
         self._times = int(state["times"])
 
 
+VERSION = 2
+"""Of this method's code: raise it when the result for equal settings changes."""
+
+
 def cstar(base: nn.Module, target: Target, work: Work) -> Member:
     """Make a member by CSTAR; see `Compress` for the arguments.
 

@@ -51,6 +51,10 @@ class BudgetLoss:
         return loss + model.phi * torch.relu(model.soft_excess())
 
 
+VERSION = 1
+"""Of this method's code: raise it when the result for equal settings changes."""
+
+
 def learned(base: nn.Module, target: Target, work: Work) -> Member:
     """Make a member with learned masks; see `Compress` for the arguments.
 

@@ -8,29 +8,21 @@ import torch
 from torch import nn
 
 from eed_search.compression.contract import Compress, Target, Work
-from eed_search.compression.cstar import cstar
-from eed_search.compression.learned import learned
 from eed_search.compression.member import Member
-from eed_search.compression.prune import prune
-from eed_search.compression.radmm import radmm
-from eed_search.config import names
+from eed_search.config import names, registry
 from eed_search.config.spec import Members, Recipe
 from eed_search.core.errors import ModelError
 from eed_search.models import fit_to_state
 
-METHODS: dict[str, Compress] = {"prune": prune, "radmm": radmm, "cstar": cstar, "learned": learned}
-VERSIONS = {"radmm": 1, "cstar": 2, "learned": 1}
-"""Of each method's code: raise it when the result for equal settings changes. `prune` goes by its stage's."""
-
 
 def key_of(members: Members, method: str) -> dict[str, Any]:
-    """Give what decides a method's result besides `members.finetune`; nothing for `prune`, which has no more.
+    """Give what decides a method's result besides `members.finetune`; nothing for `prune`, which goes by its stage's version.
 
-    For a built-in method its recipe and version, for one that user code registered its source's digest.
+    For a built-in method its recipe and its module's `VERSION`, for one that user code registered its source's digest.
     """
-    if own := settings_of(members, method):
-        return own.model_dump() | {"version": VERSIONS[method]}
-    return dict(names.digest_of("method", method))
+    own, version = settings_of(members, method), registry.beside("method", method, "VERSION")
+    recipe = own.model_dump() if own else dict(names.digest_of("method", method))
+    return recipe | ({} if version is None else {"version": version})
 
 
 def settings_of(members: Members, method: str) -> Recipe | None:
@@ -45,8 +37,9 @@ def method_function(name: str) -> Compress:
     Raises:
         ModelError: If there is none of that name.
     """
-    if name in METHODS:
-        return METHODS[name]
+    if name in registry.BUILT_IN["method"]:
+        built_in: Compress = registry.load("method", name)
+        return built_in
     found = names.needed("method", name)
 
     def compress(base: nn.Module, target: Target, work: Work) -> Member:

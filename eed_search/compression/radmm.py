@@ -28,6 +28,10 @@ Choose = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 """From constrained weights to their masks; the constraint set, so to speak."""
 
 
+VERSION = 1
+"""Of this method's code: raise it when the result for equal settings changes."""
+
+
 def radmm(base: nn.Module, target: Target, work: Work) -> Member:
     """Make a member by R-ADMM; see `Compress` for the arguments.
 

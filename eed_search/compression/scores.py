@@ -1,7 +1,7 @@
 """Importance scores: one number for each weight; the higher, the more it is worth keeping.
 
 A score is a function `score(model, batch) -> {parameter name: tensor of the parameter's shape}` for
-the weights of all convolutions and linear layers. `SCORES` is the table; scores compare weights
+the weights of all convolutions and linear layers. `config.registry` lists them; scores compare weights
 WITHIN a layer, and every rule built on them is free of a layer's scale.
 """
 
@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from eed_search.config import names
+from eed_search.config import names, registry
 from eed_search.config.spec import TrainingAttack
 from eed_search.core.errors import ModelError
 from eed_search.models.factored import replace
@@ -80,25 +80,6 @@ def erm(model: nn.Module, batch: ScoreBatch) -> dict[str, Tensor]:
     return scores
 
 
-def bnsf(model: nn.Module, batch: ScoreBatch) -> dict[str, Tensor]:
-    """Batch-norm scale factor: |gamma * w / sqrt(var + eps)|, the weight as inference sees it.
-
-    Layers that no batch norm follows take gamma / sigma = 1. Looks at the batch only to find which
-    batch norm follows which layer.
-
-    Source:
-        EED, arXiv 2504.04747 (whose first form lost the square root).
-    """
-    scales = _following_scales(model, batch.images[:2])
-    scores = {}
-    for name, layer in weight_layers(model).items():
-        weight = layer.weight.detach()
-        scale = scales.get(name)
-        factor = 1.0 if scale is None else scale.view(-1, *[1] * (weight.ndim - 1))
-        scores[f"{name}.weight"] = (weight * factor).abs()
-    return scores
-
-
 def nis(model: nn.Module, batch: ScoreBatch) -> dict[str, Tensor]:
     """Neuron importance score propagation: how much a neuron can move the logits through all paths.
 
@@ -140,7 +121,7 @@ def neuron_importance(model: nn.Module, image_shape: torch.Size) -> dict[str, Fl
             module.register_forward_pre_hook(_wrapped(module.padding))
             module.padding = (0,) * len(module.padding)
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is not None:
-            scale = _scale(module)
+            scale = batch_norm_scale(module)
             module.running_mean = torch.zeros_like(scale)
             module.running_var = torch.ones_like(scale)
             module.eps = 0.0
@@ -262,46 +243,16 @@ def _attacked(model: nn.Module, batch: ScoreBatch) -> Tensor:
     )
 
 
-def _scale(norm: nn.modules.batchnorm._BatchNorm) -> Tensor:
+def batch_norm_scale(norm: nn.modules.batchnorm._BatchNorm) -> Tensor:
+    """Give gamma / sigma of each channel.
+
+    Raises:
+        ModelError: If the layer keeps no running statistics.
+    """
     if norm.running_var is None:
         raise ModelError("batch norm without running statistics cannot be scored; train with track_running_stats=True")
     gamma = torch.ones_like(norm.running_var) if norm.weight is None else norm.weight.detach()
     return gamma / torch.sqrt(norm.running_var + norm.eps)
-
-
-def _following_scales(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Find gamma / sigma of the batch norm that takes a layer's output directly, by layer name."""
-    makers: dict[int, tuple[str, Tensor]] = {}  # the tensor is kept so that its id stays its own
-    scales: dict[str, Tensor] = {}
-    handles = []
-
-    def made(name: str) -> Callable[[nn.Module, object, Tensor], None]:
-        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
-            makers[id(output)] = (name, output)
-
-        return hook
-
-    def taken(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if id(inputs[0]) in makers and isinstance(module, nn.modules.batchnorm._BatchNorm):
-            scales[makers[id(inputs[0])][0]] = _scale(module)
-
-    for name, layer in weight_layers(model).items():
-        handles.append(layer.register_forward_hook(made(name)))
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            handles.append(module.register_forward_pre_hook(taken))
-    training = model.training
-    try:
-        with torch.no_grad():
-            model.eval()(images)
-    finally:
-        model.train(training)
-        for handle in handles:
-            handle.remove()
-    return scales
-
-
-SCORES: dict[str, ScoreFunction] = {"nis": nis, "erm": erm, "ase": ase, "bnsf": bnsf}
 
 
 def score_function(name: str) -> ScoreFunction:
@@ -310,8 +261,9 @@ def score_function(name: str) -> ScoreFunction:
     Raises:
         ModelError: If there is none of that name.
     """
-    if name in SCORES:
-        return SCORES[name]
+    if name in registry.BUILT_IN["score"]:
+        built_in: ScoreFunction = registry.load("score", name)
+        return built_in
     found = names.needed("score", name)
 
     def score(model: nn.Module, batch: ScoreBatch) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Names that a search-space file may use for scores, methods, models and sources: built in, or registered by user code.
+"""Names that a search-space file may use: built in (`config.registry`), or registered by user code.
 
 User code registers names through `eed_search.plugins`; `config.plugins` imports it. Where the plugins that a file
 names are not imported (a `check`, a report), unknown names are let through: the launch has checked them.
@@ -13,22 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
-from eed_search.config.params import METHODS, SCORES
+from eed_search.config.registry import BUILT_IN, Kind
 from eed_search.config.torchvision_names import TORCHVISION, problem
 from eed_search.core.errors import ModelError, SpecError
 
-Kind = Literal["score", "method", "model", "source"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-BUILT_IN: dict[Kind, tuple[str, ...]] = {
-    "score": SCORES,
-    "method": METHODS,
-    "model": ("small_cnn", "resnet18", "vgg16_bn", "mobilenet_v2"),
-    "source": ("digits", "npz", "cifar10", "svhn", "image_folder"),
-}
 _FORM = re.compile(r"[a-z][a-z0-9_]{0,31}")
-_TAKES: dict[Kind, tuple[str, ...]] = {
+_TAKES: dict[Kind, tuple[str, ...]] = {  # the kinds that user code may register
     "score": ("model", "batch"),
     "method": ("base", "target", "work"),
     "model": ("width", "num_classes", "in_channels", "mean", "std"),
@@ -146,7 +138,7 @@ def checked(kind: Kind) -> Callable[[Any], Any]:
             if wrong := problem(name):
                 raise ValueError(wrong)
             return name
-        if name in known(kind) or (_lenient.get() and isinstance(name, str)):
+        if name in known(kind) or (_lenient.get() and kind in _TAKES and isinstance(name, str)):
             return name
         close = difflib.get_close_matches(str(name), known(kind), n=1)
         hint = f"; did you mean {close[0]}?" if close else ""

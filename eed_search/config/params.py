@@ -5,29 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
+from eed_search.config.registry import BUILT_IN
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ParamValue = str | int | float
 Method = str
-"""One of `METHODS`, or registered by user code."""
+"""A name of the registry, or registered by user code."""
 Score = str
-"""One of `SCORES`, or registered by user code."""
+"""A name of the registry, or registered by user code."""
 Subsets = Literal["all", "shared"]
 Recovery = Literal["labels", "distill"]
 Order = Literal["fast_first", "robust_first"]
 LatencyKind = Literal["clean", "attacked", "worst_case"]
 """Which latency ranks: of clean images, under attack, or with every member run."""
 
-METHODS: tuple[Method, ...] = ("prune", "radmm", "cstar", "learned")
 SCORED: tuple[Method, ...] = ("prune", "learned")
-"""Methods that rank by importance scores; the others do not look at a member's score."""
-SCORES: tuple[Score, ...] = ("nis", "erm", "ase", "bnsf")
+"""Built-in methods that rank by importance scores; the others do not look at a member's score."""
 
 
 def is_scored(method: Method) -> bool:
     """Whether a method ranks by importance scores; one that user code registered may, so it is given them."""
-    return method in SCORED or method not in METHODS
+    return method in SCORED or method not in BUILT_IN["method"]
 
 
 @dataclass(frozen=True)

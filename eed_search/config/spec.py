@@ -1,195 +1,60 @@
 """What a search-space file may say: its sections, their defaults and the values they allow.
 
-A `Spec` is frozen and checked, one value at a time. Reading a file, with what only shows when two
-keys are seen together, is in `spec_file`. Nothing here loads torch or Ray.
+A `Spec` is frozen and checked, one value at a time. Reading a file is in `loader`, what only shows when two
+keys are seen together in `cross_checks`. Nothing here loads torch or Ray.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from eed_search.config import names
-from eed_search.config.addresses import password_problem, without_passwords
-from eed_search.config.params import SCORES, LatencyKind, Order, ParamValue, Recovery, Subsets
+from eed_search.config.addresses import password_problem
+from eed_search.config.params import LatencyKind, ParamValue, Recovery
+from eed_search.config.recipes import AdmmRecipe, Cstar, Joint, Learned, Members, Radmm, Recipe, TrainingAttack
+from eed_search.config.registry import BUILT_IN
+from eed_search.config.section import Section, is_scalar, shown
+from eed_search.config.space import Choice, Dimension, Range, Space
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _numbers_are_numbers(cls, value: object, info: ValidationInfo) -> object:
-        """Refuse text and truth values for numbers; pydantic would convert them."""
-        annotation = cls.model_fields[info.field_name or ""].annotation
-        kinds = set(get_args(annotation) or (annotation,)) - {type(None)}
-        if kinds <= {int, float} and isinstance(value, bool | str):
-            raise PydanticCustomError("not_a_number", "is not a number")
-        return value
-
-
-# ---------------------------------------------------------------- what may vary
-
-
-class Choice(_Section):
-    """One of a list of values; one value means fixed."""
-
-    values: tuple[ParamValue, ...]
-
-
-class Range(_Section):
-    """A number between two ends, both included."""
-
-    low: float = Field(description="smallest value")
-    high: float = Field(description="largest value")
-    log: bool = Field(False, description="drawn evenly on a logarithmic scale")
-    step: float | None = Field(None, description="only low, low + step, low + 2 step and so on")
-
-
-Dimension = Choice | Range
-
-
-def _is_scalar(value: object) -> bool:
-    return (isinstance(value, str | int) and not isinstance(value, bool)) or (
-        isinstance(value, float) and math.isfinite(value)
-    )
-
-
-def _read_dimension(value: object) -> object:
-    if isinstance(value, Choice | Range):
-        return value
-    if isinstance(value, dict):
-        if set(value) == {"values"}:  # how a resolved file was dumped
-            return _read_dimension(list(value["values"]))
-        return Range.model_validate(value)
-    values = list(value) if isinstance(value, list | tuple) else [value]
-    if not values:
-        raise ValueError("an empty list; give at least one value")
-    for one in values:
-        if not _is_scalar(one):
-            raise ValueError(f"{shown(one)} is neither text nor a finite number")
-    if len(set(values)) < len(values):
-        raise ValueError(f"{values} names a value twice")
-    return Choice(values=tuple(values))
-
-
-def _numbers(low: float, high: float, unit: str, *, open_low: bool = False, integer: bool = False) -> Any:
-    def check(dimension: Dimension) -> Dimension:
-        ends: dict[str, ParamValue]
-        if isinstance(dimension, Range):
-            ends = {".low": dimension.low, ".high": dimension.high}
-        elif len(dimension.values) == 1:
-            ends = {"": dimension.values[0]}
-        else:
-            ends = {f"[{i}]": value for i, value in enumerate(dimension.values)}
-        allowed = f"{low:g}..{high:g}{f' without {low:g}' if open_low else ''} ({unit})"
-        for where, value in ends.items():
-            prefix = f"{where}: " if where else ""
-            if isinstance(value, str):
-                raise ValueError(f"{prefix}{value!r} is not a number; allowed: {allowed}")
-            if not (low < value if open_low else low <= value) or value > high:
-                raise ValueError(f"{prefix}{value:g} is outside the allowed {allowed}")
-            if integer and value != int(value):
-                raise ValueError(f"{prefix}{value:g} is not a whole number; allowed: {allowed}")
-        if isinstance(dimension, Range):
-            if dimension.low > dimension.high:
-                raise ValueError(f"low {dimension.low:g} is above high {dimension.high:g}")
-            if dimension.log and dimension.low <= 0:
-                raise ValueError("low must be above 0 where log is true")
-            if dimension.step is not None and (dimension.step <= 0 or dimension.log):
-                raise ValueError("step must be above 0, and without log")
-            if integer and dimension.step is not None and dimension.step != int(dimension.step):
-                raise ValueError(f".step: {dimension.step:g} is not a whole number; allowed: whole steps ({unit})")
-        return dimension
-
-    return check
-
-
-def _registry(kind: names.Kind) -> Any:
-    one = names.checked(kind)
-
-    def check(dimension: Dimension) -> Dimension:
-        if isinstance(dimension, Range):
-            raise ValueError(f"a range of numbers; allowed: one or a list of {', '.join(names.known(kind))}")
-        for value in dimension.values:
-            one(value)
-        return dimension
-
-    return check
-
-
-def _names(*allowed: str) -> Any:
-    def check(dimension: Dimension) -> Dimension:
-        if isinstance(dimension, Range):
-            raise ValueError(f"a range of numbers; allowed: one or a list of {', '.join(allowed)}")
-        for value in dimension.values:
-            if value not in allowed:
-                raise ValueError(f"{value!r} is not one of {', '.join(allowed)}")
-        return dimension
-
-    return check
-
-
-_Dimension = Annotated[Dimension, BeforeValidator(_read_dimension)]
-_Size = Annotated[_Dimension, AfterValidator(_numbers(0, 1, "fraction of channels or weights kept", open_low=True))]
-_Count = Annotated[_Dimension, AfterValidator(_numbers(1, 8, "members", integer=True))]
-_Weight = Annotated[_Dimension, AfterValidator(_numbers(0, 1000, "weight of a loss term"))]
-MOST_STOP = 2.0
-"""Largest gate threshold where it is a stop probability: above 1 every member runs."""
-_Threshold = Annotated[
-    _Dimension,
-    AfterValidator(_numbers(0, 100, "stop probability, at most 2; with gate.rule margin the lead in logits")),
+__all__ = [
+    "AdmmRecipe",
+    "Augment",
+    "Baselines",
+    "Choice",
+    "Constraints",
+    "Cstar",
+    "Data",
+    "Dimension",
+    "Evaluation",
+    "GateSpec",
+    "Joint",
+    "LatencySpec",
+    "Learned",
+    "Members",
+    "Model",
+    "Pool",
+    "Radmm",
+    "Range",
+    "Recipe",
+    "Resources",
+    "Search",
+    "SharedStorage",
+    "Space",
+    "Spec",
+    "Team",
+    "Threat",
+    "Tracking",
+    "TrainingAttack",
+    "read_eps",
 ]
-
-
-class Space(_Section):
-    """What one trial chooses. Each entry is one value (fixed), a list, or `{low, high, log, step}`."""
-
-    num_members: _Count = Field(Choice(values=(1, 2, 3)), description="members of a team; team.mode direct only")
-    method: Annotated[_Dimension, AfterValidator(_registry("method"))] = Field(
-        Choice(values=("prune",)), description="how each member is made"
-    )
-    score: Annotated[_Dimension, AfterValidator(_registry("score"))] = Field(
-        Choice(values=SCORES), description="importance score that decides what each member keeps; team.mode direct only"
-    )
-    size: _Size = Field(
-        Choice(values=(0.25, 0.5)), description="fraction of channels or weights that each member keeps"
-    )
-    subsets: Annotated[_Dimension, AfterValidator(_names(*get_args(Subsets)))] = Field(
-        Choice(values=("all", "shared")),
-        description="training images of each member: all, or shared: a quarter for everyone and one of three disjoint parts",
-    )
-    recovery: Annotated[_Dimension, AfterValidator(_names(*get_args(Recovery)))] = Field(
-        Choice(values=("labels", "distill")),
-        description="what members learn from as they regain their robustness: labels, or distill: the dense base's answers",
-    )
-    order: Annotated[_Dimension, AfterValidator(_names(*get_args(Order)))] = Field(
-        Choice(values=("fast_first",)), description="whom the gate asks first: the cheapest member or the most robust"
-    )
-    beta: _Weight = Field(
-        Range(low=1e-3, high=4, log=True), description="weight of the diversity reward in the joint loss L_EED"
-    )
-    omega: _Weight = Field(
-        Range(low=0, high=10), description="weight of L_R, which pushes down the ensemble's most confident wrong class"
-    )
-    gamma: _Weight = Field(Range(low=0, high=4), description="weight of L_C, the compactness regulariser")
-    gate_threshold: _Threshold = Field(
-        Range(low=0.2, high=1),
-        description="the gate stops at the first member whose stop probability reaches this (rule margin: lead in logits)",
-    )
-
-
-# ---------------------------------------------------------------- how each stage works
-
 
 Augment = Literal["none", "crop", "crop_flip"]
 
 
-class Data(_Section):
+class Data(Section):
     """Which images, and how many go where. Splits are fixed by the search's seed and never overlap."""
 
     source: Annotated[str, AfterValidator(names.checked("source"))] = Field(
@@ -244,7 +109,7 @@ def read_eps(value: object) -> object:
     return numbers[0] / numbers[1]
 
 
-class Threat(_Section):
+class Threat(Section):
     """What the attacker may do."""
 
     norm: Literal["linf"] = Field("linf", description="how far a perturbation goes: its largest change of a pixel")
@@ -256,121 +121,18 @@ class Threat(_Section):
         return read_eps(value)
 
 
-class Model(_Section):
+class Model(Section):
     """The dense base network."""
 
     name: Annotated[str, AfterValidator(names.checked("model"))] = Field("small_cnn", description="architecture")
     width: int = Field(64, ge=4, le=1024, description="channels of the first stage")
 
 
-class TrainingAttack(_Section):
-    """The inner maximisation of adversarial training."""
-
-    method: Literal["pgd", "fgsm_rs", "n_fgsm", "none"] = Field(
-        "pgd", description="how training images are attacked; none trains on clean ones"
-    )
-    steps: int = Field(7, ge=1, le=100, description="steps of pgd; the others take one")
-    step_size: float | None = Field(
-        None, gt=0, le=1, description="pixel units; eps/4 by default, 1.25 eps for fgsm_rs, eps for n_fgsm"
-    )
-
-
-class Recipe(_Section):
-    """One training run."""
-
-    epochs: float = Field(10, ge=0, le=10_000, description="passes over the training images; 0 skips")
-    batch_size: int = Field(128, ge=2, le=65_536, description="training images in a step")
-    lr: float = Field(0.1, gt=0, le=10, description="highest learning rate")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD, Nesterov's")
-    weight_decay: float = Field(5e-4, ge=0, le=1, description="L2 penalty on the weights")
-    schedule: Literal["cosine", "one_cycle", "multistep", "constant"] = Field(
-        "one_cycle", description="how the learning rate changes over the run"
-    )
-    ema: float = Field(
-        0.998, ge=0, lt=1, description="decay of the averaged weights, warming up; 0 takes the last weights"
-    )
-    clip_norm: float | None = Field(None, gt=0, description="largest gradient norm")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "float32", description="auto takes bfloat16 where the device has it"
-    )
-    attack: TrainingAttack = Field(TrainingAttack(), description="how the training images are attacked")
-
-
-class Joint(Recipe):
-    """The joint fine-tune with L_EED; `beta`, `omega`, `gamma` belong to the search."""
-
-    epochs: float = Field(5, ge=0, le=10_000, description="passes over the training images; 0 skips")
-    lr: float = Field(0.02, gt=0, le=10, description="highest learning rate")
-    alpha: float = Field(0.5, ge=0, le=100, description="weight of the ensemble's entropy reward in L_E")
-    psi: float = Field(1.0, ge=0, le=100, description="scale of L_R")
-    lambda_w: float = Field(1e-5, ge=0, le=1, description="scale of the L1 norm of kept weights in L_C")
-    lambda_a: float = Field(0.25, ge=0, le=100, description="scale of the activation term in L_C")
-    delta: float = Field(0.1, gt=0, le=100, description="where the activation surrogate a/(a+delta) is one half")
-
-
-class AdmmRecipe(Recipe):
-    """Adversarial training while ADMM pulls the weights into their set; `members.finetune` follows."""
-
-    epochs: float = Field(20, gt=0, le=10_000, description="passes over the training images")
-    lr: float = Field(0.1, gt=0, le=10, description="highest learning rate")
-    ema: float = Field(0, ge=0, lt=1, description="decay of the averaged weights, warming up; 0 takes the last weights")
-    updates: int = Field(10, ge=1, le=10_000, description="updates of Z and U, spread evenly over the epochs")
-    rho: float = Field(0.1, gt=0, le=1000, description="first weight of the penalty")
-    rho_growth: float = Field(1.8, ge=1, le=100, description="factor of the penalty's weight at each update")
-    rho_max: float = Field(10, gt=0, le=1000, description="largest weight of the penalty")
-    tolerance: float = Field(
-        0.05, ge=0, le=1, description="stop when |W-Z|/|W| and |Z'-Z|/|W| of every layer are below"
-    )
-
-
-class Radmm(AdmmRecipe):
-    """Method `radmm`: concurrent adversarial training and ADMM pruning."""
-
-    set: Literal["irregular", "filter", "column"] = Field(
-        "filter", description="what is removed: single weights, channels, or columns of the weight matrix"
-    )
-
-
-class Cstar(AdmmRecipe):
-    """Method `cstar`: adversarial training towards low rank, then factored layers."""
-
-    block: int = Field(4, ge=1, le=256, description="ranks are taken in multiples of this")
-
-
-class Learned(Recipe):
-    """Method `learned`: which weights or channels stay is learned under a budget; `members.finetune` follows."""
-
-    epochs: float = Field(20, gt=0, le=10_000, description="passes over the training images")
-    lr: float = Field(0.1, gt=0, le=10, description="highest learning rate")
-    weight_decay: float = Field(0, ge=0, le=1, description="L2 penalty on the learned importance")
-    ema: float = Field(0, ge=0, lt=1, description="decay of the averaged weights, warming up; 0 takes the last weights")
-    budget: Literal["global", "layer"] = Field(
-        "global", description="global: each layer's share is learned; layer: all keep the same"
-    )
-    min_share: float = Field(0.1, ge=0, lt=1, description="smallest share of a layer, as a fraction of the size")
-    phi: float = Field(0.01, gt=0, le=100, description="what the budget's weight gains at each step over budget")
-
-
-class Members(_Section):
-    """How members are cut from the base and recover."""
-
-    granularity: Literal["channel", "unstructured"] = Field(
-        "channel",
-        description="what prune and learned remove: channels, which saves time, or single weights, which does not",
-    )
-    block: int = Field(8, ge=1, le=256, description="channels are kept in multiples of this")
-    score_samples: int = Field(256, ge=8, description="training images from which scores are taken")
-    finetune: Recipe = Field(Recipe(), description="how a member regains its robustness; comes last for every method")
-    radmm: Radmm = Field(Radmm(), description="method radmm")
-    cstar: Cstar = Field(Cstar(), description="method cstar")
-    learned: Learned = Field(Learned(), description="method learned")
-
-
-class Pool(_Section):
+class Pool(Section):
     """Team mode `pool`: RD chooses the team from members of every score on every subset."""
 
     scores: tuple[Annotated[str, AfterValidator(names.checked("score"))], ...] = Field(
-        SCORES, min_length=1, description="importance scores of the pool's members"
+        tuple(BUILT_IN["score"]), min_length=1, description="importance scores of the pool's members"
     )
     num_subsets: int = Field(3, ge=1, le=3, description="disjoint parts, one member each, for each score")
     diversity_threshold: float = Field(0.7, ge=0, le=1, description="robust diversity that a team must reach")
@@ -380,7 +142,7 @@ class Pool(_Section):
     )
 
 
-class Team(_Section):
+class Team(Section):
     """Who chooses the members."""
 
     mode: Literal["direct", "pool"] = Field(
@@ -389,7 +151,7 @@ class Team(_Section):
     pool: Pool = Field(Pool(), description="team mode pool")
 
 
-class GateSpec(_Section):
+class GateSpec(Section):
     """How members combine and when the gate stops.
 
     Rules `threshold` and `map` take mean probabilities and the stop probability q = conf^sharpness · exp(−KL/tau);
@@ -411,7 +173,7 @@ class GateSpec(_Section):
     )
 
 
-class Evaluation(_Section):
+class Evaluation(Section):
     """The attack that ranks trials (badge `proxy`)."""
 
     steps: int = Field(20, ge=1, le=1000, description="PGD steps on each surrogate")
@@ -422,7 +184,7 @@ class Evaluation(_Section):
     )
 
 
-class LatencySpec(_Section):
+class LatencySpec(Section):
     """The latency protocol."""
 
     threads: int = Field(1, ge=1, le=256, description="threads of the deployment runtime")
@@ -446,7 +208,7 @@ class LatencySpec(_Section):
     )
 
 
-class Constraints(_Section):
+class Constraints(Section):
     """Limits that a point must keep to enter the frontier; none by default."""
 
     min_clean_accuracy: float | None = Field(None, ge=0, le=1, description="fraction of clean images right")
@@ -461,7 +223,7 @@ class Constraints(_Section):
     )
 
 
-class Baselines(_Section):
+class Baselines(Section):
     """Small networks trained adversarially from scratch, shown beside the frontier."""
 
     sizes: tuple[float, ...] = Field((0.5, 0.25), description="fractions of channels; empty for none")
@@ -480,19 +242,12 @@ def _read_proposals(value: object) -> object:
         if not isinstance(proposal, Mapping):
             raise ValueError(f"[{i}]: {shown(proposal)} is not a table of parameters such as num_members: 2")
         for key, one in proposal.items():
-            if not _is_scalar(one):
+            if not is_scalar(one):
                 raise ValueError(f"[{i}].{key}: {shown(one)} is neither text nor a finite number")
     return value
 
 
-def shown(value: object) -> str:
-    """Write a value as the file would, for a message."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return without_passwords(repr(value))
-
-
-class Search(_Section):
+class Search(Section):
     """How long and by what the space is searched."""
 
     trials: int = Field(16, ge=1, le=100_000, description="teams that are tried")
@@ -516,7 +271,7 @@ class Search(_Section):
         le=1,
         description="how sure a point must be on the true frontier to be reported as its; the others may belong",
     )
-    sampler: Literal["portfolio", "tpe", "nsga2", "qmc", "random", "gp"] = Field(
+    sampler: Annotated[str, AfterValidator(names.checked("sampler"))] = Field(
         "portfolio", description="who proposes: our model two times of three, or one of Optuna's samplers"
     )
     startup_trials: int = Field(8, ge=1, description="random trials before a model is trusted")
@@ -530,7 +285,7 @@ class Search(_Section):
     constraints: Constraints = Field(Constraints(), description="limits that a point must keep")
 
 
-class Resources(_Section):
+class Resources(Section):
     """What one trial takes; fractions share a device."""
 
     cpu: float = Field(1, ge=0, le=1024, description="processor cores; its threads are as many")
@@ -543,7 +298,7 @@ def _read_address(uri: str | None) -> str | None:
     return uri
 
 
-class Tracking(_Section):
+class Tracking(Section):
     """Where MLflow keeps the runs."""
 
     uri: Annotated[str | None, AfterValidator(_read_address)] = Field(
@@ -560,7 +315,7 @@ def _read_url(url: str | None) -> str | None:
     return url
 
 
-class SharedStorage(_Section):
+class SharedStorage(Section):
     """Where machines share finished stages and ledger copies; none for one machine."""
 
     url: Annotated[str | None, AfterValidator(_read_url)] = Field(
@@ -568,7 +323,7 @@ class SharedStorage(_Section):
     )
 
 
-class Spec(_Section):
+class Spec(Section):
     """A whole search-space file."""
 
     name: str = Field(

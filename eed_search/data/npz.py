@@ -34,6 +34,9 @@ class _Shard:
     class_names: tuple[str, ...]
 
 
+FILES = ("train*.npz", "test*.npz")
+
+
 def npz(data: Data) -> ImageSets:
     """Read the folder; shards of a split are joined in the order of their names.
 

@@ -1,21 +1,19 @@
-"""Sources of images: scikit-learn's digits, npz files, CIFAR-10, SVHN, folders of images, and registered ones.
+"""Sources of images, by the names of the registry or of user code: what each gives is checked at this door.
 
-Every source gives uint8 images in NHWC order and integer labels, checked at this door.
+A built-in source's module may say more beside its function: `extent(data)` (size before any image is read), `problems(data)`
+(what keeps it from being read), `FILES` or `digests(folder)` (what it is made of), `DOWNLOADED`. Every source gives uint8 images in NHWC order and integer labels, checked at this door.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib import util
 from pathlib import Path
 
 import numpy as np
 
-from eed_search.config import names
+from eed_search.config import names, registry
 from eed_search.config.spec import Data
 from eed_search.core.errors import DataError
-from eed_search.data import image_folder, npz, svhn
 from eed_search.data.groups import find_groups
 from eed_search.data.images import Images, ImageSets
 
@@ -58,8 +56,8 @@ def load_images(data: Data) -> Raw:
     Raises:
         DataError: If files are missing, corrupt or of the wrong form; names the file and the fix.
     """
-    read = SOURCES.get(data.source)
-    sets = read(data) if read else _from_user_code(data)
+    built_in = data.source in registry.BUILT_IN["source"]
+    sets: ImageSets = registry.load("source", data.source)(data) if built_in else _from_user_code(data)
     place = where(data)
     num_classes = _refuse_labels(place, sets)
     for name, images in sets.items():
@@ -165,38 +163,6 @@ def _identity(parts: list[Images]) -> str:
     return sha.hexdigest()[:32]
 
 
-def _digits(data: Data) -> ImageSets:
-    found = util.find_spec("sklearn")
-    folders = list(found.submodule_search_locations or ()) if found else []
-    if not folders:
-        raise DataError("data.source: digits come with scikit-learn, which is not installed; pip install scikit-learn")
-    # read here: to import scikit-learn takes a second, and `check` needs nothing else of it
-    table = np.loadtxt(Path(folders[0]) / "datasets" / "data" / "digits.csv.gz", delimiter=",")
-    # 17 grey levels, 0..16, spread over 0..255 so that 16 becomes exactly 255
-    images = np.round(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)[..., None]
-    return ImageSets(Images(images, table[:, -1].astype(np.int64)), came_from={"train": "scikit-learn's digits"})
-
-
-def _cifar10(data: Data) -> ImageSets:
-    from eed_search.models.torchvision_door import torchvision
-
-    root = Path(data.path or "").expanduser()
-    parts: list[Images] = []
-    classes: tuple[str, ...] = ()
-    for train in (True, False):
-        try:
-            found = torchvision("datasets").CIFAR10(
-                str(root), train=train, download=not (root / "cifar-10-batches-py").is_dir()
-            )
-        except (RuntimeError, OSError) as error:
-            raise DataError(
-                f"data.path: {root} holds no CIFAR-10 and it cannot be downloaded ({error}); put cifar-10-batches-py there, or use source npz"
-            ) from error
-        parts.append(Images(np.asarray(found.data, np.uint8), np.asarray(found.targets, np.int64)))
-        classes = tuple(str(name) for name in found.classes)
-    return ImageSets(parts[0], None, parts[1], classes, {"train": "CIFAR-10's training set", "test": "its test set"})
-
-
 def is_absent(data: Data) -> bool:
     """Whether a launch would download the images first."""
     return data.source == "cifar10" and not (Path(data.path or "").expanduser() / "cifar-10-batches-py").is_dir()
@@ -216,24 +182,6 @@ def refuse_download(data: Data) -> None:
         )
 
 
-SOURCES: dict[str, Callable[[Data], ImageSets]] = {
-    "digits": _digits,
-    "npz": npz.npz,
-    "cifar10": _cifar10,
-    "svhn": svhn.svhn,
-    "image_folder": image_folder.image_folder,
-}
-_DOWNLOADED = ("cifar10",)  # to a folder that need not be there yet
-_EXTENTS: dict[str, Callable[[Data], tuple[int, int, int, int] | None]] = {
-    "digits": lambda data: (1797, 8, 8, 1),
-    "npz": npz.extent,
-    "cifar10": lambda data: (60_000, 32, 32, 3),
-    "svhn": svhn.extent,
-    "image_folder": image_folder.extent,
-}
-_PROBLEMS = {"npz": npz.problems, "svhn": svhn.problems, "image_folder": image_folder.problems}
-
-
 def readable(data: Data) -> list[str]:
     """Say what keeps a source from being read, without reading the images (for `check`).
 
@@ -243,11 +191,11 @@ def readable(data: Data) -> list[str]:
     if data.path is None or data.source == "digits":
         return []
     folder = Path(data.path).expanduser()
-    is_made = data.source in _DOWNLOADED and not folder.exists()
+    is_made = registry.beside("source", data.source, "DOWNLOADED", False) and not folder.exists()
     if not folder.is_dir() and not is_made:
         return [f"data.path: {data.path} is not a folder; give the data's folder (in the file or by --data)"]
-    look = _PROBLEMS.get(data.source)
-    found = look(data) if look else []
+    look = registry.beside("source", data.source, "problems")
+    found: list[str] = look(data) if look else []
     if data.groups is not None and not find_groups(data).is_file():
         found.append(
             f"data.groups: {data.groups} is no file, here or in {folder}; give a CSV file with rows `path,group`"
@@ -261,5 +209,6 @@ def extent(data: Data) -> tuple[int, int, int, int] | None:
     Returns:
         Samples, height, width, channels.
     """
-    look = _EXTENTS.get(data.source)
-    return look(data) if look else None
+    look = registry.beside("source", data.source, "extent")
+    found: tuple[int, int, int, int] | None = look(data) if look else None
+    return found

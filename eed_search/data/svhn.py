@@ -15,6 +15,9 @@ _FILES = ("train_32x32.mat", "test_32x32.mat")
 _PUBLISHED = 73_257 + 26_032  # images
 
 
+FILES = ("*_32x32.mat", "train*.npz", "test*.npz")
+
+
 def svhn(data: Data) -> ImageSets:
     """Read `train_32x32.mat` and `test_32x32.mat`, or `train*.npz` and `test*.npz` in their place.
 

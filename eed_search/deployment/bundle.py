@@ -141,18 +141,34 @@ def write_bundle(
         _RUNTIME: Path(runtime.__file__).read_bytes(),
         _README: _readme(out.name, manifest, replay, claims).encode("utf-8", "backslashreplace"),
     }
-    manifest["sha256"] = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    with _appearing(out) as made:
+        for name, data in _sealed(manifest, files).items():
+            _write(made / name, data)
+        verify(made)
+    return out
+
+
+def _sealed(manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Add the manifest, with the digest of every file, and its own digest."""
+    text = _json({**manifest, "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}})
+    digest = f"{hashlib.sha256(text).hexdigest()}  {runtime.MANIFEST}\n".encode()
+    return {**files, runtime.MANIFEST: text, runtime.MANIFEST_DIGEST: digest}
+
+
+@contextmanager
+def _appearing(out: Path) -> Iterator[Path]:
+    """Give a hidden folder that takes its name once it is whole; after a failure nothing is left.
+
+    Raises:
+        BundleError: If it cannot be made, or what is written into it cannot be written.
+    """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     except OSError as error:
         raise BundleError(f"{out}: cannot be made ({error.strerror}); choose another folder") from error
     try:
-        text = _json(manifest)
-        digest = f"{hashlib.sha256(text).hexdigest()}  {runtime.MANIFEST}\n".encode()
-        for name, data in {**files, runtime.MANIFEST: text, runtime.MANIFEST_DIGEST: digest}.items():
-            _write(made / name, data)
-        verify(made)
+        yield made
         made.chmod(0o755)
         refuse_existing(out)  # rename would replace an empty folder made meanwhile
         made.rename(out)
@@ -162,7 +178,6 @@ def write_bundle(
         ) from error
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    return out
 
 
 def verify(folder: Path, *, strict: bool = False) -> VerifyReport:

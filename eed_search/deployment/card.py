@@ -68,22 +68,17 @@ def table(manifest: Mapping[str, Any], claims: Mapping[str, Any]) -> list[tuple[
         )
     if clean := _interval(claims.get("clean_accuracy"), 100, " %"):
         found.append(("clean accuracy", f"{clean} of {claims['clean_accuracy'].get('num_samples', '?')} images"))
-    given = claims.get("latency")
-    latency: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
+    latency = _latency(claims)
     if took := _interval(latency.get("latency_ms"), 1, " ms"):
         found.append(("latency", f"{took}, one image at a time{_machine(claims, manifest)}"))
     if speed := _interval(latency.get("speedup"), 1, " ×"):
-        attacked = claims.get("attacked_speedup")
-        left = "not measured" if attacked is None else f"{attacked:.2f} ×"
         how = "one plain `session.run`" if latency.get("denominator") == "plain" else "run through this script"
-        found.append(("speed-up", f"{speed} over the dense base ({how}); under attack {left}"))
+        found.append(("speed-up", f"{speed} over the dense base ({how}); under attack {_under_attack(claims)}"))
     size, macs = claims.get("size_bytes"), claims.get("macs")
     if isinstance(size, int | float):
-        work = (
-            f"; {macs / 1e6:,.2f} million multiply-accumulates for an average image"
-            if isinstance(macs, int | float)
-            else ""
-        )
+        work = ""
+        if isinstance(macs, int | float):
+            work = f"; {macs / 1e6:,.2f} million multiply-accumulates for an average image"
         found.append(("size", f"{size / 1e3:,.0f} kB{work}"))
     found.append(
         (
@@ -105,6 +100,15 @@ def _stop(manifest: Mapping[str, Any]) -> str:
         "margin": f"the best class leads the second by {gate['threshold']:g} in the mean of their logits",
     }[gate["rule"]]
     return f"asked in order, the gate stops as soon as {stop}"
+
+
+def _latency(claims: Mapping[str, Any]) -> Mapping[str, Any]:
+    return found if isinstance(found := claims.get("latency"), Mapping) else {}
+
+
+def _under_attack(claims: Mapping[str, Any]) -> str:
+    attacked = claims.get("attacked_speedup")
+    return "not measured" if attacked is None else f"{attacked:.2f} ×"
 
 
 def _machine(claims: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
@@ -129,11 +133,8 @@ def claim_lines(claims: Mapping[str, Any]) -> list[str]:
     found = [
         f"robust, badge `{one['badge']}`: {_with_all(one)}" for one in robust_accuracies(claims) if one.get("badge")
     ]
-    speedup = claims.get("latency", {}).get("speedup") if isinstance(claims.get("latency"), Mapping) else None
-    if isinstance(speedup, Mapping):
-        attacked = claims.get("attacked_speedup")
-        left = "not measured" if attacked is None else f"{attacked:.2f} ×"
-        found.append(f"speed-up {speedup['value']:.2f} ×, attacked {left}")
+    if isinstance(speedup := _latency(claims).get("speedup"), Mapping):
+        found.append(f"speed-up {speedup['value']:.2f} ×, attacked {_under_attack(claims)}")
     return found
 
 

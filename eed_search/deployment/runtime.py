@@ -395,7 +395,7 @@ class GatedClassifier:
         if images.size:
             bits = images.view(
                 _BITS
-            )  # argmax is the one pass over an image whose code does not come out of the cache cold
+            )  # argmax: the one pass over an image whose code does not come out of the cache cold
             wide = bits.item(bits.argmax()) > _ONE_AS_BITS
         if images.size and wide and not (images.min() >= 0 and images.max() <= 1):
             raise InputFault(
@@ -777,6 +777,19 @@ def _refuse_altered(path: Path, data: bytes, digest: str, by: str) -> None:
         )
 
 
+def _refuse_names(path: Path, members: list[Any], digests: dict[str, Any]) -> None:
+    if len(digests) > MOST_FILES:
+        raise BundleFault(f"{path}: lists {len(digests):,} files, where at most {MOST_FILES} are read")
+    for name in (*members, *digests):
+        # a name with a folder in it could point outside the bundle
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or name not in digests:
+            raise BundleFault(
+                f"{path}: {_shown(name)} is not a plain file name with a SHA-256; export the bundle again"
+            )
+    if len(set(members)) < len(members) or not all(name.endswith(".onnx") for name in members):
+        raise BundleFault(f"{path}: members {_shown(members)} are not different .onnx files; export the bundle again")
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Read `manifest.json`, check it against `manifest.sha256` and for completeness; no other file is read.
 
@@ -820,17 +833,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     for key, kind in kinds.items():
         if not isinstance(manifest.get(key), kind):
             raise BundleFault(f"{path}: {key} is missing or no {kind.__name__}; copy or export the bundle again")
-    members, digests = manifest["members"], manifest["sha256"]
-    if len(digests) > MOST_FILES:
-        raise BundleFault(f"{path}: lists {len(digests):,} files, where at most {MOST_FILES} are read")
-    for name in (*members, *digests):
-        # a name with a folder in it could point outside the bundle
-        if not isinstance(name, str) or not _NAME.fullmatch(name) or name not in digests:
-            raise BundleFault(
-                f"{path}: {_shown(name)} is not a plain file name with a SHA-256; export the bundle again"
-            )
-    if len(set(members)) < len(members) or not all(name.endswith(".onnx") for name in members):
-        raise BundleFault(f"{path}: members {_shown(members)} are not different .onnx files; export the bundle again")
+    _refuse_names(path, manifest["members"], manifest["sha256"])
     if not all(isinstance(name, str) for name in manifest["class_names"]):
         raise BundleFault(f"{path}: class_names holds something else than text; export the bundle again")
     if set(manifest["gate"]) != {"rule", "threshold", "sharpness", "tau"}:

@@ -24,7 +24,6 @@ from eed_search.evaluation.steps import Arrays, Steps
 from eed_search.evaluation.target import Target, Tier
 from eed_search.evaluation.tiers import (
     BLACK_BOX,
-    Found,
     Named,
     Report,
     SlowDownAttack,
@@ -85,28 +84,17 @@ def assess(
     folder = home / "attacks" / key
     if (finished := _read(folder)) is not None:
         return replace(finished, target=target.name)
+    slower = None if blind else partial(_slow_down, eps=target.eps, steps=_SLOW_DOWN_STEPS[tier])
     found = evaluate(
-        team,
-        split,
-        make_attacks,
-        folder=folder,
-        eps=target.eps,
-        seed=seed,
-        slow_down=None if blind else partial(_slow_down, eps=target.eps, steps=_SLOW_DOWN_STEPS[tier]),
-        report=report,
+        team, split, make_attacks, folder=folder, eps=target.eps, seed=seed, slow_down=slower, report=report
     )
     steps = Steps(folder)
     proof = _proof(team, target, steps, report)
     checker = Checker(target, team, split, found, proof.right, make_attacks, tier, seed, steps, report)
-    checks = checker.all()
-    result = _result(target, team, with_broken(found, checker.broken), proof, checks, key=key, tier=tier, seed=seed)
-    images = split_key(target.split)
-    used = 0 if target.split_name != "test" else _others_on(images, folder)
-    if used:
-        note = (
-            f"{used} other evaluations in this home saw these test images: the best of several looks better than it is"
-        )
-        result = replace(result, notes=(*result.notes, note))
+    result, images = _result(checker, checker.all(), proof, key), split_key(target.split)
+    if target.split_name == "test" and (used := _others_on(images, folder)):
+        note = "other evaluations in this home saw these test images: the best of several looks better than it is"
+        result = replace(result, notes=(*result.notes, f"{used} {note}"))
     write_atomic(folder / _RESULT, json.dumps({"images": images, "result": to_json(result)}, indent=1).encode())
     return result
 
@@ -149,17 +137,9 @@ def _proof(team: Team, target: Target, steps: Steps, report: Report) -> Certific
 # ---------------------------------------------------------------- the result
 
 
-def _result(
-    target: Target,
-    team: Team,
-    found: Found,
-    proof: Certificate,
-    checks: tuple[Check, ...],
-    *,
-    key: str,
-    tier: Tier,
-    seed: int,
-) -> AttackResult:
+def _result(checker: Checker, checks: tuple[Check, ...], proof: Certificate, key: str) -> AttackResult:
+    target, team, tier = checker.target, checker.team, checker.tier
+    found = with_broken(checker.found, checker.broken)
     reasons = tuple(f"check {check.number}, {check.name}: {check.seen}" for check in checks if not check.passed)
     badge: Badge = "invalid" if reasons else "checked" if tier == 1 else "claim"
     union = f"union of {', '.join(use.name for use in found.attacks)}"
@@ -189,7 +169,7 @@ def _result(
         data=target.data,
         split=target.split_name,
         eps=target.eps,
-        seed=seed,
+        seed=checker.seed,
         num_members=len(team.members),
         clean=Accuracy.of(found.clean_right),
         robust=robust(found.robust_right),

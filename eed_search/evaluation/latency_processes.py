@@ -230,7 +230,7 @@ def in_fresh_process(job: Job, at: At = lambda done, of: None) -> ProcessTiming:
     Raises:
         RuntimeError: If it breaks.
     """
-    with temporary_folder("sitting") as folder:
+    with temporary_folder("latency") as folder:
         job.write(folder)
         with (folder / _SAID).open("wb") as said:
             process = subprocess.Popen(

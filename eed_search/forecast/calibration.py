@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from eed_search.compression.member import Member, recovery_loss
 from eed_search.compression.methods import settings_of
 from eed_search.compression.scores import ScoreBatch, score_function
-from eed_search.config.loader import removes_channels
 from eed_search.config.params import Recovery, is_scored
+from eed_search.config.removal import removes_channels
 from eed_search.config.spec import Choice, Evaluation, Range, Recipe, Spec
 from eed_search.deployment.onnx_export import to_onnx
 from eed_search.ensemble.loss import JointLoss

@@ -14,9 +14,9 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from eed_search.config.loader import removes_channels
 from eed_search.config.params import MemberChoice, is_scored
 from eed_search.config.plans import NUM_PARTS, MemberPlan
+from eed_search.config.removal import removes_channels
 from eed_search.config.spec import Choice, Range, Recipe, Spec
 from eed_search.evaluation.cascade import FEWEST_BLOCKS, FEWEST_ROUNDS, WARM_UP_SHARE, WORST_SHARE
 from eed_search.evaluation.latency import REFERENCE_SHARE

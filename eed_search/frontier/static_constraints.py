@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from eed_search.config.loader import is_sized_before
 from eed_search.config.params import ParamValue, TrialParams
+from eed_search.config.removal import is_sized_before
 from eed_search.config.spec import Choice, Constraints, Spec
 from eed_search.runs.ledger import RunView
 

@@ -9,16 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from eed_search.config import names
+from eed_search.config import names, registry
 from eed_search.config.image_sizes import too_small
 from eed_search.config.torchvision_names import TORCHVISION
 from eed_search.core.errors import ModelError
 from eed_search.models.architecture import place
-from eed_search.models.mobilenet import MobileNetV2
-from eed_search.models.resnet import ResNet18
-from eed_search.models.small_cnn import SmallCNN
 from eed_search.models.torchvision_network import TorchvisionNetwork
-from eed_search.models.vgg import VGG16BN
 
 if TYPE_CHECKING:
     from eed_search.config.spec import Model
@@ -26,12 +22,6 @@ if TYPE_CHECKING:
 
 Statistics = tuple[float, ...]
 Make = Callable[[int, int, int, Statistics, Statistics], nn.Module]
-MODELS: dict[str, Make] = {
-    "small_cnn": SmallCNN,
-    "resnet18": ResNet18,
-    "vgg16_bn": VGG16BN,
-    "mobilenet_v2": MobileNetV2,
-}
 
 
 def build(
@@ -47,7 +37,7 @@ def build(
     """Make a network with fresh weights.
 
     Args:
-        name: One of `MODELS`, `torchvision:NAME`, or registered by user code.
+        name: A name of the registry, `torchvision:NAME`, or registered by user code.
         width: Channels of the first stage; torchvision's networks have a width of their own.
         num_classes: Size of the output.
         in_channels: Channels of an image.
@@ -94,8 +84,9 @@ def build_for(model: Model, data: Splits, seed: int = 0) -> nn.Module:
 
 
 def _maker(name: str) -> Make:
-    if name in MODELS:
-        return MODELS[name]
+    if name in registry.BUILT_IN["model"]:
+        built_in: Make = registry.load("model", name)
+        return built_in
     if name.startswith(TORCHVISION):
         return partial(TorchvisionNetwork, name.removeprefix(TORCHVISION))
     if (found := names.find("model", name)) is None:

@@ -18,7 +18,7 @@ from eed_search.evaluation.robust import RobustEvaluation, RobustEvaluator, craf
 from eed_search.evaluation.sequential_test import interim_sizes
 from eed_search.evaluation.slowdown import NO_GATE, Slowed, slowed
 from eed_search.pipeline.context import StageContext
-from eed_search.pipeline.stage import Stage, versioned
+from eed_search.pipeline.stage import Stage
 from eed_search.pipeline.training import TrainedMember
 from eed_search.storage.store import Artifact, Stored
 from eed_search.training.checkpoints import Checkpoint, checkpoint_of
@@ -55,69 +55,66 @@ def robust_evaluation(
         part: First image of the split to take, and one past the last; all by default.
         sweep: Replay other gate thresholds on the way.
         share: Of the images, from the first on, and of the attack's steps; the same for all.
-        sequential: Attack in the interim tests of `evaluation.sequential_test`, and keep what is known after each: an evaluation
-            that was cut off, or given up, goes on from there.
+        sequential: Attack test by test (`evaluation.sequential_test`); cut off or given up, it goes on from its last one.
         beaten: Asked after each interim test but the last; where it says so the evaluation is given up.
 
     Returns:
         The whole evaluation; up to where it was given up else, whether the store has more or not.
     """
-    spec = context.spec
-    evaluation = spec.evaluation.model_copy(update={"steps": max(1, round(share * spec.evaluation.steps))})
+    steps = max(1, round(share * context.spec.evaluation.steps))
     num_swept = _SWEPT if sweep and len(members) > 1 and gate.has_threshold else 0
+    images: Split = getattr(context.data, split)
+    first, end = part or (0, len(images))
+    num = max(1, round(share * (end - first)))
     settings: dict[str, Any] = {
         "networks": key,
         "data": context.data.key,
         "split": split,
-        "eps": spec.threat.eps,
+        "eps": context.spec.threat.eps,
         "gate": asdict(gate) if len(members) > 1 else None,
-        "attack": evaluation.model_dump(exclude=_NO_PART),
+        "attack": context.spec.evaluation.model_dump(exclude=_NO_PART) | {"steps": steps},
     }
     settings |= {"share": share} if share < 1 else {}
     settings |= {"sweep": num_swept, "until": "wrong at every threshold"} if num_swept else {}
-    images: Split = getattr(context.data, split)
-    if part not in (None, (0, len(images))):
-        settings["images"] = list(part)
-        images = images.subset(torch.arange(*part))
-    num = max(1, round(share * len(images)))
+    settings |= {"images": [first, end]} if (first, end) != (0, len(images)) else {}
     ends = interim_sizes(num) if sequential else (num,)
-    unfinished = (
-        checkpoint_of(context.store, context.store.key(versioned("judgement"), settings)) if sequential else None
-    )
 
     def compute(seed: int) -> Artifact:
-        context.report(f"attack on {name}")
-        examination = RobustEvaluator(
-            GatedEnsemble(members, gate),
-            images.subset(torch.arange(num)),
-            eps=spec.threat.eps,
-            settings=evaluation,
-            sweep=num_swept,
-            seed=spec.seed,  # not the stage's own: every classifier meets the same random starts
-            device=context.device,
-            tell=in_shares(context.report, f"attack on {name}"),
-        )
-        found = _attack(examination, ends, unfinished, beaten, lambda text: context.report(f"attack on {name}: {text}"))
-        return Artifact({k: v for k, v in asdict(found).items() if isinstance(v, np.ndarray)}, {"attack": found.attack})
+        some = images.subset(torch.arange(first, first + num))
+        return _judged(context, name, GatedEnsemble(members, gate), some, steps, num_swept, ends, unfinished, beaten)
 
-    def keeps(artifact: Artifact) -> bool:
-        return _read(artifact).finished
-
-    stage = Stage("judgement", settings, lambda stored: _read(stored.artifact), compute, keeps=keeps)
+    stage = Stage("judgement", settings, lambda it: _read(it.artifact), compute, keeps=lambda it: _read(it).finished)
+    unfinished = checkpoint_of(context.store, stage.key(context.store)) if sequential else None
     found = stage.made_in(context.store)
     if unfinished is not None and found.finished:
         unfinished.clear()
     return next((seen for end in ends[:-1] if beaten(seen := found.until(end))), found)
 
 
-def _attack(
-    examination: RobustEvaluator,
+def _judged(
+    context: StageContext,
+    name: str,
+    team: GatedEnsemble[DeployedGate],
+    images: Split,
+    steps: int,
+    sweep: int,
     ends: Sequence[int],
     unfinished: Checkpoint | None,
     beaten: Beaten,
-    report: Callable[[str], None],
-) -> RobustEvaluation:
+) -> Artifact:
     """Attack part after part of the images, from where an earlier attempt was cut off, until nothing more needs to be known."""
+    title = f"attack on {name}"
+    context.report(title)
+    examination = RobustEvaluator(
+        team,
+        images,
+        eps=context.spec.threat.eps,
+        settings=context.spec.evaluation.model_copy(update={"steps": steps}),
+        sweep=sweep,
+        seed=context.spec.seed,  # not the stage's own: every classifier meets the same random starts
+        device=context.device,
+        tell=in_shares(context.report, title),
+    )
     if unfinished is not None and (state := unfinished.load()) is not None:
         examination.restore(state)
     num = ends[-1]
@@ -126,10 +123,11 @@ def _attack(
             examination.attack(end)
             if end < num and unfinished is not None:
                 unfinished.save(examination.state())
-                report(f"{100 * end / num:.0f} %")
+                context.report(f"{title}: {100 * end / num:.0f} %")
         if end < num and beaten(examination.so_far().until(end)):
             break
-    return examination.so_far()
+    found = examination.so_far()
+    return Artifact({k: v for k, v in asdict(found).items() if isinstance(v, np.ndarray)}, {"attack": found.attack})
 
 
 def _read(artifact: Artifact) -> RobustEvaluation:

@@ -15,10 +15,10 @@ from eed_search.compression.cstar import rank_budget, unfactored_layers
 from eed_search.compression.member import Member, fresh, recovery_loss, to_arrays
 from eed_search.compression.methods import key_of, method_function, settings_of
 from eed_search.compression.scores import ScoreBatch, score_function
-from eed_search.config.loader import is_sized_before, removes_channels
 from eed_search.config.names import digest_of
 from eed_search.config.params import MemberChoice, Recovery, Score, TrialParams, is_scored
 from eed_search.config.plans import MemberPlan
+from eed_search.config.removal import is_sized_before, removes_channels
 from eed_search.config.spec import Choice, Recipe
 from eed_search.core.errors import ModelError
 from eed_search.core.seeds import seed_of

@@ -11,23 +11,17 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
-from importlib import metadata, util
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from eed_search.config import plugins
+from eed_search.config import plugins, registry
 from eed_search.config.spec import Data, Spec
 from eed_search.core.code import code_files as code_files
 from eed_search.storage.store import sha256_of
 
 _PACKAGES = ("eed-search", "torch", "onnxruntime", "ray", "optuna", "mlflow", "numpy")
 _MOST_NAMED = 5
-_DATA_FILES: dict[str, tuple[str, ...]] = {
-    "digits": ("digits.csv.gz",),
-    "npz": ("train*.npz", "test*.npz"),
-    "cifar10": ("cifar-10-batches-py/*_batch*",),
-    "svhn": ("*_32x32.mat", "train*.npz", "test*.npz"),
-}
 
 
 def origin(spec: Spec) -> dict[str, dict[str, str]]:
@@ -41,19 +35,15 @@ def origin(spec: Spec) -> dict[str, dict[str, str]]:
 
 def data_files(data: Data) -> dict[str, str]:
     """Hash the files that a source reads, by path below its folder; without reading an image."""
-    if data.source == "digits":
-        found = util.find_spec("sklearn")
-        places = list(found.submodule_search_locations or ()) if found else []
-        root = Path(*places[:1]) / "datasets" / "data"
-    else:
-        root = Path(data.path or "").expanduser()
-    if data.source == "image_folder":
-        from eed_search.data import image_folder
-
-        return image_folder.digests(root)
-    if data.source not in _DATA_FILES and data.path is None:
-        return {}  # user code that reads no folder: its own files are in `plugins`
-    patterns = _DATA_FILES.get(data.source, ("**/*",))
+    place, patterns, digests = (
+        registry.beside("source", data.source, key) for key in ("folder_of", "FILES", "digests")
+    )
+    root = (place(data) if place else None) or Path(data.path or "").expanduser()
+    if digests is not None:
+        return dict(digests(root))
+    if patterns is None and data.path is None:
+        return {}  # code that reads no folder: its own files are in `plugins`
+    patterns = patterns or ("**/*",)
     files = [path for pattern in patterns for path in sorted(root.glob(pattern)) if path.is_file()]
     return {str(path.relative_to(root)): _content(path) for path in files}
 

@@ -84,11 +84,7 @@ def resume(
         clear_leftovers()
         view = _read(folder)
         _bring_plugins(folder, view, storage)
-        spec = stored_spec(folder, view)
-        if trials is not None:
-            spec = _with_trials(spec, view, trials)
-        if storage is not None:
-            spec = spec.model_copy(update={"storage": SharedStorage(url=storage)})
+        spec = _asked(stored_spec(folder, view), view, trials, storage)
         _check_state(view, spec, force, folder)
         left = work_left(view, spec)
         drift = changes(view, spec) if left else []
@@ -216,12 +212,15 @@ def _begun_with(view: RunView) -> dict[str, Any]:
         return view.spec
 
 
-def _with_trials(spec: Spec, view: RunView, trials: int) -> Spec:
-    if trials < len(view.proposals):
-        raise RunError(
-            f"--trials {trials}: run {view.name} has proposed {len(view.proposals)} already; give at least that many"
-        )
-    return spec.model_copy(update={"search": spec.search.model_copy(update={"trials": trials})})
+def _asked(spec: Spec, view: RunView, trials: int | None, storage: str | None) -> Spec:
+    """Put what a caller asks for in place of what the run's file says."""
+    if trials is not None:
+        if trials < (num := len(view.proposals)):
+            raise RunError(f"--trials {trials}: run {view.name} has proposed {num} already; give at least that many")
+        spec = spec.model_copy(update={"search": spec.search.model_copy(update={"trials": trials})})
+    if storage is not None:
+        spec = spec.model_copy(update={"storage": SharedStorage(url=storage)})
+    return spec
 
 
 def _check_state(view: RunView, spec: Spec, force: bool, folder: Path) -> None:

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from eed_search.config.section import Section
 from eed_search.config.spec import Data, LatencySpec, Model, Recipe, Tracking, TrainingAttack, read_eps
-from eed_search.config.spec import _Section as Section
 
 Scheme = Literal[
     "l1_filter", "l2_filter", "geometric_median", "bn_gamma", "taylor", "random_filter", "unstructured_magnitude"

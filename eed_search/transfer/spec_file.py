@@ -9,8 +9,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from eed_search.config import names, plugins
-from eed_search.config.loader import Override, explain, overridden, read_table
+from eed_search.config import plugins
+from eed_search.config.explain import explain
+from eed_search.config.loader import Override, overridden, read_table
+from eed_search.config.registry import BUILT_IN
 from eed_search.config.spec import Data
 from eed_search.core.errors import SpecError
 from eed_search.transfer.spec import BenchmarkSpec, problems
@@ -80,7 +82,7 @@ def data_problems(data: Data) -> list[str]:
     """Find what is wrong with the data's section, without reading the images."""
     if data.source != "digits":
         if data.path is None:
-            if data.source not in names.BUILT_IN["source"]:
+            if data.source not in BUILT_IN["source"]:
                 return []  # user code knows where its images are
             return [f"data.path: is missing; source {data.source} needs a folder (in the file or by --data)"]
         return []

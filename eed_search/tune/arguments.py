@@ -25,8 +25,10 @@ def metric_problems(metrics: Mapping[str, str]) -> list[str]:
     ]
 
 
-def level_problems(metrics: Collection[str], resource: str, levels: Sequence[float]) -> list[str]:
-    """Say what is wrong with what tells how far a trial is, and with the levels where trials are compared."""
+def level_problems(metrics: Collection[str], resource: str | None, levels: Sequence[float]) -> list[str]:
+    """Say what is wrong with what tells how far a trial is, if anything does, and with the levels to compare trials at."""
+    if resource is None:
+        return [f"levels: {list(levels)} of what? name the resource that says how far a trial is"] if levels else []
     problems = []
     if resource == "training_iteration":
         problems.append("resource: training_iteration starts anew after a failure; report a count of your own")
@@ -52,8 +54,10 @@ def name_problems(option: str, names: Collection[str], metrics: Collection[str])
     return [f"{option}.{name}: no such metric; allowed: {', '.join(metrics)}" for name in names if name not in metrics]
 
 
-def count_problems(option: str, value: object, least: int, meaning: str) -> list[str]:
-    """Say whether an option is no whole number, or below the least one."""
+def count_problems(option: str, value: object, least: int, meaning: str, *, optional: bool = False) -> list[str]:
+    """Say whether an option is no whole number, or below the least one; none will do where it is optional."""
+    if optional and value is None:
+        return []
     if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least:
         return []
     return [f"{option}: {value!r} is no whole number from {least} on; {meaning}"]

@@ -25,7 +25,8 @@ from ray.tune.schedulers import TrialScheduler
 
 from eed_search.core.errors import SpecError
 from eed_search.runs.records import metric_problem
-from eed_search.search.racing.promotion import Objectives, PromotionRule, Verdict, objectives_of
+from eed_search.search.racing.promotion import PromotionRule, Verdict
+from eed_search.search.racing.readings import Objectives, objectives_of
 from eed_search.tune.arguments import (
     Mode,
     count_problems,

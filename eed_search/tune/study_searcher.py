@@ -20,10 +20,12 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from eed_search.config.registry import BUILT_IN
 from eed_search.core.errors import SpecError
 from eed_search.runs.records import metric_problem
-from eed_search.search.sampling.samplers import PORTFOLIO, SAMPLERS, explores, make_sampler
-from eed_search.search.sampling.surrogate import Model, Observation, Params, RandomTrial, Space
+from eed_search.search.sampling.drawing import Params, RandomTrial
+from eed_search.search.sampling.samplers import PORTFOLIO, explores, make_sampler
+from eed_search.search.sampling.surrogate import Model, Observation, Space
 from eed_search.storage.store import write_atomic
 from eed_search.tune.arguments import (
     Mode,
@@ -88,18 +90,13 @@ class StudySearcher(Searcher):
     ) -> None:
         super().__init__()
         problems = metric_problems(metrics) + limit_problems(metrics, limits or {})
-        if resource is not None:
-            problems += level_problems(metrics, resource, levels)
-        elif levels:
-            problems.append(f"levels: {list(levels)} of what? name the resource that says how far a trial is")
-        if sampler not in SAMPLERS:
-            problems.append(f"sampler: {sampler!r} is unknown; allowed: {', '.join(sorted(SAMPLERS))}")
+        problems += level_problems(metrics, resource, levels)
+        if sampler not in BUILT_IN["sampler"]:
+            problems.append(f"sampler: {sampler!r} is unknown; allowed: {', '.join(sorted(BUILT_IN['sampler']))}")
         problems += count_problems("seed", seed, 0, "the same one gives the same proposals")
         problems += count_problems("startup", startup, 0, "so many proposals come before the model's")
-        if num_trials is not None:
-            problems += count_problems("num_trials", num_trials, 1, "leave it out for no end")
-        if max_concurrent is not None:
-            problems += count_problems("max_concurrent", max_concurrent, 1, "leave it out for no limit")
+        problems += count_problems("num_trials", num_trials, 1, "leave it out for no end", optional=True)
+        problems += count_problems("max_concurrent", max_concurrent, 1, "leave it out for no limit", optional=True)
         if known is not None:
             drawn = space(RandomTrial(np.random.default_rng(seed if seed >= 0 else 0)))
             problems += name_problems("known", known(drawn), metrics)

@@ -81,7 +81,7 @@ def test_a_full_disk_is_one_clear_error_and_no_loss(root: Path) -> None:
     [
         ("report", "reports at rungs differ from the undisturbed search's"),
         ("decision", "decisions differ from the undisturbed search's"),
-        ("incumbents", "incumbents differ from the undisturbed search's"),
+        ("rivals", "incumbents differ from the undisturbed search's"),
     ],
 )
 def test_another_race_is_found_by_the_comparison(root: Path, tmp_path: Path, kind: str, problem: str) -> None:

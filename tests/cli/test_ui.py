@@ -39,7 +39,7 @@ def test_as_a_job_it_lasts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     """Else the tunnel to it would close at once."""
     monkeypatch.setenv("EED_SEARCH_JOB", "1")
     job = Thread(
-        target=ui.ui, args=(None,), kwargs={"port": 0, "home": tmp_path, "wish": WhereAsked(local=True)}, daemon=True
+        target=ui.ui, args=(None,), kwargs={"port": 0, "home": tmp_path, "asked": WhereAsked(local=True)}, daemon=True
     )
     job.start()
     job.join(0.5)

@@ -99,7 +99,7 @@ def test_looking_at_such_a_file_loads_neither_ray_nor_a_clouds_library(folder: P
     """So `make launch` in a fresh clone needs none of this."""
     (folder / "ray_cluster.yaml").write_text(text)
     code = (
-        "import sys; from eed_search.cluster.where import Wish, find; print(find(Wish()).kind);"
+        "import sys; from eed_search.cluster.where import WhereAsked, find; print(find(WhereAsked()).kind);"
         "print([m for m in sys.modules if m.split('.')[0] in ('ray', 'boto3', 'botocore', 'torch')])"
     )
     done = subprocess.run(

@@ -13,8 +13,9 @@ from eed_search.compression.channels import (
     dense_layers,
     remove_channels,
 )
-from eed_search.compression.scores import SCORES
+from eed_search.compression.scores import score_function
 from eed_search.config.kept_channels import kept_channels
+from eed_search.config.registry import BUILT_IN
 from eed_search.core.errors import ModelError
 from eed_search.models import count_macs
 
@@ -66,7 +67,7 @@ def silence_channels(model, chosen, norms):
     return silenced
 
 
-@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("score", BUILT_IN["score"])
 @pytest.mark.parametrize(
     ("fixture", "shape"),
     [("cnn", (1, 8, 8)), ("resnet", (3, 16, 16)), ("vgg", (3, 32, 32)), ("mobilenet", (3, 16, 16))],
@@ -75,7 +76,7 @@ def test_removal_equals_silencing(fixture, shape, score, request):
     """The smaller network gives what the network with zeroed channels (batch norm included) gives."""
     model = request.getfixturevalue(fixture)
     batch = batch_of(shape)
-    chosen = choose_channels(model, shape, SCORES[score](model, batch), 0.5, 4)
+    chosen = choose_channels(model, shape, score_function(score)(model, batch), 0.5, 4)
     smaller, silenced = remove_channels(model, shape, chosen), silence_channels(model, chosen, norms_behind(model))
     torch.testing.assert_close(smaller(batch.images), silenced(batch.images), atol=1e-5, rtol=0)
     assert (
@@ -86,7 +87,7 @@ def test_removal_equals_silencing(fixture, shape, score, request):
 
 def test_zeroing_filters_alone_would_not_be_enough(cnn, digits_batch):
     """A dead filter still emits its batch norm's shift: the trap that the equality above guards."""
-    chosen = choose_channels(cnn, (1, 8, 8), SCORES["erm"](cnn, digits_batch), 0.5, 4)
+    chosen = choose_channels(cnn, (1, 8, 8), score_function("erm")(cnn, digits_batch), 0.5, 4)
     right, wrong = silence_channels(cnn, chosen, norms_behind(cnn)), silence_channels(cnn, chosen, {})
     assert float((right(digits_batch.images) - wrong(digits_batch.images)).detach().abs().max()) > 1e-3
 
@@ -109,7 +110,7 @@ def test_a_depth_wise_layer_goes_with_the_channels_it_filters(mobilenet):
 
 def test_no_layer_of_a_group_drowns_the_others(resnet, colour_batch):
     """Multiplying one layer's scores does not change the group's ranking."""
-    scores = dict(SCORES["erm"](resnet, colour_batch))
+    scores = dict(score_function("erm")(resnet, colour_batch))
     group = next(g for g in channel_groups(resnet, (3, 16, 16)) if "conv1" in g.producers)
     before = channel_scores(group, scores)
     scores["conv1.weight"] = scores["conv1.weight"] * 1e6
@@ -150,7 +151,7 @@ def test_layers_side_by_side_lose_their_own_channels():
     """What follows loses the right inputs of each."""
     torch.manual_seed(0)
     model, images = SideBySide(norm=False).eval(), torch.rand(2, 1, 8, 8)
-    chosen = choose_channels(model, (1, 8, 8), SCORES["erm"](model, batch_of((1, 8, 8))), 0.5, 4)
+    chosen = choose_channels(model, (1, 8, 8), score_function("erm")(model, batch_of((1, 8, 8))), 0.5, 4)
     assert {group.producers for group, _ in chosen} == {("first",), ("second",), ("third",)}
     smaller, silenced = remove_channels(model, (1, 8, 8), chosen), silence_channels(model, chosen, {})
     torch.testing.assert_close(smaller(images), silenced(images), atol=1e-6, rtol=0)

@@ -7,7 +7,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from eed_search.compression.scores import SCORES, ase, bnsf, erm, fisher_diagonal, neuron_importance, nis, weight_layers
+from eed_search.compression.bnsf import bnsf
+from eed_search.compression.scores import (
+    ase,
+    erm,
+    fisher_diagonal,
+    neuron_importance,
+    nis,
+    score_function,
+    weight_layers,
+)
+from eed_search.config.registry import BUILT_IN
 from eed_search.core.errors import ModelError
 
 from .conftest import batch_of
@@ -17,10 +27,10 @@ def chain(*layers: nn.Module) -> nn.Module:
     return nn.Sequential(*layers).eval()
 
 
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("name", BUILT_IN["score"])
 def test_a_score_has_one_finite_non_negative_number_for_each_weight(name, resnet, colour_batch):
     """Every score covers every convolution and linear layer."""
-    scores = SCORES[name](resnet, colour_batch)
+    scores = score_function(name)(resnet, colour_batch)
     assert list(scores) == [f"{layer}.weight" for layer in weight_layers(resnet)]
     for parameter, score in scores.items():
         assert score.shape == resnet.get_parameter(parameter).shape
@@ -28,11 +38,11 @@ def test_a_score_has_one_finite_non_negative_number_for_each_weight(name, resnet
         assert float(score.min()) >= 0
 
 
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("name", BUILT_IN["score"])
 def test_a_score_leaves_the_model_untouched(name, cnn, digits_batch):
     """Weights, statistics and mode are the same afterwards."""
     before = {key: value.clone() for key, value in cnn.state_dict().items()}
-    SCORES[name](cnn, digits_batch)
+    score_function(name)(cnn, digits_batch)
     assert all(torch.equal(before[key], value) for key, value in cnn.state_dict().items())
     assert not cnn.training
 

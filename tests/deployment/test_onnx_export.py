@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from eed_search.config.registry import BUILT_IN
 from eed_search.core.errors import ModelError
 from eed_search.deployment.onnx_export import to_onnx
 from eed_search.deployment.runtime import new_session
 from eed_search.models import build
-from eed_search.models.registry import MODELS
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("name", sorted(BUILT_IN["model"]))
 def test_own_networks_give_equal_numbers(name: str) -> None:
     """In onnxruntime they give torch's softmax outputs at batch 1, 2 and 9."""
     model = build(name, width=8, num_classes=10, in_channels=3, mean=(0.5,) * 3, std=(0.25,) * 3, seed=1).eval()

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from eed_search.compression.channels import channel_groups, choose_channels, dense_layers, remove_channels
-from eed_search.compression.scores import SCORES, ScoreBatch, weight_layers
+from eed_search.compression.scores import ScoreBatch, score_function, weight_layers
+from eed_search.config.registry import BUILT_IN
 from eed_search.config.spec import TrainingAttack
 from eed_search.config.torchvision_names import classifiers
 from eed_search.core.errors import ModelError
@@ -56,7 +57,7 @@ def base(request: pytest.FixtureRequest) -> nn.Module:
 
 def test_a_smaller_network_equals_the_silenced_one_and_its_export(base: nn.Module) -> None:
     """Channels removed, stored and read back, written as ONNX: the same answers to 1e-5."""
-    chosen = choose_channels(base, SHAPE, SCORES["erm"](base, batch()), 0.5, 8)
+    chosen = choose_channels(base, SHAPE, score_function("erm")(base, batch()), 0.5, 8)
     smaller, silenced, images = remove_channels(base, SHAPE, chosen), copy.deepcopy(base), batch().images
     with torch.no_grad():
         for group, keep in chosen:
@@ -72,10 +73,10 @@ def test_a_smaller_network_equals_the_silenced_one_and_its_export(base: nn.Modul
         np.testing.assert_allclose(found, answer.softmax(1).numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("score", BUILT_IN["score"])
 def test_every_weight_has_a_finite_score_and_every_layer_an_order(base: nn.Module, score: str) -> None:
     """Channel gates too, which lie beside the path that importance flows along."""
-    scores = SCORES[score](base, batch())
+    scores = score_function(score)(base, batch())
     assert list(scores) == [f"{name}.weight" for name in weight_layers(base)]
     assert all(bool(torch.isfinite(one).all()) and float(one.min()) >= 0 for one in scores.values())
     assert score == "ase" or all(float(one.max()) > 0 for one in scores.values())

@@ -31,13 +31,14 @@ from eed_search.runs.ledger import FILE_NAME, Event, Ledger, RungRecord, RunView
 from eed_search.runs.records import Interval, Reference, TrialRecord
 from eed_search.runs.run_folder import claim
 from eed_search.search import LocalWorkers, Silent, Status, run
-from eed_search.search.driver import MOST_LOSSES, ray_workers
+from eed_search.search.driver import ray_workers
 from eed_search.search.execution.monitor import Post
 from eed_search.search.execution.ray_glue import PROBE, Machine
 from eed_search.search.journal import NOW_FILE
 from eed_search.search.racing.rung_scheduler import RUNGS
 from eed_search.search.sampling.study import STUDY_FILE, SWEPT, close_study, own_trials
 from eed_search.search.sampling.trial_queue import TrialQueue
+from eed_search.search.trial_phase import MOST_LOSSES
 from eed_search.system.processes import Worker
 from tests.search import stub_pipeline
 from tests.waiting import until
@@ -200,7 +201,7 @@ def test_tracebacks_are_kept(done: Done) -> None:
     assert {path.name for path in (done.folder / "errors").iterdir()} == {
         "trial-2.txt",
         "trial-5.txt",
-        "control-25.txt",
+        "baseline-25.txt",
     }
 
 

@@ -12,8 +12,8 @@ from ray import cloudpickle
 from ray.tune.search import Searcher
 
 from benchmarks.simulator import simulate
+from eed_search.config.registry import BUILT_IN
 from eed_search.core.errors import SpecError
-from eed_search.search.sampling.samplers import SAMPLERS
 from eed_search.tune import ParetoRacing, StudySearcher
 
 METRICS = {"accuracy": "max", "cost": "min"}
@@ -211,7 +211,7 @@ def test_trials_that_ray_lost_become_failures_and_those_of_others_stay(tmp_path:
     ]
 
 
-@pytest.mark.parametrize("name", sorted(set(SAMPLERS) - {"gp"}))  # GP takes seconds; it is tried by hand
+@pytest.mark.parametrize("name", sorted(set(BUILT_IN["sampler"]) - {"gp"}))  # GP takes seconds; it is tried by hand
 def test_every_sampler_comes_to_the_end_of_a_race(name: str) -> None:
     scheduler = ParetoRacing(METRICS, resource="epoch", levels=LEVELS)  # type: ignore[arg-type]
     one, study = searcher(

@@ -4,12 +4,13 @@
 attacks work on any `GatedEnsemble`, whatever its members, combiner and stop rule, and on plain networks.
 """
 
-from eed_search.evaluation.attacks.base import Climber, TeamAttack
-from eed_search.evaluation.attacks.black_box import RayS, Square
+from eed_search.evaluation.attacks.base import Climber, NamedAttack, TeamAttack
 from eed_search.evaluation.attacks.fab import BoundaryAttack
 from eed_search.evaluation.attacks.objectives import AllPrefixes, Expected, MemberLosses, Prefix, Route, Transfer
+from eed_search.evaluation.attacks.ray_s import RayS
 from eed_search.evaluation.attacks.slow_down import SlowDown, slow_down
-from eed_search.evaluation.attacks.suite import NamedAttack, UnionResult, break_samples, tier_attacks
+from eed_search.evaluation.attacks.square import Square
+from eed_search.evaluation.attacks.suite import UnionResult, break_samples, tier_attacks
 
 __all__ = [
     "AllPrefixes",

@@ -7,7 +7,7 @@ nothing but the sample and the seed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,28 +23,27 @@ Images = Float[Tensor, "batch channels height width"]
 class _State:
     """Where each sample still climbing stands; all first dimensions are samples."""
 
-    where: Tensor
     labels: Tensor
     targets: Tensor
     scale: Tensor
     low: Tensor
     high: Tensor
     now: Tensor
-    before: Tensor
-    gradient: Tensor
-    best: Tensor
-    best_gradient: Tensor
-    best_loss: Tensor
-    last_loss: Tensor
     step: Tensor
-    rises: Tensor
-    checked_loss: Tensor
-    halved: Tensor
+
+    def __post_init__(self) -> None:
+        """Nothing was looked at yet, so the start is the best point."""
+        self.where = torch.arange(len(self.step), device=self.step.device)
+        self.before = self.best = self.now
+        self.gradient = self.best_gradient = torch.zeros_like(self.now)
+        self.best_loss = self.last_loss = self.checked_loss = torch.full_like(self.step, -torch.inf)
+        self.rises = torch.zeros_like(self.step)
+        self.halved = torch.ones_like(self.step, dtype=torch.bool)
 
     def keep(self, flags: Tensor) -> None:
         """Forget the samples that are done."""
-        for entry in fields(self):
-            setattr(self, entry.name, getattr(self, entry.name)[flags])
+        for name, values in list(vars(self).items()):
+            setattr(self, name, values[flags])
 
 
 def climb(
@@ -80,32 +79,11 @@ def climb(
         eps, halved and restarted from the best point by conditions 1 and 2 at its checkpoints).
     """
     low, high = (images - eps).clamp_(min=0), (images + eps).clamp_(max=1)
-    start = project(images + eps * noise, low, high)
-    count = len(labels)
-    lowest = torch.full((count,), -torch.inf, device=images.device)
-    state = _State(
-        where=torch.arange(count, device=images.device),
-        labels=labels,
-        targets=targets,
-        scale=scale,
-        low=low,
-        high=high,
-        now=start,
-        before=start,
-        gradient=torch.zeros_like(start),
-        best=start,
-        best_gradient=torch.zeros_like(start),
-        best_loss=lowest,
-        last_loss=lowest,
-        step=torch.full((count,), 2 * eps, device=images.device),
-        rises=torch.zeros(count, device=images.device),
-        checked_loss=lowest,
-        halved=torch.ones(count, dtype=torch.bool, device=images.device),
-    )
-    broken = torch.zeros(count, dtype=torch.bool, device=images.device)
-    found = images.clone()
-    interval, least, shrink = max(int(0.22 * steps), 1), max(int(0.06 * steps), 1), max(int(0.03 * steps), 1)
-    since = 0
+    step = torch.full((len(labels),), 2 * eps, device=images.device)
+    state = _State(labels, targets, scale, low, high, project(images + eps * noise, low, high), step)
+    broken, found = torch.zeros_like(step, dtype=torch.bool), images.clone()
+    interval, least, shrink = (max(int(share * steps), 1) for share in (0.22, 0.06, 0.03))
+    check = interval
     for iterate in range(steps + 1):
         wrong, loss, state.gradient = look(victim, objective, state)
         hit = state.where[wrong]
@@ -117,10 +95,10 @@ def climb(
         if len(loss) == 0:
             break
         _remember(state, loss, first=iterate == 0)
-        since += 1 if iterate else 0
-        if since == interval:
+        if iterate == check:
             _check_step(state, interval)
-            since, interval = 0, max(interval - shrink, least)
+            interval = max(interval - shrink, least)
+            check += interval
         if iterate < steps:
             _move(state, first=iterate == 0)
     found[state.where] = state.best

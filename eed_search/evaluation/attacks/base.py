@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torchattacks.attack import Attack
 from eed_search.core.seeds import seed_of
 from eed_search.evaluation.attacks.apgd import climb
 from eed_search.evaluation.attacks.objectives import Aim, Objective
-from eed_search.evaluation.attacks.victim import Victim, device_of, frozen
+from eed_search.evaluation.attacks.victim import Victim, device_of, frozen, num_members
 
 Images = Float[Tensor, "batch channels height width"]
 _TOGETHER = 128  # rows climbing at once where few samples are left: their targets go side by side
@@ -194,3 +195,52 @@ def wrong_classes(scores: Float[Tensor, "batch classes"], labels: Int[Tensor, " 
     """Classes but the true one, best score first."""
     order = scores.scatter(1, labels[:, None], -torch.inf).argsort(dim=-1, descending=True, stable=True)
     return order[:, :-1]
+
+
+@dataclass(frozen=True)
+class NamedAttack:
+    """An attack of a tier.
+
+    Attributes:
+        id: Its family, `G0` to `G7`; for a network without a gate `APGD`, `FAB`, `Square` or `RayS`.
+        name: For people.
+        attack: Called with images in [0, 1] and labels; gives adversarial images.
+    """
+
+    id: str
+    name: str
+    attack: Attack
+
+    def describe(self) -> dict[str, Any]:
+        """What the attack is and may spend, as plain data for a ledger."""
+        plain = {"attack": self.name, "eps": self.attack.eps}
+        own = self.attack.describe() if isinstance(self.attack, TeamAttack) else plain
+        return {"id": self.id, "name": self.name} | own
+
+
+@dataclass(frozen=True)
+class AttackSetup:
+    """What an attack of the registry is made from.
+
+    Attributes:
+        team: What is attacked: a `GatedEnsemble`, or any network from images in [0, 1] to logits.
+        tier: 1 checks a frontier, 2 is a claim.
+        eps: L∞ budget in pixel units.
+        steps: Of an attack that climbs.
+        targets: Classes that a targeted attack may aim at.
+        queries: Forward passes for each sample of an attack without gradients.
+        seed: For everything random in it.
+    """
+
+    team: nn.Module
+    tier: int
+    eps: float
+    steps: int
+    targets: int
+    queries: int
+    seed: int
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is no gate: one network, or one member."""
+        return num_members(self.team) == 1

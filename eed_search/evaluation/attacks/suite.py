@@ -7,17 +7,16 @@ and an image outside the ball breaks nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torchattacks.attack import Attack
 
-from eed_search.evaluation.attacks.base import Climber, TeamAttack
-from eed_search.evaluation.attacks.black_box import RayS, Square
+from eed_search.config import registry
+from eed_search.evaluation.attacks.base import AttackSetup, Climber, NamedAttack
 from eed_search.evaluation.attacks.fab import BoundaryAttack
 from eed_search.evaluation.attacks.objectives import (
     AllPrefixes,
@@ -33,27 +32,6 @@ from eed_search.evaluation.attacks.victim import PassMeter, Victim, device_of, f
 
 Images = Float[Tensor, "samples channels height width"]
 _ROUNDING = 1e-6  # what float32 may add to the budget
-
-
-@dataclass(frozen=True)
-class NamedAttack:
-    """An attack of a tier.
-
-    Attributes:
-        id: Its family, `G0` to `G7`; for a network without a gate `APGD`, `FAB`, `Square` or `RayS`.
-        name: For people.
-        attack: Called with images in [0, 1] and labels; gives adversarial images.
-    """
-
-    id: str
-    name: str
-    attack: Attack
-
-    def describe(self) -> dict[str, Any]:
-        """What the attack is and may spend, as plain data for a ledger."""
-        plain = {"attack": self.name, "eps": self.attack.eps}
-        own = self.attack.describe() if isinstance(self.attack, TeamAttack) else plain
-        return {"id": self.id, "name": self.name} | own
 
 
 class _Budget(NamedTuple):
@@ -91,79 +69,75 @@ def tier_attacks(
     if num_classes < 2:
         raise ValueError(f"num_classes: {num_classes}; a classifier has at least 2")
     steps, most_targets, queries = _BUDGETS[tier]
-    targets = min(most_targets, num_classes - 1)
-    found: list[NamedAttack] = []
-
-    def add(
-        family: str,
-        name: str,
-        *objectives: Objective,
-        steps: int = steps,
-        source: nn.Module | None = None,
-    ) -> None:
-        attack = Climber(
-            name,
-            team,
-            objectives,
-            eps=eps,
-            steps=steps,
-            targets=targets,
-            seed=seed,
-            source=source,
-        )
-        found.append(NamedAttack(family, name, attack))
-
-    if num_members(team) == 1:
-        add("APGD", "APGD-CE", Prefix(0, "ce"))
-        if tier > 0:
-            add("APGD", "APGD-DLR", Prefix(0, "dlr"))
-            # Near the edge each finds what the other misses, whatever the starts (docs/log.md).
-            add("APGD", "APGD-T", Prefix(0, "margin_t"), *([Prefix(0, "dlr_t")] if tier == 2 else []))
-    else:
-
-        def add_programs() -> None:
-            routes = RoutePolish(
-                "routes by linear programs", team, eps=eps, steps=_PROGRAMS[tier], targets=targets, seed=seed
-            )
-            found.append(NamedAttack("G4", routes.attack, routes))
-
-        _add_gated(add, add_programs, num_members(team), tier, base)
-    if tier == 2 and num_members(team) == 1:
-        # Its nearest target only, half the steps: more take long and broke nothing after the others (docs/log.md).
-        found.append(NamedAttack("FAB", "FAB", BoundaryAttack(team, eps=eps, steps=steps // 2, targets=1, seed=seed)))
+    make = _Maker(team, eps, steps, min(most_targets, num_classes - 1), seed)
+    alone = num_members(team) == 1
+    found = list(_standard(make, tier) if alone else _gated(make, num_members(team), tier, base))
     if tier > 0:
-        family = "Square" if num_members(team) == 1 else "G6"
-        found.append(NamedAttack(family, "Square", Square(team, eps=eps, queries=queries, seed=seed)))
-        hard = RayS(team, eps=eps, queries=queries // (25 if num_members(team) == 1 else 10), seed=seed)
-        found.append(NamedAttack("RayS" if num_members(team) == 1 else "G6", "RayS", hard))
+        setup = AttackSetup(team, tier, eps, steps, make.targets, queries, seed)
+        found += [registry.load("attack", name)(setup) for name in registry.BUILT_IN["attack"]]
     return found
 
 
-def _add_gated(add: Any, add_programs: Callable[[], None], members: int, tier: int, base: nn.Module | None) -> None:
-    """The gate-aware attacks."""
+@dataclass(frozen=True)
+class _Maker:
+    """Makes the attacks on one team that share a budget."""
+
+    team: nn.Module
+    eps: float
+    steps: int
+    targets: int
+    seed: int
+
+    def climb(
+        self, family: str, name: str, *objectives: Objective, steps: int = 0, source: nn.Module | None = None
+    ) -> NamedAttack:
+        """Climb objectives in turn; 0 takes the budget's steps."""
+        spent = {"steps": steps or self.steps, "targets": self.targets}
+        attack = Climber(name, self.team, objectives, eps=self.eps, seed=self.seed, source=source, **spent)
+        return NamedAttack(family, name, attack)
+
+
+def _standard(make: _Maker, tier: int) -> Iterator[NamedAttack]:
+    """The attacks with gradients on a network without a gate."""
+    yield make.climb("APGD", "APGD-CE", Prefix(0, "ce"))
+    if tier > 0:
+        yield make.climb("APGD", "APGD-DLR", Prefix(0, "dlr"))
+        # Near the edge each finds what the other misses, whatever the starts (docs/log.md).
+        yield make.climb("APGD", "APGD-T", Prefix(0, "margin_t"), *([Prefix(0, "dlr_t")] if tier == 2 else []))
+    if tier == 2:
+        # Its nearest target only, half the steps: more take long and broke nothing after the others (docs/log.md).
+        fab = BoundaryAttack(make.team, eps=make.eps, steps=make.steps // 2, targets=1, seed=make.seed)
+        yield NamedAttack("FAB", "FAB", fab)
+
+
+def _gated(make: _Maker, members: int, tier: int, base: nn.Module | None) -> Iterator[NamedAttack]:
+    """The gate-aware attacks with gradients."""
+    climb = make.climb
     if tier == 0:
-        add("G0", "APGD-CE on the executed path", Prefix(0, "ce"))
-        add("G2", "mean of all members", Prefix(members, "ce"), steps=10)
-        add("G2", "one class for all prefixes", AllPrefixes(), steps=10)
+        yield climb("G0", "APGD-CE on the executed path", Prefix(0, "ce"))
+        yield climb("G2", "mean of all members", Prefix(members, "ce"), steps=10)
+        yield climb("G2", "one class for all prefixes", AllPrefixes(), steps=10)
         return
     prefixes = range(1, members + 1)
-    add("G2", "mean of all members", Prefix(members, "ce"))
-    add("G2", "one class for all prefixes", AllPrefixes())
-    add("G0", "APGD-CE on the executed path", Prefix(0, "ce"))
-    add("G0", "APGD-DLR on the executed path", Prefix(0, "dlr", "mean_logits"))
-    add("G1", "APGD-CE on each shorter prefix", *(Prefix(k, "ce") for k in prefixes[:-1]))
-    add("G1", "APGD-DLR on each prefix", *(Prefix(k, "dlr", "mean_logits") for k in prefixes))
-    add("G3", "expected output", Expected(sharp=False), Expected(sharp=True))
-    add_programs()  # before the climbs on the same routes, which cost more
-    add("G4", "early-wrong", *(Route(k) for k in prefixes[:-1]))
-    add("G1", "APGD-T on each prefix", *(Prefix(k, "margin_t") for k in prefixes))
+    yield climb("G2", "mean of all members", Prefix(members, "ce"))
+    yield climb("G2", "one class for all prefixes", AllPrefixes())
+    yield climb("G0", "APGD-CE on the executed path", Prefix(0, "ce"))
+    yield climb("G0", "APGD-DLR on the executed path", Prefix(0, "dlr", "mean_logits"))
+    yield climb("G1", "APGD-CE on each shorter prefix", *(Prefix(k, "ce") for k in prefixes[:-1]))
+    yield climb("G1", "APGD-DLR on each prefix", *(Prefix(k, "dlr", "mean_logits") for k in prefixes))
+    yield climb("G3", "expected output", Expected(sharp=False), Expected(sharp=True))
+    name, spent = "routes by linear programs", {"steps": _PROGRAMS[tier], "targets": make.targets}
+    programs = RoutePolish(name, make.team, eps=make.eps, seed=make.seed, **spent)
+    yield NamedAttack("G4", name, programs)  # before the climbs on the same routes, which cost more
+    yield climb("G4", "early-wrong", *(Route(k) for k in prefixes[:-1]))
+    yield climb("G1", "APGD-T on each prefix", *(Prefix(k, "margin_t") for k in prefixes))
     if tier == 2:
-        add("G0", "APGD-T on the executed path", Prefix(0, "margin_t"))
-        add("G5", "force-deep", *(Route(k) for k in prefixes[1:]))
-        add("G1", "APGD-T on each prefix's mean logits", *(Prefix(k, "dlr_t", "mean_logits") for k in prefixes))
-        add("G7", "transfer from the static ensemble", MemberLosses())
+        yield climb("G0", "APGD-T on the executed path", Prefix(0, "margin_t"))
+        yield climb("G5", "force-deep", *(Route(k) for k in prefixes[1:]))
+        yield climb("G1", "APGD-T on each prefix's mean logits", *(Prefix(k, "dlr_t", "mean_logits") for k in prefixes))
+        yield climb("G7", "transfer from the static ensemble", MemberLosses())
         if base is not None:
-            add("G7", "transfer from the dense base", Transfer(base, "ce"), Transfer(base, "dlr"), source=base)
+            yield climb("G7", "transfer from the dense base", Transfer(base, "ce"), Transfer(base, "dlr"), source=base)
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,11 @@ from ray.tune.search import Searcher
 
 from eed_search.runs.records import TrialRecord, to_json
 from eed_search.search.outcome import failure, record_of
-from eed_search.search.sampling.samplers import SAMPLERS
 from eed_search.search.sampling.study import OBJECTIVES, STUDY_FILE, close_study, open_study, rebuild_study
 from eed_search.search.sampling.trial_queue import TrialQueue
 
 __all__ = [
     "OBJECTIVES",
-    "SAMPLERS",
     "STUDY_FILE",
     "EedSearcher",
     "TrialQueue",
@@ -103,4 +101,4 @@ class EedSearcher(Searcher):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the study and everything that lives in this process out of Ray's pickle."""
-        return {**self.__dict__, "_proposer": None, "_settle": None}
+        return {**self.__dict__, "_trial_queue": None, "_settle": None}

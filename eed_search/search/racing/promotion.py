@@ -14,10 +14,10 @@ every decision. It knows no clock, no Ray and no search space; everything here m
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -25,52 +25,15 @@ from jaxtyping import Float
 from eed_search.core.statistics import next_gain
 from eed_search.frontier.ehvi import expected_improvement
 from eed_search.frontier.pareto import non_dominated
-from eed_search.runs.records import metric_problem
 from eed_search.search.racing.ranking import best_first, front_numbers
+from eed_search.search.racing.readings import WIDTHS, Level, Objectives
 
 T = TypeVar("T")
 Verdict = Literal["continue", "pause", "done", "infeasible"]
 _FINAL: tuple[Verdict, ...] = ("done", "infeasible")
 _MARGIN = 0.1  # of the range, beyond the worst value: where hypervolume is measured to
-_WIDTHS = 4  # a 95 % interval is four standard deviations wide
 _HEAD = 64  # paused trials that are told apart by more than their front
 _SURE = 1.645  # standard deviations of an optimistic guess: 95 % of a normal lie below
-
-
-@dataclass(frozen=True)
-class Objectives:
-    """What a trial measured at one level, every objective turned so that less is better.
-
-    Attributes:
-        value: One number for each objective, finite.
-        low: Optimistic end of each number's interval.
-        high: Pessimistic end.
-    """
-
-    value: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-
-
-def objectives_of(result: Mapping[str, Any], signs: Mapping[str, float]) -> Objectives | None:
-    """Turn a report round so that less is better; none if a metric is missing or not finite.
-
-    Args:
-        result: Metrics, each perhaps with `_low` and `_high`.
-        signs: 1 for a metric to minimise, -1 for one to maximise.
-    """
-    rows = []
-    for name, sign in signs.items():
-        value: Any = result.get(name)
-        if metric_problem(name, value):
-            return None
-        low: Any = result.get(f"{name}_low", value)
-        high: Any = result.get(f"{name}_high", value)
-        if metric_problem(name, low) or metric_problem(name, high):
-            low = high = value
-        rows.append((sign * value, *sorted((sign * low, sign * high))))
-    values, lows, highs = zip(*rows, strict=True)
-    return Objectives(values, lows, highs)
 
 
 @dataclass(frozen=True)
@@ -92,44 +55,6 @@ class _Trial:
     level: int = -1
     verdict: Verdict = "continue"  # on its last report
     state: Literal["running", "paused", "ended"] = "running"
-
-
-class _Level:
-    """The reports of one level, in order; rows grow in place, so that a decision copies none."""
-
-    def __init__(self, width: int) -> None:
-        self.trials: list[int] = []
-        self.waiting: dict[int, int] = {}  # paused here: trial → its row
-        self.gone_on = 0
-        self.gains: list[np.ndarray] = []  # of complete trials: final value - value here
-        self.version = 0  # of what reported and waits here
-        self._rows = np.empty((16, 2 * width))
-        self._width = width
-
-    def append(self, trial: int, reading: Objectives) -> None:
-        if len(self.trials) == len(self._rows):
-            self._rows = np.concatenate([self._rows, np.empty_like(self._rows)])
-        error = [(high - low) / _WIDTHS for low, high in zip(reading.low, reading.high, strict=True)]
-        self._rows[len(self.trials)] = [*reading.value, *error]
-        self.trials.append(trial)
-        self.version += 1
-
-    def wait(self, trial: int) -> None:
-        """Pause the trial that reported last."""
-        self.waiting[trial] = len(self.trials) - 1
-        self.version += 1
-
-    def leave(self, trial: int) -> None:
-        if self.waiting.pop(trial, None) is not None:
-            self.version += 1
-
-    @property
-    def values(self) -> Float[np.ndarray, "reports objectives"]:
-        return self._rows[: len(self.trials), : self._width]
-
-    @property
-    def errors(self) -> Float[np.ndarray, "reports objectives"]:
-        return self._rows[: len(self.trials), self._width :]
 
 
 class _Memory(Generic[T]):
@@ -190,7 +115,7 @@ class PromotionRule:
         self._fixed = frozenset(fixed)
         self._trials: dict[int, _Trial] = {}
         self._running: dict[int, None] = {}
-        self._levels = [_Level(num_objectives) for _ in range(num_levels)]
+        self._levels = [Level(num_objectives) for _ in range(num_levels)]
         # What follows from the events is computed when it is first asked for, and kept until they change it.
         self._ranked = _Memory[tuple[int, ...]]()
         self._kept = _Memory[tuple[int, ...]]()
@@ -295,7 +220,7 @@ class PromotionRule:
             one = self._trials[trial]
             reading = one.readings[one.level]
             gain, spread = self._gain(one.level)
-            error = (np.array(reading.high) - np.array(reading.low)) / _WIDTHS
+            error = (np.array(reading.high) - np.array(reading.low)) / WIDTHS
             mean[row] = np.array(reading.value) + gain
             deviation[row] = np.sqrt(spread**2 + error**2)
         return Prediction(mean, deviation)

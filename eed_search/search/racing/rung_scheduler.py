@@ -25,7 +25,8 @@ from eed_search.frontier.points import latency_kind
 from eed_search.runs.cost import latency_of
 from eed_search.runs.ledger import RungRecord, RunView
 from eed_search.runs.records import Measurement, TrialRecord, unpack_bits
-from eed_search.search.racing.promotion import Objectives, PromotionRule, Verdict, objectives_of
+from eed_search.search.racing.promotion import PromotionRule, Verdict
+from eed_search.search.racing.readings import Objectives, objectives_of
 from eed_search.storage.store import StageUse
 
 RUNGS = ("members", "joint")

@@ -7,30 +7,34 @@ killed and resumed proposes what the undisturbed one would have.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 
 import numpy as np
 import optuna
 from optuna.samplers import BaseSampler
 
+from eed_search.config import registry
+
 PORTFOLIO = "portfolio"
 _EXPLORES = 3  # every third proposal of the portfolio is drawn at random
 
 
-def _tpe(own: int, search: int, startup: int) -> BaseSampler:
+def tpe(own: int, search: int, startup: int) -> BaseSampler:
+    """Tree-structured Parzen estimator, multivariate."""
     del search
     # `group`: each set of parameters that occur together is modelled together, so that what a
     # second member is, is learnt only from teams that have one.
     return optuna.samplers.TPESampler(seed=own, n_startup_trials=startup, multivariate=True, group=True)
 
 
-def _nsga2(own: int, search: int, startup: int) -> BaseSampler:
+def nsga2(own: int, search: int, startup: int) -> BaseSampler:
+    """A genetic algorithm for several objectives, of a small population."""
     del search
     # A generation is filled by finished trials only, so it is kept small.
     return optuna.samplers.NSGAIISampler(seed=own, population_size=max(4, startup))
 
 
-def _qmc(own: int, search: int, startup: int) -> BaseSampler:
+def qmc(own: int, search: int, startup: int) -> BaseSampler:
+    """One scrambled Sobol sequence for the whole search."""
     del startup
     # One sequence for the whole search; only what stands outside it is drawn by the proposal's seed.
     rest = optuna.samplers.RandomSampler(seed=own)
@@ -39,24 +43,16 @@ def _qmc(own: int, search: int, startup: int) -> BaseSampler:
     )
 
 
-def _random(own: int, search: int, startup: int) -> BaseSampler:
+def random(own: int, search: int, startup: int) -> BaseSampler:
+    """Uniform draws."""
     del search, startup
     return optuna.samplers.RandomSampler(seed=own)
 
 
-def _gp(own: int, search: int, startup: int) -> BaseSampler:
+def gp(own: int, search: int, startup: int) -> BaseSampler:
+    """Optuna's Gaussian process."""
     del search
     return optuna.samplers.GPSampler(seed=own, n_startup_trials=startup, warn_independent_sampling=False)
-
-
-SAMPLERS: dict[str, Callable[[int, int, int], BaseSampler]] = {
-    "tpe": _tpe,
-    "nsga2": _nsga2,
-    "qmc": _qmc,
-    "random": _random,
-    "gp": _gp,
-    PORTFOLIO: _random,  # its share of exploration; the model makes the other proposals
-}
 
 
 def explores(number: int, startup: int) -> bool:
@@ -68,7 +64,7 @@ def make_sampler(name: str, seed: int, number: int, startup: int) -> BaseSampler
     """Make the sampler of one proposal.
 
     Args:
-        name: One of `SAMPLERS`.
+        name: As the registry has it.
         seed: The search's.
         number: The proposal's, from 0.
         startup: Proposals at random before the sampler's model is asked; for `nsga2` the size of a
@@ -78,4 +74,5 @@ def make_sampler(name: str, seed: int, number: int, startup: int) -> BaseSampler
     with warnings.catch_warnings():
         # TPE's `group` and QMC are marked experimental.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return SAMPLERS[name](own, seed, startup)
+        made: BaseSampler = registry.load("sampler", name)(own, seed, startup)
+        return made

@@ -17,18 +17,12 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution
 
 from eed_search.frontier.ehvi import expected_improvement
 from eed_search.frontier.pareto import non_dominated
-from eed_search.search.sampling import distributions
+from eed_search.search.sampling.drawing import Encoder, Params, RandomTrial
 
-Params = dict[str, Any]
 Space = Callable[[Any], dict[str, Any]]
 _NUM_RANDOM, _NUM_NEAR = 600, 200  # candidates of a proposal
 _MOST_ROWS, _MOST_FITTED = 400, 200  # reports that the model learns from, and that its settings are fitted to
@@ -152,7 +146,7 @@ class Model:
         candidates = self._new(self._candidates(observations, rng), before)
         if not candidates:
             return None
-        encoder = _Encoder(self._seen)
+        encoder = Encoder(self._seen)
         known = [self._known(c.config) for c in candidates]
         pending = [self._replay(params) for params in running]
         rows = encoder.encode([c.params for c in candidates] + [c.params for c in pending])
@@ -245,7 +239,7 @@ class Model:
         self,
         objective: int,
         observations: Sequence[Observation],
-        encoder: _Encoder,
+        encoder: Encoder,
         rows: np.ndarray,
         ends: Sequence[tuple[float, float]],
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -267,7 +261,7 @@ class Model:
         return low + mean * (high - low), deviation * (high - low)
 
     def _keeping(
-        self, name: str, seen: Sequence[Violation], encoder: _Encoder, rows: np.ndarray
+        self, name: str, seen: Sequence[Violation], encoder: Encoder, rows: np.ndarray
     ) -> Float[np.ndarray, " rows"]:
         """Give each row's probability to keep a limit; 1 while no trial has broken it.
 
@@ -284,7 +278,7 @@ class Model:
         return np.asarray(ndtr(-mean / np.maximum(deviation, 1e-12)))
 
     def _predict(
-        self, objective: int, observations: Sequence[Observation], encoder: _Encoder, rows: np.ndarray, key: str = ""
+        self, objective: int, observations: Sequence[Observation], encoder: Encoder, rows: np.ndarray, key: str = ""
     ) -> tuple[np.ndarray, np.ndarray]:
         """Predict one objective at the last level; `key` tells apart what else is predicted by the same means."""
         from sklearn.gaussian_process import GaussianProcessRegressor
@@ -300,7 +294,7 @@ class Model:
         noise = process.kernel_.k2.noise_level * float(targets.std()) ** 2
         return mean, np.sqrt(np.maximum(deviation**2 - noise, 1e-16))
 
-    def _fitted(self, objective: int, observations: Sequence[Observation], encoder: _Encoder, key: int | str) -> Any:
+    def _fitted(self, objective: int, observations: Sequence[Observation], encoder: Encoder, key: int | str) -> Any:
         """Give the kernel with the settings under which these reports are likeliest."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.gaussian_process import GaussianProcessRegressor
@@ -317,7 +311,7 @@ class Model:
         return kernel
 
     def _table(
-        self, objective: int, observations: Sequence[Observation], encoder: _Encoder, most: int
+        self, objective: int, observations: Sequence[Observation], encoder: Encoder, most: int
     ) -> tuple[Float[np.ndarray, "rows columns"], Float[np.ndarray, " rows"]]:
         learnt = self._worth_learning(observations, most)
         heights = [self._height(o.level) for o in learnt]
@@ -346,115 +340,3 @@ def _kernel(width: int) -> Any:
 
     scales = Matern(np.full(width, 0.7), (0.05, 20.0), nu=2.5)
     return ConstantKernel(1.0, (1e-2, 1e2)) * scales + WhiteKernel(1e-2, (1e-6, 1.0))
-
-
-# ---------------------------------------------------------------- drawing and encoding
-
-
-class RandomTrial:
-    """Draws at random where an Optuna trial would be asked, near given parameters or anywhere.
-
-    Args:
-        rng: Draws.
-        near: Parameters to stay near; a name that is not among them is drawn from its whole range.
-        change: Chance that a parameter of `near` is changed.
-
-    Attributes:
-        params: What was drawn, by name.
-        distributions: From what, by name.
-    """
-
-    def __init__(self, rng: np.random.Generator, near: Params | None = None, change: float = 0.35) -> None:
-        self.params: Params = {}
-        self.distributions: dict[str, BaseDistribution] = {}
-        self._rng, self._near, self._change = rng, near or {}, change
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        """Draw a real number."""
-        return float(self._number(name, distributions.real(low, high, log, step)))
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        """Draw a whole number."""
-        return int(self._number(name, distributions.whole(low, high, log, step)))
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """Draw one of the choices."""
-        distribution = distributions.choice(choices)
-        if name in self.params:
-            return self.params[name]
-        if name in self._near and self._rng.random() >= self._change:
-            value = self._near[name]
-        else:
-            value = distribution.choices[int(self._rng.integers(len(distribution.choices)))]
-        return self._keep(name, distribution, value)
-
-    def _number(self, name: str, distribution: FloatDistribution | IntDistribution) -> float:
-        if name in self.params:
-            return float(self.params[name])
-        if name not in self._near:
-            place = self._rng.random()
-        else:
-            place = _unit(distribution, self._near[name])
-            if self._rng.random() < self._change:
-                place = float(np.clip(place + 0.15 * self._rng.standard_normal(), 0.0, 1.0))
-            else:
-                return float(self._keep(name, distribution, self._near[name]))
-        return float(self._keep(name, distribution, _from_unit(distribution, place)))
-
-    def _keep(self, name: str, distribution: BaseDistribution, value: Any) -> Any:
-        self.params[name] = value
-        self.distributions[name] = distribution
-        return value
-
-
-def _unit(distribution: FloatDistribution | IntDistribution, value: float) -> float:
-    low, high = float(distribution.low), float(distribution.high)
-    if high <= low:
-        return 0.5
-    if distribution.log:
-        low, high, value = math.log(low), math.log(high), math.log(value)
-    return (value - low) / (high - low)
-
-
-def _from_unit(distribution: FloatDistribution | IntDistribution, place: float) -> float:
-    low, high = float(distribution.low), float(distribution.high)
-    if distribution.log:
-        value = math.exp(math.log(low) + place * (math.log(high) - math.log(low)))
-    elif distribution.step is not None:  # every value of the grid has an equal share
-        num = round((high - low) / distribution.step) + 1
-        return low + distribution.step * min(int(place * num), num - 1)
-    else:
-        value = low + place * (high - low)
-    value = min(max(value, low), high)
-    return round(value) if isinstance(distribution, IntDistribution) else value
-
-
-class _Encoder:
-    """Turns parameters into numbers in 0..1: one column a number, one a choice; absent is the middle.
-
-    A parameter that some trials lack needs no column that says so: what decides whether it is there
-    is a parameter too.
-    """
-
-    def __init__(self, distributions: Mapping[str, BaseDistribution]) -> None:
-        self._columns: list[Callable[[Params], float]] = []
-        for name in sorted(distributions):
-            distribution = distributions[name]
-            if isinstance(distribution, CategoricalDistribution):
-                choices = distribution.choices if len(distribution.choices) > 2 else distribution.choices[:1]
-                self._columns += [self._is(name, choice) for choice in choices]
-            elif isinstance(distribution, FloatDistribution | IntDistribution):
-                self._columns.append(self._place(name, distribution))
-
-    def encode(self, rows: Sequence[Params]) -> Float[np.ndarray, "rows columns"]:
-        return np.array([[column(row) for column in self._columns] for row in rows]).reshape(len(rows), -1)
-
-    @staticmethod
-    def _is(name: str, choice: Any) -> Callable[[Params], float]:
-        return lambda row: float(row[name] == choice) if name in row else 0.5
-
-    @staticmethod
-    def _place(name: str, distribution: FloatDistribution | IntDistribution) -> Callable[[Params], float]:
-        return lambda row: _unit(distribution, row[name]) if name in row else 0.5

@@ -15,10 +15,10 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from eed_search.config.params import TrialParams
+from eed_search.config.registry import BUILT_IN
 from eed_search.config.spec import Search, Spec, Threat
 from eed_search.runs.records import TrialRecord
 from eed_search.search.execution.searcher import EedSearcher
-from eed_search.search.sampling.samplers import SAMPLERS
 from eed_search.search.sampling.study import STUDY_FILE, close_study, open_study
 from eed_search.search.sampling.trial_queue import TrialQueue
 from tests.search.stub_pipeline import measurement
@@ -208,7 +208,8 @@ def test_same_seed_same_proposals(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "sampler", [pytest.param(one, marks=pytest.mark.whole) if one == "gp" else one for one in sorted(SAMPLERS)]
+    "sampler",
+    [pytest.param(one, marks=pytest.mark.whole) if one == "gp" else one for one in sorted(BUILT_IN["sampler"])],
 )
 def test_every_sampler_lives_with_every_end(make: Any, sampler: str) -> None:
     """Conditional parameters and a mix of ends, well past the random start."""

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eed_search.search.racing.promotion import Objectives, PromotionRule
+from eed_search.search.racing.promotion import PromotionRule
+from eed_search.search.racing.readings import Objectives
 
 
 def _at(*value: float, width: float = 0.0) -> Objectives:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eed_search.config.params import SCORES, TrialParams
+from eed_search.config.params import TrialParams
+from eed_search.config.registry import BUILT_IN
 from eed_search.config.spec import Choice, GateSpec, Joint, Pool, Range, Search, Space, Spec, Team, Threat
 from eed_search.search.sampling.proposals import first_proposals, suggest
 
@@ -58,7 +59,9 @@ stepped = st.tuples(st.sampled_from([0.0, 0.1, 0.5]), st.integers(0, 7)).map(
 spaces = st.builds(
     Space,
     num_members=st.lists(st.integers(1, 4), min_size=1, max_size=4, unique=True).map(lambda v: Choice(values=tuple(v))),
-    score=st.lists(st.sampled_from(SCORES), min_size=1, unique=True).map(lambda v: Choice(values=tuple(v))),
+    score=st.lists(st.sampled_from(list(BUILT_IN["score"])), min_size=1, unique=True).map(
+        lambda v: Choice(values=tuple(v))
+    ),
     size=sizes.map(lambda v: Choice(values=tuple(v))),
     beta=ranges,
     omega=stepped,

@@ -13,13 +13,13 @@ import pytest
 from optuna.trial import TrialState
 
 from eed_search.config.params import TrialParams
+from eed_search.config.registry import BUILT_IN
 from eed_search.config.spec import Choice, Constraints, GateSpec, Search, Space, Spec, Threat
 from eed_search.core.errors import RunError
 from eed_search.frontier.static_constraints import ArchitectureProfile, StaticConstraints
 from eed_search.runs.ledger import Event, RunView, fold
 from eed_search.runs.records import TrialRecord, to_json
 from eed_search.search.outcome import record_of as judged
-from eed_search.search.sampling.samplers import SAMPLERS
 from eed_search.search.sampling.study import (
     STUDY_FILE,
     SWEPT,
@@ -122,7 +122,7 @@ FAST = {(3, "portfolio"), (1, "tpe"), (1, "nsga2"), (1, "qmc"), (1, "random")}
     [
         pytest.param(at_once, one, marks=[] if (at_once, one) in FAST else pytest.mark.whole)
         for at_once in (1, 3)
-        for one in sorted(SAMPLERS)
+        for one in sorted(BUILT_IN["sampler"])
     ],
 )
 def test_a_resumed_search_proposes_what_the_undisturbed_one_does(tmp_path: Path, sampler: str, at_once: int) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import optuna
 import pytest
 
-from eed_search.search.sampling.surrogate import Model, Observation, RandomTrial, Violation, _Encoder, _fitted_on
+from eed_search.search.sampling.drawing import Encoder, RandomTrial
+from eed_search.search.sampling.surrogate import Model, Observation, Violation, _fitted_on
 
 
 def space(trial: Any) -> dict[str, Any]:
@@ -127,7 +128,7 @@ def test_between_known_ends_the_place_is_learnt(place: float) -> None:
     seen, rows = bounded(30, place), observe(40, seed=5)
     one._seen = {}
     candidates = [one._replay(o.params) for o in rows]
-    encoder = _Encoder(one._seen)
+    encoder = Encoder(one._seen)
     ends = [ends_of(c.config)[1] for c in candidates]
     mean, deviation = one._between(1, seen, encoder, encoder.encode([c.params for c in candidates]), ends)
     low, high = np.array(ends).T
@@ -143,7 +144,7 @@ def test_with_no_report_of_its_kind_the_place_is_anywhere() -> None:
     known = [o for o in bounded(30, 0.5) if o.params["kind"] == "b"]
     one._seen = {}
     candidate = one._replay({"x": 0.5, "kind": "a", "width": 8})
-    encoder = _Encoder(one._seen)
+    encoder = Encoder(one._seen)
     mean, deviation = one._between(1, known, encoder, encoder.encode([candidate.params]), [(8.0, 16.0)])
     assert (mean[0], deviation[0]) == (12.0, pytest.approx(8 / np.sqrt(12)))
 
@@ -184,7 +185,7 @@ def test_reports_at_lower_levels_teach_too() -> None:
     early = [Observation(o.trial, o.params, 0, (o.values[0] + 0.5, o.values[1])) for o in observe(40)]
     final = [Observation(o.trial, o.params, 1, o.values) for o in observe(40)[:10]]
     propose(one, early + final, 0)  # draws candidates: the space is known from here on
-    encoder = _Encoder(one._seen)
+    encoder = Encoder(one._seen)
     others = observe(30, seed=7)
     mean, deviation = one._predict(0, early + final, encoder, encoder.encode([o.params for o in others]))
     misses = np.abs(mean - [o.values[0] for o in others])
