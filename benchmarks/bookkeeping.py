@@ -39,10 +39,11 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from eed_search.config.loader import SPACE_FILE, to_text  # noqa: E402
+from eed_search.config.loader import to_text  # noqa: E402
 from eed_search.config.params import TrialParams  # noqa: E402
 from eed_search.config.spec import Baselines, Search, Spec, Threat  # noqa: E402
 from eed_search.runs.events import RunDescribed  # noqa: E402
+from eed_search.runs.home import SPACE_FILE  # noqa: E402
 from eed_search.runs.ledger import FILE_NAME, RESUME, Event, Ledger  # noqa: E402
 from eed_search.system.cores import usable_cores  # noqa: E402
 

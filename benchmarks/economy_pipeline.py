@@ -131,9 +131,9 @@ def judged(record: TrialRecord, setting: SearchContext) -> TrialRecord:
     swept = tuple(
         point
         for point in record.swept
-        if all(value <= 0 for value in violations(limits, point.measurement, base).values())
+        if all(value <= 0 for value in violations(dict(limits), point.measurement, base).values())
     )
-    excess = violations(limits, record.measurement, base)
+    excess = violations(dict(limits), record.measurement, base)
     broken = [name for name, value in excess.items() if value > 0]
     record = replace(record, swept=swept, constraints=excess)
     if not broken:

@@ -259,7 +259,7 @@ def _run(
         ]
     swept = worthwhile_thresholds(team, judged, slow, ratios, setting, measurement)
     record = replace(record, measurement=measurement, robust_diversity=diversity, notes=tuple(notes), swept=swept)
-    return _infeasible(record, violations(spec.search.constraints, measurement, setting.base))
+    return _infeasible(record, violations(dict(spec.search.constraints), measurement, setting.base))
 
 
 def _static_violations(

@@ -7,9 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from eed_search.config.loader import SPACE_FILE, load
 from eed_search.core.errors import RunError, SpecError
-from eed_search.runs.home import check_home
+from eed_search.runs.home import SPACE_FILE, check_home
 from eed_search.runs.ledger import FILE_NAME, Ledger, RunView, read_run
 from eed_search.runs.ledger_file import is_lost
 
@@ -39,7 +38,7 @@ class Found:
         from eed_search.runs.run_folder import only_begun
         from eed_search.runs.run_lock import run_state
 
-        view = RunView(spec=load(folder / SPACE_FILE).to_plain()) if only_begun(folder) else read_run(folder)
+        view = _as_begun(folder) if only_begun(folder) else read_run(folder)
         return cls(folder, view, run_state(folder, view))
 
 
@@ -172,3 +171,10 @@ def _started(folder: Path) -> float:
             return next((event.at for event in ledger.events()), 0.0)
     except (RunError, ValueError):
         return 0.0
+
+
+def _as_begun(folder: Path) -> RunView:
+    """Give the view of a search that has written its file and nothing else yet."""
+    from eed_search.config.loader import load
+
+    return RunView(spec=load(folder / SPACE_FILE).to_plain())

@@ -15,12 +15,12 @@ from eed_search.cli.remote_cluster import flags, remote_cluster
 from eed_search.cli.result import command, where
 from eed_search.cli.streams import is_heard
 from eed_search.cluster.where import WhereAsked
-from eed_search.config.loader import SPACE_FILE
 from eed_search.config.old_names import with_old_fields
 from eed_search.core.pace import duration
 from eed_search.frontier.estimate import estimate_frontier
 from eed_search.frontier.points import run_hypervolume
 from eed_search.runs.cost import attacked_speedup
+from eed_search.runs.home import SPACE_FILE
 from eed_search.runs.ledger import num_ended
 from eed_search.runs.run_lock import driver_of
 from eed_search.search.journal import NOW_FILE

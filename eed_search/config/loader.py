@@ -26,7 +26,6 @@ from eed_search.config.yaml_keys import UniqueKeyLoader
 from eed_search.core.errors import SpecError
 
 MAX_FILE_BYTES = 1 << 20
-SPACE_FILE = "search_space.yaml"  # in a run's folder
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
 
 _MOST_TIMES = 1e6  # as many images as there are, beyond which nothing is said
 _PRECISION = 1.02  # of a number of images that would decide

@@ -6,8 +6,12 @@ others; an objective that is known exactly has deviation 0.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from jaxtyping import Float
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 _NUM_DRAWS = 32  # quasi-random draws for three and four objectives
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool
 
 from eed_search.core.errors import RunError
 from eed_search.frontier.pareto import knee
@@ -28,6 +28,9 @@ from eed_search.frontier.selection import (
 )
 from eed_search.runs.ledger import RunView
 from eed_search.runs.records import Interval, Point, ValidationRound, unpack_bits
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
 
 _NUM_FRESH = 200  # of a run whose file says nothing of it
 

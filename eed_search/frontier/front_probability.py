@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float
 
 from eed_search.frontier.pareto import non_dominated
 from eed_search.runs.records import Interval
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
 
 NUM_DRAWS = 400
 _Z95 = 1.959963984540054

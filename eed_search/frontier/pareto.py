@@ -6,10 +6,12 @@ scales both objectives as `normalise` does.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
-from jaxtyping import Bool, Float
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
 
 
 def _finite(values: Float[np.ndarray, "trials objectives"]) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from eed_search.config.params import LatencyKind
-from eed_search.config.spec import Constraints
 from eed_search.core.errors import RunError
 from eed_search.frontier.pareto import hypervolume, non_dominated, normalise
 from eed_search.runs.cost import latency_of
@@ -98,7 +97,7 @@ def breaks_a_limit(view: RunView, measured: Measurement) -> bool:
     limits = view.spec.get("search", {}).get("constraints", {})
     if view.base is None or not any(limit is not None for limit in limits.values()):
         return False
-    return any(violation > 0 for violation in violations(Constraints(**limits), measured, view.base).values())
+    return any(violation > 0 for violation in violations(limits, measured, view.base).values())
 
 
 def frontier(
@@ -167,22 +166,28 @@ def stalled(view: RunView, patience: int | None) -> bool:
     return run_hypervolume(view) <= run_hypervolume(replace(view, trials=earlier))
 
 
-def violations(limits: Constraints, measured: Measurement, base: Reference) -> dict[str, float]:
-    """By how much a measurement breaks each limit of the file, in the limit's unit; at most 0 is kept."""
+def violations(limits: Mapping[str, float | None], measured: Measurement, base: Reference) -> dict[str, float]:
+    """By how much a measurement breaks each limit of the file, in the limit's unit; at most 0 is kept.
+
+    Args:
+        limits: Of the file's section `search.constraints`, by name; null for none.
+        measured: On the point.
+        base: The dense base and what it measured.
+    """
     latency, dense = measured.latency, base.measurement.latency.latency_ms.value
-    slowdown = latency.worst_case_ms / dense
     attacked = latency_of(measured, "attacked").value
     at_least = {
-        "min_clean_accuracy": (limits.min_clean_accuracy, measured.clean_accuracy.value),
-        "min_robust_accuracy": (limits.min_robust_accuracy, measured.robust_accuracy.value),
+        "min_clean_accuracy": measured.clean_accuracy.value,
+        "min_robust_accuracy": measured.robust_accuracy.value,
     }
     at_most = {
-        "max_size_bytes": (limits.max_size_bytes, float(measured.size_bytes)),
-        "max_latency_ms": (limits.max_latency_ms, latency.latency_ms.value),
-        "max_worst_case_latency_ms": (limits.max_worst_case_latency_ms, latency.worst_case_ms),
-        "max_worst_case_slowdown": (limits.max_worst_case_slowdown, slowdown),
-        "max_attacked_latency_ms": (limits.max_attacked_latency_ms, attacked),
-        "max_attacked_slowdown": (limits.max_attacked_slowdown, attacked / dense),
+        "max_size_bytes": float(measured.size_bytes),
+        "max_latency_ms": latency.latency_ms.value,
+        "max_worst_case_latency_ms": latency.worst_case_ms,
+        "max_worst_case_slowdown": latency.worst_case_ms / dense,
+        "max_attacked_latency_ms": attacked,
+        "max_attacked_slowdown": attacked / dense,
     }
-    violation = {name: limit - value for name, (limit, value) in at_least.items() if limit is not None}
-    return violation | {name: value - limit for name, (limit, value) in at_most.items() if limit is not None}
+    given = {name: limit for name, limit in limits.items() if limit is not None}
+    short = {name: given[name] - value for name, value in at_least.items() if name in given}
+    return short | {name: value - given[name] for name, value in at_most.items() if name in given}

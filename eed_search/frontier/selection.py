@@ -19,12 +19,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float
 
 from eed_search.frontier.front_probability import front_probability, maybe_on_front
 from eed_search.runs.records import Accuracy, Interval, RobustAccuracy, ValidationRound
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
 
 ROUND_SIZES = (1, 1, 2, 4, 8)  # of each: fresh images as multiples of the search's, and final latencies
 SURE = 0.75  # default of `search.front_probability`

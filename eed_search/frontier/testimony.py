@@ -15,15 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from jaxtyping import Bool
 
 from eed_search.core.statistics import images_to_decide, sure_difference
 from eed_search.frontier.attacked import results
 from eed_search.runs.ledger import RunView
 from eed_search.runs.records import Interval, Point, unpack_bits
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
 
 ERROR = 0.05  # chance that any of all comparisons of a search is wrong, to either side
 Source = Literal["checked", "fresh"]

@@ -61,7 +61,7 @@ def worthwhile_thresholds(
         )
         replayed_slow = Slowed(slow.swept_run[i], slow.swept_run[:0], f"{slow.attack}, aimed at another threshold")
         measured = measure(team, replayed, replayed_slow, ratios, setting, artifact=own.artifact, at_least=True)
-        violation = violations(spec.search.constraints, measured, setting.base)
+        violation = violations(dict(spec.search.constraints), measured, setting.base)
         if all(value <= 0 for value in violation.values()):
             found.append(SweptPoint(float(threshold), measured))
     dense = setting.base.measurement.latency.latency_ms.value

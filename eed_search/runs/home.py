@@ -14,6 +14,7 @@ from pathlib import Path
 
 from eed_search.core.errors import SpecError
 
+SPACE_FILE = "search_space.yaml"  # in a run's folder
 _WRONG = (
     (re.compile(r"\?"), "a question mark"),
     (re.compile(r"%[0-9A-Fa-f]{2}"), "a percent sign before two hexadecimal digits"),

@@ -11,14 +11,17 @@ import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from eed_search.config.spec import Spec
 from eed_search.core.errors import RunError
 from eed_search.runs.ledger import FILE_NAME, RunView, read_run
 from eed_search.runs.ledger_file import MARK_NAME, is_lost
 from eed_search.runs.run_folder import check_name
 from eed_search.runs.run_lock import noted
 from eed_search.system.private import temporary_folder
+
+if TYPE_CHECKING:
+    from eed_search.config.spec import Spec
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from numbers import Real
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
-from jaxtyping import Bool
 
 from eed_search.config.params import ParamValue
 from eed_search.core.statistics import clopper_pearson
 from eed_search.storage.store import StageUse
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
 
 Badge = Literal["proxy", "checked", "claim", "invalid"]
 Outcome = Literal["done", "pruned", "infeasible", "failed"]

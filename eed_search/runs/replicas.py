@@ -18,11 +18,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from eed_search.config.loader import SPACE_FILE
-from eed_search.config.spec import Spec
 from eed_search.core.errors import RunError, StoreError
+from eed_search.runs.home import SPACE_FILE
 from eed_search.runs.ledger import FILE_NAME, read_run
 from eed_search.runs.ledger_file import MARK_NAME
 from eed_search.storage.lease import BEAT_S, Lease
@@ -30,6 +29,9 @@ from eed_search.storage.shared_storage import Storage
 from eed_search.storage.store import write_atomic
 from eed_search.system.modes import make_folder
 from eed_search.system.private import temporary_folder
+
+if TYPE_CHECKING:
+    from eed_search.config.spec import Spec
 
 EVERY_S = 15.0
 _RUNS, _LATEST, _KEPT = "runs", "latest.json", 2

@@ -7,10 +7,10 @@ import re
 import shlex
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from eed_search.config.loader import SPACE_FILE, to_text
-from eed_search.config.spec import Spec
 from eed_search.core.errors import RunError
+from eed_search.runs.home import SPACE_FILE
 from eed_search.runs.home_lock import in_use
 from eed_search.runs.ledger import FILE_NAME, read_run
 from eed_search.runs.ledger_file import is_lost
@@ -18,6 +18,9 @@ from eed_search.runs.replicas import is_on_storage
 from eed_search.runs.run_lock import check_locks, driver_of, run_state
 from eed_search.storage.store import write_atomic
 from eed_search.system.modes import make_folder, make_new_folder
+
+if TYPE_CHECKING:
+    from eed_search.config.spec import Spec
 
 _BUNDLE = "manifest.json"  # beside the search-space file of an exported point
 _RESERVED = frozenset({"store", "mlartifacts", "mlflow.db"})
@@ -101,6 +104,8 @@ def claim(home: Path, spec: Spec, name: str | None) -> Path:
                 raise _taken(home, str(name))
         except OSError as error:
             raise RunError(f"{home}: cannot be written ({error.strerror}); choose another --home") from error
+        from eed_search.config.loader import to_text  # here: a report needs none of the file's checks
+
         write_atomic(home / one / SPACE_FILE, to_text(spec).encode("utf-8", "backslashreplace"), private=True)
         return home / one
 

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from eed_search.config import plugins
-from eed_search.config.loader import SPACE_FILE, load, parse, read_table, to_text
+from eed_search.config.loader import load, parse, read_table, to_text
 from eed_search.config.sent_plugins import bring
 from eed_search.config.spec import SharedStorage, Spec
 from eed_search.core.errors import EedSearchError, RunError, SpecError
 from eed_search.runs.events import Requested, Tracked
+from eed_search.runs.home import SPACE_FILE
 from eed_search.runs.ledger import FILE_NAME, Ledger, RunView, read_run
 from eed_search.runs.moved import path_now
 from eed_search.runs.run_folder import with_absolute_data

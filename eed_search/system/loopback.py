@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import urllib.request
 from collections.abc import MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from urllib.request import Request
 
 # Some libraries take ranges, some only names.
 _NAMES = ("localhost", "127.0.0.1", "127.0.0.2", "127.0.0.0/8", "::1", "[::1]")
@@ -46,7 +48,7 @@ def is_loopback(url: str) -> bool:
         return False
 
 
-def urlopen(request: urllib.request.Request | str, timeout: float) -> Any:
+def urlopen(request: Request | str, timeout: float) -> Any:
     """Open an address as `urllib.request.urlopen` does; loopback without a proxy.
 
     Args:
@@ -56,6 +58,8 @@ def urlopen(request: urllib.request.Request | str, timeout: float) -> Any:
     Raises:
         OSError: As `urllib.request.urlopen`.
     """
+    import urllib.request  # here: every command asks for `past_proxies`, few open an address
+
     url = request if isinstance(request, str) else request.full_url
     if is_loopback(url):
         return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=timeout)

@@ -134,7 +134,7 @@ def test_constraints_measure_by_how_much_they_are_broken() -> None:
     assert base is not None
     measured = make_measurement(0.8, 0.4, latency=make_latency(0.4, 1.2))
     limits = Constraints(min_robust_accuracy=0.9, max_latency_ms=0.5, max_worst_case_slowdown=1.0)
-    assert violations(limits, measured, base) == pytest.approx(
+    assert violations(dict(limits), measured, base) == pytest.approx(
         {"min_robust_accuracy": 0.1, "max_latency_ms": -0.1, "max_worst_case_slowdown": 0.5}
     )
 

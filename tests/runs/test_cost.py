@@ -106,11 +106,11 @@ def test_constraints_limit_the_attacked_latency() -> None:
     assert base is not None
     attacked = MEAN + 0.125
     limits = Constraints(max_attacked_latency_ms=0.25, max_attacked_slowdown=0.5)
-    excess = violations(limits, team(slowed=(0.50, 0.15, 0.35)), base)
+    excess = violations(dict(limits), team(slowed=(0.50, 0.15, 0.35)), base)
     assert excess == pytest.approx(
         {"max_attacked_latency_ms": attacked - 0.25, "max_attacked_slowdown": attacked / DENSE - 0.5}
     )
-    assert violations(limits, team(), base)["max_attacked_latency_ms"] < 0
+    assert violations(dict(limits), team(), base)["max_attacked_latency_ms"] < 0
 
 
 def test_the_objective_is_the_latency_that_was_asked_for() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from eed_search.config.loader import SPACE_FILE
 from eed_search.config.spec import Baselines, Search, SharedStorage, Spec, Threat
 from eed_search.core.errors import RunError, StoreError
+from eed_search.runs.home import SPACE_FILE
 from eed_search.runs.ledger import FILE_NAME, Ledger, RunView, read_run
 from eed_search.runs.replicas import Copier, Copies, copied
 from eed_search.runs.run_folder import claim

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from eed_search.config.loader import SPACE_FILE
 from eed_search.config.spec import Baselines, Search, Spec, Threat
 from eed_search.core.errors import RunError, SpecError
+from eed_search.runs.home import SPACE_FILE
 from eed_search.runs.ledger import FILE_NAME, Event, Ledger, RunView, read_run
 from eed_search.runs.run_lock import driving
 from eed_search.search import LocalWorkers, Silent, provenance
