@@ -149,7 +149,7 @@ def piece(model: nn.Module, images: Tensor, labels: Tensor, *, first: str, eps: 
         labels: Their classes.
         first: Who begins: `ours` or `peer`.
         eps: Budget in pixel units.
-        seed: Of everything random.
+        seed: For everything random.
 
     Returns:
         Flags for each sample, and times in seconds; ready for JSON.

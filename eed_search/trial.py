@@ -65,7 +65,7 @@ __all__ = [
     "train_base",
 ]
 
-_RUNG_SHARE = 0.5  # of the images, and of the attack's steps, at a rung
+_RUNG_SHARE = 0.5  # share of the images, and of the attack's steps, at a rung
 
 
 def read_data(spec: Spec, store_root: Path, report: Report) -> DataFacts:
@@ -166,7 +166,7 @@ def run(
     A trial that goes on from a rung begins anew and finds what it had done in the store.
 
     Args:
-        number: Of the trial, for the record.
+        number: Number of the trial, for the record.
         params: What the search chose.
         setting: What all trials share.
         probe: Measures the latency of a network against the dense base.

@@ -53,7 +53,9 @@ def test_layers_that_stay_dense_are_noted(tmp_path: Path) -> None:
 def test_a_network_of_which_nothing_can_be_removed_is_refused_for_channels_alone(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="shufflenet_v2_x0_5: which layers share channels cannot be traced"):
         check_sizes(shop(tmp_path, "torchvision:shufflenet_v2_x0_5"))
-    with pytest.raises(ModelError, match=r"baselines\.sizes: .*traced.*; or go without baselines: \[\]"):
+    with pytest.raises(
+        ModelError, match=r"baselines\.sizes: .*traced.*; or go without them: baselines: \{sizes: \[\]\}"
+    ):
         check_sizes(shop(tmp_path, "torchvision:shufflenet_v2_x0_5", methods=("cstar",)))
     without = shop(tmp_path, "torchvision:shufflenet_v2_x0_5", methods=("cstar",), baselines=())
     assert len(check_sizes(without)) == 1

@@ -174,7 +174,7 @@ def test_a_plugin_that_is_not_there_is_named_with_the_other_mistakes(tmp_path: P
     assert problems(tmp_path, "", "seed: -1\n", "no.py, no_such_module") == [
         "case.yaml: plugins[0]: DIR/no.py is no file; give a Python file relative to the search-space file, or a module",
         "case.yaml: plugins[1]: no module no_such_module in DIR nor installed; give a module or a file such as my.py",
-        "case.yaml: seed: -1 is outside the allowed 0..2147483647 (of splits, training, attacks and proposals)",
+        "case.yaml: seed: -1 is outside the allowed 0..2147483647 (seed for splits, training, attacks and proposals)",
     ]
 
 

@@ -36,7 +36,7 @@ class AttackArguments:
         eps: Budget as the user wrote it; none takes the search's.
         data: Images to take instead of the target's own.
         num_samples: Most samples.
-        seed: Of everything random.
+        seed: Seed for everything random.
         device: `cpu` or `cuda`.
         table: `paper` for the columns of the paper.
         as_json: Print JSON.

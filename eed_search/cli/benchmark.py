@@ -33,7 +33,7 @@ def benchmark(file: Path, changes: Changes, *, home: Path, name: str | None, as_
         file: The benchmark file, or a packaged one's name.
         changes: What the command line changes in it.
         home: Everything that is written lies under it.
-        name: Of the benchmark; the file's by default.
+        name: Name of the benchmark; the file's by default.
         as_json: Print the results as JSON; progress goes to stderr.
 
     Raises:

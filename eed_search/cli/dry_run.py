@@ -113,7 +113,7 @@ def _look_ahead(spec: Spec, home: Path, cores: int, slots: int, tell: Callable[[
     wanted = {plan for draw in proposals for plan in plans_of(draw.params, spec)}
     cached = find_cached(context, {*everyone, *wanted})
     units = calibrate(context, cores=cores)
-    # Of the members that chance would ask for: those that a space holds may be thousands.
+    # Members that chance would ask for: those that a space holds may be thousands.
     held = {
         "base": (int(cached.base), 1),
         "baselines": (len(cached.baselines), len(spec.baselines.sizes) * len(spec.baselines.recoveries)),

@@ -20,8 +20,8 @@ def onward(summary: RunSummary, name: str, *, sent: bool) -> list[Step]:
     """Say what comes next for the knee of a frontier; nothing where there is no frontier.
 
     Args:
-        summary: Of the run.
-        name: Of its folder.
+        summary: Summary of the run.
+        name: Name of its folder.
         sent: Whether the reader sits elsewhere, as after a search on a cluster: then a bundle is attacked, not the run.
     """
     if not summary.frontier.front:

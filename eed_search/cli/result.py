@@ -54,7 +54,7 @@ def show(summary: RunSummary, folder: Path, home: Path) -> None:
     """Print a search's result, complete or as far as it is.
 
     Args:
-        summary: Of the search.
+        summary: Summary of the search.
         folder: Its folder.
         home: The home, so that the printed commands find the search again.
     """

@@ -128,7 +128,7 @@ def attack(
     num_samples: Annotated[
         int | None, typer.Option("--num-samples", min=1, help="Most images to attack.", show_default=False)
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of everything random.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed for everything random.")] = 0,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
     table: Annotated[
         str | None,

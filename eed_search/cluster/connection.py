@@ -52,7 +52,7 @@ class Connection:
         url: Its address on this machine.
         token: What it takes.
         place: Where it is.
-        ray_version: Of the cluster.
+        ray_version: Version of Ray on the cluster.
     """
 
     url: str
@@ -95,7 +95,7 @@ def connect(place: Place) -> Iterator[Connection]:
     """Reach a cluster's dashboard for as long as the block lasts.
 
     Args:
-        place: Of kind `submit`.
+        place: Place of kind `submit`.
 
     Raises:
         RunError: If ssh or Ray does not answer, the token is wrong, or the versions differ.

@@ -68,7 +68,7 @@ class Jobs:
 
         Args:
             command: For the shell.
-            name: Of the job; unique on the cluster.
+            name: Name of the job; unique on the cluster.
             files: Path to content.
             variables: For its environment and that of every worker it starts.
 

@@ -32,7 +32,7 @@ class WhereAsked:
     """What the command line says about where to run.
 
     Attributes:
-        address: Of a running Ray: `http://…` of its dashboard, or `auto` or HOST:PORT on one of its nodes.
+        address: Address of a running Ray: `http://…` of its dashboard, or `auto` or HOST:PORT on one of its nodes.
         cluster: A cluster file.
         local: On this machine, whatever else is there.
     """

@@ -153,9 +153,9 @@ def train_towards(
         model: Trained in place; afterwards in evaluation mode on `device`.
         admm: Z, U and ρ on `device`; changed in place.
         split: Training images and labels.
-        recipe: Of the training, with the number of updates and the schedule of ρ.
+        recipe: Recipe of the training, with the number of updates and the schedule of ρ.
         batch_loss: The adversarial loss.
-        seed: Of order, augmentation and attacks.
+        seed: Seed for order, augmentation and attacks.
         augment: How training images are shifted and mirrored.
         device: Where to compute; the CPU by default.
         report: Called with a line of progress after each update and each epoch, and within it about once a second.

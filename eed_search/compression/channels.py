@@ -81,7 +81,7 @@ def choose_channels(
         model: The network.
         image_shape: Channels, height, width.
         scores: One tensor for each weight.
-        fraction: Of every group's channels, in (0, 1].
+        fraction: Fraction of every group's channels that is kept, in (0, 1].
         block: Channels are kept in multiples of this.
 
     Returns:
@@ -133,7 +133,7 @@ def _groups(
     last = list(layers.values())[-1]
     title = getattr(model, "title", type(model).__name__)
     if attention := next((n for n, m in model.named_modules() if "Attention" in type(m).__name__), None):
-        # of windowed attention the tracing does not come to an end in minutes
+        # tracing windowed attention does not come to an end in minutes
         raise ModelError(
             f"{title}: channels of a network with attention ({attention}) cannot be removed; take granularity"
             " unstructured, or method cstar"

@@ -40,7 +40,7 @@ class Work:
         scores: Gives the importance scores; only methods that rank by them ask.
         eps: L∞ budget in pixel units.
         recovery: What the adversarial loss learns from: the labels, or the base's soft labels.
-        seed: Of order, augmentation and attacks.
+        seed: Seed for order, augmentation and attacks.
         augment: How training images are shifted and mirrored.
         device: Where to compute.
         report: Called with a line of progress.

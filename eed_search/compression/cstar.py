@@ -39,7 +39,7 @@ class RankBudget:
         block: Ranks are multiples of this.
 
     Attributes:
-        ranks: Of the latest choice, by layer; the others stay dense.
+        ranks: Ranks of the latest choice, by layer; the others stay dense.
     """
 
     def __init__(self, layers: list[str], budget: int, block: int) -> None:
@@ -74,7 +74,7 @@ class RankBudget:
 
 
 VERSION = 2
-"""Of this method's code: raise it when the result for equal settings changes."""
+"""Version of this method's code: raise it when the result for equal settings changes."""
 
 
 def cstar(base: nn.Module, target: Target, work: Work) -> Member:

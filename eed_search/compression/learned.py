@@ -52,7 +52,7 @@ class BudgetLoss:
 
 
 VERSION = 1
-"""Of this method's code: raise it when the result for equal settings changes."""
+"""Version of this method's code: raise it when the result for equal settings changes."""
 
 
 def learned(base: nn.Module, target: Target, work: Work) -> Member:

@@ -36,7 +36,7 @@ class Rank:
 def basis(matrix: Float[Tensor, "rows columns"], rank: int) -> Float[Tensor, "rows rank"]:
     """The leading left singular vectors; beyond the matrix's own rank, any orthonormal ones.
 
-    Of a wide matrix by the eigenvectors of its Gram matrix, which is faster and as good in float64.
+    Those of a wide matrix come from the eigenvectors of its Gram matrix, which is faster and as good in float64.
     """
     rows, columns = matrix.shape
     if rank <= columns < rows:

@@ -79,7 +79,7 @@ def fresh(base: nn.Module, image_shape: tuple[int, int, int], size: float, block
         image_shape: Channels, height, width.
         size: Fraction of channels kept, in (0, 1].
         block: Channels are kept in multiples of this.
-        seed: Of the initial weights; the global generator is left as it was.
+        seed: Seed for the initial weights; the global generator is left as it was.
     """
     chosen = []
     for group in channel_groups(base, image_shape):
@@ -105,7 +105,7 @@ def reestimate_norms(model: nn.Module, split: Split, *, num_samples: int = 1024,
         model: Changed in place; left in evaluation mode.
         split: Training images.
         num_samples: The first so many.
-        batch_size: Of each forward pass.
+        batch_size: Images in each forward pass.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
@@ -143,10 +143,10 @@ def recover(
         member: Freshly cut; changed in place.
         base: The dense base, the teacher of recovery `distill`.
         split: The member's training images.
-        recipe: Of the fine-tune.
+        recipe: Recipe of the fine-tune.
         recovery: From `labels`, or by `distill` from the base's soft labels.
         eps: Budget in pixel units.
-        seed: Of order, augmentation and attacks.
+        seed: Seed for order, augmentation and attacks.
         augment: How training images are shifted and mirrored.
         device: Where to compute.
         report: Called with a line of progress after each epoch, and within it about once a second.

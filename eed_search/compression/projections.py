@@ -22,7 +22,7 @@ def irregular(weight: Float[Tensor, ...], fraction: float) -> Bool[Tensor, ...]:
     """Keep the entries of largest magnitude, max(1, round(fraction · entries)) of them.
 
     Args:
-        weight: Of any shape.
+        weight: Weight of any shape.
         fraction: Kept, in (0, 1].
 
     Returns:

@@ -29,7 +29,7 @@ Choose = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
 VERSION = 1
-"""Of this method's code: raise it when the result for equal settings changes."""
+"""Version of this method's code: raise it when the result for equal settings changes."""
 
 
 def radmm(base: nn.Module, target: Target, work: Work) -> Member:

@@ -29,7 +29,7 @@ class Candidate:
         kept_energy: |P(T)|² by (r1 - 1, r2 - 1), from the truncated HOSVD; for a matrix, (r - 1, 0).
         grid_out: Allowed r1, ascending.
         grid_in: Allowed r2, ascending; for a matrix, empty.
-        shape: Of the weight.
+        shape: Shape of the weight.
     """
 
     kept_energy: Float[Tensor, "r1 r2"]
@@ -76,7 +76,7 @@ def candidate(weight: Float[Tensor, "outputs inputs ..."], block: int) -> Candid
     """Decompose one weight once, so that any ranks can be judged.
 
     Args:
-        weight: Of a linear layer or a convolution without groups.
+        weight: Weight of a linear layer or a convolution without groups.
         block: Ranks are multiples of this, or the full rank where that is smaller.
     """
     kernel = weight.detach().double().flatten(2) if weight.ndim > 2 else weight.detach().double()[..., None]
@@ -103,7 +103,7 @@ class Step:
     Attributes:
         layer: Whose ranks went down.
         rank: To what.
-        parameters: Of all layers together, afterwards.
+        parameters: Parameters of all layers together, afterwards.
     """
 
     layer: str
@@ -161,7 +161,7 @@ def choose_ranks(weights: Mapping[str, Tensor], budget: int, block: int = 1) -> 
     """Choose the ranks of all layers under one budget.
 
     Args:
-        weights: Of the layers that may be factored, by layer name.
+        weights: Weights of the layers that may be factored, by layer name.
         budget: Parameters that they may have together.
         block: Ranks are multiples of this.
 
@@ -179,7 +179,7 @@ def fewest_parameters(shape: Sequence[int], block: int) -> int:
     """Parameters of a layer at its smallest ranks, or dense where no ranks pay.
 
     Args:
-        shape: Of the weight: outputs, inputs, kernel.
+        shape: Shape of the weight: outputs, inputs, kernel.
         block: Ranks are multiples of this.
     """
     outputs, inputs, taps = shape[0], shape[1], int(torch.Size(shape[2:]).numel())

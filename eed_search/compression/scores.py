@@ -38,7 +38,7 @@ class ScoreBatch:
         labels: Their classes.
         eps: L∞ budget of the adversarial loss.
         attack: The inner attack of the adversarial loss.
-        seed: Of the attack's random start.
+        seed: Seed for the attack's random start.
     """
 
     images: Float[Tensor, "batch channels height width"]
@@ -128,7 +128,7 @@ def neuron_importance(model: nn.Module, image_shape: torch.Size) -> dict[str, Fl
             module.weight = nn.Parameter(scale.abs())
             module.bias = nn.Parameter(torch.zeros_like(scale))
     for name, module in list(positive.named_modules()):
-        if isinstance(module, _BENDS):  # of positive numbers ReLU takes nothing away, the others would saturate
+        if isinstance(module, _BENDS):  # ReLU takes nothing away from positive numbers, the others would saturate
             replace(positive, name, nn.Identity())
     layers = weight_layers(positive)
     outputs: dict[str, Tensor] = {}

@@ -14,8 +14,8 @@ def too_small(model: str, height: int, width: int) -> str:
 
     Args:
         model: As a search-space file names it.
-        height: Of the images, pixels.
-        width: Of the images, pixels.
+        height: Height of the images, pixels.
+        width: Width of the images, pixels.
     """
     side, shrinks = _SMALLEST.get(model, (0, ""))
     if min(height, width) >= side:

@@ -38,7 +38,7 @@ class Registered:
         make: The function or class.
         place: Its file and line, for messages.
         plugin: The entry of `plugins:` that was being imported; empty outside of an import.
-        digest: Of the plugin's source files: part of the key of every stage that uses the name.
+        digest: Hash of the plugin's source files: part of the key of every stage that uses the name.
     """
 
     kind: Kind
@@ -163,7 +163,7 @@ def importing(plugin: str, digest: str) -> Iterator[None]:
 
     Args:
         plugin: Its entry; what it registered before is forgotten.
-        digest: Of its source files.
+        digest: Hash of its source files.
     """
     before = dict(_registered)
     forget(plugin)

@@ -30,7 +30,7 @@ from eed_search.core.errors import SpecError
 
 IN = "::"  # between a folder and a module that lies in it
 KEPT_AS = ".plugins"  # folder of a home, for what was sent
-MOST_BYTES = 64 * 2**20  # of what was sent; a job is smaller
+MOST_BYTES = 64 * 2**20  # most bytes of what was sent; a job is smaller
 _KEPT = re.compile(rf"(.*/{re.escape(KEPT_AS)}/([0-9a-f]{{32}}))(?:/|{IN})")
 _CACHE = "__pycache__"
 _loaded: dict[str, str] = {}
@@ -41,7 +41,7 @@ def resolve(entry: str, folder: Path) -> str:
 
     Args:
         entry: A file, a module, or one that was resolved before.
-        folder: Of the search-space file.
+        folder: Folder of the search-space file.
 
     Returns:
         An absolute file, `FOLDER::module` for a module in a folder, or a module that Python finds by itself.
@@ -80,7 +80,7 @@ def take_in(plain: dict[str, Any], folder: Path, *, run: bool) -> list[str]:
 
     Args:
         plain: What the YAML holds.
-        folder: Of the search-space file.
+        folder: Folder of the search-space file.
         run: Whether to import them.
 
     Returns:

@@ -27,7 +27,7 @@ class Recipe(Section):
     epochs: float = Field(10, ge=0, le=10_000, description="passes over the training images; 0 skips")
     batch_size: int = Field(128, ge=2, le=65_536, description="training images in a step")
     lr: float = Field(0.1, gt=0, le=10, description="highest learning rate")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD, Nesterov's")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum of SGD")
     weight_decay: float = Field(5e-4, ge=0, le=1, description="L2 penalty on the weights")
     schedule: Literal["cosine", "one_cycle", "multistep", "constant"] = Field(
         "one_cycle", description="how the learning rate changes over the run"

@@ -42,7 +42,7 @@ def pack(entries: Sequence[str], home: str) -> Packed:
 
     Args:
         entries: Resolved ones.
-        home: Of searches on the cluster; may begin with `~`.
+        home: Home of searches on the cluster; may begin with `~`.
     """
     there, files = list[str](), dict[str, bytes]()
     for entry in entries:
@@ -64,7 +64,7 @@ def keep(job: Path, home: Path) -> None:
 
     Args:
         job: The job's folder.
-        home: Of searches; is there.
+        home: Home of searches; exists already.
     """
     for folder in (job / SENT_AS).glob("*/"):
         _appear(home / plugins.KEPT_AS / folder.name, partial(shutil.copytree, folder, dirs_exist_ok=True))
@@ -87,7 +87,7 @@ def bring(entries: Iterable[str], url: str | None) -> None:
     """Fetch kept plugins that this machine does not see from shared storage; who imports one says that it is gone.
 
     Args:
-        entries: Of a search-space file.
+        entries: Entries of a search-space file.
         url: The storage; none: all nodes see the home.
 
     Raises:

@@ -213,7 +213,7 @@ class Constraints(Section):
 
     min_clean_accuracy: float | None = Field(None, ge=0, le=1, description="fraction of clean images right")
     min_robust_accuracy: float | None = Field(None, ge=0, le=1, description="fraction of attacked images right")
-    max_size_bytes: int | None = Field(None, ge=1, description="of all members together, as they ship")
+    max_size_bytes: int | None = Field(None, ge=1, description="bytes of all members together, as they ship")
     max_latency_ms: float | None = Field(None, gt=0, description="mean over clean images, at batch 1")
     max_worst_case_latency_ms: float | None = Field(None, gt=0, description="when every member runs")
     max_worst_case_slowdown: float | None = Field(None, gt=0, description="worst case over the dense base's latency")
@@ -327,9 +327,9 @@ class Spec(Section):
     """A whole search-space file."""
 
     name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="of the search and its folder: letters, digits, . _ -"
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="name of search and folder: letters, digits, . _ -"
     )
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="of splits, training, attacks and proposals")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="seed for splits, training, attacks and proposals")
     plugins: tuple[str, ...] = Field((), description="your own code: files beside this one, or modules")
     data: Data = Field(Data(), description="which images")
     threat: Threat = Field(description="what the attacker may do")

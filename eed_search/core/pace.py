@@ -93,7 +93,7 @@ def in_counts(
     Args:
         report: Takes a line such as `check 5 of 11: 12,000 passes`.
         what: The beginning of the line.
-        unit: Of what is counted.
+        unit: Unit of what is counted.
         clock: Gives seconds.
     """
     pace = Pace(0.0, clock=clock)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
 _MOST_TIMES = 1e6  # as many images as there are, beyond which nothing is said
-_PRECISION = 1.02  # of a number of images that would decide
+_PRECISION = 1.02  # ratio between bounds of the number of images that would decide
 _Z95 = 1.959963984540054
 
 
@@ -185,7 +185,7 @@ def next_gain(gains: Float[np.ndarray, "trials ..."]) -> tuple[Any, Any] | None:
     """Say where one more gain will lie, from those that were seen: their mean, and how far it may lie from it to one side.
 
     Args:
-        gains: Of finished trials, along the first axis.
+        gains: Gains of finished trials, along the first axis.
 
     Returns:
         Mean and distance (one-sided, 97.5 %); none where fewer than `FEWEST_GAINS` were seen.

@@ -16,9 +16,9 @@ def split_indices(
     """Deal samples into disjoint splits, each class in proportion.
 
     Args:
-        labels: Of all samples.
+        labels: Labels of all samples.
         counts: Samples for each split; together at most all.
-        seed: Of the shuffle.
+        seed: Seed for the shuffle.
 
     Returns:
         For each split its sample indices, exactly as many as asked for, shuffled.
@@ -51,10 +51,10 @@ def split_groups(
     """Deal whole groups into disjoint splits, each class in proportion.
 
     Args:
-        labels: Of all samples; a group's class is that of most of its samples.
-        groups: Of all samples.
+        labels: Labels of all samples; a group's class is that of most of its samples.
+        groups: Groups of all samples.
         counts: Samples for each split. The last one takes what the groups leave, so it may get fewer.
-        seed: Of the shuffle.
+        seed: Seed for the shuffle.
 
     Returns:
         For each split its sample indices, as many as asked for, shuffled. Samples that the last group of a split has

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 _GREY, _COLOUR = ("1", "L"), ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
-_ORIENTATION = 0x0112  # of EXIF
+_ORIENTATION = 0x0112  # tag of EXIF
 _MOST_NAMED = 5
 
 

@@ -52,8 +52,8 @@ class Splits:
         test: For claims, once.
         num_classes: Classes.
         image_shape: Channels, height, width.
-        mean: Of the training images, per channel.
-        std: Of the training images, per channel.
+        mean: Mean of the training images, per channel.
+        std: Standard deviation of the training images, per channel.
         key: Names the images and how they were split: part of every stage's key.
         facts: What was read; none where it is not told.
     """

@@ -19,7 +19,7 @@ from torch.nn import functional
 from eed_search.core.errors import ModelError
 from eed_search.deployment.runtime import INPUT, OUTPUT
 
-_TOLERANCE = 1e-4  # of a probability
+_TOLERANCE = 1e-4  # largest difference of a probability
 
 
 class Node(NamedTuple):

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 
 from eed_search.core.errors import BundleError
 
-_MOST_BYTES = 1 << 30  # of all arrays
+_MOST_BYTES = 1 << 30  # bytes of all arrays together
 _ARRAYS = {
     "images": (np.float32, 4),
     "labels": (np.int64, 1),

@@ -20,7 +20,7 @@ def is_shipped(code: bytes, format_version: int) -> bool:
 
     Args:
         code: The file's bytes.
-        format_version: Of the bundle's manifest.
+        format_version: Version of the format, from the bundle's manifest.
     """
     return hashlib.sha256(code).hexdigest() in _shipped().get(str(format_version), [])
 

@@ -18,7 +18,7 @@ from eed_search.training.attacks import perturb
 MemberLogits = Float[Tensor, "members batch classes"]
 Labels = Int[Tensor, " batch"]
 Combiner = Literal["probabilities", "logits"]
-"""Of what the ensemble's answer is the mean: as the gate combines (`MarginGate`: logits)."""
+"""Member outputs whose mean is the ensemble's answer: as the gate combines (`MarginGate`: logits)."""
 
 
 def log_mean(logits: MemberLogits, combine: Combiner = "probabilities") -> Float[Tensor, "batch classes"]:
@@ -66,7 +66,7 @@ def ensemble_loss(
         labels: True classes.
         alpha: Weight of the entropy reward.
         beta: Weight of the diversity reward.
-        combine: Of what the ensemble's answer is the mean.
+        combine: Member outputs whose mean is the ensemble's answer.
 
     Source:
         EED, arXiv 2504.04747 (which writes both rewards with a plus; they are rewards), after ADP.
@@ -166,7 +166,7 @@ class JointLoss:
         beta: Weight of the diversity reward.
         omega: Weight of L_R.
         gamma: Weight of L_C.
-        combine: Of what the ensemble's answer is the mean: of that the inner attack, the entropy and L_R speak.
+        combine: Member outputs whose mean is the ensemble's answer: the inner attack, the entropy and L_R use it.
 
     Source:
         EED, arXiv 2504.04747.

@@ -15,7 +15,7 @@ def subset_indices(num_samples: int, part: int, seed: int) -> Int[Tensor, " chos
     Args:
         num_samples: Training images in all, at least 4.
         part: 0, 1 or 2; members of one score with the same part see the same images.
-        seed: Of the shuffle; differs for each score.
+        seed: Seed for the shuffle; differs for each score.
 
     Returns:
         Half of the images (rounded), in shuffled order.

@@ -56,7 +56,7 @@ def assess(
     Args:
         target: What is attacked.
         tier: 1 or 2.
-        seed: Of everything random.
+        seed: Seed for everything random.
         home: Finished parts are kept below `home/attacks/KEY`; a second call goes on from there.
         device: Where to compute; the CPU by default.
         report: Told what is going on.

@@ -43,9 +43,9 @@ from eed_search.evaluation.timing import (
 from eed_search.runs.records import Denominator, Interval, Latency
 
 _BATCH, _NUM_BATCHES = 64, 8  # images in a batch whose throughput is timed, and batches that are visited in turn
-WARM_UP_SHARE = 0.2  # of a single network's time to warm up: the first contestants warm the processor for all
-WORST_SHARE = 0.25  # of a block for the worst case, of which a median is reported and no interval
-FEWEST_BLOCKS = 10  # of batches, where one takes longer than a block
+WARM_UP_SHARE = 0.2  # share of a single network's time to warm up: the first contestants warm the processor for all
+WORST_SHARE = 0.25  # share of a block for the worst case, of which a median is reported and no interval
+FEWEST_BLOCKS = 10  # fewest blocks of batches, where a batch takes longer than a block
 FEWEST_ROUNDS = 3
 _MIN_STRATIFIED = 20  # images in a round of a cascade, so that every common exit occurs
 

@@ -27,7 +27,7 @@ from eed_search.evaluation.prefixes import AllMembers, Team
 
 METHOD = "interval bounds, tightened by linear ones"
 _BATCH = 25  # each image has a row for every class and layer
-_SLACK = 1e-4  # of a logit, and as much of the largest one: float32 rounding of what is deployed
+_SLACK = 1e-4  # margin in logits, and as much of the largest one: float32 rounding of what is deployed
 _MOST = 500.0  # exp of more would overflow, and of less is 0 all the same
 
 

@@ -98,7 +98,7 @@ class Judge:
         Args:
             samples: Which were judged.
             verdict: Theirs.
-            number: Of the attack that made the images.
+            number: Number of the attack that made the images.
             on_gate: Whether the attack aimed at the deployed answer.
 
         Returns:

@@ -43,7 +43,7 @@ from eed_search.evaluation.timing import (
 )
 from eed_search.runs.records import Denominator, Interval, Latency
 
-SEARCH_HALF_WIDTH, FINAL_HALF_WIDTH = 0.03, 0.01  # of the interval, relative to the ratio
+SEARCH_HALF_WIDTH, FINAL_HALF_WIDTH = 0.03, 0.01  # half width of the interval, relative to the ratio
 NUM_TRIES = 3  # at a network whose measurement was noisy
 _REMEMBERED = 10  # measurements back to which the machine's speed is compared: a warm one may stay slower
 REFERENCE_SHARE = 4  # times the rounds of the search in which the base alone is timed

@@ -47,7 +47,7 @@ class Job:
         images: float32 in [0, 1].
         reference_onnx: The dense base.
         sentinel_onnx: A network of known cost, or none.
-        spec: Of the measurement.
+        spec: Settings of the measurement.
         reference_ms: Wall time of the dense base from a quiet window.
         denominator: How the dense base runs.
     """

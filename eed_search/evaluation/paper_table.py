@@ -42,7 +42,7 @@ class PaperTable:
         split: `fresh`, `test` or `given`.
         eps: L∞ budget of all columns but DeepFool's.
         l2: Budget of DeepFool's column: what it changes within this distance is broken.
-        seed: Of everything random.
+        seed: Seed for everything random.
         columns: Accuracy by column.
         l2_median: Median l2 distance at which DeepFool changes the answer of a sample that is right; none where
             it changes none, or fewer than half.
@@ -63,7 +63,7 @@ def paper_table(target: Target, *, seed: int, device: torch.device, report: Repo
 
     Args:
         target: What is attacked.
-        seed: Of everything random.
+        seed: Seed for everything random.
         device: Where to compute.
         report: Told what is going on.
     """

@@ -73,7 +73,7 @@ def pgd(team: Team, split: Split, *, eps: float, steps: int, seed: int, step_siz
         split: Images and labels, on the team's device.
         eps: Budget in pixel units.
         steps: Steps.
-        seed: Of the start.
+        seed: Seed for the start.
         step_size: Pixel units; eps/4 by default.
 
     Source:
@@ -102,7 +102,7 @@ def pgd(team: Team, split: Split, *, eps: float, steps: int, seed: int, step_siz
 
 
 def _gradient(team: Team, point: Tensor, labels: Tensor) -> Tensor:
-    """Of the cross-entropy of what is answered; zero where none arrives."""
+    """Gradient of the cross-entropy of what is answered; zero where none arrives."""
     with torch.enable_grad():
         return _slope(functional.cross_entropy(team(point), labels, reduction="sum"), point)
 

@@ -112,7 +112,7 @@ def evaluate_robustness(
         split: Images and labels.
         eps: Budget in pixel units.
         settings: Steps, step size, batch size.
-        seed: Of the random starts.
+        seed: Seed for the random starts.
         device: Where to compute.
         sweep: Other gate thresholds to replay everything at that is seen on the way; for a team of
             several members behind a gate with a threshold.
@@ -300,7 +300,7 @@ def craft(
         split: Images and labels.
         eps: Budget in pixel units.
         settings: Steps, step size, batch size.
-        seed: Of the random starts.
+        seed: Seed for the random starts.
         device: Where to compute.
         tell: Told which share of the images is done.
 

@@ -25,7 +25,7 @@ Answers = tuple[Int[np.ndarray, " samples"], Int[np.ndarray, " samples"]]
 """Labels and members run."""
 
 _SURE = 0.01  # chance of calling sound behaviour unsound, in each comparison
-_MOST_DRIFT = 1e-3  # of a log probability; another batch size gives another order of summation
+_MOST_DRIFT = 1e-3  # largest change of a log probability; another batch size gives another order of summation
 _ROUNDING = 1e-6  # beyond eps, in pixel units
 _MOST_BY_STEPS = 0.005
 _MOST_BY_BLACK_BOX = 0.002
@@ -217,9 +217,9 @@ def ends_of_threshold(lowest: Answers, first_member: Answers, highest: Answers, 
 
     Args:
         lowest: Labels and members run at threshold 0.
-        first_member: Of the first member alone.
+        first_member: Labels and members run of the first member alone.
         highest: At a threshold that is never reached.
-        all_members: Of all together.
+        all_members: Labels and members run of all together.
     """
     differ = [
         int(((found[0] != expected[0]) | (found[1] != expected[1])).sum())

@@ -49,7 +49,7 @@ def surely_behind(
     """
     if mine.shape != theirs.shape or mine.ndim != 1:
         raise ValueError(f"need two rows of equal lengths, got {mine.shape} and {theirs.shape}")
-    chances = np.ones(1)  # of each number of images that are mine, not having been stopped before
+    chances = np.ones(1)  # chance of each number of images that are mine, not having been stopped before
     start = spent = 0
     for number, end in enumerate(ends[:-1], start=1):
         if end > len(mine):
@@ -77,7 +77,7 @@ class Incumbent:
     """A point that a trial under attack is held against.
 
     Attributes:
-        id: Of the point.
+        id: Id of the point.
         latency_ms: With its interval.
         robust_accuracy: On all images.
         robust_hex: Which of them it gets right under attack.
@@ -117,7 +117,7 @@ def beaten_by(
     """Say who beats a team in every way that it can be deployed, on the images seen so far.
 
     Args:
-        latencies_ms: Of each way: its own gate threshold and the swept ones.
+        latencies_ms: Latency of each way: its own gate threshold and the swept ones.
         right: Which images each way gets right under attack so far, or an upper bound of it.
         incumbents: Points to be held against.
         ends: After how many images each interim test is made.

@@ -55,7 +55,7 @@ def slowed(
         eps: Budget in pixel units.
         steps: Gradient steps of each of the attack's two runs.
         batch_size: Images at a time; changes no result.
-        seed: Of the random starts.
+        seed: Seed for the random starts.
         device: Where to compute.
         thresholds: Other thresholds of a gate with a threshold that every image tried is replayed at.
         tell: Told at every step which share of the whole is done.

@@ -11,7 +11,7 @@ from eed_search.ensemble.gate import GatedEnsemble
 
 _FEW = 16  # images that the cheap looks take
 _REPEATS = 5
-_MOST_DRIFT = 1e-4  # of a logit, between equal images
+_MOST_DRIFT = 1e-4  # largest change of a logit, between equal images
 
 
 def refuse_unsound(target: str, model: nn.Module, split: Split) -> int:

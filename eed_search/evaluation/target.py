@@ -48,7 +48,7 @@ class Target:
         deploy: Gives what is deployed.
         timing: What is known of the latency.
         notes: What a reader should know.
-        id: Of a run's point, or its reference's name; empty for everything else.
+        id: Id of a run's point, or its reference's name; empty for everything else.
     """
 
     name: str

@@ -38,7 +38,7 @@ SlowDownAttack = Callable[[Tensor], SlowDown]
 Report = Callable[[str], None]
 
 CHUNK = 250  # samples in a step: what a kill can lose
-_VERSION = 2  # of this module's arithmetic: part of every key; 2: one judge
+_VERSION = 2  # version of this module's arithmetic: part of every key; 2: one judge
 EXECUTED_PATH = ("G0", "APGD")  # attacks of these ids know no gate, so they serve for single prefixes too
 BLACK_BOX = ("G6", "Square", "RayS")  # these follow no gradient
 
@@ -163,7 +163,7 @@ def evaluate(
         make_attacks: Builds the attacks.
         folder: Where finished steps are kept; a second call goes on from there.
         eps: Budget in pixel units.
-        seed: Of all random starts.
+        seed: Seed for all random starts.
         slow_down: Builds the attack on the gate's cost from a team and a seed.
         report: Told which attack runs on which chunk.
 

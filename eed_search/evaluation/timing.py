@@ -27,9 +27,9 @@ from eed_search.runs.records import Interval
 
 WARM_UP_S, WARM_UP_CALLS = 0.5, 10
 MIN_CALLS = 1000  # single calls below which no p50 and p95 are given
-NUM_DOUBLINGS = 2  # of the rounds, before a measurement is called noisy
+NUM_DOUBLINGS = 2  # doublings of the rounds before a measurement is called noisy
 QUIET = 1.05  # times a contestant's own fast time up to which a round counts as undisturbed
-_TYPICAL = 0.25  # of a block's calls
+_TYPICAL = 0.25  # quantile of a block's calls
 _FEWEST_UNDISTURBED = 5
 _FAST = 5  # percentile of a contestant's rounds that is its fast time
 _SHORT_CALL_MS = 0.5  # calls up to which the wall clock ranks; a scheduler's slice is some milliseconds
@@ -64,7 +64,7 @@ def median_interval(values: Float[np.ndarray, " rounds"], seed: int = 0) -> Inte
 
     Args:
         values: One value for each round, at least one.
-        seed: Of the resampling.
+        seed: Seed for the resampling.
 
     Returns:
         The median, and the 2.5th and 97.5th percentile of the medians of resampled rounds.
@@ -208,7 +208,7 @@ def warm_up(call: Call, num_images: int, share: float = 1.0, clock: Clock = MACH
     Args:
         call: What is run.
         num_images: How many it visits in turn.
-        share: Of the usual time; less where the processor is warm from another contestant.
+        share: Share of the usual time; less where the processor is warm from another contestant.
         clock: Asked for the time.
 
     Returns:

@@ -117,7 +117,7 @@ def calibrate(context: StageContext, *, cores: int, report: Callable[[str], None
 
     Args:
         context: Gives data, device and architectures; its store is not asked.
-        cores: Of the whole machine; a trial takes `resources.cpu` of them.
+        cores: Cores of the whole machine; a trial takes `resources.cpu` of them.
         report: Told what is being measured.
 
     Raises:

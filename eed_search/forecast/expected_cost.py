@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from eed_search.forecast.cached_stages import CachedStages
     from eed_search.forecast.calibration import UnitCosts
 
-_RUNG_ATTACK = 0.25  # of a trial's evaluation: half of the images, half of the steps
+_RUNG_ATTACK = 0.25  # share of a trial's evaluation: half of the images, half of the steps
 _CONTENDERS, _REPORTED = (3, 14), (2, 8)  # points that finals are reckoned for, low and high
 _PROCESS_S = 0.9  # that a process for final latencies takes to start, measured
 
@@ -258,7 +258,7 @@ class StageCost:
         stage: Its name.
         computed: How often it is computed.
         reused: How often it is read instead, in the high end.
-        seconds: Of work, on one slot.
+        seconds: Seconds of work, on one slot.
     """
 
     stage: str
@@ -276,11 +276,11 @@ class Forecast:
         slots: Trials at once.
         stages: Cost by stage, in the order of a search.
         base_s: Wall-clock of the dense base's part, alone on the machine.
-        trials_s: Of baselines and trials side by side.
-        revalidation_s: Of what is done to the frontier, alone on the machine.
+        trials_s: Wall-clock of baselines and trials side by side.
+        revalidation_s: Wall-clock of what is done to the frontier, alone on the machine.
         store_bytes: What the store grows by.
         run_bytes: What the run's folder, its ledger included, and MLflow take.
-        ledger_bytes: Of those, the ledger.
+        ledger_bytes: Bytes of the ledger, part of `run_bytes`.
         num_drawn: Proposals that were drawn for it.
     """
 

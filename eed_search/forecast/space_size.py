@@ -90,7 +90,7 @@ def values_of(dimension: Dimension, *, whole: bool = False) -> list[ParamValue] 
     """List what a dimension can take; none for a range without steps.
 
     Args:
-        dimension: Of a search space.
+        dimension: Dimension of a search space.
         whole: Whether it holds whole numbers, whose ranges step by one.
     """
     if isinstance(dimension, Choice):

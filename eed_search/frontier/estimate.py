@@ -32,7 +32,7 @@ from eed_search.runs.records import Interval, Point, ValidationRound, unpack_bit
 if TYPE_CHECKING:
     from jaxtyping import Bool
 
-_NUM_FRESH = 200  # of a run whose file says nothing of it
+_NUM_FRESH = 200  # fresh images of a run whose file says nothing of it
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class FrontierEstimate:
 
     Attributes:
         front: The reported frontier, fastest first; never empty where there are points.
-        maybe: Those that may belong to it and are not sure enough, fastest first.
-        probability: Of both to be on the true frontier of the run's points, by id.
+        uncertain: Those that may belong to it and are not sure enough, fastest first.
+        probability: Probability of each point of both to be on the true frontier of the run's points, by id.
         threshold: What a point must reach to be reported (`search.front_probability`).
         reached: Whether any point does; else the surest one is reported.
         plan: How the fresh images are dealt out.
@@ -156,7 +156,7 @@ def decide(view: RunView, number: int) -> ValidationRound:
 
     Args:
         view: The run, with all measurements of this round.
-        number: Of the round; 0 goes by the search's own images.
+        number: Number of the round; 0 goes by the search's own images.
     """
     plan = plan_of(view)
     timings = {id_: len(taken) for id_, taken in view.timings.items()}

@@ -40,7 +40,7 @@ def front_probability(
     Args:
         right: Whether a point answers an image rightly; the same images for all points, at least one.
         latency_ms: With their 95 % intervals, all above 0.
-        seed: Of the draws.
+        seed: Seed for the draws.
         num_draws: How many; the standard error is at most half over their root, 0.025 for 400.
         same: Names each point's latency measurement: points of one name share its draw. None: all differ.
         dominating: Which points may dominate others; all by default. One that is only believed at its best,

@@ -19,7 +19,7 @@ class Growth:
 
     def __init__(self) -> None:
         self._state: tuple[object, ...] = ()
-        self._num_seen = 0  # of the view's history
+        self._num_seen = 0  # entries seen of the view's history
         self._front: list[Point] = []
         self._seen: dict[tuple[str, object], int] = {}  # what ships: the trial that it counts for
 

@@ -170,7 +170,7 @@ def violations(limits: Mapping[str, float | None], measured: Measurement, base: 
     """By how much a measurement breaks each limit of the file, in the limit's unit; at most 0 is kept.
 
     Args:
-        limits: Of the file's section `search.constraints`, by name; null for none.
+        limits: Limits of the file's section `search.constraints`, by name; null for none.
         measured: On the point.
         base: The dense base and what it measured.
     """

@@ -29,7 +29,7 @@ from eed_search.runs.records import Accuracy, Interval, RobustAccuracy, Validati
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
-ROUND_SIZES = (1, 1, 2, 4, 8)  # of each: fresh images as multiples of the search's, and final latencies
+ROUND_SIZES = (1, 1, 2, 4, 8)  # sizes of both: fresh images as multiples of the search's, and final latencies
 SURE = 0.75  # default of `search.front_probability`
 HOPELESS = 0.02  # probability below which a point is measured no further
 FAINT = 0.0025  # the same before the first fresh image, where rounds follow: there in one draw of 400
@@ -93,8 +93,8 @@ def validation_round(
     """Decide a round: who is as good as never on the frontier leaves.
 
     Args:
-        number: Of the round: 0 by the search's own images.
-        probability: Of each measured point to be on the true frontier, by id.
+        number: Number of the round: 0 by the search's own images.
+        probability: Probability of each measured point to be on the true frontier, by id.
         plan: How the fresh images are dealt out.
         timings: Final latencies that each had had by then.
     """
@@ -230,7 +230,7 @@ def reported(
     """Mark the points that are reported as the frontier: the sure ones, or the surest where none is sure enough.
 
     Args:
-        probability: Of each to be on the true frontier.
+        probability: Probability of each to be on the true frontier.
         threshold: `search.front_probability`.
     """
     sure = np.asarray(probability, dtype=float)

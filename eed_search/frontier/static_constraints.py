@@ -38,7 +38,7 @@ def latency_ends(profiles: Sequence[ArchitectureProfile], dense_ms: float, gate_
     """Give the least and the largest latency of a team: its fastest member alone, and all of them.
 
     Args:
-        profiles: Of its members, at least one.
+        profiles: Profiles of its members, at least one.
         dense_ms: Latency of the dense base.
         gate_ms: Cost of one gate step; a single network has none.
     """
@@ -69,7 +69,7 @@ class StaticConstraints:
 
     Args:
         spec: The search.
-        profiles: Of its space's sizes.
+        profiles: Profiles of its space's sizes.
         dense_ms: Latency of the dense base.
         gate_ms: Cost of one gate step.
     """

@@ -26,7 +26,7 @@ class InvertedResidual(nn.Module):
     Args:
         channels_in: Channels of the input.
         channels: Channels of the output.
-        stride: Of the depth-wise convolution.
+        stride: Stride of the depth-wise convolution.
         expansion: How many times wider the middle is; 1 leaves the first convolution out.
     """
 
@@ -59,8 +59,8 @@ class MobileNetV2(nn.Module):
         width: Channels of the stem (32 in the literature); all others scale with it, in multiples of 8.
         num_classes: Size of the output.
         in_channels: Channels of an image.
-        mean: Of the training images, per channel.
-        std: Of the training images, per channel.
+        mean: Mean of the training images, per channel.
+        std: Standard deviation of the training images, per channel.
 
     Source:
         Sandler et al. 2018, arXiv 1801.04381, table 2; the CIFAR form keeps stride 1 in the stem and in the
@@ -100,7 +100,7 @@ def scaled(channels: int, width: int) -> int:
 
     Args:
         channels: At full width.
-        width: Of the stem; 32 is full width.
+        width: Width of the stem; 32 is full width.
 
     Source:
         The rule that MobileNet implementations share, since Sandler et al. 2018, arXiv 1801.04381.

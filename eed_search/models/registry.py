@@ -43,7 +43,7 @@ def build(
         in_channels: Channels of an image.
         mean: Per channel, for the normalisation inside.
         std: Per channel.
-        seed: Of the initial weights; the global generator is left as it was.
+        seed: Seed for the initial weights; the global generator is left as it was.
 
     Returns:
         The network in training mode, on the CPU, its convolutions in channels-last order (faster on
@@ -67,7 +67,7 @@ def build_for(model: Model, data: Splits, seed: int = 0) -> nn.Module:
     Args:
         model: Section `model` of the file.
         data: Gives the channels, the classes and the normalisation inside.
-        seed: Of the initial weights.
+        seed: Seed for the initial weights.
 
     Raises:
         ModelError: If the name is unknown, or the network cannot be made.

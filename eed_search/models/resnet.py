@@ -14,7 +14,7 @@ class BasicBlock(nn.Module):
     Args:
         channels_in: Channels of the input.
         channels: Channels of the output.
-        stride: Of the first convolution.
+        stride: Stride of the first convolution.
     """
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
@@ -45,8 +45,8 @@ class ResNet18(nn.Module):
         width: Channels of the first stage (64 in the literature); the others double it.
         num_classes: Size of the output.
         in_channels: Channels of an image.
-        mean: Of the training images, per channel.
-        std: Of the training images, per channel.
+        mean: Mean of the training images, per channel.
+        std: Standard deviation of the training images, per channel.
 
     Source:
         He et al. 2016, https://doi.org/10.1109/CVPR.2016.90; the CIFAR form is the one of the

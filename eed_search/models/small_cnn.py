@@ -15,8 +15,8 @@ class SmallCNN(nn.Module):
         width: Channels of the first convolution; the others have twice and four times as many.
         num_classes: Size of the output.
         in_channels: Channels of an image.
-        mean: Of the training images, per channel.
-        std: Of the training images, per channel.
+        mean: Mean of the training images, per channel.
+        std: Standard deviation of the training images, per channel.
     """
 
     def __init__(

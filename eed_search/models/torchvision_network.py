@@ -19,8 +19,8 @@ class TorchvisionNetwork(nn.Module):
         width: Not used: these networks have a width of their own.
         num_classes: Size of the output.
         in_channels: Channels of an image, 1 or 3.
-        mean: Of the training images, per channel.
-        std: Of the training images, per channel.
+        mean: Mean of the training images, per channel.
+        std: Standard deviation of the training images, per channel.
 
     Raises:
         ModelError: If torchvision has no classifier of that name, or it cannot be built.

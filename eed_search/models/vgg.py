@@ -17,8 +17,8 @@ class VGG16BN(nn.Module):
         width: Channels of the first stage (64 in the literature); the others have up to eight times as many.
         num_classes: Size of the output.
         in_channels: Channels of an image.
-        mean: Of the training images, per channel.
-        std: Of the training images, per channel.
+        mean: Mean of the training images, per channel.
+        std: Standard deviation of the training images, per channel.
 
     Source:
         Simonyan and Zisserman 2015, arXiv 1409.1556, configuration D; the CIFAR form is the one of the

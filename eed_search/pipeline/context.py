@@ -37,8 +37,7 @@ class StageContext:
     def __init__(self, spec: Spec, store: Store, report: Report) -> None:
         self.spec, self.store, self.report = spec, store, report
         plugins.load(spec.plugins)  # the user's own code: every worker imports it
-        on_gpu = spec.resources.gpu > 0 and torch.cuda.is_available()
-        self.device = torch.device("cuda" if on_gpu else "cpu")
+        self.device = choose_device(spec.resources.gpu)
         self.data: Splits = _splits(spec.data, spec.seed)
 
     def read_members(self, stored: Stored) -> list[Member]:
@@ -65,6 +64,11 @@ class StageContext:
     def untrained(self, seed: int) -> nn.Module:
         """Build the base's architecture with fresh weights."""
         return build_for(self.spec.model, self.data, seed)
+
+
+def choose_device(gpu: float) -> torch.device:
+    """Name the device that a trial trains on: a GPU where the file asks for one and there is one, else the CPU."""
+    return torch.device("cuda" if gpu > 0 and torch.cuda.is_available() else "cpu")
 
 
 def open_context(spec: Spec, store_root: Path | str, report: Report, *, whole_machine: bool = False) -> StageContext:

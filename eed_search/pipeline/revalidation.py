@@ -26,7 +26,7 @@ def confirm(
 
     Args:
         artifact: `stage/key` of the team in the store.
-        params: Of the point, its threshold included.
+        params: Parameters of the point, its threshold included.
         bound: What the sweep measured there: clean accuracy and latency are exact and stay.
         setting: What all trials share.
         report: Told which stage runs.
@@ -54,7 +54,7 @@ def recheck(
 
     Args:
         artifact: `stage/key` of the networks in the store.
-        params: Of the point, for its gate; none for the base and the baselines.
+        params: Parameters of the point, for its gate; none for the base and the baselines.
         images: The first of the fresh images, and one past the last.
         setting: What all trials share.
         report: Told which stage runs.

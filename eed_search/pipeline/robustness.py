@@ -54,7 +54,7 @@ def robust_evaluation(
         split: The validation images, which rank, or the fresh ones, which check.
         part: First image of the split to take, and one past the last; all by default.
         sweep: Replay other gate thresholds on the way.
-        share: Of the images, from the first on, and of the attack's steps; the same for all.
+        share: Share of the images, from the first on, and of the attack's steps; the same for all.
         sequential: Attack test by test (`evaluation.sequential_test`); cut off or given up, it goes on from its last one.
         beaten: Asked after each interim test but the last; where it says so the evaluation is given up.
 
@@ -153,7 +153,7 @@ def slow_down(
         gate: The rule.
         name: What is attacked, for the progress line.
         thresholds: Other gate thresholds to replay on the way.
-        share: Of the images, from the first on, and of the attack's steps.
+        share: Share of the images, from the first on, and of the attack's steps.
     """
     spec = context.spec
     num = max(1, round(share * len(context.data.validation)))

@@ -59,7 +59,7 @@ class AttackOptions:
         eps: Budget in pixel units; none takes the search's.
         data: A file with images, or a folder that replaces `data.path`; none takes the search's images.
         num_samples: Most samples; none takes 2,000 at tier 1 and all at tier 2.
-        seed: Of the choice of samples.
+        seed: Seed for the choice of samples.
     """
 
     tier: Tier
@@ -320,7 +320,7 @@ def _samples(
         splits: The data's.
         unseen: Those of the fresh images that have not helped to choose the frontier.
         num_classes: Classes that the model knows.
-        shape: Of the images that it takes.
+        shape: Shape of the images that the model takes.
     """
     name: Literal["fresh", "test", "given"]
     notes: tuple[str, ...] = ()

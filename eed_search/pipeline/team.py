@@ -88,7 +88,7 @@ def find_networks(context: StageContext, reference: str, params: TrialParams | N
     Args:
         context: The search's file, data, device and store.
         reference: `stage/key`, as records name it.
-        params: Of the trial; none for the base and the baselines.
+        params: Parameters of the trial; none for the base and the baselines.
 
     Raises:
         StoreError: If this file's stages make nothing of that name.

@@ -76,7 +76,7 @@ class AttackResult:
         notes: What a reader should know.
         data: Where the images come from.
         split: `fresh`, `test` or `given`.
-        seed: Of the random starts.
+        seed: Seed for the random starts.
         num_members: Members in the team.
         clean: Right through the gate, without an attack.
         robust: Right through the gate on every image that any attack made.
@@ -90,10 +90,10 @@ class AttackResult:
         attacks: In their order: a sample once broken is left alone by those behind.
         checks: The sanity checks.
         robust_hex: Which samples stayed right, packed bits in hexadecimal.
-        forward_passes: Of the whole evaluation, the checks' own not counted.
+        forward_passes: Forward passes of the whole evaluation, the checks' own not counted.
         gradient_passes: Likewise.
         seconds: Wall-clock time of all finished parts, whichever process made them.
-        versions: Of the tool and of torch.
+        versions: Versions of the tool and of torch.
         certified: Right on EVERY image within eps, by proof: never above `robust`. Often 0 %, which then says
             nothing about the network. None where nothing was tried, and in results of schema version 1.
         certified_by: How that was proved, or why nothing was tried (in schema version 2: `none: …`, beside 0 %).

@@ -51,7 +51,7 @@ class Free:
         path: A file or a folder.
         size: Its bytes.
         why: What it is, as one of a kind.
-        key: Of the artifact that it is, or is of; empty for what belongs to no stage.
+        key: Key of the artifact that it is, or is of; empty for what belongs to no stage.
     """
 
     path: Path
@@ -292,7 +292,7 @@ def _needed(artifacts: dict[str, Path], named: set[str], whole_bases: set[str]) 
     }
     while True:
         more = {source for key in needed for source in made_from[key]}
-        more |= {key for key in measured if made_from[key] <= needed}  # of nothing that is known: nobody can tell
+        more |= {key for key in measured if made_from[key] <= needed}  # those of nothing that is known: nobody can tell
         if more <= needed:
             return needed
         needed |= more

@@ -80,7 +80,7 @@ def latency_of(m: Measurement, kind: LatencyKind) -> Interval:
     worst case stands in, which no attack exceeds.
 
     Args:
-        m: Of one classifier.
+        m: Measurement of one classifier.
         kind: Which latency.
     """
     clean = m.latency.latency_ms

@@ -225,7 +225,7 @@ class ValidationRound:
 
     Attributes:
         number: 0 by the search's own images; k after the k-th slice of fresh ones.
-        probability: Of each point that was measured to be on the true frontier, by id.
+        probability: Probability of each point that was measured to be on the true frontier, by id.
         left: Who may belong to the frontier still.
         timings: Final latencies that each of them had had by then.
     """

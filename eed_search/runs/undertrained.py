@@ -16,7 +16,7 @@ from eed_search.runs.records import Accuracy, RobustAccuracy
 
 STEEP = 0.06  # share of a guess's loss, ln(classes), that the last fifth of the epochs may still take off
 NEAR_CHANCE = 0.1  # share of the way from a guess to all right
-NEARLY_NONE = 0.01  # of the images: a share that cannot be told from it counts as none
+NEARLY_NONE = 0.01  # share of the images: one that cannot be told from it counts as none
 
 
 def nearly_none(robust: Accuracy | RobustAccuracy) -> bool:

@@ -209,7 +209,7 @@ def _begun_with(view: RunView) -> dict[str, Any]:
     """The search-space file that a run was begun with, with the defaults of keys that were not there yet."""
     try:
         return parse(view.spec, f"run {view.name}").to_plain()
-    except SpecError:  # of a version whose keys mean something else
+    except SpecError:  # file of a version whose keys mean something else
         return view.spec
 
 

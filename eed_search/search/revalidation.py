@@ -48,7 +48,7 @@ class Finalist:
     Attributes:
         id: The point's, or the reference's name.
         artifact: `stage/key` of its networks in the store.
-        params: Of the point; none for the base and the baselines.
+        params: Parameters of the point; none for the base and the baselines.
         bound: What the search measured; of a swept threshold an upper bound of its robust accuracy.
         timed: Final latencies that it has had.
     """
@@ -79,7 +79,7 @@ class RevalidationStep:
     Attributes:
         what: The function of the pipeline.
         finalists: To whom; several only where they are timed together.
-        images: Of a check: which of the fresh images.
+        images: Slice of the fresh images that a check takes.
         chooses: Whether it helps to choose the frontier.
     """
 

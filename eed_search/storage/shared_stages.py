@@ -69,7 +69,7 @@ class SharedStages:
 
         Args:
             stage: Its name with its version.
-            key: Of its settings.
+            key: Hash of its settings.
             on_wait: Called every few seconds while another machine has it.
         """
         lease = Lease(self._storage, f"{_LEASES}/{stage}/{key}")

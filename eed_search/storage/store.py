@@ -41,7 +41,7 @@ class StageUse:
 
     Attributes:
         stage: Its name with its version.
-        key: Of its settings.
+        key: Hash of its settings.
         hit: Whether it was found.
         seconds: That it took: to compute, or to read.
         altered: Which file of it in the store had been altered, in one line; else empty.
@@ -294,7 +294,7 @@ class Store:
             return None
         from safetensors.numpy import load_file
 
-        file, problem = _MANIFEST, "cannot be read"  # of the file being looked at
+        file, problem = _MANIFEST, "cannot be read"  # the file being looked at
         try:
             manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
             sound = manifest["key"] == key

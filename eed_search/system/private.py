@@ -23,7 +23,7 @@ from pathlib import Path
 from eed_search.core.errors import RunError
 from eed_search.system.processes import Process, this_process
 
-SHARED_ROOTS = ("/tmp", "/var/tmp", "/dev/shm")  # of all processes of a machine, whatever their environment says
+SHARED_ROOTS = ("/tmp", "/var/tmp", "/dev/shm")  # shared by all processes of a machine, whatever their environment says
 _PREFIX, _OWNER = "eed-", "owner.json"
 _LARGEST_NOTE = 1000  # bytes
 _OTHERS, _OTHERS_WRITE = stat.S_IRWXG | stat.S_IRWXO, stat.S_IWGRP | stat.S_IWOTH
@@ -111,7 +111,7 @@ def end_holders(folder: Path, patience_s: float = 0.0) -> None:
     """End the processes that work in a folder, but for this one.
 
     Args:
-        folder: Of this user alone.
+        folder: Folder of this user alone.
         patience_s: Seconds that they may take to end by themselves.
     """
     begun = time.monotonic()

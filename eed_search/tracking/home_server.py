@@ -34,7 +34,7 @@ class ServerOptions:
 
     Attributes:
         home: The folder that holds every search.
-        database: Of PostgreSQL; none takes the home's own SQLite.
+        database: URI of a PostgreSQL database; none takes the home's own SQLite.
         artifacts: Folder or URI (`s3://…`) of the files; none takes the home's own folder.
         port: On loopback; 0 takes a free one.
         more_hosts: Further values of the Host header that it answers to.

@@ -33,7 +33,7 @@ class MlflowStore:
     """A store that answers, and an experiment in it.
 
     Attributes:
-        uri: Of tracking.
+        uri: URI for tracking.
         client: Talks to it.
         experiment_id: Where runs are made.
         at_once: Runs that may be written side by side.
@@ -51,9 +51,9 @@ def open_store(tracking: Tracking, home: Path, name: str) -> MlflowStore:
     """Reach MLflow, and make a home's own database and the experiment where they are not there.
 
     Args:
-        tracking: Of the file.
+        tracking: Section `tracking` of the file.
         home: Where the default database and the artifacts lie.
-        name: Of who opens it; one writer for each name.
+        name: Name of who opens it; one writer for each name.
 
     Raises:
         SpecError: If `tracking.uri` cannot be used.
@@ -190,14 +190,14 @@ def make_database(home: Path, name: str) -> None:
 
     Args:
         home: Its folder.
-        name: Of who makes it; one writer for each name.
+        name: Name of who makes it; one writer for each name.
     """
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     path = home.resolve() / "mlflow.db"
     if path.exists():
         return
-    for end in ("-journal", "-wal", "-shm"):  # of a file that was moved away: they would be taken for the new one's
+    for end in ("-journal", "-wal", "-shm"):  # leftovers of a moved file: they would be taken for the new one's
         path.with_name(path.name + end).unlink(missing_ok=True)
     quiet_mlflow()
     made = path.with_name(f".mlflow-for-{name}.db")  # one driver for each name, so one writer

@@ -55,7 +55,7 @@ def page(summary: RunSummary) -> str:
     """Write the page of a run.
 
     Args:
-        summary: Of the run, finished or not.
+        summary: Summary of the run, finished or not.
 
     Returns:
         A whole HTML document, plotting code included.

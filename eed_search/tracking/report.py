@@ -29,7 +29,7 @@ def as_json(summary: RunSummary) -> dict[str, Any]:
     """Describe a run for other programs.
 
     Args:
-        summary: Of the run, finished or not.
+        summary: Summary of the run, finished or not.
 
     Returns:
         JSON-ready tables: `schema_version`, `run`, `state`, `num_trials` by state, `data` (what was read: see
@@ -168,7 +168,7 @@ def write_report(summary: RunSummary, folder: Path) -> dict[str, Path]:
     """Write the page, the table and the JSON; each file appears whole or not at all.
 
     Args:
-        summary: Of the run.
+        summary: Summary of the run.
         folder: Where to; made if absent. Files of an earlier report are replaced.
 
     Returns:

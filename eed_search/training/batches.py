@@ -17,8 +17,8 @@ class Batches:
 
     Args:
         split: Images and labels.
-        batch_size: Of each but the last of an epoch.
-        seed: Of the order and the augmentation.
+        batch_size: Size of each batch but the last of an epoch.
+        seed: Seed for the order and the augmentation.
         augment: `crop` shifts images by up to 4 pixels, `crop_flip` mirrors half of them too.
         device: Where the batches are put.
         memory_format: How their images lie in memory.

@@ -78,7 +78,7 @@ class StageCheckpoint:
 
     Args:
         places: This machine's files first, then those of shared storage; none keeps nothing.
-        key: Of the stage.
+        key: Key of the stage.
         say: Told, in one line, what befell a checkpoint.
         clock: Gives seconds.
         part: Which part of the stage's work it is of; one word.
@@ -120,7 +120,7 @@ class StageCheckpoint:
             except StoreError as error:
                 problems.append(str(error))
         found = [(number, shelf, name) for shelf in self._shelves for name, number in shelf.others.items()]
-        for _, shelf, name in sorted(found, key=lambda one: -one[0]):  # of equals the nearest: the order stays
+        for _, shelf, name in sorted(found, key=lambda one: -one[0]):  # nearest of equals first: the order stays
             try:
                 facts, state = _unpacked(shelf.read(name), name)
             except (_NotTaken, StoreError) as error:

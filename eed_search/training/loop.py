@@ -79,7 +79,7 @@ class Training:
         split: Training images and labels.
         recipe: Epochs, batch size, optimiser, schedule, averaging, precision.
         batch_loss: Attacks a batch and gives its loss.
-        seed: Of the order, the augmentation and the attacks' random starts.
+        seed: Seed for the order, the augmentation and the attacks' random starts.
         augment: `crop` shifts images by up to 4 pixels, `crop_flip` mirrors half of them too.
         masks: For masked parameters, true where a weight is kept; applied again after every step,
             because momentum and weight decay would move zeros.

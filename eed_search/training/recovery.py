@@ -28,7 +28,7 @@ def soft_label_loss(logits: Logits, target: Float[Tensor, "batch classes"]) -> F
     """KL(target || softmax(logits)), summed over the batch.
 
     Args:
-        logits: Of the network that learns.
+        logits: Logits of the network that learns.
         target: Probabilities of the dense base on the CLEAN images.
     """
     return functional.kl_div(logits.float().log_softmax(-1), target, reduction="sum")

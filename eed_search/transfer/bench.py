@@ -102,7 +102,7 @@ class Bench:
 
     Args:
         spec: The file.
-        seed: Of splits, weights, order and attacks.
+        seed: Seed for splits, weights, order and attacks.
         data: The seed's splits.
         store: Where finished stages lie.
         device: Where networks are trained and attacked.

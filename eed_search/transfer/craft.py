@@ -27,7 +27,7 @@ from eed_search.models import place
 from eed_search.transfer.spec import AttackName, Case
 
 Images = Float[Tensor, "samples channels height width"]
-_CW_RATE = 0.05  # of Adam; torchattacks' 0.01 leaves saturated pixels where they are within 200 steps
+_CW_RATE = 0.05  # learning rate of Adam; torchattacks' 0.01 leaves saturated pixels where they are within 200 steps
 _OVERSHOOT = (1.02, 1.05, 1.1, 1.2)
 _INSIDE = 1e-3  # how far C&W's start keeps from 0 and 1, where its tanh has no slope
 
@@ -50,7 +50,7 @@ def craft(
         split: Images and labels, on the CPU.
         case: The attack and its budget; at budget 0 the clean images come back.
         num_classes: Classes of the data.
-        seed: Of everything random; the global generators are left as they were.
+        seed: Seed for everything random; the global generators are left as they were.
         batch_size: Images attacked at once.
         device: Where to compute; C&W always takes the CPU.
         tell: Told the forward passes so far.

@@ -50,7 +50,7 @@ def panels(rows: Sequence[Row], model: str) -> list[Panel]:
     """Lay out the three quantities of one base.
 
     Args:
-        rows: Of the whole benchmark.
+        rows: Rows of the whole benchmark.
         model: Label of the base.
     """
     mine = [row for row in rows if row.model == model and row.attack != CLEAN]
@@ -76,8 +76,8 @@ def page(rows: Sequence[Row], title: str, lines: Sequence[str]) -> str:
     """Write one HTML page with every base's heat maps, plotting code included: it needs no network.
 
     Args:
-        rows: Of the whole benchmark.
-        title: Of the page.
+        rows: Rows of the whole benchmark.
+        title: Title of the page.
         lines: What stands above the pictures: the verdict.
     """
     from plotly.offline import get_plotlyjs

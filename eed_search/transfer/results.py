@@ -54,8 +54,8 @@ class Observation:
         seed: The repetition.
         num_parameters: Weights that are not masked out.
         macs: Multiply-accumulates of one image.
-        base_parameters: Of its base.
-        base_macs: Of its base.
+        base_parameters: Parameters of its base.
+        base_macs: Multiply-accumulates of its base.
         timed: Its latency; none where it cannot be exported.
         left_dense: Layers that its scheme could not handle.
         answers: By case, `clean` first.
@@ -89,8 +89,8 @@ class Row:
         seeds: The repetitions that it rests on.
         num_parameters: Mean over seeds, as `macs`.
         macs: Multiply-accumulates.
-        base_parameters: Of the base.
-        base_macs: Of the base.
+        base_parameters: Parameters of the base.
+        base_macs: Multiply-accumulates of the base.
         timed: Latency of the first seed's network; none where it cannot be exported.
         compared: Accuracies, transfer rate, gaps.
         static: Verdict on `gap_static`.

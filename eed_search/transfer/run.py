@@ -65,7 +65,7 @@ class Results:
         observations: Sample by sample; what rows and means were made from.
         left_out: What could not be done, and why.
         num_samples: Test images of a seed.
-        seconds: Of this process; earlier ones, where it was killed, are not counted.
+        seconds: Seconds of this process; earlier ones, where it was killed, are not counted.
     """
 
     spec: BenchmarkSpec
@@ -88,7 +88,7 @@ def run(spec: BenchmarkSpec, *, home: Path, name: str, progress: Progress) -> Re
     Args:
         spec: The file.
         home: Finished stages lie in its store; the benchmark's own folder is `home / name`.
-        name: Of the benchmark.
+        name: Name of the benchmark.
         progress: Told what is being done and how long the rest will take.
 
     Returns:

@@ -14,7 +14,7 @@ def children(rows: Sequence[Row]) -> list[Child]:
     """Make one run for each base, scheme, ratio and fine-tuning.
 
     Args:
-        rows: Of the whole benchmark.
+        rows: Rows of the whole benchmark.
     """
     grouped: dict[str, list[Row]] = {}
     for row in rows:
@@ -45,7 +45,7 @@ def network_metrics(rows: Sequence[Row]) -> dict[str, float]:
     """Name a network's numbers for MLflow: `transfer/pgd20 0.0314`, one name for each attack and budget.
 
     Args:
-        rows: Of one network.
+        rows: Rows of one network.
     """
     first = rows[0]
     found: dict[str, float | None] = {"parameters": first.num_parameters, "macs": first.macs}

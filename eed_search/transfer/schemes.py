@@ -53,7 +53,7 @@ class Evidence:
     Attributes:
         images: Clean training images; only `taylor` looks at them.
         labels: Their classes.
-        seed: Of `random_filter`.
+        seed: Seed for `random_filter`.
     """
 
     images: Float[Tensor, "batch channels height width"]

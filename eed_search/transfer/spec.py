@@ -24,7 +24,7 @@ CONTROLS: tuple[Scheme, ...] = ("random_filter", "unstructured_magnitude")
 
 AttackName = Literal["fgsm", "bim", "pgd", "mifgsm", "deepfool", "cw", "square", "autoattack"]
 MINIMUM_NORM: tuple[AttackName, ...] = ("deepfool", "cw")
-MIN_CLASSES = 4  # of the targeted losses in AutoAttack
+MIN_CLASSES = 4  # fewest classes for the targeted losses in AutoAttack
 _STEPS: dict[str, int] = {"bim": 10, "pgd": 20, "mifgsm": 10, "deepfool": 50, "cw": 200, "autoattack": 100}
 _QUERIES: dict[str, int] = {"square": 1000, "autoattack": 5000}
 _STEPS_IN_NAME = ("bim", "pgd", "mifgsm")
@@ -173,7 +173,7 @@ class BenchmarkSpec(Section):
     train_eps: float = Field(0, ge=0, le=1, description="budget of base.attack and finetune.attack")
     batch_size: int = Field(250, ge=1, le=65_536, description="images attacked at once")
     latency: LatencySpec | None = Field(LatencySpec(), description="null measures none")
-    threads: int | None = Field(None, ge=1, le=1024, description="of torch; every core by default")
+    threads: int | None = Field(None, ge=1, le=1024, description="number of torch's threads; every core by default")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     tracking: Tracking = Tracking(experiment="eed-search-benchmark")
     plugins: tuple[str, ...] = Field((), description="your own code: files beside this one, or modules")

@@ -51,7 +51,7 @@ class StudySearcher(Searcher):
         space: Draws a configuration from an Optuna trial (define by run).
         metrics: Direction by metric, two to four.
         sampler: `portfolio`, or the name of an Optuna sampler.
-        seed: Of every draw; the n-th proposal depends on it, on n and on what was reported before.
+        seed: Seed for every draw; the n-th proposal depends on it, on n and on what was reported before.
         num_trials: Proposals in all; no end by default.
         max_concurrent: Trials that may run at once; paused ones do not count. No limit but Ray's own by
             default.
@@ -63,7 +63,7 @@ class StudySearcher(Searcher):
         resource: The reported number that says how far a trial is; none when every report is final.
         levels: Values of the resource at which trials are compared; the last completes a trial.
         cost: What a configuration would still cost; the model divides by it.
-        study: Of the same metrics and directions; one in memory by default.
+        study: Study of the same metrics and directions; one in memory by default.
 
     Raises:
         SpecError: All that is wrong with the arguments, at once. To see which metrics are known, one configuration is

@@ -40,9 +40,9 @@ ONE_MISTAKE = {
     # wrong types
     "model: 3": "model: 3 is not a section of keys",
     "model: null": "model: null is not a section of keys",
-    "seed: '4'": "seed: '4' is not a number; allowed: 0..2147483647 (of splits, training, attacks and proposals)",
-    "seed: true": "seed: true is not a number; allowed: 0..2147483647 (of splits, training, attacks and proposals)",
-    "seed: 2.5": "seed: 2.5 is not a whole number; allowed: 0..2147483647 (of splits, training, attacks and proposals)",
+    "seed: '4'": "seed: '4' is not a number; allowed: 0..2147483647 (seed for splits, training, attacks and proposals)",
+    "seed: true": "seed: true is not a number; allowed: 0..2147483647 (seed for splits, training, attacks and proposals)",
+    "seed: 2.5": "seed: 2.5 is not a whole number; allowed: 0..2147483647 (seed for splits, training, attacks and proposals)",
     "base: {epochs: many}": "base.epochs: 'many' is not a number; allowed: 0..10000 (passes over the training images; 0 skips)",
     "base: {lr: null}": "base.lr: null is not a number; allowed: 0..10 without 0 (highest learning rate)",
     "base: {lr: .nan}": "base.lr: nan is not a number; allowed: 0..10 without 0 (highest learning rate)",
@@ -51,10 +51,10 @@ ONE_MISTAKE = {
     "search: {space: {omega: {low: 0, high: 1, log: perhaps}}}": "search.space.omega.log: 'perhaps' is not true or false (drawn evenly on a logarithmic scale)",
     "team: {pool: {scores: nis}}": "team.pool.scores: 'nis': must be a list (importance scores of the pool's members)",
     # outside
-    "seed: -1": "seed: -1 is outside the allowed 0..2147483647 (of splits, training, attacks and proposals)",
-    "seed: 99999999999999999999999": "seed: 99999999999999999999999 is outside the allowed 0..2147483647 (of splits, training, attacks and proposals)",
+    "seed: -1": "seed: -1 is outside the allowed 0..2147483647 (seed for splits, training, attacks and proposals)",
+    "seed: 99999999999999999999999": "seed: 99999999999999999999999 is outside the allowed 0..2147483647 (seed for splits, training, attacks and proposals)",
     "search: {startup_trials: 0}": "search.startup_trials: 0 is outside the allowed 1 and more (random trials before a model is trusted)",
-    "base: {momentum: 1}": "base.momentum: 1 is outside the allowed 0..1 without 1 (of SGD, Nesterov's)",
+    "base: {momentum: 1}": "base.momentum: 1 is outside the allowed 0..1 without 1 (Nesterov momentum of SGD)",
     "model: {name: resnet50}": "model.name: 'resnet50' is not one of small_cnn, resnet18, vgg16_bn, mobilenet_v2, torchvision:NAME; did you mean resnet18?",
     "team: {pool: {scores: [nis, foo]}}": "team.pool.scores[1]: 'foo' is not one of nis, erm, ase, bnsf",
     "team: {pool: {scores: []}}": "team.pool.scores: []: is empty; give at least one value (importance scores of the pool's members)",
@@ -121,7 +121,7 @@ def test_a_size_that_rounds_to_no_block_is_refused(tmp_path: Path, width: int, s
 def test_a_file_without_name_and_eps_says_both(tmp_path: Path) -> None:
     """The two keys without a default are asked for."""
     assert _problems(tmp_path, "threat: {}") == [
-        "case.yaml: name: is missing; give a value (of the search and its folder: letters, digits, . _ -)",
+        "case.yaml: name: is missing; give a value (name of search and folder: letters, digits, . _ -)",
         f"case.yaml: threat.eps: is missing; give a value {EPS}",
     ]
 
@@ -130,7 +130,7 @@ def test_a_file_without_name_and_eps_says_both(tmp_path: Path) -> None:
 def test_a_name_that_is_no_folder_name_is_refused(tmp_path: Path, name: str) -> None:
     """A name becomes a folder: it may not lead elsewhere."""
     assert _problems(tmp_path, f"name: '{name}'\nthreat: {{eps: 0.1}}") == [
-        f"case.yaml: name: '{name}' is not allowed (of the search and its folder: letters, digits, . _ -)"
+        f"case.yaml: name: '{name}' is not allowed (name of search and folder: letters, digits, . _ -)"
     ]
 
 

@@ -155,6 +155,7 @@ def test_json_lists_what_may_belong_apart(view: RunView) -> None:
         "fresh_images_that_chose": 0,
         "fresh_images_that_chose_nothing": 200,
         "validation_rounds": [],
+        "looks": [],  # the old name
     }
 
 

@@ -19,7 +19,7 @@ from eed_search.evaluation.attacks.victim import Victim, device_of, frozen, num_
 
 Images = Float[Tensor, "batch channels height width"]
 _TOGETHER = 128  # rows climbing at once where few samples are left: their targets go side by side
-_FIRST_SHARE = 0.25  # of the steps, for the first look at every target; 0.4 broke no more of 800 CIFAR-10 samples
+_FIRST_SHARE = 0.25  # share of the steps for the first look at every target; 0.4 broke no more of 800 CIFAR-10 samples
 _FINALISTS = 3  # targets of a sample that get all steps
 
 
@@ -37,7 +37,7 @@ class TeamAttack(Attack):  # type: ignore[misc]  # torchattacks carries no types
         eps: Budget in pixel units, such as 8/255.
         steps: Gradient steps of one run; queries for a black-box attack.
         restarts: Random starts.
-        seed: Of all that is random.
+        seed: Seed for all that is random.
     """
 
     def __init__(self, name: str, team: nn.Module, *, eps: float, steps: int, restarts: int, seed: int) -> None:
@@ -100,7 +100,7 @@ class Climber(TeamAttack):
         steps: Gradient steps of a full run.
         restarts: Full runs from random starts; a targeted objective spends them on each sample's nearest class.
         targets: Wrong classes tried by targeted objectives.
-        seed: Of the random starts.
+        seed: Seed for the random starts.
         source: Another network that an objective asks, kept in evaluation mode.
     """
 
@@ -226,7 +226,7 @@ class AttackSetup:
         team: What is attacked: a `GatedEnsemble`, or any network from images in [0, 1] to logits.
         tier: 1 checks a frontier, 2 is a claim.
         eps: L∞ budget in pixel units.
-        steps: Of an attack that climbs.
+        steps: Gradient steps of an attack that climbs.
         targets: Classes that a targeted attack may aim at.
         queries: Forward passes for each sample of an attack without gradients.
         seed: For everything random in it.

@@ -25,7 +25,7 @@ class BoundaryAttack(TeamAttack):
         eps: Budget in pixel units.
         steps: Steps for each target.
         targets: Wrong classes tried, nearest first.
-        seed: Of the random starts (there is none with one restart).
+        seed: Seed for the random starts (there is none with one restart).
 
     Source:
         Croce and Hein 2020, arXiv 1907.02044; the implementation is torchattacks'.

@@ -67,7 +67,7 @@ def slow_down(
         images: In [0, 1].
         eps: L∞ budget in pixel units.
         steps: Gradient steps of each of the two runs.
-        seed: Of the random starts.
+        seed: Seed for the random starts.
         batch_size: Images at a time.
         watch: Sees every image that is tried.
 

@@ -33,7 +33,7 @@ class Square(TeamAttack):
         team: See `TeamAttack`.
         eps: Budget in pixel units.
         queries: Forward passes for each sample.
-        seed: Of stripes and squares.
+        seed: Seed for stripes and squares.
         first_area: Share of the image that the first squares cover.
 
     Source:

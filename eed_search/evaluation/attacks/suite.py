@@ -55,7 +55,7 @@ def tier_attacks(
         tier: 0 ranks trials, 1 checks a frontier, 2 is a claim.
         eps: L∞ budget in pixel units.
         num_classes: Classes of the task; at least 2.
-        seed: Of everything random in them.
+        seed: Seed for everything random in them.
         base: The dense network that the members came from; adds transfer from it at tier 2.
 
     Returns:

@@ -16,7 +16,7 @@ from eed_search.core.errors import RunError
 
 PROBE_RESOURCE = "latency_probe"
 TIMED = frozenset({"prepare", "final_latencies"})
-_SLIVER = 0.001  # of a node's custom resource: enough to be placed there
+_SLIVER = 0.001  # amount of a node's custom resource: enough to be placed there
 # The probe is started again as often as it hangs or dies; what waits for it then is measured by the next one.
 _AGAIN = {"max_restarts": -1, "max_task_retries": 2}
 _WAIT_S, _LOOK_S = 120.0, 0.5
@@ -28,7 +28,7 @@ class Node:
 
     Attributes:
         id: Ray's.
-        address: Of its Ray process.
+        address: Address of its Ray process.
         resources: What it has, by name: `CPU`, `GPU`, custom ones such as `edge`.
     """
 

@@ -94,7 +94,7 @@ def _refusal(address: str) -> str:
         from ray.core.generated import gcs_service_pb2
         from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
         from ray.exceptions import AuthenticationError
-    except ImportError:  # of another Ray: the join itself will say it, though later
+    except ImportError:  # files of another Ray: the join itself will say it, though later
         return ""
     messages: Any = gcs_service_pb2  # its classes are made when it is loaded
     wrong = "wants another token than this machine's; name the file that holds it: `export RAY_AUTH_TOKEN_PATH=FILE`"

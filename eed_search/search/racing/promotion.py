@@ -31,7 +31,7 @@ from eed_search.search.racing.readings import WIDTHS, Level, Objectives
 T = TypeVar("T")
 Verdict = Literal["continue", "pause", "done", "infeasible"]
 _FINAL: tuple[Verdict, ...] = ("done", "infeasible")
-_MARGIN = 0.1  # of the range, beyond the worst value: where hypervolume is measured to
+_MARGIN = 0.1  # share of the range, beyond the worst value: where hypervolume is measured to
 _HEAD = 64  # paused trials that are told apart by more than their front
 _SURE = 1.645  # standard deviations of an optimistic guess: 95 % of a normal lie below
 

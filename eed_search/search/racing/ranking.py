@@ -48,7 +48,7 @@ def net_order(values: Float[np.ndarray, "trials objectives"]) -> list[int]:
     first comes first. A trial equal to an earlier one comes after all that differ.
 
     Args:
-        values: Of one front, on comparable scales, minimised.
+        values: Values of one front, on comparable scales, minimised.
 
     Returns:
         Indices, best first.

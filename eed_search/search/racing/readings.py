@@ -57,8 +57,8 @@ class Level:
         self.trials: list[int] = []
         self.waiting: dict[int, int] = {}  # paused here: trial → its row
         self.gone_on = 0
-        self.gains: list[np.ndarray] = []  # of complete trials: final value - value here
-        self.version = 0  # of what reported and waits here
+        self.gains: list[np.ndarray] = []  # gains of complete trials: final value - value here
+        self.version = 0  # version of what reported and waits here
         self._rows = np.empty((16, 2 * width))
         self._width = width
 

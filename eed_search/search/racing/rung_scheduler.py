@@ -44,7 +44,7 @@ class _Finished:
         gains: Robust accuracy in the end minus that at the rung.
         num_right: Images that stayed right at the rung.
         sizes: Images that it was measured on.
-        mean: Of the gains.
+        mean: Mean of the gains.
         error: How far one more gain may lie from the mean.
     """
 

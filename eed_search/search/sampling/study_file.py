@@ -205,7 +205,7 @@ class _File:
     Args:
         path: The file; made if absent.
         name: The study's.
-        directions: Of the study, which is made if absent; none only looks for it.
+        directions: Directions of the study, which is made if absent; none only looks for it.
         only_ours: Nobody reads the file before it is closed, so that SQLite may spare its journal.
 
     Attributes:

@@ -36,7 +36,7 @@ class Proposal:
     """What a trial is to try.
 
     Attributes:
-        number: Of the trial.
+        number: Number of the trial.
         params: Its flat parameters.
         attempt: How often this process has handed it out, this time included.
         rung: At which rung its work ends this time; none: at its end.
