@@ -80,7 +80,8 @@ def paper_table(target: Target, *, seed: int, device: torch.device, report: Repo
     with _told(team, report, "C&W, margin loss under L-inf"):
         moved = torch.cat([margin(i, t) for i, t in zip(split.images.split(_BATCH), split.labels.split(_BATCH), strict=True)])  # fmt: skip
     flags["C&W (L-inf)"] = flags["clean"] & probes.right(team, Split(moved, split.labels))
-    attacks = tier_attacks(team, 2, eps=eps, num_classes=target.num_classes, seed=seed, base=target.base)
+    base = None if target.base is None else place(target.base, device).eval()
+    attacks = tier_attacks(team, 2, eps=eps, num_classes=target.num_classes, seed=seed, base=base)
     with _told(team, report, "AutoAttack-grade union"):
         union = break_samples(team, attacks, split.images, split.labels, batch_size=_BATCH)
     flags["AutoAttack-grade union"] = np.asarray(union.robust.cpu().numpy())
