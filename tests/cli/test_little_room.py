@@ -23,7 +23,7 @@ echo $? > code
 "$python" -c "$code" status run --home home --json > status
 mount -o remount,size=300m none home
 "$python" -c "$code" resume run --home home > resumed 2> complained-again
-exec "$python" -c 'from pathlib import Path; from benchmarks import kills; print(kills.compare(Path("undisturbed"), Path("home")))'
+exec "$python" -c 'from pathlib import Path; from benchmarks import kills; print(kills.compare(Path("calm"), Path("home")))'
 """
 
 

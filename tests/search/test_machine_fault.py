@@ -72,7 +72,7 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/somewhere/x")
     [
         pytest.param("read_data", 1, FULL, marks=pytest.mark.slow),
         pytest.param("prepare", 1, FULL, marks=pytest.mark.slow),
-        pytest.param("control", 1, FULL, marks=pytest.mark.whole),
+        pytest.param("baseline", 1, FULL, marks=pytest.mark.whole),
         pytest.param("run", 1, FULL, marks=pytest.mark.slow),
         pytest.param("run", 4, FULL, marks=pytest.mark.whole),
         pytest.param("run", 6, StorageError("storage s3://bucket: x cannot be read (away)"), marks=pytest.mark.whole),
