@@ -23,7 +23,7 @@ PHASES = (
     "final",
     "recheck",
     "confirm",
-    "control",
+    "baseline",
 )  # calls of the stub, which leave their process ids
 _NAMES = {"raylet": "raylet", "gcs": "gcs_server"}
 _LONGEST_S = 300.0

@@ -149,7 +149,7 @@ def run(number, params, setting, probe, report, rung=None, incumbents=()):
 
 def baseline(size, setting, probe, report):
     """Give a baseline; the one of size 0.25 fails."""
-    _leave_pid("control")
+    _leave_pid("baseline")
     report("from scratch")
     if size == 0.25:
         raise RuntimeError("this baseline was told to fail")

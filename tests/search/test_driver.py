@@ -259,7 +259,7 @@ def test_workers_are_used_again(done: Done) -> None:
 def test_the_finals_wait_for_no_new_process(done: Done) -> None:
     """Whoever prepared the search or trained a baseline is kept, with all that it has imported."""
     finals = {pid for what in ("confirm", "final", "recheck") for pid in done.pids[what]}
-    assert finals <= set(done.pids["prepare"]) | set(done.pids["control"])
+    assert finals <= set(done.pids["prepare"]) | set(done.pids["baseline"])
 
 
 def test_a_lost_worker_is_a_reason_to_try_again(done: Done) -> None:
