@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from ray.tune.search import Searcher
 from benchmarks.simulator import simulate
 from eed_search.config.registry import BUILT_IN
 from eed_search.core.errors import SpecError
+from eed_search.search.sampling.surrogate import Observation
 from eed_search.tune import ParetoRacing, StudySearcher
+from tests.cli.calling import python
 
 METRICS = {"accuracy": "max", "cost": "min"}
 LEVELS = (1, 3, 9)
@@ -239,3 +242,14 @@ def test_the_portfolio_finds_a_better_frontier_than_chance() -> None:
         return sum(best.values())
 
     assert sum(volume("portfolio", s) for s in range(3)) > sum(volume("random", s) for s in range(3))
+
+
+def test_a_checkpoint_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    """It names modules as they were called then."""
+    now = pickle.dumps((StudySearcher, Observation(3, {"x": 1.0}, 0, (0.5,))), protocol=0)
+    then = now.replace(b"eed_search.tune.study_searcher", b"eed_search.search.study_searcher")
+    then = then.replace(b"eed_search.search.sampling.surrogate", b"eed_search.search.model")
+    assert then != now
+    done = python(f"import pickle; from eed_search.tune import StudySearcher; print(pickle.loads({then!r}))")
+    assert done.returncode == 0, done.stderr
+    assert "Observation(trial=3, params={'x': 1.0}" in done.stdout
