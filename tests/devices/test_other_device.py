@@ -7,6 +7,7 @@ torch makes its threads for the devices that it knows when it computes its first
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,13 +31,26 @@ NAMES = [
         )
     ),
 ]
-QUICK = {"trial_equals_the_cpus", "training_goes_on"}
+FAST = {"training_goes_on"}
+SLOW = {
+    "attack_paper_table",
+    "member_channels",
+    "member_cstar",
+    "member_weights",
+    "member_radmm_filter",
+    "member_learned_weights",
+    "pool",
+    "dry_run",
+}
 RUN = "import sys; from pathlib import Path; from tests.devices.checks import CHECKS; CHECKS[sys.argv[1]](Path(sys.argv[2]))"
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.whole) for name in NAMES]
-)
+def _marked(name: str) -> Any:
+    marks = [] if name in FAST else [pytest.mark.slow if name in SLOW else pytest.mark.whole]
+    return pytest.param(name, marks=marks)
+
+
+@pytest.mark.parametrize("name", [_marked(name) for name in NAMES])
 def test_it_works_there(name: str, tmp_path: Path) -> None:
     """Or, of a seeded fault, is noticed."""
     done = python(RUN, name, tmp_path)
