@@ -1,4 +1,4 @@
-# Two commands: `make launch` searches on the embedded digits, `make test` checks the code in ten minutes.
+# Two commands: `make launch` searches on the embedded digits, `make test` checks the code in some fifteen minutes.
 # Both set .venv up first, and do that again only when pyproject.toml or constraints.txt changed.
 #
 #   make launch ARGS="search_spaces/cifar10_small.yaml --data FOLDER --name mine"
