@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from eed_search.cli.console import say
 from eed_search.cli.fetch import bring
@@ -42,19 +41,17 @@ def resume(
     Raises:
         RunError: If there is none, or it cannot be taken up; says why.
     """
-    wishes: dict[str, Any] = {"trials": trials, "allow_drift": allow_drift, "force": force, "storage": storage}
     place = find_place(asked)
     check_there(place)
     if not is_sent():
         say(place.text)
     if place.kind == "submit":
-        words = ["resume", *([run] if run else []), *flags(**wishes)]
-        RemoteCluster(place, asked, home).drive(words, name=run, files={})
+        given = flags(trials=trials, allow_drift=allow_drift, force=force, storage=storage)
+        RemoteCluster(place, asked, home).drive(["resume", *([run] if run else []), *given], name=run, files={})
         return
     if storage is not None:
         bring(run, storage, home)
-    states = (*_UNFINISHED, "cancelled") if force else _UNFINISHED
-    found = find_by_state(home, run, states, "waiting to be resumed")
+    found = find_by_state(home, run, (*_UNFINISHED, *(["cancelled"] * force)), "waiting to be resumed")
     node = found.view.spec.get("latency", {}).get("node")
     check_target(place, node)
     for line in plan(found, trials):
@@ -64,14 +61,22 @@ def resume(
 
     from eed_search.cli.progress import progress
 
-    folder = found.folder
     with stopped_at_once(home), progress() as listener:
         pipeline = load_pipeline(listener)
         from eed_search.search.resume import resume as go_on
 
         with workers_at(place, node) as workers:
-            view = go_on(folder, pipeline=pipeline, listener=listener, workers=workers, **wishes)
-    conclude(view, folder, folder.parent)
+            view = go_on(
+                found.folder,
+                pipeline=pipeline,
+                listener=listener,
+                workers=workers,
+                trials=trials,
+                allow_drift=allow_drift,
+                force=force,
+                storage=storage,
+            )
+    conclude(view, found.folder, found.folder.parent)
 
 
 def plan(found: Found, trials: int | None) -> list[str]:

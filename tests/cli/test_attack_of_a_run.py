@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -31,11 +31,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_ledger(tmp_path / "first", make_view(0, trials=trials, name="first"))
 
     def from_run(name: str, view: Any, id_: str, home: Path, options: targets.AttackOptions, report: object) -> Target:
-        num, split = options.num_samples or 200, "test" if options.tier == 2 else "fresh"
-        team = GatedEnsemble([torch.nn.Linear(1, 2)], Gate())
+        num = options.num_samples or 200
+        split: Literal["fresh", "test"] = "test" if options.tier == 2 else "fresh"
+        team: GatedEnsemble[Any] = GatedEnsemble([torch.nn.Linear(1, 2)], Gate())
         images = Split(torch.zeros(num, 1, 1, 1), torch.zeros(num, dtype=torch.long))
         id_ = {"base": "dense base", "knee": "1.0"}.get(id_, id_)
-        return Target(f"{name} {id_}", team, images, split, "digits", 2, options.eps or 0.15, id=id_)  # type: ignore[arg-type]
+        return Target(f"{name} {id_}", team, images, split, "digits", 2, options.eps or 0.15, id=id_)
 
     def assess(target: Target, tier: int, *, seed: int, **_: object) -> AttackResult:
         return make_attack(

@@ -179,7 +179,9 @@ def dry_run(folder: Path) -> None:
     """The forecast's measurements of a few batches of everything."""
     with taken():
         opened = context.open_context(spec_with(), folder / "store", silent, whole_machine=True)
-        assert calibrate(opened, cores=1).seconds > 0
+        units = calibrate(opened, cores=1)
+    assert (units.num_train, units.num_validation) == (160, 40)
+    assert units.num_bytes.at(0.5) < units.num_bytes.at(1.0)
 
 
 def _stays(module: nn.Module, device: torch.device | None = None) -> nn.Module:

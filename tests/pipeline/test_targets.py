@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from eed_search.core.errors import DataError, RunError
-from eed_search.data.splits import load_splits
+from eed_search.data.splits import Split, load_splits
 from eed_search.evaluation import probes
+from eed_search.evaluation.target import Tier
 from eed_search.frontier.points import points
 from eed_search.pipeline import export
 from eed_search.pipeline.targets import AttackOptions, from_bundle, from_run, is_point
@@ -45,8 +46,9 @@ def test_tier_1_takes_the_fresh_images_and_tier_2_the_test_images(searched: Sear
     home, view, _ = searched
     spec = spec_with(data={"num_fresh": 60, "num_test": 50})
     splits = load_splits(spec.data, spec.seed)
-    for tier, split, name in ((1, splits.fresh, "fresh"), (2, splits.test, "test")):
-        target = from_run("tiny", view, "7.0", home, AttackOptions(tier), silent)  # type: ignore[arg-type]
+    cases: tuple[tuple[Tier, Split, str], ...] = ((1, splits.fresh, "fresh"), (2, splits.test, "test"))
+    for tier, split, name in cases:
+        target = from_run("tiny", view, "7.0", home, AttackOptions(tier), silent)
         assert (target.split_name, target.eps, target.num_classes) == (name, 0.1, 10)
         assert torch.equal(target.split.images, split.images)
 

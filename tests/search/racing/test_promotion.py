@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eed_search.search.racing.promotion import PromotionRule
+from eed_search.search.racing.promotion import PromotionRule, Verdict
 from eed_search.search.racing.readings import Objectives
 
 
@@ -15,8 +15,8 @@ def _at(*value: float, width: float = 0.0) -> Objectives:
     return Objectives(value, tuple(v - width / 2 for v in value), tuple(v + width / 2 for v in value))
 
 
-def _started(num: int, **options: object) -> PromotionRule:
-    race = PromotionRule(2, 3, **options)  # type: ignore[arg-type]
+def _started(num: int, **options: Any) -> PromotionRule:
+    race = PromotionRule(2, 3, **options)
     for trial in range(num):
         race.add(trial)
     return race
@@ -199,15 +199,16 @@ def test_a_race_that_is_told_what_was_decided_goes_on_as_the_other_one(cut: int)
         for level in range(4):
             readings[trial, level] = _at(*rng.random(2), width=0.1)
 
-    def play(cut: int) -> list[tuple[int, int, str]]:
-        race, told = PromotionRule(2, 4, limits=(None, 0.97), fixed=[1]), list[tuple[int, int, str]]()
+    def play(cut: int) -> list[tuple[int, int, Verdict]]:
+        race, told = PromotionRule(2, 4, limits=(None, 0.97), fixed=[1]), list[tuple[int, int, Verdict]]()
         fresh = iter(range(60))
         while (trial := race.next_to_resume()) is not None or (trial := next(fresh, None)) is not None:
             if trial in race.paused():
                 race.resume(trial)
             else:
                 race.add(trial)
-            level, verdict = max((k for t, k, _ in told if t == trial), default=-1) + 1, "continue"
+            level = max((k for t, k, _ in told if t == trial), default=-1) + 1
+            verdict: Verdict = "continue"
             while verdict == "continue":
                 verdict = race.report(trial, level, readings[trial, level])
                 told.append((trial, level, verdict))
@@ -217,7 +218,7 @@ def test_a_race_that_is_told_what_was_decided_goes_on_as_the_other_one(cut: int)
                     for number in range(trial + 1 if level == 1 else max(t for t, _, _ in told) + 1):
                         race.add(number)
                     for number, at, said in told:
-                        race.recall(number, at, readings[number, at], said)  # type: ignore[arg-type]
+                        race.recall(number, at, readings[number, at], said)
         return told
 
     assert play(cut) == play(-1)
