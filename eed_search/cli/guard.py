@@ -1,7 +1,7 @@
 """One clear message per error on stderr, and the exit code that belongs to it.
 
 Exit codes: 0 done, 1 unexpected error, 2 wrong use of an option, 3 to 9 as in `core/errors.py`,
-130 ended by Ctrl-C or by a request to stop, 143 by SIGTERM.
+130 ended by Ctrl-C or by a request to stop, 143 by SIGTERM, 129 by SIGHUP (a closed terminal).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from eed_search.core.errors import EedSearchError, SpecError
 from eed_search.core.texts import visible
 
-INTERRUPTED, TERMINATED = 130, 143
+INTERRUPTED = 130
 
 
 class GuardedGroup(TyperGroup):

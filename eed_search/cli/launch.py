@@ -12,7 +12,7 @@ import typer
 
 from eed_search.cli.check import summary
 from eed_search.cli.console import say
-from eed_search.cli.guard import INTERRUPTED, TERMINATED
+from eed_search.cli.guard import INTERRUPTED
 from eed_search.cli.remote_cluster import RemoteCluster, cluster_home, default_name
 from eed_search.cli.space_file import Changes, find, read
 from eed_search.cluster.where import Place, WhereAsked
@@ -148,12 +148,13 @@ def conclude(view: RunView, folder: Path, home: Path) -> None:
     """
     from eed_search.cli.result import show
     from eed_search.frontier.points import points
+    from eed_search.search.interrupts import exit_code
     from eed_search.tracking.summary import summarise
 
     say()
     show(summarise(view), folder, home)
     if view.state in ("stopped", "cancelled"):
-        raise typer.Exit(TERMINATED if view.reason == "SIGTERM" else INTERRUPTED)
+        raise typer.Exit(exit_code(view.reason))
     if not points(view):
         raise RunError(
             f"run {view.name}: no trial gave a point; the lines above say why. Correct the file and launch it again"

@@ -10,6 +10,7 @@ lacks. This module loads neither torch nor Ray; the workers do.
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from eed_search.config.sent_plugins import share
 from eed_search.config.spec import Spec
@@ -34,7 +35,7 @@ from eed_search.runs.run_folder import check_name, claim, with_absolute_data
 from eed_search.runs.run_lock import driving
 from eed_search.search import provenance
 from eed_search.search.execution.workers import Pipeline, SessionLost, Workers
-from eed_search.search.interrupts import Stop, interrupts
+from eed_search.search.interrupts import Stop, exit_code, interrupts
 from eed_search.search.journal import Journal
 from eed_search.search.listener import Listener
 from eed_search.search.outcome import failure_of
@@ -82,7 +83,7 @@ def run(
 ) -> RunView:
     """Run a search on this machine, with all its CPUs and GPUs.
 
-    The first interrupt (Ctrl-C, SIGTERM) stops it: running trials are ended, what is finished is
+    The first interrupt (Ctrl-C, SIGTERM, SIGHUP) stops it: running trials are ended, what is finished is
     kept, timed no further, and reported; the second raises KeyboardInterrupt.
 
     Args:
@@ -151,7 +152,9 @@ def drive(
         slots = workers.slots(spec.resources)
         journal = Journal(ledger, listener, spec.search.trials, slots)
         context = PhaseContext(spec, folder, pipeline, journal, workers, slots, stop, copier)
-        view = _Search(context, again).run()
+        search = _Search(context, again)
+        workers.when_stuck(search.give_up)
+        view = search.run()
         if copier and (problem := copier.save(folder / REPORT_FOLDER)):
             listener.on_stage(problem)
         return view
@@ -189,6 +192,7 @@ class _Search:
 
     def run(self) -> RunView:
         """Go through the phases; whatever happens, the ledger says how it ended."""
+        stop = self.context.stop
         try:
             self._begin()
             try:
@@ -198,17 +202,34 @@ class _Search:
                 revalidate(self.context, setting)
             except Stopped:
                 pass
+            except SessionLost:
+                if not stop.is_set():  # else whoever ended the search ended Ray with it
+                    raise
             self._finish()
         except BaseException as error:
             fault = machine_fault(error)
             self._fail(error, fault)
             if not fault:
                 raise
-            raise MachineFault(
-                f"run {self.context.folder.name}: {fault}. What is finished is kept and no trial is to blame; then `eed-search"
-                f" resume {self.context.folder.name}` goes on"
-            ) from error
+            raise MachineFault(self._advice(fault)) from error
         return self.context.view
+
+    def give_up(self, lost: str) -> NoReturn:
+        """End this process from another thread, while the main one waits for a Ray that is gone.
+
+        Args:
+            lost: What is gone.
+        """
+        cause = self.context.stop.cause
+        self._fail(SessionLost(lost), lost)
+        goes_on = f"`eed-search resume {self.context.folder.name}` goes on"
+        said = f"Stopped by {cause}. What is finished is kept; {goes_on}" if cause else f"error: {self._advice(lost)}"
+        print(said, file=sys.stderr, flush=True)
+        os._exit(exit_code(cause) if cause else MachineFault.exit_code)
+
+    def _advice(self, fault: str) -> str:
+        name = self.context.folder.name
+        return f"run {name}: {fault}. What is finished is kept and no trial is to blame; then `eed-search resume {name}` goes on"
 
     # ------------------------------------------------------------ begin
 
@@ -271,6 +292,8 @@ class _Search:
         """Write down why the search broke, as far as that can be written; the error itself goes on to the caller."""
         reason = fault or (str(error) if isinstance(error, EedSearchError) else failure_of(error)[1])
         state: State = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+        if isinstance(error, SessionLost) and (cause := self.context.stop.cause):
+            state, reason = "stopped", cause
         if not isinstance(error, SessionLost):  # which is no end of any trial
             with suppress(Exception):
                 self.context.close_open_trials()

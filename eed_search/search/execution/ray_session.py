@@ -10,12 +10,16 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from eed_search.core.errors import RunError
@@ -24,7 +28,7 @@ from eed_search.search.execution.ray_glue import Machine
 from eed_search.search.execution.ray_watch import Watch
 from eed_search.system.cores import usable_cores
 from eed_search.system.loopback import past_proxies
-from eed_search.system.private import clear_leftovers, end_holders, temporary_folder
+from eed_search.system.private import clear_leftovers, end_holders, holders, temporary_folder
 
 START_TRIES = 3
 _ADDRESS = "127.0.0.1"
@@ -86,6 +90,7 @@ def local_ray() -> Iterator[Session]:
         total = ray.cluster_resources()
         scratch = folder / _TUNES
         scratch.mkdir()
+        stack.enter_context(_paused_alike(folder))
         yield Session(Machine(total.get("CPU", 0.0), total.get("GPU", 0.0)), scratch, Watch(_vital()))
 
 
@@ -101,7 +106,7 @@ def _start(folder: Path) -> None:
     cores = usable_cores()  # Ray would count those that this process is not let on, too
     for tried in range(1, START_TRIES + 1):
         try:
-            with without_arguments(), _on_loopback(), _without_agents():
+            with without_arguments(), _on_loopback(), _without_agents(), _apart():
                 ray.init(
                     address="local",
                     include_dashboard=False,
@@ -226,6 +231,41 @@ def _without_agents() -> Iterator[None]:
 
     with _replaced(private, "get_dashboard_dependency_error", lambda: ImportError("not wanted")):
         yield
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Start Ray's processes out of reach of what is sent to this one's group: `timeout`, a closed terminal, Ctrl-Z."""
+    import ray._private.services as services
+
+    with _replaced(services, "ConsolePopen", partial(subprocess.Popen, start_new_session=True)):
+        yield
+
+
+@contextmanager
+def _paused_alike(folder: Path) -> Iterator[None]:
+    """Let Ctrl-Z stop Ray's processes with this one, though they are in groups of their own, and `fg` let all go on."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTSTP) != signal.SIG_DFL:
+        yield
+        return
+
+    def on_stop(number: int, frame: FrameType | None) -> None:
+        theirs = holders(folder)
+        _send(signal.SIGSTOP, theirs)
+        os.kill(os.getpid(), signal.SIGSTOP)  # from here on when somebody lets this one go on
+        _send(signal.SIGCONT, theirs)
+
+    signal.signal(signal.SIGTSTP, on_stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+
+
+def _send(number: signal.Signals, pids: Sequence[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 @contextmanager

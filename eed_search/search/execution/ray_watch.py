@@ -1,21 +1,28 @@
 """Notices that a process without which Ray cannot go on is gone, before Ray ends the driver for it.
 
 Losing a worker costs one trial a retry. Losing the raylet (which holds all workers) or the GCS (which knows where everything is)
-costs the session: the search then ends in order, its trials open, and a resume goes on.
+costs the session: the search then ends in order, its trials open, and a resume goes on. Ray may ask a GCS that is gone without
+ever giving the word back; then another thread ends the search in order.
 """
 
 from __future__ import annotations
 
 import signal
 import subprocess
+import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from eed_search.core.errors import EedSearchError
 from eed_search.search.execution.workers import SessionLost
 
 _PATIENCE_S = 1.0  # between Ray's first complaint and the end of the process that it complains of
+_STUCK_S = 3.0  # that the main thread stands in one call after such a process ended; Ray itself ends all after 60 s
+_TICK_S = 0.25
+
+GiveUp = Callable[[str], None]
 
 
 class _Gone(BaseException):
@@ -31,6 +38,8 @@ class Watch:
 
     def __init__(self, vital: Mapping[str, subprocess.Popen[bytes]] | None = None) -> None:
         self._vital = dict(vital or {})
+        self.give_up: GiveUp | None = None
+        """Ends this process in another thread than the one that hangs in Ray; told what is gone."""
 
     def lost(self) -> str:
         """Say which of them is gone, and how it ended; nothing if all run."""
@@ -58,7 +67,8 @@ class Watch:
             SessionLost: Says which, and how it ended.
         """
         try:
-            yield
+            with self._given_up_if_stuck():
+                yield
         except (KeyboardInterrupt, SystemExit, SessionLost):
             raise
         except BaseException as error:
@@ -66,12 +76,42 @@ class Watch:
                 raise SessionLost(lost) from error
             raise
 
+    @contextmanager
+    def _given_up_if_stuck(self) -> Iterator[None]:
+        """Give up if one of them is gone and this thread does not come out of a call: nothing can call it back."""
+        if not self._vital or (give_up := self.give_up) is None:
+            yield
+            return
+        over, thread = threading.Event(), threading.get_ident()
+
+        def look() -> None:
+            while not over.wait(_TICK_S):
+                if not (lost := self.lost()):
+                    continue
+                place, since = _place(thread), time.monotonic()
+                while not over.wait(_TICK_S) and _place(thread) == place:
+                    if time.monotonic() - since >= _STUCK_S:
+                        give_up(lost)
+                        return
+
+        threading.Thread(target=look, daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
+
     def _lost_soon(self, patience_s: float) -> str:
         """Ask again for a moment: a process's sockets close before it is dead."""
         deadline = time.monotonic() + patience_s
         while not (lost := self.lost()) and time.monotonic() < deadline:
             time.sleep(0.05)
         return lost
+
+
+def _place(thread: int) -> tuple[int, int]:
+    """Say at which instruction of which call a thread is."""
+    frame = sys._current_frames().get(thread)
+    return (id(frame), frame.f_lasti) if frame else (0, 0)
 
 
 def _may_be_its_fault(error: BaseException) -> bool:

@@ -101,6 +101,7 @@ class RayWorkers:
                     if isinstance(error, EedSearchError) or reason not in ("infrastructure", "oom"):
                         raise
                     self.watch.check_well()
+                    poll()  # before it is begun again, for nobody
                     short = reason == "oom" or memory_kills() > kills_before  # it would happen again
                     if tried >= self.placement.tries or short:
                         lost = "memory ran out" if reason == "oom" else "its process was lost"
@@ -160,6 +161,10 @@ class RayWorkers:
                 self._posts = ray.get(self._posts_ref)
             self._posts_ref = None
         return self._posts
+
+    def when_stuck(self, give_up: Callable[[str], None]) -> None:
+        """Have the watch call it."""
+        self.watch.give_up = give_up
 
     def forget_posts(self) -> None:
         """Ask the monitor anew, whatever it was going to answer."""

@@ -205,6 +205,13 @@ class Workers(Protocol):
     def stages(self) -> dict[str, str]:
         """Say what is being done now, by who does it."""
 
+    def when_stuck(self, give_up: Callable[[str], None]) -> None:
+        """Say what ends this process if a call never comes back, because what does the work is gone.
+
+        Args:
+            give_up: Called in another thread with what is gone; does not return.
+        """
+
 
 @dataclass
 class LocalWorkers:
@@ -259,6 +266,9 @@ class LocalWorkers:
     def stages(self) -> dict[str, str]:
         """Give the last line of the one worker."""
         return dict(self._stages)
+
+    def when_stuck(self, give_up: Callable[[str], None]) -> None:
+        """Nothing is called that does not come back."""
 
     def _report(self, who: str) -> Report:
         def report(text: str) -> None:
