@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from eed_search.config.spec import AdmmRecipe, Augment
-from eed_search.data.splits import Split
+from eed_search.data.splits import AnySplit
 from eed_search.training.checkpoints import Checkpoint
 from eed_search.training.loop import BatchLoss, Restorable, Training
 
@@ -134,7 +134,7 @@ class PenalisedLoss:
 def train_towards(
     model: nn.Module,
     admm: Admm,
-    split: Split,
+    split: AnySplit,
     recipe: AdmmRecipe,
     batch_loss: BatchLoss,
     *,

@@ -13,7 +13,7 @@ from eed_search.compression.member import Member
 from eed_search.compression.scores import Scores
 from eed_search.config.params import Recovery
 from eed_search.config.spec import Augment, Members
-from eed_search.data.splits import Split
+from eed_search.data.splits import AnySplit
 from eed_search.training.checkpoints import Checkpoint, NoCheckpoint
 
 
@@ -48,7 +48,7 @@ class Work:
     """
 
     image_shape: tuple[int, int, int]
-    split: Split
+    split: AnySplit
     scores: Callable[[], Scores]
     eps: float
     recovery: Recovery

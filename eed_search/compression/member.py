@@ -17,7 +17,7 @@ from eed_search.config.kept_channels import kept_channels
 from eed_search.config.params import Recovery
 from eed_search.config.spec import Augment, Members, Recipe
 from eed_search.core.errors import ModelError
-from eed_search.data.splits import Split
+from eed_search.data.splits import AnySplit
 from eed_search.models import fit_to_state
 from eed_search.training import DistillRecovery, LabelRecovery, train
 from eed_search.training.checkpoints import Checkpoint
@@ -95,7 +95,7 @@ def fresh(base: nn.Module, image_shape: tuple[int, int, int], size: float, block
     return model
 
 
-def reestimate_norms(model: nn.Module, split: Split, *, num_samples: int = 1024, batch_size: int = 128) -> None:
+def reestimate_norms(model: nn.Module, split: AnySplit, *, num_samples: int = 1024, batch_size: int = 128) -> None:
     """Measure a network's batch-norm statistics anew on clean training images.
 
     Pruning changes what every batch norm sees; with the base's statistics a one-shot pruned network
@@ -115,7 +115,8 @@ def reestimate_norms(model: nn.Module, split: Split, *, num_samples: int = 1024,
     device = next(model.parameters()).device
     model.train()
     with torch.no_grad():
-        for images in split.images[:num_samples].split(batch_size):
+        some = split.subset(torch.arange(min(num_samples, len(split))))
+        for images in some.images.split(batch_size):
             if len(images) > 1:
                 model(images.to(device))
     for norm, momentum in zip(norms, momenta, strict=True):
@@ -126,7 +127,7 @@ def reestimate_norms(model: nn.Module, split: Split, *, num_samples: int = 1024,
 def recover(
     member: Member,
     base: nn.Module,
-    split: Split,
+    split: AnySplit,
     recipe: Recipe,
     *,
     recovery: Recovery,

@@ -78,8 +78,8 @@ class Data(Section):
     )
     augment: Augment = Field(
         "none",
-        description="crop shifts training images at random by up to 4 pixels, crop_flip mirrors half of them too (not for"
-        " signs, letters, digits)",
+        description="crop shifts training images at random by up to 4 pixels (what comes in repeats the border), crop_flip (with black"
+        " borders) mirrors half of them too: not for signs, letters, digits",
     )
     groups: str | None = Field(
         None,

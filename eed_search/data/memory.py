@@ -8,7 +8,7 @@ from eed_search.config.spec import Data
 from eed_search.data.sources import extent
 from eed_search.system.memory import available_bytes
 
-_FLOAT = 4  # bytes of a pixel value in a split
+_BYTE, _FLOAT = 1, 4  # of a pixel value: training and test images as they were read, the others ready for a network
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ def footprint(data: Data) -> Footprint | None:
         used = min(num, data.num_train + data.num_validation + data.num_fresh + test)
     pixels = height * width * channels
     decoded = 0 if data.source == "image_folder" and data.num_train is not None else num
-    return Footprint(used, height, width, pixels * (decoded + _FLOAT * used))
+    floats = min(used, data.num_validation + data.num_fresh)
+    return Footprint(used, height, width, pixels * (decoded + _BYTE * (used - floats) + _FLOAT * floats))
 
 
 def too_large(data: Data, num_processes: int = 1, available: int | None = None) -> str:

@@ -341,7 +341,8 @@ def _samples(
     elif splits is not None:
         name, title = ("test", "") if options.tier == 2 else ("fresh", "")
         fresh = splits.fresh if unseen is None else splits.fresh.subset(torch.arange(*unseen))
-        split = splits.test if options.tier == 2 else fresh
+        found = splits.test if options.tier == 2 else fresh
+        split = found.subset(torch.arange(min(options.num_samples or len(found), len(found)))).floats()
     else:
         raise DataError("the target names no images; give --data FILE.npz with `images` and `labels`")
     most = options.num_samples or (_MOST_TIER_1 if options.tier == 1 else len(split))

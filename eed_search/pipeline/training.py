@@ -30,6 +30,7 @@ from eed_search.pipeline.context import StageContext
 from eed_search.pipeline.stage import Stage
 from eed_search.storage.store import Artifact, Stored
 from eed_search.training import TrainingResult, train
+from eed_search.training.batches import augment_key
 from eed_search.training.checkpoints import Checkpoint
 
 _MOST_NAMED = 20  # layers in one note
@@ -321,7 +322,7 @@ def _training(context: StageContext, recipe: Recipe) -> dict[str, Any]:
     """What every training stage's key holds."""
     return {
         "data": context.data.key,
-        "augment": context.spec.data.augment,
+        "augment": augment_key(context.spec.data.augment),
         "eps": context.spec.threat.eps,
         "recipe": recipe.model_dump(),
         "seed": context.spec.seed,

@@ -21,7 +21,7 @@ from eed_search.config.spec import Augment, Recipe
 from eed_search.core.errors import Diverged
 from eed_search.core.failpoints import fail_point
 from eed_search.core.pace import Clock, Pace
-from eed_search.data.splits import Split
+from eed_search.data.splits import AnySplit
 from eed_search.models import layout, place
 from eed_search.training.batches import Batches
 from eed_search.training.checkpoints import Checkpoint, NoCheckpoint
@@ -98,7 +98,7 @@ class Training:
     def __init__(
         self,
         model: nn.Module,
-        split: Split,
+        split: AnySplit,
         recipe: Recipe,
         batch_loss: BatchLoss,
         *,
@@ -258,7 +258,7 @@ class Training:
 
 def train(
     model: nn.Module,
-    split: Split,
+    split: AnySplit,
     recipe: Recipe,
     batch_loss: BatchLoss,
     *,

@@ -32,6 +32,7 @@ from eed_search.pipeline.stage import Stage
 from eed_search.runs.records import Interval
 from eed_search.storage.store import Artifact, Store, Stored
 from eed_search.training import LabelRecovery, train
+from eed_search.training.batches import augment_key
 from eed_search.training.checkpoints import Checkpoint
 from eed_search.transfer.craft import craft, inputs_hash, lengths, predict
 from eed_search.transfer.grid import Choice
@@ -113,6 +114,7 @@ class Bench:
         self, spec: BenchmarkSpec, seed: int, data: Splits, store: Store, device: torch.device, report: Report
     ) -> None:
         self.spec, self.seed, self.data, self.store, self.device, self.report = spec, seed, data, store, device, report
+        self.test = data.test.floats()
 
     # ------------------------------------------------------------ networks
 
@@ -190,7 +192,7 @@ class Bench:
         def compute(seed: int) -> Artifact:
             self.report(f"crafts {case.label}")
             images = self._craft(base.model, case, f"crafts {case.label}")
-            right = self._labels(base.model, images) == self.data.test.labels.numpy()
+            right = self._labels(base.model, images) == self.test.labels.numpy()
             arrays = {"images": images.numpy(), "right": right}
             return Artifact(arrays, {"sha256": inputs_hash(images.numpy()), "l2": self._median(images, right)})
 
@@ -205,7 +207,7 @@ class Bench:
         settings = self._attack(case) | {"network": network.key, "inputs": crafted.key}
 
         def compute(seed: int) -> Artifact:
-            truth = self.data.test.labels.numpy()
+            truth = self.test.labels.numpy()
             static = self._labels(network.model, crafted.images) == truth
             own = self._craft(network.model, case, f"attacks the pruned network by {case.label}")
             adaptive = self._labels(network.model, own) == truth
@@ -271,7 +273,7 @@ class Bench:
     def _training(self, recipe: PlainTraining) -> dict[str, Any]:
         return {
             "data": self.data.key,
-            "augment": self.spec.data.augment,
+            "augment": augment_key(self.spec.data.augment),
             "recipe": recipe.model_dump(),
             "eps": self.spec.train_eps,
             "seed": self.seed,
@@ -312,7 +314,7 @@ class Bench:
         # One seed for a case, whatever the network: a copy of the base meets the base's own inputs.
         return craft(
             copy.deepcopy(network),
-            self.data.test,
+            self.test,
             case,
             num_classes=self.data.num_classes,
             seed=seed_of(str(self.seed), case.label),
@@ -327,13 +329,13 @@ class Bench:
 
     def _median(self, images: Tensor, right: Bool[np.ndarray, " samples"]) -> float | None:
         """Median distance of the inputs that break what was right without an attack."""
-        moved = lengths(images, self.data.test.images).numpy()
+        moved = lengths(images, self.test.images).numpy()
         broken = moved[~right & (moved > 0)]
         return float(np.median(broken)) if broken.size else None
 
     def _to_artifact(self, member: Member, left_dense: tuple[str, ...] = ()) -> Artifact:
         arrays = {name: tensor.detach().cpu().numpy() for name, tensor in to_arrays(member).items()}
-        labels = self._labels(member.model, self.data.test.images)
+        labels = self._labels(member.model, self.test.images)
         return Artifact(arrays | {"labels": labels}, {"left_dense": list(left_dense)})
 
     def _network(self, model: Model, stored: Stored) -> Network:

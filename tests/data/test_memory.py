@@ -15,19 +15,20 @@ from tests.data.test_wild_folders import data
 
 
 def test_a_folder_s_footprint_follows_from_its_files(tmp_path: Path) -> None:
-    """Bytes once, and as float32; with num_train only those that are used."""
+    """Once as they are read and once for training; validation and fresh images as float32; with num_train those that are used."""
     for i in range(200):
         draw(tmp_path / "ab"[i % 2] / f"{i}.png", seed=i)
-    assert footprint(data(tmp_path)).num_bytes == 200 * 8 * 8 * 3 * 5
-    assert footprint(data(tmp_path, image_size=512)).num_bytes == 200 * 512 * 512 * 3 * 5
-    assert footprint(data(tmp_path, image_size=512, num_train=20)).num_bytes == 50 * 512 * 512 * 3 * 4
+    assert footprint(data(tmp_path)).num_bytes == 8 * 8 * 3 * (200 + 180 + 4 * 20)
+    assert footprint(data(tmp_path, image_size=512)).num_bytes == 512 * 512 * 3 * (200 + 180 + 4 * 20)
+    assert footprint(data(tmp_path, image_size=512, num_train=20)).num_bytes == 512 * 512 * 3 * (30 + 4 * 20)
 
 
 def test_npz_files_tell_their_size_unread(tmp_path: Path) -> None:
     """Compressed ones too."""
     np.savez_compressed(tmp_path / "train.npz", images=np.zeros((300, 64, 64, 3), np.uint8), labels=np.arange(300) % 2)
     np.savez(tmp_path / "test.npz", images=np.zeros((100, 64, 64, 3), np.uint8), labels=np.arange(100) % 2)
-    assert footprint(Data(source="npz", path=str(tmp_path))).num_bytes == 400 * 64 * 64 * 3 * 5
+    found = footprint(Data(source="npz", path=str(tmp_path), num_validation=50, num_fresh=30))
+    assert found.num_bytes == 64 * 64 * 3 * (400 + 320 + 4 * 80)
 
 
 def test_what_cannot_fit_is_refused_with_the_figures(tmp_path: Path) -> None:

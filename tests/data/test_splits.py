@@ -67,6 +67,14 @@ def test_grey_images_lie_in_memory_as_they_always_did() -> None:
     assert images.stride() == before.stride()
 
 
+def test_moments_are_those_of_the_images() -> None:
+    """To the digits that a network's normalisation keeps."""
+    splits = load_splits(Data(), 0)
+    std, mean = torch.std_mean(splits.train.images.double(), dim=(0, 2, 3))
+    assert splits.mean == tuple(round(float(m), 4) for m in mean)
+    assert splits.std == tuple(round(float(s), 4) for s in std)
+
+
 def test_asking_for_more_than_there_is_names_the_keys() -> None:
     """The message says what to lower."""
     with pytest.raises(DataError, match=r"300 images asked for, the source has 200; lower num_train"):

@@ -12,7 +12,6 @@ from torch import nn
 from eed_search.config.spec import Recipe, TrainingAttack
 from eed_search.core.errors import Diverged
 from eed_search.data.splits import Split
-from eed_search.training.batches import shifted
 from eed_search.training.loop import Training, _Average, learning_rate_factor, train
 from eed_search.training.recovery import DistillRecovery, LabelRecovery, distill_loss, soft_label_loss
 
@@ -110,17 +109,6 @@ def test_averaged_weights_by_hand():
 def test_schedules(schedule, progress, factor):
     """Known values."""
     assert learning_rate_factor(schedule, progress) == pytest.approx(factor)
-
-
-def test_crops_and_flips_only_move_pixels():
-    """Each result is a window of the padded image, perhaps mirrored."""
-    images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    moved = shifted(images, torch.Generator().manual_seed(1), mirror=True)
-    padded = nn.functional.pad(images, (4, 4, 4, 4))
-    for image, wide in zip(moved, padded, strict=True):
-        windows = [wide[:, i : i + 8, j : j + 8] for i in range(9) for j in range(9)]
-        assert any(torch.equal(image, w) or torch.equal(image, w.flip(-1)) for w in windows)
-    assert not torch.equal(moved, images)
 
 
 def test_distillation_is_zero_at_the_teacher():
