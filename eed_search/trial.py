@@ -141,7 +141,7 @@ def prepare(spec: Spec, store_root: Path, report: Report) -> SearchContext:
         context.data.num_classes,
         context.data.image_shape,
         machine_name(),
-        (*notes, *([brief] if brief else ()), *context.store.remade),
+        (*notes, *([brief] if brief else ()), *context.store.notes, *context.store.remade),
         tuple(profiles),
     )
 
@@ -197,7 +197,8 @@ def run(
             message=f"out of memory: {str(error).splitlines()[0] if str(error) else 'host'}; lower the batch sizes",
         )
     remade = tuple(context.store.remade)
-    record = replace(record, notes=(*record.notes, *remade), remade=remade)
+    made = [note for note in context.store.notes if note not in setting.notes]  # where the base's are
+    record = replace(record, notes=(*record.notes, *made, *remade), remade=remade)
     return replace(record, stages=tuple(context.store.uses), seconds=time.perf_counter() - start)
 
 
@@ -353,7 +354,7 @@ def baseline(size: float, setting: SearchContext, probe: Probe, report: Report) 
     slow = slow_down(context, [network.model], stored.key, Gate(), name="the baseline")
     measurement = measure([network], judged, slow, [ratio], setting, artifact=artifact_name("control", stored.key))
     name = f"from scratch {round(100 * size)} % ({recovery})"
-    return Reference(name, measurement, stored.seconds, size, recovery, tuple(context.store.remade))
+    return Reference(name, measurement, stored.seconds, size, recovery, (*context.store.remade, *context.store.notes))
 
 
 def _probe(context: StageContext, base: nn.Module, denominator: Denominator, clock: Clock = MACHINE) -> LatencyProbe:

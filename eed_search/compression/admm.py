@@ -144,6 +144,7 @@ def train_towards(
     report: Callable[[str], None] = lambda text: None,
     checkpoint: Checkpoint | None = None,
     beside: Mapping[str, Restorable] | None = None,
+    eps: float = 0.0,
 ) -> tuple[Residuals, ...]:
     """Train adversarially while ADMM pulls the constrained weights into their set.
 
@@ -161,6 +162,7 @@ def train_towards(
         report: Called with a line of progress after each update and each epoch, and within it about once a second.
         checkpoint: Where everything needed to go on is kept; goes on from what an earlier call left there.
         beside: What else changes meanwhile, by name, such as what the projection remembers.
+        eps: Budget in pixel units of an attack of one step, which is guarded against collapse; 0: it is not.
 
     Returns:
         The residuals of every update of this call; with no constrained weight there is none, and this
@@ -180,6 +182,7 @@ def train_towards(
         report=lambda text: report(f"ADMM: {text}"),
         checkpoint=checkpoint,
         beside={"admm": admm, **(beside or {})},
+        eps=eps,
     )
     run.go_on()
     residuals = tuple(_updates(run, model, admm, recipe, report))

@@ -104,6 +104,7 @@ def cstar(base: nn.Module, target: Target, work: Work) -> Member:
         report=work.report,
         checkpoint=work.checkpoint,
         beside={"ranks": allowed},
+        eps=work.eps,
     )
     model.cpu()
     dense = [name for name in weight_layers(model) if name not in allowed.ranks]

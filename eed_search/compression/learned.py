@@ -110,6 +110,7 @@ def _learn(network: MaskedNetwork, base: nn.Module, recipe: Learned, work: Work)
         device=work.device,
         report=lambda text: work.report(f"masks: {text}"),
         checkpoint=work.checkpoint,
+        eps=work.eps,
     )
     run.go_on()
     run.advance()

@@ -171,6 +171,7 @@ def recover(
         device=device,
         report=report,
         checkpoint=checkpoint,
+        eps=eps,
     )
     return Member(member.model.cpu().eval(), member.masks)
 

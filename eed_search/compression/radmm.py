@@ -60,6 +60,7 @@ def radmm(base: nn.Module, target: Target, work: Work) -> Member:
         device=work.device,
         report=work.report,
         checkpoint=work.checkpoint,
+        eps=work.eps,
     )
     model.cpu()
     masks = choose({name: model.get_parameter(name).detach() for name in names})

@@ -115,12 +115,13 @@ class Splits:
     facts: DataFacts | None = None
 
 
-def load_splits(data: Data, seed: int) -> Splits:
+def load_splits(data: Data, seed: int, *, test: bool = True) -> Splits:
     """Read a source and split it.
 
     Args:
         data: The file's section.
         seed: The search's seed.
+        test: Whether the images for claims are wanted; else that split is empty.
 
     Returns:
         Tensors on the CPU; 1 byte a pixel value of the training and test images, 4 of the others.
@@ -129,7 +130,9 @@ def load_splits(data: Data, seed: int) -> Splits:
         DataError: If the source cannot be read or is too small for the splits.
     """
     dealt = read(data, seed)
-    train, test = (_bytes(*dealt.splits[name]) for name in ("train", "test"))
+    train = _bytes(*dealt.splits["train"])
+    images, chosen = dealt.splits["test"]
+    claims = _bytes(images, chosen if test else chosen[:0])
     validation, fresh = (_take(*dealt.splits[name]) for name in ("validation", "fresh"))
     mean, std = _moments(train.pixels)
     height, width, channels = train.pixels.shape[1:]
@@ -137,7 +140,7 @@ def load_splits(data: Data, seed: int) -> Splits:
         train,
         validation,
         fresh,
-        test,
+        claims,
         dealt.raw.num_classes,
         (channels, height, width),
         tuple(round(m, 4) for m in mean),

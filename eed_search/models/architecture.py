@@ -110,6 +110,9 @@ def count_macs(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """
     from torch.utils.flop_counter import FlopCounterMode
 
+    from eed_search.models.without_compiler import spare_compiler
+
+    spare_compiler()
     device = next(model.parameters()).device
     training = model.training
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

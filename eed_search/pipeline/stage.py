@@ -40,6 +40,9 @@ VERSIONS = {
 }
 
 
+_TITLES = {"base": "the dense base", "control": "a baseline", "member": "a member", "team": "the joint fine-tune"}
+
+
 def versioned(name: str) -> str:
     """Give a stage's name with its version, as folders of the store and records have it, such as `base.1`."""
     return f"{name}.{VERSIONS[name]}"
@@ -86,7 +89,10 @@ class Stage(Generic[Made]):
     def store_in(self, store: Store) -> Stored:
         """Read its artifact from a store, or compute and keep it."""
         if self.trains is not None:
-            return kept_while_computed(store, self.versioned, self.settings, self.trains)
+            stored = kept_while_computed(store, self.versioned, self.settings, self.trains)
+            for note in stored.artifact.meta.get("notes", ()):
+                store.note(f"{_TITLES.get(self.name, self.name)}: {note}")
+            return stored
         assert self.compute is not None, f"{self.name}: has nothing to compute"
         return store.get(self.versioned, self.settings, self.compute, keep=self.keeps)
 

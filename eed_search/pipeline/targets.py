@@ -103,7 +103,8 @@ def from_run(
     context = open_context(spec, home / "store", report, whole_machine="OMP_NUM_THREADS" not in os.environ)
     members = [m.model.eval() for m in context.read_members(find_networks(context, measurement.artifact, params))]
     gate = gate_of(spec.gate, params.gate_threshold if params else RUNS_ALL)
-    samples = _samples(options, context.data, plan_of(view).last)
+    data = load_splits(spec.data, spec.seed) if options.tier == 2 else context.data  # which lacks those for claims
+    samples = _samples(options, data, plan_of(view).last)
     whole = options.num_samples is None and options.eps in (None, spec.threat.eps)
     fresh = view.fresh.get(found_id if found_id != "base" else "dense base")
     recorded = None

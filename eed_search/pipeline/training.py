@@ -249,6 +249,7 @@ def team_stage(context: StageContext, members: Sequence[TrainedMember], params: 
             device=context.device,
             report=lambda text: context.report(f"joint fine-tune: {text}"),
             checkpoint=unfinished,
+            eps=spec.threat.eps,
         )
         stack.cpu()
         tensors: dict[str, Tensor] = {}
@@ -352,6 +353,7 @@ def _train(
         device=context.device,
         report=lambda text: context.report(f"{name}: {text}"),
         checkpoint=unfinished,
+        eps=eps,
     )
 
 

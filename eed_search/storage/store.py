@@ -141,6 +141,7 @@ class Store:
         read_only: As given.
         uses: Every stage asked for through this object, in order: the hit counts come from here.
         remade: The lines of `on_altered`, in order.
+        notes: What was noted of how artifacts that were read or made came about; each once.
     """
 
     def __init__(
@@ -158,6 +159,7 @@ class Store:
         self._on_wait = on_wait or (lambda stage: None)
         self.uses: list[StageUse] = []
         self.remade: list[str] = []
+        self.notes: list[str] = []
         self._on_altered = on_altered or (lambda line: None)
         self._altered: dict[str, str] = {}  # lines by key, until the stage is made again
         self._on_stage = on_stage or (lambda stage: None)
@@ -281,6 +283,11 @@ class Store:
         """Say what befell an artifact while it was made; its stage's use holds it too."""
         self._altered[key] = f"{before}; {line}" if (before := self._altered.get(key)) else line
         self._say(line)
+
+    def note(self, line: str) -> None:
+        """Remember what whoever uses an artifact should know of it."""
+        if line not in self.notes:
+            self.notes.append(line)
 
     def _say(self, line: str) -> None:
         self.remade.append(line)

@@ -6,7 +6,9 @@ a clip would lose the gradient at saturated pixels and make robustness look far 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from jaxtyping import Float
@@ -15,6 +17,23 @@ from torch import Tensor
 from eed_search.config.spec import TrainingAttack
 
 Objective = Callable[[Tensor], Tensor]
+ONE_STEP = ("fgsm_rs", "n_fgsm")
+
+_two_steps: ContextVar[bool] = ContextVar("two_steps", default=False)
+
+
+@contextmanager
+def at_least_two_steps(needed: bool) -> Iterator[None]:
+    """Let attacks of one step take two of PGD's, where training with one has collapsed.
+
+    Args:
+        needed: Whether it has.
+    """
+    before = _two_steps.set(needed)
+    try:
+        yield
+    finally:
+        _two_steps.reset(before)
 
 
 def perturb(
@@ -45,6 +64,8 @@ def perturb(
     """
     if attack.method == "none" or eps == 0:
         return images
+    if attack.method in ONE_STEP and _two_steps.get():
+        attack = TrainingAttack(method="pgd", steps=2, step_size=eps / 2)
     noise = torch.rand(images.shape, generator=generator, device=images.device).mul_(2).sub_(1)
     if attack.method == "n_fgsm":
         start = images + 2 * eps * noise

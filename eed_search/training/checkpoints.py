@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -52,6 +52,9 @@ class Checkpoint(Protocol):
     def part(self, name: str) -> Checkpoint:
         """Give the checkpoint of a later part of the same work; a part's state stays while the next ones run."""
 
+    def note(self, text: str) -> None:
+        """Say what whoever reads the result should know of how it was made; stays with it."""
+
 
 class NoCheckpoint:
     """Keeps nothing."""
@@ -69,6 +72,9 @@ class NoCheckpoint:
     def part(self, name: str) -> Checkpoint:
         """Give itself."""
         return self
+
+    def note(self, text: str) -> None:
+        """Forget it."""
 
 
 class StageCheckpoint:
@@ -98,6 +104,16 @@ class StageCheckpoint:
         self._shelves = [_Shelf(files, self._folder, clock()) for files in places]
         self._born, self._before_s = clock(), 0.0
         self._parts: dict[str, StageCheckpoint] = {}
+        self._notes: list[str] = []
+
+    @property
+    def notes(self) -> list[str]:
+        """What was noted, all parts together."""
+        return [*self._notes, *(note for part in self._parts.values() for note in part.notes)]
+
+    def note(self, text: str) -> None:
+        """Keep a note for the artifact's facts."""
+        self._notes.append(text)
 
     @property
     def before_s(self) -> float:
@@ -217,7 +233,8 @@ def kept_while_computed(
 
     def go_on(seed: int) -> Artifact:
         try:
-            return compute(seed, unfinished)
+            made = compute(seed, unfinished)
+            return replace(made, meta=made.meta | {"notes": unfinished.notes}) if unfinished.notes else made
         except TrialFailure:  # another attempt would fail alike
             unfinished.clear()
             raise

@@ -23,9 +23,12 @@ from eed_search.core.failpoints import fail_point
 from eed_search.core.pace import Clock, Pace
 from eed_search.data.splits import AnySplit
 from eed_search.models import layout, place
+from eed_search.training.attacks import ONE_STEP, at_least_two_steps
 from eed_search.training.batches import Batches
 from eed_search.training.checkpoints import Checkpoint, NoCheckpoint
 from eed_search.training.generators import generators_state, restore_generators
+from eed_search.training.guard import Guard
+from eed_search.training.optimiser import Sgd
 
 Masks = Mapping[str, Bool[Tensor, "..."]]
 _LATE_STEPS = 20  # whose mean loss is shown
@@ -88,6 +91,7 @@ class Training:
         clock: Gives seconds, for when a line is due and for the time left; plays no part in the result.
         checkpoint: Where the state is kept when that is due.
         beside: What else changes meanwhile, by name; it is kept and restored with the run.
+        eps: Budget in pixel units of an attack of one step, which is guarded against collapse; 0: it is not.
 
     Attributes:
         step: Optimiser steps done.
@@ -110,9 +114,10 @@ class Training:
         clock: Clock = time.monotonic,
         checkpoint: Checkpoint | None = None,
         beside: Mapping[str, Restorable] | None = None,
+        eps: float = 0.0,
     ) -> None:
         self._model, self._recipe, self._batch_loss = model, recipe, batch_loss
-        self._report, self._checkpoint, self._beside = report, checkpoint or NoCheckpoint(), beside or {}
+        self._report, self._checkpoint, self._beside = report, checkpoint or NoCheckpoint(), dict(beside or {})
         self._device = device = device or torch.device("cpu")
         place(model, device).train()
         self.steps_per_epoch = math.ceil(len(split) / recipe.batch_size)
@@ -121,14 +126,18 @@ class Training:
         self._masks = {name: mask.to(device) for name, mask in (masks or {}).items()}
         if self.num_steps:
             apply_masks(model, self._masks)
-        self._optimiser = torch.optim.SGD(
-            _groups(model, recipe.weight_decay), lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0
-        )
+        self._optimiser = Sgd(model, recipe.momentum, recipe.weight_decay)
         self._average = _Average(model, recipe.ema) if recipe.ema > 0 else None
         self._generator = torch.Generator(device).manual_seed(seed)
         self._batches = Batches(
             split, recipe.batch_size, seed=seed, augment=augment, device=device, memory_format=layout(model)
         )
+        self._guard: Guard | None = None
+        if eps and recipe.attack.method in ONE_STEP:
+            average = self._average.state if self._average else []
+            self._guard = self._beside["guard"] = Guard(
+                model, average, split, eps=eps, seed=seed, device=device, memory_format=layout(model)
+            )
         self._losses: list[float] = []
         self._total, self._count = torch.zeros((), device=device), 0
         self._clock = clock
@@ -158,14 +167,13 @@ class Training:
         with precision_context(recipe.precision, self._device):
             while self.step < last:
                 images, labels = self._batches.take()
-                for group in self._optimiser.param_groups:
-                    group["lr"] = recipe.lr * learning_rate_factor(recipe.schedule, self.step / self.num_steps)
-                self._optimiser.zero_grad(set_to_none=True)
-                loss = self._batch_loss(model, images, labels, self._generator)
+                self._optimiser.forget_gradients()
+                with at_least_two_steps(self._collapsed):
+                    loss = self._batch_loss(model, images, labels, self._generator)
                 loss.backward()
                 if recipe.clip_norm is not None:
                     nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-                self._optimiser.step()
+                self._optimiser.step(recipe.lr * learning_rate_factor(recipe.schedule, self.step / self.num_steps))
                 apply_masks(model, self._masks)
                 if self._average is not None:
                     self._average.update(model, self.step)
@@ -195,6 +203,11 @@ class Training:
             state = self._model.state_dict()
             if broken := next((name for name, t in state.items() if not bool(torch.isfinite(t).all())), ""):
                 raise Diverged(f"{broken} is not finite after training; lower the learning rate or set clip_norm")
+        if self._guard is not None and (at := self._guard.collapsed_at) is not None:
+            self._checkpoint.note(
+                f"training with {self._recipe.attack.method} collapsed by epoch {_count(at, 1)}: PGD broke what it had held."
+                " It went on from the weights before, with two steps"
+            )
         self._model.eval()
         return TrainingResult(tuple(self._losses), self.step)
 
@@ -208,9 +221,9 @@ class Training:
             "epoch_steps": torch.tensor(self._count),
         }
         kept |= {f"model/{name}": tensor for name, tensor in self._model.state_dict().items()}
-        for i, parameter in enumerate(self._parameters()):
-            if (momentum := self._optimiser.state[parameter].get("momentum_buffer")) is not None:
-                kept[f"momentum/{i}"] = momentum
+        kept |= {
+            f"momentum/{i}": momentum for i, momentum in enumerate(self._optimiser.momenta) if momentum is not None
+        }
         if self._average is not None:
             kept |= {f"average/{i}": tensor for i, tensor in enumerate(self._average.state)}
         kept |= {f"batches/{name}": tensor for name, tensor in self._batches.state().items()}
@@ -226,10 +239,7 @@ class Training:
         self._losses = state["losses"].tolist()
         self._total = state["epoch_loss"].to(self._device)
         self._model.load_state_dict(_under("model", state))
-        for i, parameter in enumerate(self._parameters()):
-            if f"momentum/{i}" in state:
-                buffer = torch.empty_like(parameter).copy_(state[f"momentum/{i}"]).detach()
-                self._optimiser.state[parameter]["momentum_buffer"] = buffer
+        self._optimiser.set_momenta([state.get(f"momentum/{i}") for i in range(len(self._optimiser.momenta))])
         if self._average is not None:
             for i, tensor in enumerate(self._average.state):
                 tensor.copy_(state[f"average/{i}"])
@@ -240,17 +250,24 @@ class Training:
         epochs = self._recipe.epochs
         self._report(f"goes on at epoch {_count(epochs * self.step / self.num_steps, 1)} of {epochs:g}")
 
-    def _parameters(self) -> list[Tensor]:
-        return [parameter for group in self._optimiser.param_groups for parameter in group["params"]]
-
     def _end_epoch(self) -> None:
         self._losses.append(_finite(float(self._total) / self._count, self.step - 1))
         self._total, self._count = torch.zeros((), device=self._device), 0
+        if self._guard is not None and self._guard.look(self._losses[-1], self._epochs_done):
+            self._optimiser.set_momenta([None] * len(self._optimiser.momenta))  # they led there
+            self._report(f"collapsed by epoch {_count(self._epochs_done, 1)}; goes on from before, with two steps")
+
+    @property
+    def _epochs_done(self) -> float:
+        return self._recipe.epochs * self.step / self.num_steps
+
+    @property
+    def _collapsed(self) -> bool:
+        return self._guard is not None and self._guard.collapsed_at is not None
 
     def _say(self, pace: Pace) -> None:
         """Report the epoch, the loss of the last steps and the time left; only here is a device waited for."""
-        epochs = self._recipe.epochs
-        epoch = epochs * self.step / self.num_steps
+        epochs, epoch = self._recipe.epochs, self._epochs_done
         slow = (pace.step_s or 0.0) * self.steps_per_epoch > _LONG_EPOCH_S
         loss = float(torch.stack(tuple(self._late)).mean())
         self._report(f"epoch {_count(epoch, 2 if slow else 1)} of {epochs:g}, loss {loss:.3g}{pace.left}")
@@ -269,6 +286,7 @@ def train(
     report: Callable[[str], None] = lambda text: None,
     clock: Clock = time.monotonic,
     checkpoint: Checkpoint | None = None,
+    eps: float = 0.0,
 ) -> TrainingResult:
     """Train a network in place; the arguments are those of `Training`.
 
@@ -291,6 +309,7 @@ def train(
         report=report,
         clock=clock,
         checkpoint=checkpoint,
+        eps=eps,
     )
     run.go_on()
     run.advance()
@@ -355,15 +374,6 @@ def _finite(loss: float, step: int) -> float:
     if not math.isfinite(loss):
         raise Diverged(f"the training loss is {loss} by step {step}; lower the learning rate or set clip_norm")
     return loss
-
-
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Decay weights of convolutions and linear layers, not biases and batch norm."""
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    rest = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    return [
-        {"params": params, "weight_decay": decay} for params, decay in ((decayed, weight_decay), (rest, 0.0)) if params
-    ]
 
 
 class _Average:

@@ -308,6 +308,7 @@ class Bench:
             device=self.device,
             report=lambda text: self.report(f"{name}: {text}"),
             checkpoint=unfinished,
+            eps=self.spec.train_eps,
         )
 
     def _craft(self, network: nn.Module, case: Case, title: str) -> Tensor:

@@ -51,6 +51,14 @@ def test_the_seed_fixes_the_splits() -> None:
     assert not torch.equal(first.validation.labels, other.validation.labels)
 
 
+def test_a_search_holds_no_image_for_claims() -> None:
+    """The other splits and the key are as with them."""
+    with_them, without = (load_splits(Data(), 0, test=test) for test in (True, False))
+    assert (len(with_them.test), len(without.test)) == (200, 0)
+    assert with_them.key == without.key
+    assert torch.equal(with_them.train.images, without.train.images)
+
+
 def test_pixels_are_on_zero_to_one() -> None:
     """The 16 grey levels of digits reach exactly 1."""
     images = load_splits(Data(), 0).train.images

@@ -77,7 +77,7 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/somewhere/x")
         pytest.param("run", 4, FULL, marks=pytest.mark.whole),
         pytest.param("run", 6, StorageError("storage s3://bucket: x cannot be read (away)"), marks=pytest.mark.whole),
         pytest.param("run", 3, OSError(errno.EROFS, os.strerror(errno.EROFS)), marks=pytest.mark.slow),
-        ("final_latencies", 1, FULL),
+        pytest.param("final_latencies", 1, FULL, marks=pytest.mark.whole),
         pytest.param("confirm", 1, FULL, marks=pytest.mark.slow),
         pytest.param("recheck", 2, FULL, marks=pytest.mark.slow),
     ],

@@ -33,6 +33,19 @@ class Post:
         return f"its process {self.process.pid} is stopped, `kill -CONT {self.process.pid}` lets it go on"
 
 
+def ended_line(seconds: float, last: Post | None) -> str:
+    """Say why a worker was ended, and what to do if that was wrong.
+
+    Args:
+        seconds: How long it made no progress.
+        last: Its last line.
+    """
+    seen = f"no progress for {seconds:.0f} s{f' after: {last.text}' if last else ''}"
+    if last and last.stopped and last.process:
+        return f"{seen}; its process {last.process.pid} was stopped by a signal, by job control or by a debugger; ended"
+    return f"{seen}; ended. If it was only slow, raise search.trial_timeout_s"
+
+
 class Monitor:
     """One line of text for each worker; runs as a Ray actor that takes no processor."""
 

@@ -16,10 +16,10 @@ from typing import Any
 from eed_search.config.spec import Resources
 from eed_search.core.errors import EedSearchError, TrialFailure
 from eed_search.search.execution import ray_glue
-from eed_search.search.execution.monitor import Monitor, Post, baseline_label, trial_label
+from eed_search.search.execution.monitor import Monitor, Post, baseline_label, ended_line, trial_label
 from eed_search.search.execution.placement import OneMachine, Placement
 from eed_search.search.execution.ray_watch import Watch
-from eed_search.search.execution.watchdog import Alarm, Watchdog
+from eed_search.search.execution.watchdog import Watchdog
 from eed_search.search.execution.workers import Hooks, OnStuck, Pipeline, Poll, Work
 from eed_search.search.outcome import REPORT_KEY, failure_of, out_of_time
 from eed_search.system.memory import memory_kills
@@ -138,7 +138,7 @@ class RayWorkers:
             watchdog.begin(who, now)
         for alarm in watchdog.look({who: post.count for who, post in posts.items()}, now):
             if alarm.over:
-                raise TrialFailure("timeout", _ended(alarm, posts.get(who)))
+                raise TrialFailure("timeout", ended_line(alarm.seconds, posts.get(who)))
             on_stuck(who, alarm.seconds, _stopped(posts, who))
 
     def stages(self) -> dict[str, str]:
@@ -391,7 +391,7 @@ class _SideBySide:
             # Who waits for nothing but the probe, which hangs for another, is let alone until that one is ended; then all are excused.
             waits = alarm.who != measured and self._watchdog.suspects(measured, now)
             if not waits and self._watchdog.suspects(alarm.who, now):
-                self._timed_out[alarm.who] = _ended(alarm, posts.get(alarm.who))
+                self._timed_out[alarm.who] = ended_line(alarm.seconds, posts.get(alarm.who))
                 self._end(alarm.who)
         if self._work.trial_queue.late:
             self._end_those_that_stand_still(posts, now)
@@ -445,11 +445,3 @@ def _stopped(posts: Mapping[str, Post], who: str) -> str:
     return (posts[who].stopped if who in posts else "") or (
         f"the latency probe: {probe.stopped}" if probe and probe.text == who and probe.stopped else ""
     )
-
-
-def _ended(alarm: Alarm, last: Post | None) -> str:
-    """Say why a worker was ended, and what to do if that was wrong."""
-    seen = f"no progress for {alarm.seconds:.0f} s{f' after: {last.text}' if last else ''}"
-    if last and last.stopped and last.process:
-        return f"{seen}; its process {last.process.pid} was stopped by a signal, by job control or by a debugger; ended"
-    return f"{seen}; ended. If it was only slow, raise search.trial_timeout_s"
