@@ -33,6 +33,7 @@ from eed_search.frontier.points import violations
 from eed_search.frontier.static_constraints import ArchitectureProfile, static_violations
 from eed_search.models import signature
 from eed_search.pipeline.context import Report, StageContext, open_context
+from eed_search.pipeline.gpu_share import share_gpus
 from eed_search.pipeline.latency import latency_ratio, machine_name, sentinel
 from eed_search.pipeline.measurement import exit_shares, measure, measure_base, worthwhile_thresholds
 from eed_search.pipeline.revalidation import confirm, final_latencies, recheck
@@ -62,6 +63,7 @@ __all__ = [
     "read_data",
     "recheck",
     "run",
+    "share_gpus",
     "train_base",
 ]
 

@@ -59,10 +59,18 @@ def dry_run(
     from eed_search.search.execution.ray_glue import Machine  # loads no Ray
 
     cores = usable_cores()
-    slots = Machine(cores, _num_gpus()).slots(spec.resources)
+    num_gpus = _num_gpus()
+    share = ""
+    if spec.resources.gpu == "auto":
+        from eed_search.pipeline.gpu_share import share_gpus
+
+        spec, share = share_gpus(spec, num_gpus, cores)
+        notes.append(share)
+    slots = Machine(cores, num_gpus).slots(spec.resources)
     if not as_json:
         say(f"Dry run of {find(file)}: nothing is started, nothing is written")
-        for line in (*summary(spec), *(plugin_lines(spec, _ASKING) if spec.plugins else ())):
+        plugin = plugin_lines(spec, _ASKING) if spec.plugins else ()
+        for line in (*summary(spec), *([share] if share else ()), *plugin):
             say(f"  {line}")
     told: dict[str, Any] = {"home": str(home), "run": asdict(there), "notes": notes}
     unknown = [] if plugins.are_loaded(spec.plugins) else names.unknown_names(spec.model_dump())

@@ -285,11 +285,30 @@ class Search(Section):
     constraints: Constraints = Field(Constraints(), description="limits that a point must keep")
 
 
+_MOST_GPUS = 64
+
+
+def _read_gpus(given: Any) -> Any:
+    number = isinstance(given, int | float) and not isinstance(given, bool)
+    if given == "auto" or (number and 0 <= given <= _MOST_GPUS):
+        return given
+    raise ValueError(f"{given!r} is no amount; allowed: auto, or a number from 0 to {_MOST_GPUS}")
+
+
 class Resources(Section):
     """What one trial takes; fractions share a device."""
 
     cpu: float = Field(1, ge=0, le=1024, description="processor cores; its threads are as many")
-    gpu: float = Field(0, ge=0, le=64, description="graphics processors; 0 trains on the processor")
+    gpu: Annotated[int | float | Literal["auto"], BeforeValidator(_read_gpus)] = Field(
+        0,
+        description="graphics processors; 0 trains on the processor, auto takes as much of a GPU that is there as a trial's"
+        " memory needs",
+    )
+
+    @property
+    def gpus(self) -> float:
+        """Graphics processors as a number; 0 for `auto` that nobody has looked into yet."""
+        return 0.0 if self.gpu == "auto" else self.gpu
 
 
 def _read_address(uri: str | None) -> str | None:

@@ -37,7 +37,7 @@ class StageContext:
     def __init__(self, spec: Spec, store: Store, report: Report) -> None:
         self.spec, self.store, self.report = spec, store, report
         plugins.load(spec.plugins)  # the user's own code: every worker imports it
-        self.device = choose_device(spec.resources.gpu)
+        self.device = choose_device(spec.resources.gpus)
         self.data: Splits = _splits(spec.data, spec.seed)
 
     def read_members(self, stored: Stored) -> list[Member]:

@@ -110,6 +110,9 @@ def run(
     with ExitStack() as stack:
         there = workers or stack.enter_context(ray_workers())
         stop = stack.enter_context(interrupts())  # after Ray, whose import takes SIGTERM for itself
+        if spec.resources.gpu == "auto":
+            spec, why = pipeline.share_gpus(spec, there.num_gpus, there.num_cpus)
+            listener.on_stage(why)
         there.slots(spec.resources)
         folder = claim(home, spec, name)
         stack.enter_context(driving(folder))

@@ -98,7 +98,7 @@ class ClusterMachine(ray_glue.Machine):
         every = [*there, *later]
         ray_glue.Machine(max(one.cpus for one in every), max(one.gpus for one in every)).slots(resources)
         heads = [one for one in there if one.resources.get(_HEAD_MARK)]
-        fit = [fitting(those, resources.cpu, resources.gpu) for those in (there, [*heads, *later])]
+        fit = [fitting(those, resources.cpu, resources.gpus) for those in (there, [*heads, *later])]
         return max(1, *fit)
 
 

@@ -51,7 +51,7 @@ class Machine:
             SpecError: If not even one fits.
         """
         problems, slots = [], []
-        for name, asked, there in (("cpu", resources.cpu, self.num_cpus), ("gpu", resources.gpu, self.num_gpus)):
+        for name, asked, there in (("cpu", resources.cpu, self.num_cpus), ("gpu", resources.gpus, self.num_gpus)):
             if asked > there:
                 problems.append(
                     f"resources.{name}: {asked:g} is more than this machine has ({there:g});"

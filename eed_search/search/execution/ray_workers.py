@@ -218,7 +218,7 @@ class _SideBySide:
         probe = ray_glue.RemoteProbe(self._probe_actor, work.setting.machine, monitor=self._monitor)
         resources = work.spec.resources
         baseline = ray.remote(ray_glue.baseline_task).options(
-            num_cpus=resources.cpu, num_gpus=resources.gpu, max_retries=0
+            num_cpus=resources.cpu, num_gpus=resources.gpus, max_retries=0
         )
 
         def train(size: float) -> Any:
@@ -269,7 +269,7 @@ class _SideBySide:
             stacks=str(work.folder / ERRORS_FOLDER),
         )
         tuner = tune.Tuner(
-            tune.with_resources(function, {"cpu": spec.resources.cpu, "gpu": spec.resources.gpu}),
+            tune.with_resources(function, {"cpu": spec.resources.cpu, "gpu": spec.resources.gpus}),
             tune_config=tune.TuneConfig(
                 # The callback says how trials ended, errors included; the searcher is not asked to.
                 search_alg=EedSearcher(work.trial_queue, settle=lambda number, result, error: None),

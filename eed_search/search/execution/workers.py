@@ -38,6 +38,9 @@ class SessionLost(MachineFault):
 class Pipeline(Protocol):
     """What one trial does, as the search calls it; a module that the workers can import by name."""
 
+    def share_gpus(self, spec: Spec, num_gpus: float, num_cpus: float) -> tuple[Spec, str]:
+        """Replace `resources.gpu: auto` by a number, and say why."""
+
     def read_data(self, spec: Spec, store_root: Path, report: Report) -> DataFacts:
         """Read the images and say what was read."""
 
