@@ -1,6 +1,7 @@
 """How fast are training and tier 1, and how near to what the device can do at all?
 
-    python benchmarks/training.py [--smoke] [--device cuda] [--before FOLDER] [--rounds 3] [--seconds 10] [--out FILE.json]
+    python benchmarks/training.py [--smoke] [--device cuda] [--before FOLDER] [--kinds n_fgsm tier1] [--networks dense half]
+                                  [--rounds 3] [--seconds 10] [--out FILE.json]
 
 ResNet-18 on images of 32 x 32, batches of 128, with the precision that `auto` takes on the device; dense (width 32), half and
 quarter. Each loop runs in a process of its own, all loops in turns within a round:
@@ -152,7 +153,7 @@ def _plain(kind: str, width: int, device: Any, attack: Callable[[Any], Any] | No
 
     images = _pixels().permute(0, 3, 1, 2).float().div_(255).contiguous()
     labels = torch.arange(NUM_IMAGES) % 10
-    model = _network(width).to(device).train()
+    model = _network(width).to(device=device, memory_format=torch.contiguous_format).train()
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
     made = attack(model) if attack else None
     while True:
@@ -261,9 +262,9 @@ def rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Measure everything, one row for each kind and width."""
     from eed_search.models import count_macs
 
-    widths = {"quarter": WIDTHS["quarter"]} if args.smoke else WIDTHS
-    for kind in (*KINDS, "tier1"):
-        for name, width in widths.items():
+    for kind in args.kinds:
+        for name in ["quarter"] if args.smoke else args.networks:
+            width = WIDTHS[name]
             wanted = ("ours", "before") if kind == "tier1" else LOOPS
             loops = [loop for loop in wanted if loop != "before" or args.before]
             found: dict[str, list[dict[str, float]]] = {loop: [] for loop in loops}
@@ -285,6 +286,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--smoke", action="store_true", help="quarter width, one round, a second each")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda")
     parser.add_argument("--before", type=Path, help="another checkout of this repository")
+    parser.add_argument(
+        "--kinds", nargs="+", choices=(*KINDS, "tier1"), default=(*KINDS, "tier1"), help="what is measured"
+    )
+    parser.add_argument("--networks", nargs="+", choices=tuple(WIDTHS), default=tuple(WIDTHS), help="of which width")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each loop in each round")
     parser.add_argument("--out", type=Path, help="write the rows as JSON")
