@@ -26,6 +26,7 @@ _LATENCY: dict[LatencyKind, str] = {
     "attacked": "mean latency under attack at batch 1 (ms)",
     "worst_case": "latency with every member run, at batch 1 (ms)",
 }
+_MOST_NAMED = 6  # uncertain points whose names stand beside them; more would lie on each other, and hovering tells
 _LOG_FROM = 3.0  # a wider spread of latencies than this is drawn on a logarithmic axis
 
 
@@ -87,10 +88,12 @@ def _dominated(kind: LatencyKind, points: Sequence[Point]) -> go.Scatter | None:
 def _points(
     kind: LatencyKind, name: str, found: FrontierEstimate, points: Sequence[Point], where: str, **validation_rounds: Any
 ) -> go.Scatter | None:
-    """Points with their names, and how sure each is."""
+    """Points with their names, unless many are uncertain, and how sure each is."""
     marks = [(hover(p.id, p.measurement, p.params, _how_sure(found, p.id)), p.measurement) for p in points]
     trace = _marks(kind, name, marks, color=FRONT, **validation_rounds)
-    return None if trace is None else _labelled(trace, [p.id for p in points], where, FRONT)
+    if trace is None or (name == "uncertain" and len(points) > _MOST_NAMED):
+        return trace
+    return _labelled(trace, [p.id for p in points], where, FRONT)
 
 
 def _references(

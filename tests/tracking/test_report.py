@@ -229,6 +229,20 @@ def test_every_measured_trial_is_drawn_once(view: RunView) -> None:
     assert (drawn["not ranked"], drawn["dense base"], drawn["baseline, from scratch"]) == (1, 1, 2)
 
 
+@pytest.mark.parametrize(("most", "named"), [(0, False), (50, True)])
+def test_names_of_many_uncertain_points_are_left_to_hovering(
+    view: RunView, monkeypatch: pytest.MonkeyPatch, most: int, named: bool
+) -> None:
+    """Beside each other they could not be read; the frontier's always stand there."""
+    from eed_search.tracking import plots
+
+    monkeypatch.setattr(plots, "_MOST_NAMED", most)
+    drawn = {trace.name: trace for trace in plots.frontier_figure(summarise(view)).data if trace.name}
+    assert len(drawn["uncertain"].x) > 0
+    assert ("text" in drawn["uncertain"].mode) is named
+    assert "text" in drawn["frontier"].mode
+
+
 def test_hypervolume_over_trials_rises_to_that_of_the_run(view: RunView) -> None:
     """Hypervolume over trials rises to that of the run."""
     from eed_search.tracking.plots import hypervolume_over_trials
