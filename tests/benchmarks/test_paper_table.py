@@ -70,6 +70,7 @@ def test_a_tiny_table_goes_on_where_it_was_cut_short(
         with pytest.raises(CutOff):
             main([*words, "eed"])
     trained = sorted(path.stat().st_mtime_ns for path in (tmp_path / "store").glob("*/*/artifact*"))
+    capsys.readouterr()
     assert main([*words, "base", "radmm-masked", "eed"]) == 0
     first = capsys.readouterr().out.replace("\r", "").splitlines()
     rows = [line for line in first if line.startswith("| ") and "---" not in line][1:]
