@@ -19,7 +19,7 @@ from eed_search.core.errors import EedSearchError
 from eed_search.search.execution.workers import SessionLost
 
 _PATIENCE_S = 1.0  # between Ray's first complaint and the end of the process that it complains of
-_STUCK_S = 3.0  # that the main thread stands in one call after such a process ended; Ray itself ends all after 60 s
+_STUCK_S = 10.0  # that the main thread stands in one call after such a process ended; Ray itself ends all after 60 s
 _TICK_S = 0.25
 
 GiveUp = Callable[[str], None]
