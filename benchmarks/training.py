@@ -305,6 +305,8 @@ def main(argv: list[str] | None = None) -> int:
         args.rounds, args.seconds = 1, 1.0
     if args.before:
         args.before = args.before.resolve()
+    from eed_search.system.cores import usable_cores
+
     found = []
     print("| training | network | images/s | " + " | ".join(f"× {loop}" for loop in LOOPS[1:]) + " | of matmul |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
@@ -314,7 +316,7 @@ def main(argv: list[str] | None = None) -> int:
         said = ["–" if math.isnan(gain) else f"{gain:.2f}" for gain in gains]
         share = "–" if row["share_of_matmul"] is None else f"{100 * row['share_of_matmul']:.0f} %"
         print(f"| {row['kind']} | {row['network']} | {row['images_per_s']['ours']:.1f} | {' | '.join(said)} | {share} |", flush=True)  # fmt: skip
-    facts = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(), "device": args.device}
+    facts = {"machine": platform.processor() or platform.machine(), "cores": usable_cores(), "device": args.device}
     if args.out:
         args.out.write_text(json.dumps({**facts, "rounds": args.rounds, "rows": found}, indent=1), encoding="utf-8")
     return 0

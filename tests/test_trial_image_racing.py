@@ -48,6 +48,7 @@ def run(session: Session, *incumbents: Incumbent, **changes: Any) -> TrialRecord
     return found
 
 
+@pytest.mark.whole
 def test_a_team_that_is_surely_beaten_is_given_up_and_later_goes_on_from_there(
     session: Session, attacked: list[int]
 ) -> None:

@@ -60,12 +60,8 @@ def dry_run(
 
     cores = usable_cores()
     num_gpus = _num_gpus()
-    share = ""
-    if spec.resources.gpu == "auto":
-        from eed_search.pipeline.gpu_share import share_gpus
-
-        spec, share = share_gpus(spec, num_gpus, cores)
-        notes.append(share)
+    spec, share = _with_gpus(spec, num_gpus, cores)
+    notes += [share] if share else []
     slots = Machine(cores, num_gpus).slots(spec.resources)
     if not as_json:
         say(f"Dry run of {find(file)}: nothing is started, nothing is written")
@@ -130,6 +126,13 @@ def _look_ahead(spec: Spec, home: Path, cores: int, slots: int, tell: Callable[[
     }
     found = forecast(spec, units, proposals, cached, slots)
     return _Outlook(spec, context.data.facts, space_size(spec), held, units, found)
+
+
+def _with_gpus(spec: Spec, num_gpus: int, cores: int) -> tuple[Spec, str]:
+    """Replace `resources.gpu: auto` by a number, as a launch would."""
+    from eed_search.pipeline.gpu_share import share_gpus
+
+    return share_gpus(spec, num_gpus, cores)
 
 
 def _num_gpus() -> int:

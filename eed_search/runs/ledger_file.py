@@ -89,7 +89,7 @@ class Ledger:
             self._db.text_factory = bytes
             self._check_format()
             self._db.execute("SELECT seq FROM event LIMIT 1").fetchone()
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:  # the last where SQLite quotes what is damaged
             with suppress(AttributeError):
                 self._db.close()
             advice = f"; {how_to_recover(path)}" if is_damage(error) else ""

@@ -168,7 +168,7 @@ def _read(path: Path) -> _Found:
             with closing(sqlite3.connect(copy)) as database:
                 database.text_factory = bytes
                 _collect(database, found)
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
             found.problem = found.problem or str(error)
     return found
 

@@ -76,6 +76,7 @@ def test_a_full_disk_is_one_clear_error_and_no_loss(root: Path) -> None:
     assert kills.compare(kills.undisturbed(root, "tpe", TRIALS), home) == []
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("kind", "problem"),
     [

@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from eed_search.core.errors import RunError, StoreError
 from eed_search.runs.ledger import FILE_NAME, Ledger, RunView, read_run
 from eed_search.runs.ledger_copies import COPY_NAMES, EVERY, last_copied
 from eed_search.runs.ledger_file import MARK_NAME, read_mark
+from eed_search.runs.ledger_recovery import recover
 from tests.runs.ledgers import as_before_digests
 
 LOOSE = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -83,6 +84,23 @@ def test_any_byte_of_the_file_that_changes_is_found_or_means_nothing(
     raw[place] ^= data.draw(st.integers(1, 255))
     (folder / FILE_NAME).write_bytes(raw)
     assert read_or_problem(folder) in (read_run(whole), f"{folder / FILE_NAME}: ")
+
+
+def test_a_damaged_description_of_the_tables_is_found(whole: Path, tmp_path: Path) -> None:
+    """SQLite quotes it in its complaint, and what it quotes may be no text: reading and `recover` say so all the same."""
+    raw = (whole / FILE_NAME).read_bytes()
+    start = raw.index(b"CREATE TABLE")
+    quoted = 0
+    for place in range(start, start + 60):
+        folder = shutil.copytree(whole, tmp_path / str(place))
+        (folder / FILE_NAME).write_bytes(raw[:place] + bytes([raw[place] ^ 128]) + raw[place + 1 :])
+        found = read_or_problem(folder)
+        assert found in (read_run(whole), f"{folder / FILE_NAME}: ")
+        if found != read_run(whole):
+            quoted += 1
+            with suppress(RunError):
+                recover(folder)
+    assert quoted > 10
 
 
 def read_or_problem(folder: Path) -> RunView | str:

@@ -106,6 +106,7 @@ def test_both_tiers_are_within_a_point_of_the_truth_of_sixty_ensembles(number: i
     _compared(number, tier)
 
 
+@pytest.mark.whole
 def test_without_the_linear_programs_samples_are_missed() -> None:
     """Where a prefix is wrong by a hair and must stop as well, climbs on the sum of what is lacking do not meet."""
     given = ensemble(48)

@@ -114,7 +114,7 @@ def contents(study: optuna.Study) -> dict[int, Any]:
     return {t.number: (t.state, t.values, t.params, t.distributions, t.constraints) for t in study.trials}
 
 
-FAST = {(3, "portfolio"), (1, "tpe"), (1, "nsga2"), (1, "qmc"), (1, "random")}
+FAST = {(3, "portfolio"), (1, "tpe"), (1, "nsga2")}
 
 
 @pytest.mark.parametrize(
