@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 HANGS_S = 600.0
 """After so long something hangs. No test's outcome depends on it: what is waited for happens, or never does."""
+
+
+@contextmanager
+def ended_afterwards(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Leave no process of a test behind."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
 
 
 def until(condition: Callable[[], Any], every_s: float = 0.02) -> None:

@@ -249,7 +249,7 @@ class FreshCheck:
         clean_accuracy: On the unperturbed fresh images, through the gate.
         robust_accuracy: On the same images under the search's attack.
         robust_hex: Which of them stayed right under attack, packed bits in hexadecimal.
-        remade: What of the store was altered or gone and was made again for it.
+        remade: What of the store was altered or gone and was made again for it, and what was noted of its training.
     """
 
     clean_accuracy: Accuracy

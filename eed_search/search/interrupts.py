@@ -35,7 +35,8 @@ def exit_code(cause: str) -> int:
 def interrupts() -> Iterator[Stop]:
     """Turn the first interrupt into a wish to stop; the second one raises as usual.
 
-    A signal that whoever started this process has it ignore stays ignored, as SIGHUP is under `nohup`.
+    A signal that whoever started this process has it ignore stays ignored, as SIGHUP is under `nohup`. A closed terminal may
+    send SIGHUP more than once, the shell and the system each, so a second one means no more than the first.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -44,6 +45,8 @@ def interrupts() -> Iterator[Stop]:
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
+            if number == signal.SIGHUP:
+                return
             raise KeyboardInterrupt
         stop.set(_CAUSES[signal.Signals(number)])
 

@@ -22,7 +22,7 @@ from eed_search.search.sampling.study import STUDY_FILE
 from tests.cli.calling import ROOT, STUBBED, call, environment, python
 from tests.runs.ledgers import write_ledger
 from tests.tracking.factories import make_view
-from tests.waiting import HANGS_S, until
+from tests.waiting import HANGS_S, ended_afterwards, until
 
 pytestmark = pytest.mark.timeout(900)  # whole searches, each in a process of its own
 
@@ -55,12 +55,8 @@ def launched(home: Path, name: str, faults: dict[str, str]) -> Iterator[subproce
         stderr=subprocess.PIPE,
         text=True,
     )
-    try:
+    with ended_afterwards(process):
         yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
 
 
 def ended(folder: Path) -> int:

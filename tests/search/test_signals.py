@@ -18,7 +18,7 @@ from eed_search.search.interrupts import exit_code, interrupts
 from eed_search.search.resume import resume
 from eed_search.system.private import holders, living_folders
 from tests.search import stub_pipeline
-from tests.waiting import HANGS_S, until
+from tests.waiting import HANGS_S, ended_afterwards, until
 
 Send = Callable[[int, signal.Signals], None]
 ROOT = Path(__file__).parents[2]
@@ -49,12 +49,8 @@ def driver(home: Path, at: str) -> Iterator[subprocess.Popen[str]]:
         text=True,
         start_new_session=True,
     )
-    try:
+    with ended_afterwards(process):
         yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
 
 
 def sessions_processes(pid: int) -> list[int]:
@@ -113,7 +109,10 @@ def test_what_nohup_ignores_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         with interrupts() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGHUP)  # of the shell, and once more of the system
             assert stop.cause == "SIGHUP"
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGTERM)
     finally:
         signal.signal(signal.SIGHUP, before)
 
